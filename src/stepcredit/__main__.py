@@ -1,0 +1,5 @@
+"""`python -m stepcredit`."""
+
+from stepcredit.cli import main
+
+main()

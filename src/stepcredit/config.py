@@ -1,0 +1,127 @@
+"""The whole configuration of a run. Its defaults are the embedded JPEG recipe: `stepcredit train` needs no file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """What is trained."""
+
+    path: str = Field("embedded", description="hub id, folder, or `embedded`")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    adapter: Literal["lora", "full"] = "lora"
+    lora_rank: int = Field(4, ge=1)
+    lora_alpha: float | None = Field(None, gt=0, description="None is the rank, which every LoRA reader agrees on")
+    lora_targets: list[str] = Field(default=["to_q", "to_k", "to_v", "to_out.0"], min_length=1)
+
+
+class SampleSection(_Section):
+    """How trajectories are drawn."""
+
+    steps: int = Field(20, ge=1, description="denoising steps T")
+    guidance: float = Field(1.0, ge=0, description="classifier-free guidance scale, in sampling and in training")
+    eta: float = Field(1.0, gt=0, le=1, description="DDIM noise; 0 has no density to train on")
+    prompts_per_epoch: int | None = Field(8, ge=1, description="prompts drawn per epoch; None is all of them once")
+    images_per_prompt: int = Field(8, ge=1)
+    batch: int | None = Field(None, ge=1, description="images sampled at a time; None is all of an epoch")
+    call: dict[str, Any] = Field({}, description="further arguments of the pipeline's __call__, e.g. height")
+
+
+class TrainSection(_Section):
+    """How the weights are updated.
+
+    An epoch's images are shuffled and split into `updates_per_epoch` groups. Each group is one optimiser update over
+    all its images and all their steps, computed `microbatch` images at a time, each forward at a single step.
+    """
+
+    epochs: int = Field(10, ge=0)
+    learning_rate: float = Field(1.2e-2, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    updates_per_epoch: int = Field(2, ge=1)
+    inner_epochs: int = Field(1, ge=1, description="passes over an epoch's images")
+    microbatch: int | None = Field(None, ge=1, description="images per forward; None is a whole update group")
+    clip_range: float = Field(1e-2, gt=0)
+    kl_weight: float = Field(0.0, ge=0, description="weight of KL(policy || reference) in the loss, per latent element")
+    advantage: Literal["group", "running", "batch"] = Field(
+        "group", description="standardise rewards per prompt in the epoch, per prompt over a buffer, or over the epoch"
+    )
+    advantage_clip: float = Field(5.0, gt=0)
+    buffer_size: int = Field(32, ge=1, description="images remembered per prompt by `running` and credit.standardise")
+    min_count: int = Field(16, ge=1, description="images a prompt needs before its own buffer is used")
+
+
+class CreditSection(_Section):
+    """How a trajectory's advantage is spread over its steps."""
+
+    name: str = Field("contribution", description="see `stepcredit list credit`")
+    window: int = Field(5, ge=1, description="steps per window of the contribution rules, at most sample.steps")
+    alpha: float = Field(0.0, ge=0, le=1, description="1 is no step credit")
+    clamp: bool = Field(False, description="set negative contributions to zero")
+    standardise: bool = Field(True, description="second standardisation, pooled over a prompt's images and steps")
+    options: dict[str, Any] = Field({}, description="further fields of the rule")
+
+
+class RewardSection(_Section):
+    """What is maximised."""
+
+    name: str = Field("jpeg_compressibility", description="see `stepcredit list reward`, or module:function")
+    options: dict[str, Any] = Field({}, description="arguments of the reward's constructor")
+
+
+class PromptsSection(_Section):
+    """Which prompts are trained on."""
+
+    source: str = Field("shapes", description="see `stepcredit list prompt`, or a .txt or .jsonl file")
+    order: Literal["fixed", "random"] = Field(
+        "fixed", description="the first prompts_per_epoch prompts every epoch, or as many random draws"
+    )
+
+
+class RunSection(_Section):
+    """Bookkeeping."""
+
+    seed: int = Field(0, ge=0)
+    grid_every: int = Field(5, ge=1, description="epochs between sample grids")
+    grid_images: int = Field(16, ge=1)
+    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1)
+    self_check: bool = Field(True, description="replay the first batch before training and refuse a mismatch")
+
+
+class TrainConfig(_Section):
+    """A run, complete: written to config.yaml and read back it gives the same run."""
+
+    model: ModelSection = ModelSection()
+    sample: SampleSection = SampleSection()
+    train: TrainSection = TrainSection()
+    credit: CreditSection = CreditSection()
+    reward: RewardSection = RewardSection()
+    prompts: PromptsSection = PromptsSection()
+    run: RunSection = RunSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        images = self.images_per_epoch
+        if images is not None and self.train.updates_per_epoch > images:
+            raise ValueError(
+                f"train.updates_per_epoch is {self.train.updates_per_epoch} but an epoch has only {images} images"
+            )
+        return self
+
+    @property
+    def images_per_epoch(self) -> int | None:
+        """Images of an epoch, or None where the length of the prompt source decides."""
+        if self.sample.prompts_per_epoch is None:
+            return None
+        return self.sample.prompts_per_epoch * self.sample.images_per_prompt

@@ -1,0 +1,39 @@
+"""Credit rules: how a trajectory's advantage is spread over the denoising steps that earned it.
+
+To add a rule, add one file here: a frozen dataclass with `needs_x0`, `__call__` and `diagnostics` (the protocol
+`stepcredit.types.CreditAssigner`) under `@CREDIT.register("its-name")`. Its fields are its options: those named in
+`SHARED` are filled from the credit section of a recipe, any other from `credit.options`. The first line of its
+docstring is what `stepcredit list credit` prints.
+
+A step of zero variance (`trajectory.trainable` False) keeps its weight: what it earned was decided before it, and the
+reward-to-go hands it to the steps before it.
+"""
+
+from stepcredit.config import CreditSection
+from stepcredit.errors import InputError
+from stepcredit.registry import Registry, construct, option_names
+from stepcredit.types import CreditAssigner
+
+__all__ = ["CREDIT", "SHARED", "build_credit"]
+
+CREDIT: Registry[type[CreditAssigner]] = Registry("credit rule", "stepcredit.credit")
+
+SHARED = frozenset({"window", "alpha", "clamp"})
+"""Keys of the credit section that a rule takes by having a field of that name."""
+
+
+def build_credit(section: CreditSection) -> CreditAssigner:
+    """The credit rule that a recipe asks for.
+
+    A shared key that the rule has no field for is ignored, because `compare` runs many rules on one recipe.
+
+    Raises:
+        InputError: unknown rule or option (the nearest one is named), a shared key given as an option, or a value that
+            the rule refuses.
+    """
+    rule = CREDIT.get(section.name)
+    misplaced = sorted(SHARED & section.options.keys())
+    if misplaced:
+        raise InputError(f"credit.options.{misplaced[0]} is a key of the section itself: write credit.{misplaced[0]}")
+    shared = section.model_dump(include=set(SHARED.intersection(option_names(rule))))
+    return construct(rule, section.name, {**shared, **section.options})

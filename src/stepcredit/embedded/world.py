@@ -1,0 +1,123 @@
+"""Scenes of the shapes world and the captions that describe them.
+
+A scene is one shape on a plain background. Its caption always names shape, foreground and background colour; size,
+texture and position are optional words. Every tenth caption (by hash) is held out: no training recipe ever uses it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan", "white", "black")
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "shape": ("circle", "square", "triangle", "cross"),
+    "foreground": COLOURS,
+    "background": COLOURS,
+    "size": ("small", "large"),
+    "texture": ("solid", "striped", "checkered"),
+    "position": ("left", "right", "top", "bottom", "center"),
+}
+OPTIONAL = ("size", "texture", "position")
+PLACES = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+    "center": "in the center",
+}
+HELD_OUT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture's content: a word for every attribute of ATTRIBUTES."""
+
+    shape: str
+    foreground: str
+    background: str
+    size: str
+    texture: str
+    position: str
+
+    def labels(self) -> dict[str, int]:
+        """Index of each attribute's word in ATTRIBUTES."""
+        return {name: words.index(getattr(self, name)) for name, words in ATTRIBUTES.items()}
+
+
+def caption(scene: Scene, mention: frozenset[str] | set[str] = frozenset(OPTIONAL)) -> str:
+    """Describe `scene`, naming the optional attributes in `mention`.
+
+    >>> caption(Scene("circle", "red", "blue", "large", "striped", "top"), {"size", "position"})
+    'a large red circle on a blue background at the top'
+    """
+    words = ["a"]
+    words += [getattr(scene, name) for name in ("size", "texture") if name in mention]
+    words += [scene.foreground, scene.shape, "on a", scene.background, "background"]
+    if "position" in mention:
+        words.append(PLACES[scene.position])
+    return " ".join(words)
+
+
+def parse(text: str) -> dict[str, str]:
+    """The attributes a caption of this world mentions; `{}` for any other text.
+
+    >>> parse("a large red circle on a blue background")
+    {'shape': 'circle', 'foreground': 'red', 'background': 'blue', 'size': 'large'}
+    """
+    return dict(_CAPTIONS.get(text, ()))
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a caption is reserved for evaluation (one in HELD_OUT_EVERY, by CRC-32)."""
+    return zlib.crc32(text.encode()) % HELD_OUT_EVERY == 0
+
+
+def sample_scene(rng: np.random.Generator) -> Scene:
+    """A uniformly random scene whose foreground differs from its background."""
+    words = {name: options[rng.integers(len(options))] for name, options in ATTRIBUTES.items()}
+    while words["foreground"] == words["background"]:
+        words["background"] = COLOURS[rng.integers(len(COLOURS))]
+    return Scene(**words)
+
+
+def sample_caption(scene: Scene, rng: np.random.Generator, held_out: bool) -> str | None:
+    """A random caption of `scene` (each optional word with probability 1/2) on the asked side of the split.
+
+    None if 16 draws find none, which happens when nearly all captions of the scene lie on the other side.
+    """
+    for _ in range(16):
+        text = caption(scene, {name for name in OPTIONAL if rng.random() < 0.5})
+        if is_held_out(text) == held_out:
+            return text
+    return None
+
+
+def held_out_captions(count: int, seed: int) -> list[str]:
+    """`count` distinct random captions that no training recipe uses."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        text = sample_caption(sample_scene(rng), rng, held_out=True)
+        if text is not None:
+            found[text] = None
+    return list(found)
+
+
+def _all_captions() -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    optional = [(None, *ATTRIBUTES[name]) for name in OPTIONAL]
+    for shape, foreground, background in product(*(ATTRIBUTES[n] for n in ("shape", "foreground", "background"))):
+        if foreground == background:
+            continue
+        for choice in product(*optional):
+            extra = {name: word for name, word in zip(OPTIONAL, choice, strict=True) if word is not None}
+            words = {"shape": shape, "foreground": foreground, "background": background, **extra}
+            filled = {name: words.get(name, options[0]) for name, options in ATTRIBUTES.items()}
+            yield caption(Scene(**filled), set(extra)), tuple(words.items())
+
+
+_CAPTIONS = dict(_all_captions())

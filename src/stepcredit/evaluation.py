@@ -1,0 +1,37 @@
+"""Samples at fixed prompts and seeds, scored: the same noise every time, so that only the weights differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from torch import Tensor
+
+from stepcredit.seeds import Stream, sample_seeds
+from stepcredit.types import Policy, Prompt
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Images (N,3,H,W) of the prompts and their scores (N,)."""
+
+    prompts: Sequence[Prompt]
+    images: Tensor
+    scores: Tensor
+
+    def captions(self) -> list[str]:
+        return [f"{prompt.text}\n{score:.3f}" for prompt, score in zip(self.prompts, self.scores.tolist(), strict=True)]
+
+
+def evaluate(
+    policy: Policy,
+    score: Callable[[Tensor, Sequence[Prompt]], Tensor],
+    prompts: Sequence[Prompt],
+    count: int,
+    seed: int,
+) -> Evaluation:
+    """Score `count` images of `prompts` taken in turn, with the evaluation seeds of run seed `seed`."""
+    chosen = list(islice(cycle(prompts), count))
+    rollout = policy.rollout(chosen, sample_seeds(seed, Stream.EVALUATION, 0, count))
+    return Evaluation(chosen, rollout.images, score(rollout.images, chosen))

@@ -1,0 +1,16 @@
+"""The arithmetic of step-level credit: pure tensor functions that know nothing of models, pipelines or configs.
+
+Conventions, everywhere in this package:
+
+- `B` trajectories, `T` denoising steps, `*L` the latent shape, `D` the number of latent elements. Step index 0 is the
+  noisiest step; `final` is the latent after the last step.
+- Half-precision inputs are computed in float32, float64 inputs stay float64.
+- Log-probs are in nats per latent element (mean over `D`, not sum); see `gaussian.log_prob`.
+- Weights `w` (B, T) sum to 1 over the steps of a trajectory and may be negative.
+- A wrong shape raises `ValueError`; nothing is broadcast by accident.
+"""
+
+from stepcredit.maths import advantage, credit, ddim, gaussian, loss, transition
+from stepcredit.maths.transition import Transition
+
+__all__ = ["Transition", "advantage", "credit", "ddim", "gaussian", "loss", "transition"]

@@ -1,0 +1,74 @@
+"""The clipped policy-gradient objective and the numbers that tell whether it is healthy."""
+
+import torch
+from torch import Tensor
+
+from stepcredit.maths._checks import require_shape, upcast
+
+
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """PPO's clipped objective, negated for minimisation, one value per entry.
+
+        max( -A r, -A clamp(r, 1 - c, 1 + c) ),   r = exp(log_prob - old_log_prob)
+
+    Source: PPO (arXiv 1707.06347), equation 7, as used by DDPO and CoCA (`train_coca.py`). Gradients flow through
+    `log_prob` only. The caller takes the mean.
+
+    Args:
+        log_prob: any shape, under the current policy, nats per latent element.
+        old_log_prob: same shape, recorded at rollout.
+        advantage: same shape, the step advantage of each entry.
+        clip_range: c > 0. Small (1e-4) here, because r is the D-th root of the true ratio (`gaussian.log_prob`).
+
+    Returns:
+        Loss of the same shape.
+
+    Raises:
+        ValueError: shapes differ, or clip_range is not positive.
+
+    Degenerate: before any update r = 1 exactly, the loss is -A and its gradient -A d(log_prob).
+    """
+    require_shape("advantage", advantage, tuple(log_prob.shape), "give one advantage per log-prob")
+    ratio = _ratio(log_prob, old_log_prob)
+    clipped = ratio.clamp(*_bounds(clip_range))
+    gain = upcast(advantage.detach())
+    return torch.maximum(-gain * ratio, -gain * clipped)
+
+
+def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    """0.5 mean( (log_prob - old_log_prob)^2 ): how far the policy moved since the rollout, a 0-d tensor, no gradient.
+
+    The second-order estimate of the KL of http://joschu.net/blog/kl-approx.html, on per-element log-probs as in DDPO;
+    it is therefore comparable between runs of one latent size, not across sizes.
+    """
+    return 0.5 * (_log_ratio(log_prob, old_log_prob).detach() ** 2).mean()
+
+
+def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip_range: float) -> Tensor:
+    """Fraction of entries with |r - 1| > clip_range, in [0, 1], a 0-d tensor, no gradient.
+
+    Counts entries outside the range whatever the sign of their advantage, as DDPO does; only some of them have their
+    gradient cut.
+    """
+    _bounds(clip_range)
+    return upcast((_ratio(log_prob, old_log_prob).detach() - 1).abs() > clip_range).mean()
+
+
+def ratio_max_deviation(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    """max |r - 1| over all entries, a 0-d tensor, no gradient. 0 before any update when the replay is exact."""
+    return (_ratio(log_prob, old_log_prob).detach() - 1).abs().max()
+
+
+def _log_ratio(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    require_shape("old_log_prob", old_log_prob, tuple(log_prob.shape), "give both log-probs of the same entries")
+    return upcast(log_prob) - upcast(old_log_prob.detach())
+
+
+def _ratio(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    return _log_ratio(log_prob, old_log_prob).exp()
+
+
+def _bounds(clip_range: float) -> tuple[float, float]:
+    if not clip_range > 0:
+        raise ValueError(f"clip_range is {clip_range}, expected a number > 0: use math.inf for no clipping")
+    return 1 - clip_range, 1 + clip_range

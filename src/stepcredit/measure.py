@@ -1,0 +1,47 @@
+"""Time and memory of an epoch."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Clock:
+    """Seconds spent in named phases.
+
+    >>> clock = Clock()
+    >>> with clock("sampling"):
+    ...     pass
+    >>> list(clock.metrics())
+    ['seconds_sampling']
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+
+    def metrics(self) -> dict[str, float]:
+        """`seconds_<phase>` of every phase, rounded to the millisecond."""
+        return {f"seconds_{phase}": round(seconds, 3) for phase, seconds in self._seconds.items()}
+
+
+def peak_memory_bytes() -> int:
+    """Most memory held so far: allocated on the CUDA device if there is one, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

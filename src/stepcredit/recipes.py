@@ -1,0 +1,114 @@
+"""Recipes: YAML files of a TrainConfig, packaged ones by name, `section.key=value` overrides on top."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from stepcredit.config import TrainConfig
+from stepcredit.errors import InputError, unknown
+
+_PLACES = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
+DEFAULT = "embedded_jpeg"
+
+
+def packaged() -> dict[str, Path]:
+    """Recipes that ship with the project, by name (an installed wheel holds them, a checkout has them at its root)."""
+    for place in _PLACES:
+        if place.is_dir():
+            return {path.stem: path for path in sorted(place.glob("*.yaml"))}
+    return {}
+
+
+def find(recipe: str) -> Path:
+    """The file of a recipe given by path or packaged name."""
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml"):
+        raise InputError(f"no recipe file {recipe}")
+    if recipe not in packaged():
+        raise unknown("recipe", recipe, packaged())
+    return packaged()[recipe]
+
+
+def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration of a recipe (None is all defaults) with `section.key=value` overrides applied.
+
+    Raises InputError with one line that names the key, the nearest valid key where there is one, and the value.
+    """
+    where = str(recipe) if recipe is not None else "the defaults"
+    tree = {} if recipe is None else read_tree(find(str(recipe)))
+    for override in overrides:
+        _apply(tree, override)
+    return validate(tree, where)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, an empty section being one of defaults; InputError if it is not a mapping."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must hold a mapping of sections, not a {type(tree).__name__}")
+    return {section: {} if body is None else body for section, body in tree.items()}
+
+
+def validate(tree: dict[str, Any], where: str) -> TrainConfig:
+    """A TrainConfig of the mapping, or an InputError that says in one line what is wrong and where."""
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("; ".join(_complaint(item, where) for item in error.errors()[:3])) from error
+
+
+def dump(config: TrainConfig) -> str:
+    """Complete, re-runnable YAML of a configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"'{override}' is not an override; write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"cannot read the value of '{override}': {' '.join(str(error).split())}") from error
+    node = tree
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise InputError(f"'{key}' goes through '{part}', which holds a value, not a section")
+    node[parts[-1]] = value
+
+
+def _complaint(item: Any, where: str) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"unknown key '{key}' in {where}{hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    if not location:
+        return f"{where}: {message}"
+    return f"{key} = {item['input']!r} in {where}: {message[0].lower()}{message[1:]}"
+
+
+def _keys() -> Iterable[str]:
+    for section, field in TrainConfig.model_fields.items():
+        yield section
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (f"{section}.{name}" for name in field.annotation.model_fields)

@@ -1,0 +1,31 @@
+"""Rewards: what is maximised. A reward maps (images (B,3,H,W) in [0,1], prompts, metadata) to B scores.
+
+To add one, add one file here: a class (or a function that returns a function) whose keyword arguments are its options,
+under `@REWARDS.register("its_name")`. Import heavy packages inside it. The first line of its docstring is what
+`stepcredit list reward` prints. A reward that need not ship with the package is named in the recipe instead, as
+`module:function` or `path/file.py:function`; see `rewards.user`.
+"""
+
+from collections.abc import Callable
+
+from stepcredit.config import RewardSection
+from stepcredit.registry import Registry, construct
+from stepcredit.rewards.checked import CheckedReward, RewardError, checked
+from stepcredit.rewards.user import load_user_reward
+from stepcredit.types import RewardFunction
+
+__all__ = ["REWARDS", "CheckedReward", "RewardError", "build_reward", "checked"]
+
+REWARDS: Registry[Callable[..., RewardFunction]] = Registry("reward", "stepcredit.rewards")
+
+
+def build_reward(section: RewardSection) -> CheckedReward:
+    """The reward that a recipe asks for, wrapped so that its scores are verified at every call.
+
+    Raises:
+        InputError: unknown reward or option (the nearest one is named), an option value that the reward refuses, or a
+            user function that cannot be imported.
+    """
+    if ":" in section.name:
+        return checked(load_user_reward(section.name, section.options), section.name)
+    return checked(construct(REWARDS.get(section.name), section.name, section.options), section.name)

@@ -1,0 +1,57 @@
+"""How well an image of the shapes world matches its caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepcredit.embedded.checker import Checker, attribute_log_probs
+from stepcredit.embedded.render import SIZE
+from stepcredit.errors import InputError
+from stepcredit.rewards import REWARDS
+
+
+@REWARDS.register("alignment")
+class Alignment:
+    """Shapes world: mean probability of the words of the caption, by the packaged checker, from 0 to 1.
+
+        r = mean over the attributes that the caption mentions of p(word of the caption | image)
+
+    Colours and shape are always mentioned; size, texture and position count where the caption names them.
+
+    Args:
+        checker: judges the images, in eval mode; the packaged one if None.
+    """
+
+    def __init__(self, checker: Checker | None = None) -> None:
+        self._checker = checker if checker is not None else _packaged_checker()
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        """(images (B,3,32,32) in [0,1], captions of the shapes world, ...) -> (B,) in [0, 1].
+
+        Raises:
+            InputError: a prompt that is no such caption, or images of another size.
+        """
+        if images.shape[1:] != (3, SIZE, SIZE):
+            shape = tuple(images.shape)
+            raise InputError(f"images have shape {shape}, the checker reads (B, 3, {SIZE}, {SIZE}) of the shapes world")
+        device = next(self._checker.parameters()).device
+        rows = attribute_log_probs(self._checker, images.to(device).float(), prompts)
+        return torch.tensor([_score(row, prompt) for row, prompt in zip(rows, prompts, strict=True)])
+
+
+def _score(log_probs: dict[str, float], prompt: str) -> float:
+    if not log_probs:
+        example = "a large red circle on a blue background"
+        raise InputError(f"'{prompt}' is not a caption of the shapes world, such as '{example}'")
+    return sum(math.exp(value) for value in log_probs.values()) / len(log_probs)
+
+
+def _packaged_checker() -> Checker:
+    from stepcredit.embedded.pipeline import load_checker
+
+    return load_checker()

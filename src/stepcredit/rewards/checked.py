@@ -1,0 +1,93 @@
+"""The gate every reward passes through: B finite scores, or one clear line."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepcredit.errors import InputError
+from stepcredit.types import RewardFunction
+
+
+class RewardError(InputError):
+    """A reward raised, or returned something other than one finite number per image."""
+
+
+@dataclass(frozen=True)
+class CheckedReward:
+    """A reward whose scores are verified at every call.
+
+    Attributes:
+        reward: the reward itself. It may return a tensor on any device, an array or a sequence, of numbers.
+        name: what errors call it.
+    """
+
+    reward: RewardFunction
+    name: str
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        """Score B images without gradients.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B texts.
+            metadata: B dicts from the prompt source.
+
+        Returns:
+            (B,), float32, on the CPU, finite; not a view of anything the reward keeps.
+
+        Raises:
+            RewardError: one line with the reward's name, what was wrong and the first prompt concerned. What the reward
+                itself raised is its cause.
+        """
+        output = self._call(images, prompts, metadata)
+        scores = self._numbers(output)
+        if scores.shape != (len(prompts),):
+            remedy = "return one number per image, in the order of the images"
+            raise self._error(f"returned scores of shape {tuple(scores.shape)}, expected ({len(prompts)},): {remedy}")
+        wrong = (~scores.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            value, prompt = scores[wrong[0]].item(), _short(prompts[wrong[0]])
+            raise self._error(
+                f"returned {value} for {len(wrong)} of {len(prompts)} images, first for prompt '{prompt}'"
+            )
+        return scores
+
+    def _call(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Any:
+        try:
+            with torch.no_grad():
+                return self.reward(images, prompts, metadata)
+        except InputError as error:
+            raise self._error(f"failed: {error}") from error
+        except Exception as error:
+            where = f"on {len(prompts)} images, first prompt '{_short(prompts[0])}'" if prompts else "on no images"
+            raise self._error(f"raised {type(error).__name__} ({_short(str(error), 300)}) {where}") from error
+
+    def _numbers(self, output: Any) -> Tensor:
+        try:
+            # An array is copied first: torch warns of one that is read-only.
+            tensor = torch.as_tensor(output.copy() if isinstance(output, np.ndarray) else output)
+            if tensor.is_complex():
+                raise TypeError("complex numbers")
+            return tensor.detach().to("cpu", torch.float32, copy=True)
+        except (TypeError, ValueError, RuntimeError) as error:
+            found = f"a {type(output).__name__} that does not convert to numbers ({_short(str(error), 200)})"
+            raise self._error(f"returned {found}, expected one number per image") from error
+
+    def _error(self, what: str) -> RewardError:
+        return RewardError(f"reward '{self.name}' {what}")
+
+
+def checked(reward: RewardFunction, name: str) -> CheckedReward:
+    """`reward` behind a CheckedReward that errors call `name`; one that is behind it already is returned as it is."""
+    return reward if isinstance(reward, CheckedReward) else CheckedReward(reward, name)
+
+
+def _short(text: str, width: int = 80) -> str:
+    return textwrap.shorten(text, width, placeholder="...")

@@ -1,0 +1,33 @@
+"""Seeds of a run's samples: every image has its own, fixed by the run's seed and the image's place in the run."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What a random number is for; streams of one run never overlap."""
+
+    TRAINING = 0
+    EVALUATION = 1
+    SHUFFLE = 2
+
+
+def sample_seeds(run_seed: int, stream: Stream, start: int, count: int) -> list[int]:
+    """Seeds of samples `start` to `start + count - 1` of a stream, each a 63-bit integer.
+
+    A sample's noise depends on nothing else, so batch size, number of processes and a resume leave the data unchanged.
+    """
+    return [_seed(run_seed, stream, index) for index in range(start, start + count)]
+
+
+def shuffle_generator(run_seed: int, epoch: int) -> np.random.Generator:
+    """The generator that shuffles an epoch's images."""
+    return np.random.default_rng([run_seed, Stream.SHUFFLE, epoch])
+
+
+def _seed(run_seed: int, stream: Stream, index: int) -> int:
+    state = np.random.SeedSequence([run_seed, int(stream), index]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))

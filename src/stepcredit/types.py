@@ -1,0 +1,129 @@
+"""The data that travels between the floors, and the roles that handle it.
+
+B trajectories, T denoising steps (index 0 is the noisiest), *L the latent shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from stepcredit.maths import Transition
+
+__all__ = ["CreditAssigner", "Policy", "Prompt", "RewardFunction", "Rollout", "Trajectory", "Transition"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and whatever its source says about it (passed on to rewards)."""
+
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """B denoising walks recorded from one rollout.
+
+    Attributes:
+        latents: (B, T+1, *L), x before step 0, then after each step, in the dtype the pipeline consumes.
+        timesteps: (T,), the scheduler's timestep of each step.
+        log_probs: (B, T) float32, mean over latent elements of log p(x_{i+1} | x_i); 0 where `trainable` is False.
+        trainable: (T,) bool, False for steps of zero variance, which have no density.
+        x0: (B, T, *L) predicted clean latents from the guided model output, or None if the credit rule needs none.
+        prompts: B texts.
+        metadata: B dicts from the prompt source.
+        recording: what the policy needs to replay the steps; opaque to everybody else.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    log_probs: Tensor
+    trainable: Tensor
+    x0: Tensor | None
+    prompts: Sequence[str]
+    metadata: Sequence[dict[str, Any]]
+    recording: Any = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def final(self) -> Tensor:
+        """(B, *L), the latents that are decoded."""
+        return self.latents[:, -1]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A trajectory and the images (B,3,H,W) in [0,1] float32 it ended in."""
+
+    trajectory: Trajectory
+    images: Tensor
+
+
+@runtime_checkable
+class CreditAssigner(Protocol):
+    """Turns a trajectory's advantage into one advantage per step.
+
+    `needs_x0` asks the rollout to keep predicted clean latents. `diagnostics` gives figures for the metrics file.
+    """
+
+    @property
+    def needs_x0(self) -> bool: ...
+
+    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        """(Trajectory, advantage (B,)) -> step advantages (B, T)."""
+        ...
+
+    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]: ...
+
+
+class RewardFunction(Protocol):
+    """(images (B,3,H,W) in [0,1], prompts, metadata) -> scores (B,), higher is better."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor: ...
+
+
+class Policy(Protocol):
+    """A text-to-image model whose denoising steps can be sampled, and replayed with gradients."""
+
+    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int], *, keep_x0: bool = False) -> Rollout:
+        """Sample one image per prompt without gradients. The same seed gives the same noise in any batch."""
+        ...
+
+    def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
+        """p(x_{step+1} | x_step) of the recorded latents (all, or those of `rows`) under the present weights.
+
+        Carries gradients where they are enabled. The log-probability of the recorded step is
+        `gaussian.log_prob(trajectory.latents[rows, step + 1], replay.mean, replay.std)`.
+        """
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """While active, the policy is the model before any training."""
+        ...
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained weights by name."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+    def export(self, folder: Path) -> Path:
+        """Write the trained weights for stock diffusers into `folder`; returns the path."""
+        ...

@@ -1,0 +1,233 @@
+"""What every registered credit rule keeps to. A new rule is tested here as soon as its file exists."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stepcredit.config import CreditSection
+from stepcredit.credit import CREDIT, build_credit
+from stepcredit.errors import InputError
+from stepcredit.types import CreditAssigner, Trajectory
+
+RULES = CREDIT.names()
+CONTRIBUTIONS = ["contribution", "contribution-batch-mean"]
+
+
+def rule(name: str, **keys: Any) -> CreditAssigner:
+    return build_credit(CreditSection(name=name, **keys))
+
+
+def trajectory(x0: Tensor, final: Tensor) -> Trajectory:
+    """B walks of T steps that predicted `x0` (B, T, *L) and ended in `final` (B, *L)."""
+    batch, steps = x0.shape[:2]
+    latents = torch.cat([torch.zeros_like(x0), final.unsqueeze(1)], dim=1)
+    return Trajectory(
+        latents=latents,
+        timesteps=torch.arange(steps).flip(0),
+        log_probs=torch.zeros(batch, steps),
+        trainable=torch.ones(steps, dtype=torch.bool),
+        x0=x0,
+        prompts=["a cat"] * batch,
+        metadata=[{}] * batch,
+    )
+
+
+def similar(similarity: list[list[float]]) -> Trajectory:
+    """Walks whose predictions have exactly these cosines to a final latent (1, 0)."""
+    s = torch.tensor(similarity)
+    return trajectory(torch.stack([s, (1 - s**2).sqrt()], dim=2), torch.tensor([[1.0, 0.0]]).expand(len(s), 2))
+
+
+def settling(batch: int, steps: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Trajectory:
+    """Walks whose predictions come nearer to the final latent at every step, at a pace of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    final, start = (torch.randn(batch, 4, 3, 3, generator=generator) for _ in range(2))
+    pace = torch.rand(batch, 1, generator=generator) * 2 + 0.5
+    mix = (torch.arange(1, steps + 1) / (steps + 1)).pow(pace).view(batch, steps, 1, 1, 1)
+    return trajectory((mix * final.unsqueeze(1) + (1 - mix) * start.unsqueeze(1)).to(dtype), final.to(dtype))
+
+
+def advantages(batch: int, seed: int = 1) -> Tensor:
+    return torch.randn(batch, generator=torch.Generator().manual_seed(seed))
+
+
+def spent(name: str, walks: Trajectory, **keys: Any) -> Tensor:
+    """The multiplier M of a rule."""
+    return rule(name, **keys)(walks, torch.ones(len(walks)))
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(batch=st.integers(1, 4), steps=st.integers(1, 7), window=st.integers(1, 9), alpha=st.floats(0, 1))
+@settings(deadline=None, derandomize=True, max_examples=15)
+def test_one_finite_float32_row_per_trajectory(name: str, batch: int, steps: int, window: int, alpha: float) -> None:
+    result = rule(name, window=window, alpha=alpha)(settling(batch, steps), advantages(batch))
+    assert result.shape == (batch, steps)
+    assert result.dtype == torch.float32
+    assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_alpha_of_one_is_exactly_the_advantage(name: str) -> None:
+    advantage = advantages(5)
+    result = rule(name, window=2, alpha=1)(settling(5, 6), advantage)
+    assert torch.equal(result, advantage.unsqueeze(1).expand(5, 6))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_alpha_blends_linearly(name: str) -> None:
+    walks = settling(3, 6)
+    ends = [spent(name, walks, window=2, alpha=alpha) for alpha in (0, 1)]
+    torch.testing.assert_close(spent(name, walks, window=2, alpha=0.25), 0.75 * ends[0] + 0.25 * ends[1])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_result_is_linear_in_the_advantage(name: str) -> None:
+    walks, advantage = settling(4, 5), advantages(4)
+    torch.testing.assert_close(rule(name)(walks, advantage), advantage.unsqueeze(1) * spent(name, walks))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_first_step_gets_the_whole_advantage(name: str) -> None:
+    advantage = advantages(4)
+    torch.testing.assert_close(rule(name, window=2)(settling(4, 7), advantage)[:, 0], advantage)
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(order=st.permutations(range(5)))
+@settings(deadline=None, derandomize=True, max_examples=10)
+def test_permuting_the_batch_permutes_the_rows(name: str, order: list[int]) -> None:
+    walks, advantage = settling(5, 6), advantages(5)
+    assert walks.x0 is not None
+    permuted = trajectory(walks.x0[order], walks.final[order])
+    one = rule(name, window=2)
+    torch.testing.assert_close(one(permuted, advantage[order]), one(walks, advantage)[order])
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("clamp", [False, True])
+@pytest.mark.parametrize(
+    "walks",
+    [
+        pytest.param(trajectory(torch.ones(2, 4, 3), torch.ones(2, 3)), id="constant"),
+        pytest.param(trajectory(torch.zeros(2, 4, 3), torch.ones(2, 3)), id="zero predictions"),
+        pytest.param(trajectory(torch.ones(2, 4, 3), torch.zeros(2, 3)), id="zero final"),
+        pytest.param(similar([[0.9, 0.6, 0.3, 0.1]] * 2), id="moving away, then jumping to the final"),
+        pytest.param(trajectory(torch.ones(2, 1, 3), torch.ones(2, 3)), id="one step"),
+    ],
+)
+def test_degenerate_walks_stay_finite(name: str, clamp: bool, walks: Trajectory) -> None:
+    one = rule(name, window=2, clamp=clamp)
+    assert one(walks, advantages(2)).isfinite().all()
+    assert all(math.isfinite(value) for value in one.diagnostics(walks).values())
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_asks_for_the_predictions_that_it_reads(name: str) -> None:
+    walks = settling(2, 3)
+    blind = Trajectory(**{**vars(walks), "x0": None})
+    one = rule(name)
+    assert isinstance(one, CreditAssigner)
+    if one.needs_x0:
+        with pytest.raises(InputError, match="keep_x0=True"):
+            one(blind, advantages(2))
+    else:
+        assert one(blind, advantages(2)).shape == (2, 3)
+        assert one.diagnostics(blind) == {}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_advantage_per_trajectory(name: str, count: int) -> None:
+    with pytest.raises(ValueError, match="give one per trajectory"):
+        rule(name)(settling(2, 3), torch.ones(count))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_described(name: str) -> None:
+    doc = CREDIT.get(name).__doc__
+    assert doc is not None and doc.splitlines()[0].endswith(".") and len(doc.splitlines()[0]) < 110
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_figures_are_named_for_the_metrics_file(name: str) -> None:
+    assert all(key.startswith("credit_") for key in rule(name).diagnostics(settling(2, 3)))
+
+
+def test_uniform_is_bitwise_the_advantage() -> None:
+    advantage = advantages(4)
+    assert torch.equal(rule("uniform", alpha=0.3)(settling(4, 50), advantage), advantage.unsqueeze(1).expand(4, 50))
+
+
+def test_linear_by_hand() -> None:
+    expected = torch.tensor([[1.0, 0.75, 0.5, 0.25]]).expand(2, 4)
+    torch.testing.assert_close(spent("linear", settling(2, 4)), expected)
+
+
+def test_contribution_by_hand() -> None:
+    # Gains per step .2 .4 .2 over a total of .8, and windows of two: means of (.4 .8) and (1), gains .4 and .4.
+    walks = similar([[0.2, 0.4, 0.8]])
+    torch.testing.assert_close(spent("contribution", walks, window=1), torch.tensor([[1.0, 0.75, 0.25]]))
+    torch.testing.assert_close(spent("contribution", walks, window=2), torch.tensor([[1.0, 0.75, 0.5]]))
+
+
+def test_contribution_clamped_by_hand() -> None:
+    # Gains .4 -.2 .6 over .8: the second step took the image away from where it ended.
+    walks = similar([[0.2, 0.6, 0.4]])
+    torch.testing.assert_close(spent("contribution", walks, window=1), torch.tensor([[1.0, 0.5, 0.75]]))
+    torch.testing.assert_close(spent("contribution", walks, window=1, clamp=True), torch.tensor([[1.0, 0.6, 0.6]]))
+
+
+def test_batch_mean_by_hand() -> None:
+    # Gains .2 .4 .4 and .6 .2 .2: on average .4 .3 .3 for both.
+    walks = similar([[0.0, 0.2, 0.6], [0.0, 0.6, 0.8]])
+    expected = torch.tensor([[1.0, 0.6, 0.3]]).expand(2, 3)
+    torch.testing.assert_close(spent("contribution-batch-mean", walks, window=1), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20, 50])
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize("beyond", [0, 7])
+def test_contribution_over_one_window_is_bitwise_linear(steps: int, alpha: float, beyond: int) -> None:
+    walks, advantage = settling(4, steps), advantages(4)
+    windowed = rule("contribution", window=steps + beyond, alpha=alpha)(walks, advantage)
+    assert torch.equal(windowed, rule("linear", alpha=alpha)(walks, advantage))
+
+
+def test_batch_mean_of_one_trajectory_is_contribution() -> None:
+    walks = settling(1, 10)
+    assert torch.equal(spent("contribution-batch-mean", walks, window=3), spent("contribution", walks, window=3))
+
+
+def test_batch_mean_gives_all_trajectories_one_schedule() -> None:
+    rows = spent("contribution-batch-mean", settling(6, 10), window=2)
+    assert torch.equal(rows, rows[:1].expand_as(rows))
+    torch.testing.assert_close(rows[0], spent("contribution", settling(6, 10), window=2).mean(0))
+
+
+def test_a_settling_image_spends_its_credit() -> None:
+    left = spent("contribution", settling(6, 20), window=5)
+    assert (left.diff(dim=1) <= 1e-6).all() and (left >= -1e-6).all() and (left <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", CONTRIBUTIONS)
+def test_half_precision_latents_give_nearly_the_same_credit(name: str) -> None:
+    exact, half = (settling(3, 10, dtype=dtype) for dtype in (torch.float32, torch.float16))
+    torch.testing.assert_close(spent(name, half), spent(name, exact), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONTRIBUTIONS)
+def test_figures_of_the_contribution_rules(name: str) -> None:
+    walks = similar([[0.25, 0.5], [1.0, 1.0], [0.25, 0.5], [1.0, 0.5]])
+    assert rule(name, window=1).diagnostics(walks) == {"credit_fallbacks": 2.0, "credit_similarity_start": 0.625}
+
+
+def test_a_walk_without_gain_gets_linear_credit() -> None:
+    walks = similar([[1.0, 1.0, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4]])
+    assert torch.equal(spent("contribution", walks, window=1)[0], spent("linear", walks)[0])

@@ -1,0 +1,101 @@
+"""The bundled lists hold what they say; those of the shapes world are made again here and compared.
+
+`python tests/prompts/test_bundled_prompts.py` writes the shapes lists anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stepcredit.prompts
+from stepcredit.embedded.world import ATTRIBUTES, COLOURS, Scene, held_out_captions, is_held_out, parse, sample_caption
+from stepcredit.prompts import load_prompts, prompt_names
+
+DATA = Path(stepcredit.prompts.__file__).parent / "data"
+COUNT = 64
+SHAPES = ATTRIBUTES["shape"]
+
+
+def training_captions() -> list[str]:
+    """64 captions open to training. Every 8 of them show each shape twice and each colour once on either side."""
+    rng = np.random.default_rng(0)
+    captions: dict[str, None] = {}
+    while len(captions) < COUNT:
+        block = [_caption(*words, rng) for words in _colours_and_shapes(rng)]
+        if not captions.keys() & block:
+            captions.update(dict.fromkeys(block))
+    return list(captions)
+
+
+def _colours_and_shapes(rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    foregrounds = rng.permutation(COLOURS)
+    backgrounds = np.roll(foregrounds, rng.integers(1, len(COLOURS)))
+    return [(SHAPES[row % len(SHAPES)], str(foregrounds[row]), str(backgrounds[row])) for row in range(len(COLOURS))]
+
+
+def _caption(shape: str, foreground: str, background: str, rng: np.random.Generator) -> str:
+    size, texture, position = (str(rng.choice(ATTRIBUTES[name])) for name in ("size", "texture", "position"))
+    caption = sample_caption(Scene(shape, foreground, background, size, texture, position), rng, held_out=False)
+    assert caption is not None
+    return caption
+
+
+SHAPES_LISTS = {"shapes": training_captions(), "shapes-held-out": held_out_captions(COUNT, seed=0)}
+
+
+def texts(name: str) -> list[str]:
+    return [prompt.text for prompt in load_prompts(name)]
+
+
+def test_every_list_is_described_and_every_file_is_a_list() -> None:
+    assert list(prompt_names()) == ["animals", "animals-held-out", "shapes", "shapes-held-out"]
+    assert sorted(path.stem for path in DATA.iterdir()) == sorted(prompt_names())
+    assert all(line and "\n" not in line for line in prompt_names().values())
+
+
+@pytest.mark.parametrize("name", prompt_names())
+def test_prompts_are_distinct_and_neat(name: str) -> None:
+    prompts = load_prompts(name)
+    assert len({prompt.text for prompt in prompts}) == len(prompts)
+    assert all(prompt.text == " ".join(prompt.text.split()) != "" and prompt.metadata == {} for prompt in prompts)
+
+
+@pytest.mark.parametrize(("name", "expected"), SHAPES_LISTS.items())
+def test_the_shapes_lists_are_what_the_world_makes(name: str, expected: list[str]) -> None:
+    assert texts(name) == expected
+
+
+@pytest.mark.parametrize(("name", "held_out"), [("shapes", False), ("shapes-held-out", True)])
+def test_the_shapes_lists_are_captions_of_their_side(name: str, held_out: bool) -> None:
+    captions = texts(name)
+    assert len(captions) == COUNT
+    assert all({"shape", "foreground", "background"} <= parse(text).keys() for text in captions)
+    assert all(is_held_out(text) == held_out for text in captions)
+
+
+@pytest.mark.parametrize("start", range(0, COUNT, 8))
+def test_every_8_training_captions_cover_shapes_and_colours(start: int) -> None:
+    scenes = [parse(text) for text in texts("shapes")[start : start + 8]]
+    assert sorted(scene["shape"] for scene in scenes) == sorted(2 * SHAPES)
+    assert {scene["foreground"] for scene in scenes} == {scene["background"] for scene in scenes} == set(COLOURS)
+
+
+def test_the_training_captions_mention_every_optional_word() -> None:
+    words = {word for text in texts("shapes") for word in parse(text).values()}
+    assert words == {word for options in ATTRIBUTES.values() for word in options}
+
+
+def test_the_animals() -> None:
+    trained, held_out = texts("animals"), texts("animals-held-out")
+    assert (len(trained), len(held_out)) == (45, 8)
+    assert (trained[0], trained[-1], held_out[0], held_out[-1]) == ("cat", "kangaroo", "snail", "jellyfish")
+    assert not set(trained) & set(held_out)
+    assert all(name.isalpha() and name.islower() for name in trained + held_out)
+
+
+if __name__ == "__main__":
+    for list_name, captions in SHAPES_LISTS.items():
+        (DATA / f"{list_name}.txt").write_text("\n".join(captions) + "\n")

@@ -1,0 +1,106 @@
+import math
+from xml.etree import ElementTree
+
+import pytest
+
+from stepcredit.report.charts import Line, Point, line_chart, number, ticks
+
+
+def chart(*lines: Line) -> ElementTree.Element:
+    return ElementTree.fromstring(line_chart(lines, x_label="epoch", y_label="reward"))
+
+
+def paths(svg: ElementTree.Element, name: str) -> list[str]:
+    return [path.get("d", "") for path in svg.iter("path") if path.get("class") == name]
+
+
+def labels(svg: ElementTree.Element) -> list[str]:
+    return [text.text or "" for text in svg.iter("text")]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "whole", "expected"),
+    [
+        (0.0, 1.0, False, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (-0.93, -0.61, False, [-0.9, -0.8, -0.7]),
+        (1, 3, True, [1, 2, 3]),
+        (1, 10, True, [2, 4, 6, 8, 10]),
+        (64, 640, True, [100, 200, 300, 400, 500, 600]),
+        (0, 3e-7, False, [0, 5e-8, 1e-7, 1.5e-7, 2e-7, 2.5e-7, 3e-7]),
+        (5, 5, True, [5]),
+    ],
+)
+def test_ticks_are_round_and_few(low: float, high: float, whole: bool, expected: list[float]) -> None:
+    assert ticks(low, high, whole=whole) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.934217, "−0.9342"),
+        (999.0, "999"),
+        (25600, "25.6k"),
+        (2e6, "2M"),
+        (3.456e-5, "3.456e−5"),
+        (1e-7, "1e−7"),
+    ],
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_numbers_along_an_axis_share_their_form() -> None:
+    assert [number(value, like=0.0015) for value in (0.0, 0.0005, 0.001)] == ["0", "0.0005", "0.001"]
+
+
+def test_a_line_with_its_band_dots_and_labels() -> None:
+    svg = chart(Line("mean", [Point(1, 0.0, 0.5), Point(2, 1.0, 0.5), Point(3, 2.0, 0.5)]))
+    [line], [band] = paths(svg, "line"), paths(svg, "band")
+    assert line.count("L") == 2 and band.count("L") == 5 and band.endswith("Z")
+    assert next(svg.iter("title")).text == "mean 0 ± 0.5 at epoch 1"
+    assert labels(svg) == ["0", "1", "2", "1", "2", "3", "epoch"]
+
+
+def test_higher_values_are_drawn_higher() -> None:
+    circles = list(chart(Line("a", [Point(1, 0.0), Point(2, 1.0)])).iter("circle"))
+    assert float(circles[0].get("cy", "")) > float(circles[1].get("cy", ""))
+    assert float(circles[0].get("cx", "")) < float(circles[1].get("cx", ""))
+
+
+def test_a_missing_value_breaks_the_line() -> None:
+    svg = chart(Line("a", [Point(1, 0.0), Point(2, 1.0), Point(3, math.nan), Point(4, 1.0)]))
+    assert len(paths(svg, "line")) == 2 and len(list(svg.iter("circle"))) == 3
+
+
+def test_nothing_finite_is_no_chart() -> None:
+    for points in ([], [Point(1, math.nan)], [Point(math.nan, 1.0)], [Point(1, math.inf)]):
+        assert line_chart([Line("a", points)], x_label="x", y_label="y") == ""
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -4e9, 1e-12])
+def test_one_value_sits_in_the_middle(value: float) -> None:
+    svg = chart(Line("a", [Point(7, value)]))
+    [circle] = svg.iter("circle")
+    heights = [float(path.split()[1].split("H")[0]) for path in paths(svg, "base")]
+    assert 0 < float(circle.get("cy", "")) < heights[0]
+    assert labels(svg) == [number(value), "7", "epoch"]
+
+
+def test_long_runs_are_a_line_without_dots() -> None:
+    svg = chart(Line("a", [Point(x, math.sin(x)) for x in range(500)]))
+    assert not list(svg.iter("circle")) and paths(svg, "line")[0].count("L") == 499
+
+
+def test_everything_stays_inside_the_picture() -> None:
+    svg = chart(Line("a", [Point(x, 1e5 * math.sin(x), 2e4) for x in range(40)]))
+    for text in svg.iter("text"):
+        assert 0 <= float(text.get("x", "")) <= 320 and 0 <= float(text.get("y", "")) <= 180
+    for circle in svg.iter("circle"):
+        assert 0 < float(circle.get("cx", "")) < 320 and 0 < float(circle.get("cy", "")) < 180
+
+
+def test_labels_are_escaped() -> None:
+    text = line_chart([Line("<script>", [Point(1, 1.0)])], x_label="<b>", y_label='"onload="x')
+    assert "<script>" not in text and "<b>" not in text
+    assert ElementTree.fromstring(text).get("aria-label") == '"onload="x against <b>'

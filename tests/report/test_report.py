@@ -1,0 +1,180 @@
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stepcredit.config import TrainConfig
+from stepcredit.errors import InputError
+from stepcredit.grids import save_grid
+from stepcredit.report import write_report
+from stepcredit.tracking import RunDirectory
+
+ATTACK = "<script>alert('x')</script>"
+
+
+VOID = {"meta", "img"}
+
+
+class Balance(HTMLParser):
+    """Fails where tags do not nest; collects tag names and attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def start(path: Path, command: tuple[str, ...] = ("stepcredit", "train"), **sections: Any) -> RunDirectory:
+    return RunDirectory.create(path, TrainConfig.model_validate(sections), command)
+
+
+def row(epoch: int) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "reward_queries": 640 * epoch,
+        "reward_mean": -0.93 + 0.02 * epoch,
+        "reward_std": 0.1,
+        "ratio_max_deviation": 0.0,
+        "approx_kl": 1e-5 * epoch,
+        "clip_fraction": 0.1,
+        "grad_norm": float("nan") if epoch == 2 else 1.0,
+        "credit_fallback": 0.0,
+        "seconds_sampling": 3.0,
+        "seconds_reward": 1.0,
+        "seconds_training": 4.0,
+        "peak_memory_bytes": None,
+    }
+
+
+def write_rows(run: RunDirectory, rows: list[dict[str, Any]]) -> None:
+    run.metrics_path.write_text("".join(json.dumps(entry) + "\n" for entry in rows).replace("NaN", "null"))
+
+
+def page(run: RunDirectory) -> str:
+    path = write_report(run.path)
+    assert path == run.report_path
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "verdict", "charts"),
+    [
+        (0, "No epoch has finished yet.", 0),
+        (1, "Mean reward −0.91 in epoch 1, after 640 reward queries and 8 s.", 7),
+        (10, "Mean reward −0.91 in epoch 1 → −0.73 in epoch 10 (+0.18), after 6,400 reward queries and 80 s.", 7),
+    ],
+)
+def test_any_number_of_epochs(tmp_path: Path, epochs: int, verdict: str, charts: int) -> None:
+    run = start(tmp_path / "my-run")
+    write_rows(run, [row(epoch) for epoch in range(1, epochs + 1)])
+    html = page(run)
+    assert f'<p class="verdict">{verdict}</p>' in html
+    assert [attributes["class"] for attributes in Balance(html).named("svg")].count("chart") == charts
+    assert "<h1>my-run</h1>" in html
+    assert "Samples" not in html
+
+
+def test_rows_without_numbers_make_a_page(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    write_rows(run, [{"epoch": 1}, {"epoch": 2, "reward_mean": None}])
+    assert "Mean reward unknown in epoch 1 → unknown in epoch 2, after unknown reward queries and 0 s." in page(run)
+
+
+def test_a_run_with_nothing_but_its_configuration(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    run.environment_path.unlink()
+    html = page(run)
+    Balance(html)
+    assert "Where it ran" not in html and "adam_epsilon" in html
+
+
+def test_first_and_last_grid_are_inside_the_page(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    for epoch in (0, 5, 10):
+        save_grid(run.grid_path(epoch), torch.full((1, 3, 32, 32), epoch / 10), [f"epoch {epoch}"])
+    (run.path / "samples" / "other.png").write_bytes(b"not a grid")
+    html = page(run)
+    assert re.findall(r"<figcaption>(.*?)</figcaption><img", html) == ["Before training", "After epoch 10"]
+    sources = [
+        str(attributes["src"]).removeprefix("data:image/png;base64,") for attributes in Balance(html).named("img")
+    ]
+    assert [base64.b64decode(source) for source in sources] == [run.grid_path(e).read_bytes() for e in (0, 10)]
+
+
+def test_one_grid_is_shown_once(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    save_grid(run.grid_path(5), torch.zeros(1, 3, 32, 32), ["x"])
+    assert page(run).count("<img") == 1
+
+
+def test_strings_from_outside_do_not_become_tags(tmp_path: Path) -> None:
+    run = start(
+        tmp_path / "<b>bold",
+        ("stepcredit", "train", f"prompts.source={ATTACK}"),
+        prompts={"source": ATTACK},
+        reward={"name": "a:b", "options": {"</pre><img src=x onerror=alert(1)>": ATTACK}},
+    )
+    write_rows(run, [row(1) | {f"{ATTACK}": 1.0, "$name": 2.0}])
+    html = page(run)
+    parsed = Balance(html)
+    assert not parsed.named("script") and not parsed.named("b") and not parsed.named("img")
+    assert html.count("&lt;script&gt;") >= 4
+    assert "<figcaption>$name</figcaption>" in html
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    write_rows(run, [row(1), row(2)])
+    html = page(run)
+    assert "default-src 'none'" in html
+    assert not re.search(r"https?://|url\(|@import|<link|<script| on\w+=", html)
+    assert "prefers-color-scheme: dark" in html and "color-scheme: light dark" in html
+
+
+def test_command_and_environment_are_shown(tmp_path: Path) -> None:
+    html = page(start(tmp_path / "a", ("stepcredit", "train", "model.path=my model")))
+    assert "<pre>stepcredit train &#x27;model.path=my model&#x27;</pre>" in html
+    assert "<dt>packages</dt><dd>stepcredit " in html
+
+
+def test_a_report_can_be_written_again(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    first = page(run)
+    write_rows(run, [row(1)])
+    assert page(run) != first
+    assert not [path for path in run.path.iterdir() if path.suffix == ".tmp"]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "3"])
+def test_a_broken_environment_file_is_named(tmp_path: Path, text: str) -> None:
+    run = start(tmp_path / "a")
+    run.environment_path.write_text(text)
+    with pytest.raises(InputError, match=r"environment.json is not a JSON object"):
+        write_report(run.path)

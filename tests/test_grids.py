@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stepcredit.grids import save_grid
+
+
+def grid(path: Path, images: torch.Tensor, captions: list[str], columns: int = 4) -> np.ndarray:
+    save_grid(path, images, captions, columns=columns)
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB"
+        return np.asarray(picture)
+
+
+def box(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width of the area of a colour."""
+    rows, columns = np.nonzero((pixels == colour).all(axis=-1))
+    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+
+
+def red(height: int, width: int) -> torch.Tensor:
+    return torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, height, width)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((32, 32), (160, 160)), ((200, 180), (200, 180)), ((512, 384), (256, 192)), ((8, 16), (80, 160))],
+)
+def test_pictures_are_shown_between_160_and_256_pixels(
+    tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    assert box(grid(tmp_path / "a.png", red(*size), [""]), (255, 0, 0)) == shown
+
+
+def test_small_pictures_are_enlarged_without_smoothing(tmp_path: Path) -> None:
+    checks = (torch.arange(32).view(-1, 1) + torch.arange(32)) % 2
+    images = torch.stack([checks, 1 - checks, torch.zeros_like(checks)]).unsqueeze(0).float()
+    pixels = grid(tmp_path / "a.png", images, [""])[20:180, 20:180]
+    assert set(map(tuple, pixels.reshape(-1, 3).tolist())) == {(255, 0, 0), (0, 255, 0)}
+
+
+def test_rows_fill_from_the_left_and_the_paper_is_white(tmp_path: Path) -> None:
+    pixels = grid(tmp_path / "new" / "a.png", red(32, 32).expand(3, -1, -1, -1), ["a", "b", "c"], columns=2)
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels.shape[1] == 20 + 160 + 20 + 160 + 20
+    assert (pixels[-20:, 190:] == 255).all()
+
+
+def test_long_captions_wrap_inside_their_column(tmp_path: Path) -> None:
+    images = torch.ones(2, 3, 32, 32)
+    text = "a large striped red circle on a blue background at the top\nreward -0.93"
+    short, long = grid(tmp_path / "a.png", images, ["x", "x"]), grid(tmp_path / "b.png", images, [text, "x" * 99])
+    assert long.shape[0] == short.shape[0] + 3 * 17
+    ink: np.ndarray = np.any(long[184:] < 128, axis=(0, 2))
+    assert ink[20:180].any() and ink[200:360].any()
+    assert not ink[181:199].any() and not ink[361:].any()
+
+
+@pytest.mark.parametrize("text", ["Übergröße naïve", "一只猫", "", "\n\nreward 1"])
+def test_captions_of_any_letters_are_drawn(tmp_path: Path, text: str) -> None:
+    assert grid(tmp_path / "a.png", red(32, 32), [text]).size
+
+
+def test_values_out_of_range_are_clipped(tmp_path: Path) -> None:
+    images = torch.tensor([2.0, -1.0, float("nan")], dtype=torch.bfloat16).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    assert box(grid(tmp_path / "a.png", images, [""]), (255, 0, 0)) == (160, 160)
+
+
+def test_the_same_grid_is_the_same_file(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save_grid(tmp_path / name, red(32, 32), ["caption"])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(ValueError, match=r"shape \(32, 32, 3\); expected \(N,3,H,W\)"):
+        save_grid(path, torch.zeros(32, 32, 3), [""])
+    with pytest.raises(ValueError, match="N of at least 1"):
+        save_grid(path, torch.zeros(0, 3, 32, 32), [])
+    with pytest.raises(ValueError, match="2 captions for 1 images"):
+        save_grid(path, red(32, 32), ["", ""])
+    with pytest.raises(ValueError, match="columns is 0"):
+        save_grid(path, red(32, 32), [""], columns=0)
+    assert not path.exists()

@@ -1,0 +1,137 @@
+"""Registries find parts by looking, and building a part names what is wrong with its options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepcredit.errors import InputError, Interrupted, StepcreditError, unknown
+from stepcredit.registry import Registry, construct, option_names
+
+PACKAGE = "from stepcredit.registry import Registry\n\nPARTS = Registry('gadget', '{name}')\n"
+PART = "from {package} import PARTS\n\n\n@PARTS.register('{name}')\ndef part(size=1):\n    return size\n"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a package with a registry and the parts `gear` and `wheel`, each in a file of its own."""
+    name = "stepcredit_gadgets"
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "__init__.py").write_text(PACKAGE.format(name=name))
+    for part in ("wheel", "gear"):
+        (folder / f"{part}.py").write_text(PART.format(package=name, name=part))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    for module in [key for key in sys.modules if key.split(".")[0] == name]:
+        del sys.modules[module]
+
+
+def parts(package: str) -> Registry[Any]:
+    registry: Registry[Any] = __import__(package).PARTS
+    return registry
+
+
+def test_modules_are_imported_at_the_first_look_up_only(package: str) -> None:
+    registry = parts(package)
+    assert f"{package}.gear" not in sys.modules
+    assert registry.names() == ["gear", "wheel"]
+    assert f"{package}.gear" in sys.modules
+
+
+def test_get_returns_the_registered_part(package: str) -> None:
+    assert parts(package).get("wheel")(size=3) == 3
+
+
+def test_a_part_may_come_from_outside_the_package(package: str) -> None:
+    registry = parts(package)
+    part = object()
+    assert registry.register("mine")(part) is part
+    assert registry.get("mine") is part
+    assert registry.names() == ["gear", "mine", "wheel"]
+
+
+def test_unknown_part_names_the_nearest(package: str) -> None:
+    with pytest.raises(InputError, match=r"^unknown gadget 'whel' \(did you mean 'wheel'\?\); known: gear, wheel$"):
+        parts(package).get("whel")
+
+
+def test_a_name_is_taken_once(package: str) -> None:
+    registry = parts(package)
+    part = object()
+    registry.register("same")(part)
+    registry.register("same")(part)
+    with pytest.raises(ValueError, match="gadget 'same' is registered twice"):
+        registry.register("same")(object())
+
+
+def test_a_broken_module_is_reported_at_every_look_up(package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "aaa.py").write_text("import no_such_module_anywhere\n")
+    registry = parts(package)
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+            registry.get("wheel")
+
+
+@dataclass(frozen=True)
+class Gear:
+    teeth: int
+    ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.teeth < 1:
+            raise ValueError(f"teeth is {self.teeth},\nexpected at least 1")
+
+
+def test_construct_passes_the_options() -> None:
+    assert construct(Gear, "gear", {"teeth": 3, "ratio": 2.0}) == Gear(3, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teeth": 3, "ratoi": 2}, "unknown gear option 'ratoi' (did you mean 'ratio'?); known: ratio, teeth"),
+        ({}, "cannot build gear: Gear.__init__() missing 1 required positional argument: 'teeth'"),
+        ({"teeth": 0}, "cannot build gear: teeth is 0, expected at least 1"),
+        ({"teeth": "x"}, "cannot build gear: '<' not supported between instances of 'str' and 'int'"),
+    ],
+)
+def test_construct_says_in_one_line_what_is_wrong(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        construct(Gear, "gear", options)
+    assert str(raised.value) == message
+
+
+def test_construct_lets_other_errors_through() -> None:
+    def broken() -> None:
+        raise FileNotFoundError("weights")
+
+    with pytest.raises(FileNotFoundError):
+        construct(broken, "broken", {})
+
+
+def test_construct_of_a_factory_that_takes_anything() -> None:
+    def factory(**options: int) -> dict[str, int]:
+        return options
+
+    assert construct(factory, "anything", {"a": 1}) == {"a": 1}
+
+
+def test_option_names_are_those_given_by_keyword() -> None:
+    def factory(a: int, /, b: int, *rest: int, c: int = 0, **more: int) -> None: ...
+
+    assert option_names(factory) == ["b", "c"]
+
+
+def test_unknown_without_anything_known_or_near() -> None:
+    assert str(unknown("thing", "x", [])) == "unknown thing 'x'; known: none"
+    assert str(unknown("thing", "x", ["lamp"])) == "unknown thing 'x'; known: lamp"
+
+
+def test_exit_codes() -> None:
+    assert (StepcreditError.exit_code, InputError.exit_code, Interrupted.exit_code) == (1, 2, 130)
