@@ -145,10 +145,15 @@ class Trainer:
         return self._clip(advantage)
 
     def step_advantages(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped."""
+        """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped.
+
+        The second standardisation pools trainable steps only; the others are not trained on.
+        """
         spread = self.credit(trajectory, advantage.to(trajectory.latents.device))
         if self.config.credit.standardise:
-            spread = self.step_statistics.update(trajectory.prompts, spread).to(spread.device)
+            steps = trajectory.trainable.to(spread.device)
+            pooled = self.step_statistics.update(trajectory.prompts, spread[:, steps])
+            spread[:, steps] = pooled.to(spread.device)
         return self._clip(spread)
 
     def update(self, trajectory: Trajectory, step_advantages: Tensor, epoch: int) -> Metrics:

@@ -160,6 +160,7 @@ def test_an_interrupt_is_not_the_reward_s_fault() -> None:
 
 def test_long_prompts_and_messages_are_shortened() -> None:
     assert len(complaint(ValueError("why " * 1000), ["a very\nlong prompt " * 100])) < 500
+    assert complaint([float("nan")], ["x" * 1000]).endswith(f"for prompt '{'x' * 77}...'")
 
 
 def test_no_images_are_no_scores() -> None:

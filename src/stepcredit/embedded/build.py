@@ -92,7 +92,7 @@ def package(out: Path, seconds: dict[str, float], how: dict[str, Any]) -> None:
 
     checker = Checker()
     checker.load_state_dict({name: value.float() for name, value in load_file(target / "checker.safetensors").items()})
-    pipeline = StableDiffusionPipeline.from_pretrained(target / "pipeline", torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(target / "pipeline", dtype=torch.float32)
     report = {
         **how,
         "seconds": seconds,

@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 def load_pipeline(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
     """A fresh copy of the tiny StableDiffusionPipeline (its weights ship as float16)."""
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder / "pipeline", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+        folder / "pipeline", dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

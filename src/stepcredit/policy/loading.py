@@ -72,7 +72,7 @@ def _from_pretrained(path: str, dtype: torch.dtype) -> DiffusionPipeline:
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise InputError(f"{path} is not a diffusers pipeline folder: it has no model_index.json")
     try:
-        return DiffusionPipeline.from_pretrained(path, torch_dtype=dtype)
+        return DiffusionPipeline.from_pretrained(path, dtype=dtype)
     except (HfHubHTTPError, HFValidationError) as error:
         raise InputError(_unreachable(path)) from error
     except (OSError, ValueError, AttributeError, TypeError, ImportError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,4 +89,5 @@ def checked(reward: RewardFunction, name: str) -> CheckedReward:
 
 
 def _short(text: str, width: int = 80) -> str:
-    return textwrap.shorten(text, width, placeholder="...")
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
