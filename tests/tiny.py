@@ -94,7 +94,13 @@ def tiny_sd(seed: int = 0, **scheduler: Any) -> StableDiffusionPipeline:
 
 
 def tiny_policy(
-    pipeline: Any = None, *, steps: int = 4, guidance: float = 5.0, batch: int | None = None, seed: int = 0, **model: Any
+    pipeline: Any = None,
+    *,
+    steps: int = 4,
+    guidance: float = 5.0,
+    batch: int | None = None,
+    seed: int = 0,
+    **model: Any,
 ) -> PipelinePolicy:
     """A policy of `pipeline` (a fresh `tiny_sd`); the keywords of `model` are those of ModelSection."""
     pipeline = tiny_sd() if pipeline is None else pipeline

@@ -1,5 +1,7 @@
 """`python -m stepcredit`."""
 
+import sys
+
 from stepcredit.cli import main
 
-main()
+sys.exit(main())

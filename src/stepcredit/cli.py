@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-import enum
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stepcredit.errors import StepcreditError
+from stepcredit.errors import Interrupted, StepcreditError
 
 app = typer.Typer(
     name="stepcredit",
     help="Fine-tune text-to-image diffusion models with RL, spreading each image's reward over its denoising steps.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
-class Listing(enum.StrEnum):
-    """What `stepcredit list` can list."""
-
-    credit = "credit"
-    reward = "reward"
-    prompt = "prompt"
-    recipe = "recipe"
-
-
-def main() -> None:
-    """Entry point: one clear line and the error's exit code instead of a traceback for what a user can mend."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point, returns the exit code: one clear line instead of a traceback for what a user can mend."""
     try:
-        app()
+        return _run(arguments)
     except StepcreditError as error:
-        print(f"stepcredit: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(f"stepcredit: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return error.exit_code
+    except typer.TyperException as error:
+        print(f"stepcredit: {error.format_message()} (see stepcredit --help)", file=sys.stderr)
+        return error.exit_code
 
 
-@app.callback()
-def _root() -> None:
-    pass
+def _run(arguments: Sequence[str] | None) -> int:
+    code: int | None = app(arguments, prog_name="stepcredit", standalone_mode=False)
+    if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
+        raise Interrupted("interrupted")
+    return code or 0
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -53,11 +54,11 @@ def train(
     run: Annotated[Path | None, typer.Option(help="run directory; runs/<recipe>-NNN by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --run (or the newest)")] = False,
 ) -> None:
-    """Train. Without a recipe: the embedded pipeline on JPEG compressibility with CoCA, a few minutes on a laptop."""
-    from stepcredit.commands import train as command
+    """Train a recipe; without one, the embedded pipeline on JPEG compressibility with CoCA, minutes on a laptop."""
+    from stepcredit.commands.train import train as command
 
     given = arguments or []
-    command.train([word for word in given if "=" not in word], [word for word in given if "=" in word], run, resume)
+    command([word for word in given if "=" not in word], [word for word in given if "=" in word], run, resume)
 
 
 @app.command()
@@ -70,17 +71,17 @@ def sample(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Sample images from a trained run or from a model."""
-    from stepcredit.commands import sample as command
+    from stepcredit.commands.sample import sample as command
 
-    command.sample(source, prompt or [], prompts, out, images, seed)
+    command(source, prompt or [], prompts, out, images, seed)
 
 
 @app.command("list")
 def list_parts(
-    kind: Annotated[Listing, typer.Argument(help="what to list")],
+    kind: Annotated[str, typer.Argument(metavar="credit|reward|prompt|recipe", help="what to list")],
     json: Annotated[bool, typer.Option("--json", help="as a JSON array")] = False,
 ) -> None:
     """List credit rules, rewards, prompt lists or recipes, with a line about each."""
-    from stepcredit.commands import listing as command
+    from stepcredit.commands.listing import show as command
 
-    command.show(kind.value, json)
+    command(kind, json)

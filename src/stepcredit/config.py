@@ -15,12 +15,16 @@ class ModelSection(_Section):
     """What is trained."""
 
     path: str = Field("embedded", description="hub id, folder, or `embedded`")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the frozen weights; a LoRA, log-probabilities and credit are always float32"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    adapter: Literal["lora", "full"] = "lora"
-    lora_rank: int = Field(4, ge=1)
+    adapter: Literal["lora", "full"] = Field("lora", description="train a LoRA, or every weight of the denoiser")
+    lora_rank: int = Field(4, ge=1, description="rank of the LoRA")
     lora_alpha: float | None = Field(None, gt=0, description="None is the rank, which every LoRA reader agrees on")
-    lora_targets: list[str] = Field(default=["to_q", "to_k", "to_v", "to_out.0"], min_length=1)
+    lora_targets: list[str] = Field(
+        default=["to_q", "to_k", "to_v", "to_out.0"], min_length=1, description="layers, by the end of their name"
+    )
 
 
 class SampleSection(_Section):
@@ -30,7 +34,7 @@ class SampleSection(_Section):
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance scale, in sampling and in training")
     eta: float = Field(1.0, gt=0, le=1, description="DDIM noise; 0 has no density to train on")
     prompts_per_epoch: int | None = Field(8, ge=1, description="prompts drawn per epoch; None is all of them once")
-    images_per_prompt: int = Field(8, ge=1)
+    images_per_prompt: int = Field(8, ge=1, description="images of each drawn prompt: the group of a group advantage")
     batch: int | None = Field(None, ge=1, description="images sampled at a time; None is all of an epoch")
     call: dict[str, Any] = Field({}, description="further arguments of the pipeline's __call__, e.g. height")
 
@@ -42,21 +46,23 @@ class TrainSection(_Section):
     all its images and all their steps, computed `microbatch` images at a time, each forward at a single step.
     """
 
-    epochs: int = Field(10, ge=0)
-    learning_rate: float = Field(1.2e-2, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    updates_per_epoch: int = Field(2, ge=1)
+    epochs: int = Field(10, ge=0, description="rounds of sampling, scoring and updating")
+    learning_rate: float = Field(1.2e-2, gt=0, description="of AdamW, constant")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
+    adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this norm")
+    updates_per_epoch: int = Field(2, ge=1, description="optimiser steps per pass over an epoch's images")
     inner_epochs: int = Field(1, ge=1, description="passes over an epoch's images")
     microbatch: int | None = Field(None, ge=1, description="images per forward; None is a whole update group")
-    clip_range: float = Field(1e-2, gt=0)
-    kl_weight: float = Field(0.0, ge=0, description="weight of KL(policy || reference) in the loss, per latent element")
+    clip_range: float = Field(1e-2, gt=0, description="c of the clipped ratio; ratios are per latent element")
+    kl_weight: float = Field(
+        0.0, ge=0, description="weight in the loss of the KL divergence from the untrained model, per latent element"
+    )
     advantage: Literal["group", "running", "batch"] = Field(
         "group", description="standardise rewards per prompt in the epoch, per prompt over a buffer, or over the epoch"
     )
-    advantage_clip: float = Field(5.0, gt=0)
+    advantage_clip: float = Field(5.0, gt=0, description="advantages, and step advantages, are cut to +- this")
     buffer_size: int = Field(32, ge=1, description="images remembered per prompt by `running` and credit.standardise")
     min_count: int = Field(16, ge=1, description="images a prompt needs before its own buffer is used")
 
@@ -91,11 +97,11 @@ class PromptsSection(_Section):
 class RunSection(_Section):
     """Bookkeeping."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="fixes every random number of the run")
     grid_every: int = Field(5, ge=1, description="epochs between sample grids")
-    grid_images: int = Field(16, ge=1)
+    grid_images: int = Field(16, ge=1, description="images on a sample grid")
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
     self_check: bool = Field(True, description="replay the first batch before training and refuse a mismatch")
 
 

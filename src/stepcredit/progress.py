@@ -1,27 +1,45 @@
-"""The run on the terminal: a line per epoch, and a live bar where there is a terminal to draw it on."""
+"""Where a run tells how it goes: to nobody, or to the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class ConsoleProgress:
-    """Context manager that shows epochs done, phase, reward, rate and time left."""
+class Progress:
+    """What a run tells while it goes on. This one keeps it to itself."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def phase(self, name: str) -> None:
+        """What is being done from now on."""
+
+    def tick(self, done: int, total: int) -> None:
+        """`done` of `total` updates of the epoch are done."""
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        """An epoch is over; `metrics` is its row of metrics.jsonl."""
+
+
+class ConsoleProgress(Progress):
+    """A line per epoch, and on a terminal a live bar: epochs, phase, reward, time spent and left. A context manager."""
 
     def __init__(self, epochs: int, console: Console | None = None) -> None:
         self.console = console or Console()
         self.epochs = epochs
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[phase]:<12}"),
-            TextColumn("{task.fields[reward]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+        self._bar = progress.Progress(
+            progress.TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            progress.BarColumn(bar_width=24),
+            progress.TextColumn("{task.fields[phase]:<12}"),
+            progress.TextColumn("{task.fields[reward]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -44,7 +62,8 @@ class ConsoleProgress:
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        """Printed as it is: a path or a command that is longer than the terminal is wide stays in one piece."""
+        self.console.out(text, highlight=False)
 
     def phase(self, name: str) -> None:
         self._bar.update(self._task, phase=name)
@@ -53,7 +72,7 @@ class ConsoleProgress:
         """Training is taken for the last half of an epoch."""
         self._bar.update(self._task, completed=self._finished + 0.5 + 0.5 * done / total)
 
-    def epoch(self, metrics: dict[str, float]) -> None:
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
         self._finished = int(metrics["epoch"])
         seconds = sum(value for name, value in metrics.items() if name.startswith("seconds_"))
         reward = f"reward {metrics['reward_mean']:.3f}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from stepcredit import recipes
 from stepcredit.credit import CREDIT
+from stepcredit.errors import unknown
 from stepcredit.prompts import prompt_names
 from stepcredit.registry import Registry
 from stepcredit.rewards import REWARDS
@@ -17,6 +18,8 @@ from stepcredit.rewards import REWARDS
 
 def show(kind: str, as_json: bool) -> None:
     """Print the parts of `kind`: a table, or a JSON array of {name, description}."""
+    if kind not in _LISTINGS:
+        raise unknown("kind of part", kind, _LISTINGS)
     parts = _LISTINGS[kind]()
     if as_json:
         print(json.dumps([{"name": name, "description": text} for name, text in parts.items()], indent=1))

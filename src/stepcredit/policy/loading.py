@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
+from typing import get_args
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.embedded import pipeline as embedded
 from stepcredit.errors import InputError
+from stepcredit.maths.ddim import PredictionType
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.reentry import undecorated_call
+
+_NEEDED = ("prompt", "num_inference_steps", "guidance_scale", "generator", "output_type")
+_FOREIGN = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")
+_VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 
 
 def load_policy(config: TrainConfig) -> PipelinePolicy:
@@ -28,9 +36,11 @@ def load_policy(config: TrainConfig) -> PipelinePolicy:
 def load_pipeline(section: ModelSection) -> DiffusionPipeline:
     """A text-to-image pipeline by hub id, folder, or `embedded`; InputError with the reason if it is not one."""
     device, dtype = resolve_device(section.device), getattr(torch, section.dtype)
-    pipeline = embedded.load_pipeline() if section.path == "embedded" else _from_pretrained(section.path, dtype)
+    if section.path == "embedded":
+        return embedded.load_pipeline().to(device=device, dtype=dtype)
+    pipeline = _from_pretrained(section.path, dtype)
     require_text_to_image(pipeline)
-    return pipeline.to(device=device, dtype=dtype)
+    return pipeline.to(device=device)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -51,9 +61,10 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
     kind = type(pipeline).__name__
     undecorated_call(pipeline)
     parameters = inspect.signature(type(pipeline).__call__).parameters
-    if "prompt" not in parameters:
-        raise InputError(f"{kind} takes no prompt: it is not a text-to-image pipeline")
-    for name in ("image", "mask_image", "control_image", "video"):
+    for name in _NEEDED:
+        if name not in parameters:
+            raise InputError(f"{kind} takes no {name}: it is not a text-to-image pipeline that can be trained here")
+    for name in _FOREIGN:
         if name in parameters:
             raise InputError(f"{kind} takes {name} beside a prompt: it is not a text-to-image pipeline")
     missing = [name for name in ("encode_prompt", "prepare_latents") if not hasattr(pipeline, name)]
@@ -61,6 +72,13 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
         raise InputError(f"{kind} has no {missing[0]} method: its steps cannot be replayed")
     if "FlowMatch" in type(pipeline.scheduler).__name__:
         raise InputError(f"{kind} is a flow-matching model; this version trains models that DDIM can sample")
+    if "beta_schedule" not in pipeline.scheduler.config:
+        raise InputError(
+            f"{kind} comes with {type(pipeline.scheduler).__name__}, whose noise schedule DDIM cannot take"
+        )
+    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in get_args(PredictionType):
+        raise InputError(f"{kind} predicts '{prediction}'; DDIM can sample: {', '.join(get_args(PredictionType))}")
     if not hasattr(pipeline, "vae") or not any(
         isinstance(getattr(pipeline, name, None), nn.Module) for name in ("unet", "transformer")
     ):
@@ -72,15 +90,40 @@ def _from_pretrained(path: str, dtype: torch.dtype) -> DiffusionPipeline:
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise InputError(f"{path} is not a diffusers pipeline folder: it has no model_index.json")
     try:
-        return DiffusionPipeline.from_pretrained(path, dtype=dtype)
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise InputError(_unreachable(path)) from error
-    except (OSError, ValueError, AttributeError, TypeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        if not folder.exists():
-            raise InputError(f"{_unreachable(path)} ({reason})") from error
-        raise InputError(f"cannot load a pipeline from {path}: {reason}") from error
+        if folder.exists():
+            _require_complete(folder)
+        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype)
+        _require_weights(pipeline)
+        return pipeline
+    except Exception as error:  # a damaged folder makes diffusers, transformers and safetensors raise almost anything
+        if not folder.exists() and not _downloaded(path):
+            raise InputError(
+                f"no folder '{path}', and the hub did not serve a model of that name; check it, or give a local folder"
+            ) from error
+        raise InputError(f"cannot load a pipeline from {path}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _unreachable(path: str) -> str:
-    return f"no folder '{path}', and the hub did not serve a model of that name; check it, or give a local folder"
+def _require_complete(folder: Path) -> None:
+    """Without its configuration or vocabulary, transformers makes up a random text encoder or an empty tokenizer."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    for name, entry in index.items():
+        if not isinstance(entry, list) or None in entry:
+            continue
+        tokenizer = "Tokenizer" in entry[-1]
+        files = _VOCABULARIES if tokenizer else ("*config.json",)
+        if not any(next((folder / name).glob(pattern), None) for pattern in files):
+            raise InputError(f"its {name} has no {'vocabulary' if tokenizer else 'configuration'} file")
+
+
+def _require_weights(pipeline: DiffusionPipeline) -> None:
+    for name, component in pipeline.components.items():
+        if isinstance(component, nn.Module) and any(weight.is_meta for weight in component.parameters()):
+            raise InputError(f"the weights of its {name} are incomplete")
+
+
+def _downloaded(path: str) -> bool:
+    """Whether `path` is a hub id of which at least the index is in the local cache."""
+    try:
+        return isinstance(try_to_load_from_cache(path, "model_index.json"), str)
+    except HFValidationError:
+        return False

@@ -1,0 +1,67 @@
+"""Train one recipe on several seeds and report the reward of the first and the last epoch's batch, seed by seed.
+
+    OMP_NUM_THREADS=1 uv run python benchmarks/seeds.py --seeds 101 102 103 104 105 --run runs/seeds [section.key=value ...]
+
+Each seed is a run of its own, `--jobs` at a time as separate processes. Finished runs are not repeated. The change is
+(last - first) / |first|: for JPEG compressibility, whose reward is minus the size, the share by which the mean size fell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="embedded_jpeg")
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
+    options = parser.parse_args()
+
+    def one(seed: int) -> list[dict[str, float]]:
+        return train(options.recipe, seed, options.run / f"seed-{seed}", options.overrides)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        curves = dict(zip(options.seeds, pool.map(one, options.seeds), strict=True))
+    print(f"{options.recipe} {' '.join(options.overrides)}; {machine()}; {options.jobs} run(s) at a time")
+    print("seed   first    last     change  queries  seconds")
+    changes = [line(seed, rows) for seed, rows in curves.items()]
+    spread = statistics.stdev(changes) if len(changes) > 1 else 0.0
+    print(f"change: mean {statistics.mean(changes):+.1%}, standard deviation {spread:.1%}, n = {len(changes)}")
+
+
+def train(recipe: str, seed: int, run: Path, overrides: list[str]) -> list[dict[str, float]]:
+    command = [sys.executable, "-m", "stepcredit", "train"]
+    if not (run / "report.html").exists():
+        resume = ["--resume"] if (run / "config.yaml").exists() else []
+        arguments = [recipe, f"run.seed={seed}", *overrides, "--run", str(run), *resume]
+        run.parent.mkdir(parents=True, exist_ok=True)
+        with (run.parent / f"{run.name}.log").open("w") as log:
+            subprocess.run([*command, *arguments], check=True, stdout=log, stderr=subprocess.STDOUT)
+    return [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def line(seed: int, rows: list[dict[str, float]]) -> float:
+    first, last = rows[0]["reward_mean"], rows[-1]["reward_mean"]
+    change = (last - first) / abs(first)
+    seconds = sum(value for row in rows for key, value in row.items() if key.startswith("seconds_"))
+    print(f"{seed:<6} {first:7.3f} {last:7.3f}  {change:+7.1%}  {int(rows[-1]['reward_queries']):7d}  {seconds:7.0f}")
+    return change
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Generated pages are up to date, and the README's commands are the ones CI runs."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_configuration_page_is_generated_from_the_schema() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["configuration"]()
+    assert (ROOT / "docs" / "configuration.md").read_text() == page, "run: python docs/generate.py"
+
+
+def test_every_key_of_the_configuration_says_what_it_means() -> None:
+    rows = [line for line in (ROOT / "docs" / "configuration.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 30
+    assert not [row for row in rows if row.rstrip("| ").endswith("|") or row.split("|")[-2].strip() == ""]
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text().splitlines()
+    commands = [line for line in readme if line.startswith("pip install uv && uv run")]
+    assert [("pytest" in line, "stepcredit train" in line) for line in commands] == [(False, True), (True, False)]
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
