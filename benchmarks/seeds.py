@@ -1,9 +1,10 @@
 """Train one recipe on several seeds and report the reward of the first and the last epoch's batch, seed by seed.
 
-    OMP_NUM_THREADS=1 uv run python benchmarks/seeds.py --seeds 101 102 103 104 105 --run runs/seeds [section.key=value ...]
+    OMP_NUM_THREADS=1 uv run python benchmarks/seeds.py --seeds 101 102 103 104 105 --run runs/seeds
 
-Each seed is a run of its own, `--jobs` at a time as separate processes. Finished runs are not repeated. The change is
-(last - first) / |first|: for JPEG compressibility, whose reward is minus the size, the share by which the mean size fell.
+Each seed is a run of its own, `--jobs` at a time as separate processes. Finished runs are not repeated; overrides
+(section.key=value) go last. The change is (last - first) / |first|: for JPEG compressibility, whose reward is minus the
+size, the share by which the mean size fell.
 """
 
 from __future__ import annotations

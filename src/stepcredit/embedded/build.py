@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from transformers import CLIPTextModel
 
 from stepcredit.embedded import networks, training
 from stepcredit.embedded.checker import Checker, accuracy_table, attribute_hits
+from stepcredit.embedded.pipeline import WEIGHTS
 from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import caption, held_out_captions, sample_scene
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (out / "seconds.json").write_text(json.dumps(seconds, indent=1))
 
     tokenizer = build_tokenizer()
+    recipe = training.DenoiserRecipe(steps=options.denoiser_steps)
     if "checker" in options.stages:
         timed(
             "checker",
@@ -66,7 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     if "denoiser" in options.stages:
         vae = AutoencoderKL.from_pretrained(out / "vae")
-        recipe = training.DenoiserRecipe(steps=options.denoiser_steps)
         timed(
             "denoiser",
             out / "unet",
@@ -75,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     if "package" in options.stages:
         package(out, seconds, {"seed": seed, "threads": options.threads, "denoiser": asdict(recipe)})
+    if options.install:
+        shutil.copytree(out / "package", WEIGHTS, dirs_exist_ok=True)
 
 
 def package(out: Path, seconds: dict[str, float], how: dict[str, Any]) -> None:
@@ -86,7 +90,9 @@ def package(out: Path, seconds: dict[str, float], how: dict[str, Any]) -> None:
         CLIPTextModel.from_pretrained(out / "text_encoder"),
         build_tokenizer(),
     )
-    pipeline.to(dtype=torch.float16).save_pretrained(target / "pipeline")
+    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        part.half()
+    pipeline.save_pretrained(target / "pipeline")
     weights = {name: value.half() for name, value in load_file(out / "checker.safetensors").items()}
     save_file(weights, target / "checker.safetensors")
 
@@ -98,6 +104,7 @@ def package(out: Path, seconds: dict[str, float], how: dict[str, Any]) -> None:
         "seconds": seconds,
         "machine": {"processor": platform.machine(), "torch": torch.__version__},
         "checker_on_renders": evaluate_checker(checker.eval()),
+        "autoencoder_psnr": evaluate_autoencoder(pipeline.vae),
         "samples": evaluate_pipeline(pipeline, checker),
     }
     (target / "report.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -109,6 +116,15 @@ def evaluate_checker(checker: Checker, count: int = 2000, seed: int = EVALUATION
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng) for _ in range(count)]
     return accuracy_table(attribute_hits(checker, render(scenes, rng), [caption(scene) for scene in scenes]))
+
+
+@torch.no_grad()
+def evaluate_autoencoder(vae: AutoencoderKL, count: int = 512, seed: int = EVALUATION_SEED) -> float:
+    """Peak signal-to-noise ratio in dB of fresh renders through the autoencoder."""
+    rng = np.random.default_rng(seed)
+    images = render([sample_scene(rng) for _ in range(count)], rng)
+    decoded = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
+    return float(-10 * (decoded.clamp(0, 1) - images).square().mean().log10())
 
 
 @torch.no_grad()
@@ -162,6 +178,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--stages", nargs="+", choices=stages, default=stages)
+    parser.add_argument(
+        "--install", action="store_true", help="make the package the embedded pipeline of this checkout"
+    )
     parser.add_argument("--denoiser-steps", type=int, default=training.DenoiserRecipe.steps)
     return parser.parse_args(arguments)
 
