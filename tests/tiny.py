@@ -5,14 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import Tensor
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from stepcredit.config import ModelSection, SampleSection
+from stepcredit.maths import gaussian
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.types import Policy, Prompt
+from stepcredit.types import Policy, Prompt, Trajectory
 
 TEXT_WIDTH = 16
 PROMPTS = [Prompt(text, {"number": number}) for number, text in enumerate(["a cat", "two dogs", "a red fox", "sea"])]
@@ -93,19 +113,79 @@ def tiny_sd(seed: int = 0, **scheduler: Any) -> StableDiffusionPipeline:
     return pipeline
 
 
+def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
+    """As `tiny_sd`, with two text encoders, pooled embeddings and an Euler scheduler, as SDXL comes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = tiny_tokenizer()
+        unet = tiny_unet(
+            cross_attention_dim=2 * TEXT_WIDTH,
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
+        )
+        pipeline = StableDiffusionXLPipeline(
+            vae=tiny_vae().eval(),
+            text_encoder=tiny_text_encoder(tokenizer).eval(),
+            text_encoder_2=tiny_text_encoder(tokenizer, CLIPTextModelWithProjection).eval(),
+            tokenizer=tokenizer,
+            tokenizer_2=tiny_tokenizer(),
+            unet=unet.eval(),
+            scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_pixart(seed: int = 0) -> PixArtSigmaPipeline:
+    """A transformer with learned variance behind a T5 encoder and its attention mask, and a DPM-Solver scheduler."""
+    letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=1,
+            patch_size=2,
+            attention_head_dim=4,
+            num_attention_heads=2,
+            in_channels=4,
+            out_channels=8,
+            caption_channels=TEXT_WIDTH,
+            cross_attention_dim=8,
+            use_additional_conditions=False,
+        )
+        torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+        pipeline = PixArtSigmaPipeline(
+            tokenizer=T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=12),
+            text_encoder=T5EncoderModel(
+                T5Config(vocab_size=64, d_model=TEXT_WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+            ).eval(),
+            vae=tiny_vae().eval(),
+            transformer=transformer.eval(),
+            scheduler=DPMSolverMultistepScheduler(),
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def tiny_policy(
-    pipeline: Any = None,
-    *,
-    steps: int = 4,
-    guidance: float = 5.0,
-    batch: int | None = None,
-    seed: int = 0,
-    **model: Any,
+    pipeline: Any = None, seed: int = 0, call: dict[str, Any] | None = None, **options: Any
 ) -> PipelinePolicy:
-    """A policy of `pipeline` (a fresh `tiny_sd`); the keywords of `model` are those of ModelSection."""
+    """A policy of `pipeline` (a fresh `tiny_sd`); the keywords are fields of SampleSection or ModelSection."""
     pipeline = tiny_sd() if pipeline is None else pipeline
-    adapter = attach(pipeline, ModelSection(**model), seed)
-    return PipelinePolicy(pipeline, adapter, SampleSection(steps=steps, guidance=guidance, batch=batch))
+    sample = {name: options.pop(name) for name in list(options) if name in SampleSection.model_fields}
+    section = SampleSection(**{"steps": 4, "guidance": 5.0, "call": call or {}, **sample})
+    return PipelinePolicy(pipeline, attach(pipeline, ModelSection(**options), seed), section)
+
+
+def log_prob(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Tensor:
+    """(B,) or (len(rows),): the log-probability of a recorded step under the policy as it is now."""
+    transition = policy.replay(trajectory, step, rows)
+    following = trajectory.latents[:, step + 1]
+    return gaussian.log_prob(following if rows is None else following[rows], transition.mean, transition.std)
 
 
 def perturb(policy: Policy, scale: float = 0.1, seed: int = 0) -> None:

@@ -38,13 +38,17 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in checkpoint.tensors.items()}
     save_file(tensors, partial / _TENSORS)
     digest = _digest(partial / _TENSORS)
-    state = {"epoch": checkpoint.epoch, "tensors_sha256": digest, "state": checkpoint.state}
-    (partial / _STATE).write_text(json.dumps(state))
+    body = {"epoch": checkpoint.epoch, "tensors_sha256": digest, "state": checkpoint.state}
+    (partial / _STATE).write_text(json.dumps(body | {"sha256": _seal(body)}))
     for path in (partial / _TENSORS, partial / _STATE, partial):
         _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
+    replaced = root / f".replaced_{target.name}"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
     partial.rename(target)
     _sync(root)
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in found(root)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -52,17 +56,22 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 def found(root: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
-    return sorted(root.glob("epoch_[0-9][0-9][0-9][0-9]*"), key=lambda path: int(path.name.removeprefix("epoch_")))
+    numbered = {path.name.removeprefix("epoch_"): path for path in root.glob("epoch_*")}
+    return [numbered[digits] for digits in sorted(filter(str.isdecimal, numbered), key=int)]
 
 
 def load(folder: Path) -> Checkpoint:
     """Read one checkpoint; InputError naming the folder if it is incomplete or damaged."""
     try:
-        header = json.loads((folder / _STATE).read_text())
-        if _digest(folder / _TENSORS) != header["tensors_sha256"]:
-            raise InputError(f"checkpoint {folder} is damaged: {_TENSORS} does not match its checksum")
-        return Checkpoint(header["epoch"], load_file(folder / _TENSORS), header["state"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        body = json.loads((folder / _STATE).read_text())
+        for name, sound in (
+            (_STATE, body.pop("sha256") == _seal(body)),
+            (_TENSORS, body["tensors_sha256"] == _digest(folder / _TENSORS)),
+        ):
+            if not sound:
+                raise InputError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
+        return Checkpoint(body["epoch"], load_file(folder / _TENSORS), body["state"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"checkpoint {folder} is damaged: {error}") from error
 
 
@@ -83,6 +92,10 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _seal(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -52,7 +52,7 @@ class TrainSection(_Section):
     betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
     adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this norm")
-    updates_per_epoch: int = Field(2, ge=1, description="optimiser steps per pass over an epoch's images")
+    updates_per_epoch: int = Field(4, ge=1, description="optimiser steps per pass over an epoch's images")
     inner_epochs: int = Field(1, ge=1, description="passes over an epoch's images")
     microbatch: int | None = Field(None, ge=1, description="images per forward; None is a whole update group")
     clip_range: float = Field(1e-2, gt=0, description="c of the clipped ratio; ratios are per latent element")

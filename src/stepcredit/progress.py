@@ -45,12 +45,13 @@ class ConsoleProgress(Progress):
             transient=True,
         )
         self._finished = 0
-        self._task = self._bar.add_task("", total=epochs, epoch=0, epochs=epochs, phase="loading", reward="")
+        self._task = self._bar.add_task("", total=epochs, epoch=0, epochs=epochs, phase="starting", reward="")
 
     def start(self, finished: int) -> None:
         """Begin to count, `finished` epochs being done already."""
         self._finished = finished
-        self._bar.reset(self._task, completed=finished, epoch=finished)
+        fields = {**self._bar.tasks[0].fields, "epoch": finished}  # reset drops what it is not given
+        self._bar.reset(self._task, completed=finished, **fields)
 
     def __enter__(self) -> ConsoleProgress:
         self._bar.start()

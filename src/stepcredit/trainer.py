@@ -1,9 +1,13 @@
-"""The training loop. `Trainer.epoch` reads top to bottom: prompts, rollout, reward, advantage, credit, update."""
+"""The training loop: `Trainer.epoch` reads top to bottom."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,33 +21,27 @@ from stepcredit.grids import save_grid
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
 from stepcredit.measure import Clock, peak_memory_bytes
 from stepcredit.policy.self_check import self_check
+from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
-from stepcredit.rewards import RewardError
+from stepcredit.rewards import RewardError, checked
 from stepcredit.seeds import Stream, sample_seeds, shuffle_generator
 from stepcredit.tracking import RunDirectory
-from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Rollout, Trajectory
+from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
-
-Metrics = dict[str, float]
-
-
-class Progress(Protocol):
-    """Where a run tells how it goes."""
-
-    def note(self, text: str) -> None: ...
-
-    def phase(self, name: str) -> None: ...
-
-    def tick(self, done: int, total: int) -> None: ...
-
-    def epoch(self, metrics: Metrics) -> None: ...
 
 
 class Trainer:
     """Trains `policy` on `reward`, spreading each image's advantage over its steps by `credit`.
 
     Every random number of a run is a function of its seed, the epoch and the image's index, so the state of a run is:
-    weights, optimiser, statistics of rewards and step advantages, and two counters.
+    weights, optimiser, statistics of rewards and step advantages, and two counters. Nothing is written before `train`.
+
+    Args:
+        prompts: the whole prompt source; each epoch draws from it.
+        weights_dir: where the trained weights are exported to, `run.lora_dir` by default.
+
+    Raises:
+        InputError: the prompts are too few for the epoch that `config` asks for.
     """
 
     def __init__(
@@ -54,17 +52,20 @@ class Trainer:
         credit: CreditAssigner,
         prompts: Sequence[Prompt],
         run: RunDirectory,
-        progress: Progress,
+        progress: Progress | None = None,
+        weights_dir: Path | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
-        self.reward = reward
+        self.reward = checked(reward, config.reward.name)
         self.credit = credit
         self.prompts = prompts
         self.run = run
-        self.progress = progress
+        self.progress = progress or Progress()
+        self.weights_dir = weights_dir or run.lora_dir
         self.finished_epochs = 0
         self.reward_queries = 0
+        self.replays = not config.run.self_check
         train = config.train
         self.optimiser = torch.optim.AdamW(
             policy.parameters(),
@@ -76,32 +77,39 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(enabled=config.model.dtype == "float16")
         self.reward_statistics = PromptStatistics(train.buffer_size, train.min_count)
         self.step_statistics = StepStatistics(train.buffer_size, train.min_count)
+        self._require_images()
 
-    def train(self) -> None:
-        """Run the epochs that are left. The run directory is complete when it returns."""
+    def train(self) -> Path:
+        """Run the epochs that are left, export the weights and return where they are: the run directory is complete."""
         if self.finished_epochs == 0:
             self.save_checkpoint()
+        if self._due(self.config.run.grid_every) and not self.run.grid_path(self.finished_epochs).exists():
             self.draw_grid()
         while self.finished_epochs < self.config.train.epochs:
             self.epoch(self.finished_epochs)
-        self.policy.export(self.run.lora_dir)
+        return self.policy.export(self.weights_dir)
 
     def epoch(self, epoch: int) -> None:
         clock = Clock()
         prompts = self.draw_prompts(epoch)
         with clock("sampling"):
-            rollout = self.sample(prompts, epoch)
+            trajectory, images = self.sample(prompts, epoch)
         with clock("reward"):
-            rewards = self.score(rollout.images, prompts)
-        advantage = self.advantage(rollout.trajectory.prompts, rewards)
-        step_advantages = self.step_advantages(rollout.trajectory, advantage)
+            rewards = self.score(images, prompts, f"epoch {epoch + 1}")
+        advantage = self.advantage(trajectory.prompts, rewards)
+        step_advantages = self.step_advantages(trajectory, advantage)
+        credited = self.credit.diagnostics(trajectory) | {"credit_profile": credit_profile(trajectory, step_advantages)}
+        trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
         with clock("training"):
-            updated = self.update(rollout.trajectory, step_advantages, epoch)
+            updated = self.update(trajectory, step_advantages, epoch)
 
         self.finished_epochs += 1
         self.reward_queries += len(prompts)
-        self.record(rewards, updated | self.credit.diagnostics(rollout.trajectory) | clock.metrics())
-        self.keep()
+        self.record(rewards, updated | credited | clock.metrics())
+        if self._due(self.config.run.checkpoint_every):
+            self.save_checkpoint()
+        if self._due(self.config.run.grid_every):
+            self.draw_grid()
 
     def draw_prompts(self, epoch: int) -> list[Prompt]:
         sample = self.config.sample
@@ -114,24 +122,25 @@ class Trainer:
             images_per_prompt=sample.images_per_prompt,
         )
 
-    def sample(self, prompts: Sequence[Prompt], epoch: int) -> Rollout:
-        """One image per prompt; before the first update also the self-check."""
+    def sample(self, prompts: Sequence[Prompt], epoch: int) -> tuple[Trajectory, Tensor]:
+        """One walk and one image (B,3,H,W) per prompt. The first batch after a start or resume is replayed to check."""
         self.progress.phase("sampling")
         seeds = sample_seeds(self.config.run.seed, Stream.TRAINING, epoch * len(prompts), len(prompts))
         rollout = self.policy.rollout(prompts, seeds, keep_x0=self.credit.needs_x0)
-        if epoch == 0 and self.config.run.self_check:
+        if not self.replays:
             self.progress.phase("self-check")
-            self.progress.note(f"self-check: {self_check(self.policy, rollout.trajectory)}")
-        return rollout
+            self.progress.note(f"self-check: {self_check(self.policy, rollout.trajectory, self.config.sample.batch)}")
+            self.replays = True
+        return rollout.trajectory, rollout.images
 
-    def score(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """Rewards (B,). If the reward fails, the run is checkpointed and RewardError names the epoch."""
+    def score(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Tensor:
+        """Rewards (B,). If the reward fails, the run is checkpointed and RewardError says `where` and how to go on."""
         self.progress.phase("reward")
         try:
             return self.reward(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
         except RewardError as error:
-            where = self.save_checkpoint()
-            raise RewardError(f"epoch {self.finished_epochs + 1}: {error}; resume from {where}") from error
+            self.save_checkpoint()
+            raise RewardError(f"{where}: {error}; mend it and go on with: {resume_command(self.run.path)}") from error
 
     def advantage(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
         """A (B,): rewards standardised as `train.advantage` says, then clipped."""
@@ -142,10 +151,15 @@ class Trainer:
                 advantage = self.reward_statistics.update(prompts, rewards)
             case "batch":
                 advantage = standardise(rewards)
+        if not advantage.any():
+            self.progress.note(
+                f"epoch {self.finished_epochs + 1}: nothing to learn, every image scored as those it is compared with "
+                f"(train.advantage={self.config.train.advantage})"
+            )
         return self._clip(advantage)
 
     def step_advantages(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped.
+        """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped again.
 
         The second standardisation pools trainable steps only; the others are not trained on.
         """
@@ -153,10 +167,10 @@ class Trainer:
         if self.config.credit.standardise:
             steps = trajectory.trainable.to(spread.device)
             pooled = self.step_statistics.update(trajectory.prompts, spread[:, steps])
-            spread[:, steps] = pooled.to(spread.device)
+            spread = spread.index_copy(1, steps.nonzero().flatten(), pooled)
         return self._clip(spread)
 
-    def update(self, trajectory: Trajectory, step_advantages: Tensor, epoch: int) -> Metrics:
+    def update(self, trajectory: Trajectory, step_advantages: Tensor, epoch: int) -> dict[str, float]:
         self.progress.phase("training")
         return update_policy(
             self.policy,
@@ -169,7 +183,7 @@ class Trainer:
             self.progress.tick,
         )
 
-    def record(self, rewards: Tensor, figures: Metrics) -> None:
+    def record(self, rewards: Tensor, figures: dict[str, Any]) -> None:
         """Append the epoch's row to metrics.jsonl."""
         row = {
             "epoch": self.finished_epochs,
@@ -182,23 +196,16 @@ class Trainer:
         self.run.append_metrics(row)
         self.progress.epoch(row)
 
-    def keep(self) -> None:
-        """Checkpoint and sample grid, where they are due or the run is over."""
-        over = self.finished_epochs == self.config.train.epochs
-        if over or self.finished_epochs % self.config.run.checkpoint_every == 0:
-            self.save_checkpoint()
-        if over or self.finished_epochs % self.config.run.grid_every == 0:
-            self.draw_grid()
-
     def draw_grid(self) -> None:
         """Sample the same prompts with the same noise as every time, score them and keep the picture."""
         self.progress.phase("sample grid")
         run = self.config.run
+        where = f"sample grid after epoch {self.finished_epochs}" if self.finished_epochs else "first sample grid"
         first = self.draw_prompts(epoch=0)[:: self.config.sample.images_per_prompt]
-        seen = evaluate(self.policy, self.score, first, run.grid_images, run.seed)
+        seen = evaluate(self.policy, partial(self.score, where=where), first, run.grid_images, run.seed)
         save_grid(self.run.grid_path(self.finished_epochs), seen.images, seen.captions())
 
-    def save_checkpoint(self) -> str:
+    def save_checkpoint(self) -> None:
         state = {
             "reward_queries": self.reward_queries,
             "reward_statistics": self.reward_statistics.state_dict(),
@@ -208,7 +215,7 @@ class Trainer:
         weights = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
         tensors = weights | checkpoint.optimiser_tensors(self.optimiser)
         saved = Checkpoint(self.finished_epochs, tensors, state)
-        return str(checkpoint.save(self.run.checkpoint_root, saved, self.config.run.keep_checkpoints))
+        checkpoint.save(self.run.checkpoint_root, saved, self.config.run.keep_checkpoints)
 
     def resume(self) -> None:
         """Go back to the newest checkpoint of the run, forgetting metrics written after it."""
@@ -216,6 +223,11 @@ class Trainer:
         if not folders:
             raise InputError(f"{self.run.path} holds no checkpoint to resume from")
         saved = checkpoint.load(folders[-1])
+        if saved.epoch > self.config.train.epochs:
+            raise InputError(
+                f"{self.run.path} has finished {saved.epoch} epochs already: "
+                f"train.epochs={self.config.train.epochs} cannot take any back"
+            )
         self.policy.load_state_dict(policy_tensors(saved))
         checkpoint.restore_optimiser(self.optimiser, saved.tensors)
         self.reward_statistics.load_state_dict(saved.state["reward_statistics"])
@@ -228,6 +240,30 @@ class Trainer:
     def _clip(self, advantage: Tensor) -> Tensor:
         limit = self.config.train.advantage_clip
         return advantage.clamp(-limit, limit)
+
+    def _due(self, every: int) -> bool:
+        """Whether what is done `every` so many epochs is due: every so many, and when the run is over."""
+        return self.finished_epochs % every == 0 or self.finished_epochs == self.config.train.epochs
+
+    def _require_images(self) -> None:
+        images, updates = len(self.draw_prompts(epoch=0)), self.config.train.updates_per_epoch
+        if updates > images:
+            raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images")
+
+
+def credit_profile(trajectory: Trajectory, step_advantages: Tensor) -> list[float]:
+    """How much each step counts in the update: mean |M_i| over images, scaled to mean 1 over the T steps.
+
+    A step that is not trained counts 0, and so does every step where all advantages are 0.
+    """
+    weight = step_advantages.detach().cpu().double().abs().mean(0) * trajectory.trainable.cpu()
+    mean = weight.mean()
+    return (weight / mean if mean > 0 else weight).tolist()
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a run."""
+    return f"stepcredit train --resume --run {shlex.quote(str(run))}"
 
 
 def policy_tensors(saved: Checkpoint) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import TrainSection
+from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
 from stepcredit.types import Policy, Trajectory
 
@@ -79,6 +80,8 @@ def update_policy(
 
 def image_groups(count: int, updates: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """A random partition of `count` images into `updates` groups that differ in size by at most one, rows ascending."""
+    if updates > count:
+        raise InputError(f"train.updates_per_epoch is {updates} but the epoch has only {count} images")
     for rows in np.array_split(rng.permutation(count), updates):
         yield torch.from_numpy(np.sort(rows))
 
@@ -95,12 +98,24 @@ def accumulate_gradient(
     first: bool = False,
 ) -> None:
     """Backpropagate the loss of one group: many images at one step per forward, one graph alive at a time."""
-    steps: Sequence[int] = trajectory.trainable.nonzero().flatten().tolist()
+    steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
+    if not steps:
+        raise InputError("every step of the walk has zero variance: nothing can be trained")
     terms = len(group) * len(steps)
     for rows in group.split(section.microbatch or len(group)):
+        reference = reference_means(policy, trajectory, steps, rows) if section.kl_weight else {}
         for step in steps:
-            value = step_loss(policy, trajectory, advantages, step, rows, section, statistics, first)
+            value = step_loss(
+                policy, trajectory, advantages, step, rows, section, statistics, reference.get(step), first
+            )
             scaler.scale(value.sum() / terms).backward()
+
+
+@torch.no_grad()
+def reference_means(policy: Policy, trajectory: Trajectory, steps: Sequence[int], rows: Tensor) -> dict[int, Tensor]:
+    """Each step's mean under the reference; all at once, because to swap the weights of a full adapter is slow."""
+    with policy.reference():
+        return {step: policy.replay(trajectory, step, _selection(trajectory, rows)).mean for step in steps}
 
 
 def step_loss(
@@ -111,18 +126,16 @@ def step_loss(
     rows: Tensor,
     section: TrainSection,
     statistics: UpdateStatistics,
+    reference_mean: Tensor | None,
     first: bool,
 ) -> Tensor:
-    """Loss (len(rows),) of some images at one step, indexed by the true step."""
-    whole = None if len(rows) == len(trajectory) else rows
-    transition = policy.replay(trajectory, step, whole)
+    """Loss (len(rows),) of some images at one step, indexed by the true step; with KL if there is a reference."""
+    transition = policy.replay(trajectory, step, _selection(trajectory, rows))
     following, old = trajectory.latents[rows, step + 1], trajectory.log_probs[rows, step]
     log_prob = gaussian.log_prob(following, transition.mean, transition.std)
     value = loss.clipped_surrogate(log_prob, old, advantages[rows, step], section.clip_range)
-    if section.kl_weight:
-        with torch.no_grad(), policy.reference():
-            reference = policy.replay(trajectory, step, whole)
-        divergence = gaussian.kl(transition.mean, reference.mean, transition.std)
+    if reference_mean is not None:
+        divergence = gaussian.kl(transition.mean, reference_mean, transition.std)
         statistics.reference_kl.append(divergence.detach().mean())
         value = value + section.kl_weight * divergence
     with torch.no_grad():
@@ -132,3 +145,8 @@ def step_loss(
         if first:
             statistics.first_ratio.append(loss.ratio_max_deviation(log_prob, old))
     return value
+
+
+def _selection(trajectory: Trajectory, rows: Tensor) -> Tensor | None:
+    """`rows` for `Policy.replay`; None, which replays exactly, where ascending rows are all there are."""
+    return None if len(rows) == len(trajectory) else rows

@@ -4,66 +4,87 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+
 from stepcredit import checkpoint, recipes
-from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.policy.loading import load_policy
 from stepcredit.prompts import load_prompts
-from stepcredit.quiet import quiet_libraries
 from stepcredit.rewards.images import to_pil
 from stepcredit.seeds import Stream, sample_seeds
-from stepcredit.tracking import RunDirectory
+from stepcredit.tracking import RunDirectory, write_atomically
 from stepcredit.trainer import policy_tensors
 from stepcredit.types import Policy, Prompt
 
-BATCH = 64
+BATCH = 16
+"""Images in memory at a time; of these, a run samples as many at once as its `sample.batch` says."""
 
 
 def sample(
     source: str, texts: Sequence[str], prompt_source: str | None, out: Path, images_per_prompt: int, seed: int
 ) -> None:
     """Write PNGs and samples.jsonl (prompt, image number, file) into `out`."""
-    quiet_libraries()
     prompts = [Prompt(text) for text in texts] + (load_prompts(prompt_source) if prompt_source else [])
     if not prompts:
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
     policy = _policy(source)
     wanted = [prompt for prompt in prompts for _ in range(images_per_prompt)]
-    seeds = sample_seeds(seed, Stream.EVALUATION, 0, len(wanted))
-    try:
+    with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}") from error
-    with (out / "samples.jsonl").open("w", encoding="utf-8") as index:
-        for start in range(0, len(wanted), BATCH):
-            chunk = wanted[start : start + BATCH]
-            pictures = to_pil(policy.rollout(chunk, seeds[start : start + BATCH]).images)
-            for number, (prompt, picture) in enumerate(zip(chunk, pictures, strict=True), start):
-                name = f"{number:04d}_{_slug(prompt.text)}.png"
-                picture.save(out / name)
-                index.write(json.dumps({"prompt": prompt.text, "number": number, "file": name}) + "\n")
+    lines = []
+    for number, (prompt, picture) in enumerate(_pictures(policy, wanted, seed)):
+        name = f"{number:04d}_{_slug(prompt.text)}.png"
+        with _writing(out):
+            picture.save(out / name)
+        lines.append(json.dumps({"prompt": prompt.text, "number": number, "file": name}) + "\n")
+    with _writing(out):
+        write_atomically(out / "samples.jsonl", "".join(lines).encode())
     print(f"{len(wanted)} images in {out}")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
+
+
+def _pictures(policy: Policy, wanted: Sequence[Prompt], seed: int) -> Iterator[tuple[Prompt, Image.Image]]:
+    """Every prompt with its picture, whose noise depends on `seed` and its place alone."""
+    seeds = sample_seeds(seed, Stream.EVALUATION, 0, len(wanted))
+    for start in range(0, len(wanted), BATCH):
+        chunk = wanted[start : start + BATCH]
+        images = policy.rollout(chunk, seeds[start : start + BATCH]).images
+        yield from zip(chunk, to_pil(images), strict=True)
 
 
 def _policy(source: str) -> Policy:
     """The policy of a run directory with its newest weights, or of a model as it is."""
+    from stepcredit.policy.loading import load_policy  # diffusers takes longest to import
+    from stepcredit.quiet import quiet_libraries
+
+    quiet_libraries()
     folder = Path(source)
-    if not (folder / "config.yaml").is_file():
-        return load_policy(recipes.validate({"model": {"path": source}}, "sample"))
-    directory = RunDirectory.open(folder)
-    policy = load_policy(_for_sampling(directory.config))
-    saved = checkpoint.found(directory.checkpoint_root)
+    if (folder / "config.yaml").is_file():
+        return _trained(RunDirectory.open(folder))
+    if source != "embedded" and folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise InputError(f"{source} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
+    return load_policy(recipes.validate({"model": {"path": source}}, "sample"))
+
+
+def _trained(directory: RunDirectory) -> Policy:
+    from stepcredit.policy.loading import load_policy
+
+    config, saved = directory.config, checkpoint.found(directory.checkpoint_root)
     if not saved:
-        raise InputError(f"{folder} holds no checkpoint to sample from")
+        raise InputError(f"{directory.path} holds no checkpoint to sample from")
+    policy = load_policy(config)
     policy.load_state_dict(policy_tensors(checkpoint.load(saved[-1])))
     return policy
-
-
-def _for_sampling(config: TrainConfig) -> TrainConfig:
-    return config.model_copy(update={"sample": config.sample.model_copy(update={"batch": BATCH})})
 
 
 def _slug(text: str) -> str:

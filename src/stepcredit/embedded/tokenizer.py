@@ -11,10 +11,12 @@ MAX_LENGTH = 24
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIPTokenizer in which every word of the world is one token.
+    """A CLIPTokenizer in which every word of the world but `striped` and `triangle` is one token.
 
     The vocabulary is the byte alphabet (with and without end-of-word mark), one token per prefix of every known word,
-    and the two special tokens. Prefix merges make the byte-pair encoder rebuild each known word left to right.
+    and the two special tokens. Prefix merges make the byte-pair encoder rebuild each known word left to right, unless a
+    merge of an earlier word breaks in: `ri`, of `right`, cuts those two into 5 and 7 pieces. The packaged weights read
+    them so; the longest caption still fits MAX_LENGTH exactly.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]

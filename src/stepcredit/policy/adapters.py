@@ -47,6 +47,8 @@ def attach(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> Ada
         if isinstance(component, nn.Module):
             component.requires_grad_(False).eval()
     if section.adapter == "full":
+        if section.dtype == "float16":
+            raise InputError("float16 weights cannot be trained: set model.dtype=float32, or model.adapter=lora")
         return FullAdapter(pipeline)
     return LoraAdapter(pipeline, section.lora_rank, section.lora_alpha, section.lora_targets, seed)
 
@@ -64,6 +66,8 @@ class LoraAdapter:
         self._name = denoiser_name(pipeline)
         self._denoiser: Any = getattr(pipeline, self._name)
         self._scale = (rank if alpha is None else alpha) / rank
+        if not (hasattr(self._denoiser, "add_adapter") and hasattr(pipeline, "save_lora_weights")):
+            raise InputError(f"diffusers has no LoRA for {type(pipeline).__name__}: set model.adapter=full")
         config = LoraConfig(
             r=rank,
             lora_alpha=rank if alpha is None else alpha,
@@ -75,17 +79,22 @@ class LoraAdapter:
             try:
                 self._denoiser.add_adapter(config)
             except ValueError as error:
-                raise InputError(f"LoRA targets {list(targets)} match nothing in the {self._name}") from error
-        for parameter in self.parameters():
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"LoRA targets {list(targets)} do not fit the {self._name}: {reason}") from error
+        self._denoiser.eval()
+        self._parameters = [parameter for parameter in self._denoiser.parameters() if parameter.requires_grad]
+        for parameter in self._parameters:
             parameter.data = parameter.data.float()
 
     def parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self._denoiser.parameters() if parameter.requires_grad]
+        return list(self._parameters)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in get_peft_model_state_dict(self._denoiser).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if state.keys() != self.state_dict().keys():
+            raise InputError(f"these weights are not of this adapter: it has {len(self._parameters)} LoRA matrices")
         set_peft_model_state_dict(self._denoiser, state)
 
     @contextmanager

@@ -107,7 +107,7 @@ def _require_complete(folder: Path) -> None:
     """Without its configuration or vocabulary, transformers makes up a random text encoder or an empty tokenizer."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     for name, entry in index.items():
-        if not isinstance(entry, list) or None in entry:
+        if name.startswith("_") or not isinstance(entry, list) or None in entry:
             continue
         tokenizer = "Tokenizer" in entry[-1]
         files = _VOCABULARIES if tokenizer else ("*config.json",)

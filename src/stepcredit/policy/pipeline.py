@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from stepcredit.config import SampleSection
+from stepcredit.errors import InputError, unknown
 from stepcredit.maths import Transition
 from stepcredit.policy.adapters import Adapter
 from stepcredit.policy.reentry import Recording, record, replay
@@ -20,12 +22,24 @@ from stepcredit.policy.schedulers import RecordingDDIMScheduler
 from stepcredit.policy.tape import Recorder
 from stepcredit.types import Prompt, Rollout, Trajectory
 
+_ALWAYS = "the policy gives it itself"
+_OURS = {
+    "prompt": "prompts come from prompts.source",
+    "num_inference_steps": "it is sample.steps",
+    "guidance_scale": "it is sample.guidance",
+    "eta": "it is sample.eta",
+    "num_images_per_prompt": "it is sample.images_per_prompt",
+    **dict.fromkeys(("generator", "latents", "output_type", "return_dict"), _ALWAYS),
+    **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds", "timesteps", "sigmas"), "it cannot be replayed"),
+}
+
 
 class PipelinePolicy:
     """Rollouts run the pipeline as it stands, with a recording scheduler; replays re-enter it (see `reentry`)."""
 
     def __init__(self, pipeline: DiffusionPipeline, adapter: Adapter, sample: SampleSection) -> None:
         pipeline.scheduler = RecordingDDIMScheduler.replacing(pipeline.scheduler)
+        _require_callable(pipeline, sample)
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline = pipeline
         self.adapter = adapter
@@ -65,7 +79,13 @@ class PipelinePolicy:
     def _rollout_batch(self, prompts: Sequence[Prompt], seeds: Sequence[int], keep_x0: bool) -> Rollout:
         texts = [prompt.text for prompt in prompts]
         tape = Recorder(self.sample.eta, [torch.Generator().manual_seed(seed) for seed in seeds], keep_x0)
-        output, recording = record(self.pipeline, texts, self._call(), tape)
+        try:
+            output, recording = record(self.pipeline, texts, self._call(), tape)
+        except ValueError as error:
+            if not self.sample.call:
+                raise
+            kind, reason = type(self.pipeline).__name__, " ".join(str(error).split())
+            raise InputError(f"{kind} refuses sample.call: {reason}") from error
         trajectory = Trajectory(
             latents=torch.stack(tape.latents, dim=1),
             timesteps=torch.stack(tape.timesteps),
@@ -85,6 +105,19 @@ class PipelinePolicy:
             "guidance_scale": self.sample.guidance,
             "output_type": "pt",
         }
+
+
+def _require_callable(pipeline: DiffusionPipeline, sample: SampleSection) -> None:
+    """Refuse what the pipeline's `__call__` or its schedule cannot take, before anything is sampled."""
+    named = [name for name in inspect.signature(type(pipeline).__call__).parameters if name != "self"]
+    for name in sample.call:
+        if name in _OURS:
+            raise InputError(f"sample.call.{name} cannot be set: {_OURS[name]}")
+        if name not in named:
+            raise unknown(f"argument of {type(pipeline).__name__} in sample.call", name, set(named) - _OURS.keys())
+    levels = pipeline.scheduler.config.num_train_timesteps
+    if sample.steps > levels:
+        raise InputError(f"sample.steps is {sample.steps} but the model has only {levels} noise levels")
 
 
 def _joined(parts: Sequence[Rollout]) -> Rollout:

@@ -41,7 +41,7 @@ class Recording:
     prompts: tuple[str, ...]
 
     def rows(self, rows: Tensor) -> Recording:
-        """The recording of some of its samples: tensors and lists whose first length is B are indexed."""
+        """The recording of some of its samples: tensors whose first length is B are indexed."""
         count, indices = len(self.prompts), rows.tolist()
 
         def pick(value: Any) -> Any:
@@ -140,11 +140,17 @@ def _remembering(function: Callable[..., Any], results: list[Any]) -> Callable[.
 
 @contextmanager
 def _substituted(pipeline: DiffusionPipeline, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    pipeline.__dict__[name] = function
+    """`pipeline.name` is `function` for a while. Written to __dict__, past DiffusionPipeline's bookkeeping of parts."""
+    attributes = pipeline.__dict__
+    had, before = name in attributes, attributes.get(name)
+    attributes[name] = function
     try:
         yield
     finally:
-        del pipeline.__dict__[name]
+        if had:
+            attributes[name] = before
+        else:
+            del attributes[name]
 
 
 @contextmanager

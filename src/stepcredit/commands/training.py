@@ -1,0 +1,135 @@
+"""Starts a run or goes on with one, and leaves a run directory that tells how it went."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stepcredit import checkpoint
+from stepcredit.config import TrainConfig
+from stepcredit.credit import build_credit
+from stepcredit.errors import InputError, Interrupted
+from stepcredit.progress import ConsoleProgress
+from stepcredit.prompts import load_prompts
+from stepcredit.report import write_report
+from stepcredit.rewards import RewardError, build_reward
+from stepcredit.tracking import RunDirectory
+from stepcredit.trainer import Trainer, resume_command
+
+
+def start_run(config: TrainConfig, path: Path) -> None:
+    """A new run in `path`. Nothing of one that cannot begin is left behind."""
+    progress = ConsoleProgress(config.train.epochs)
+    trainer = _trainer(config, RunDirectory(path), progress)
+    RunDirectory.create(path, config, ["stepcredit", *sys.argv[1:]])
+    with _discarded_unless_begun(trainer):
+        _train(trainer, progress)
+
+
+def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
+    """Go on with the run in `directory` under `config`, which becomes its configuration."""
+    progress = ConsoleProgress(config.train.epochs)
+    trainer = _trainer(config, directory, progress)
+    trainer.resume()
+    if config != directory.config:
+        directory.rewrite_config(config)
+    _train(trainer, progress)
+
+
+def _trainer(config: TrainConfig, directory: RunDirectory, progress: ConsoleProgress) -> Trainer:
+    """Everything that a run needs, what is quick to refuse first."""
+    prompts = load_prompts(config.prompts.source)
+    credit, reward = build_credit(config.credit), build_reward(config.reward)
+
+    from stepcredit.policy.adapters import denoiser_name  # diffusers takes longest to import
+    from stepcredit.policy.loading import load_policy
+    from stepcredit.quiet import quiet_libraries
+
+    quiet_libraries()
+    policy = load_policy(config)
+    full = config.model.adapter == "full"
+    weights_dir = directory.path / denoiser_name(policy.pipeline) if full else directory.lora_dir
+    return Trainer(config, policy, reward, credit, prompts, directory, progress, weights_dir)
+
+
+def _train(trainer: Trainer, progress: ConsoleProgress) -> None:
+    directory = trainer.run
+    try:
+        with progress, directory, _reported(directory):
+            progress.start(trainer.finished_epochs)
+            progress.note(_opening(trainer))
+            weights = trainer.train()
+    except KeyboardInterrupt:
+        raise Interrupted(_interruption(directory)) from None
+    progress.note(_closing(trainer, weights))
+
+
+@contextmanager
+def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
+    """Take the new run directory away if there is nothing in it to go on with: `create` had found it empty."""
+    directory = trainer.run
+    try:
+        yield
+    except RewardError:
+        raise  # the run goes on once the reward is mended
+    except InputError:
+        if trainer.finished_epochs == 0:
+            shutil.rmtree(directory.path, ignore_errors=True)
+        raise
+    except Interrupted:
+        if not checkpoint.found(directory.checkpoint_root):
+            shutil.rmtree(directory.path, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _reported(directory: RunDirectory) -> Iterator[None]:
+    """Write the report however the run ends; if the run failed, its error is the one that is told."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            write_report(directory.path)
+        raise
+    write_report(directory.path)
+
+
+def _interruption(directory: RunDirectory) -> str:
+    kept = checkpoint.found(directory.checkpoint_root)
+    if not kept:
+        return "interrupted before the first checkpoint; nothing was kept"
+    return f"interrupted; kept {kept[-1]}, go on with: {resume_command(directory.path)}"
+
+
+def _opening(trainer: Trainer) -> str:
+    config, finished = trainer.config, trainer.finished_epochs
+    start = f"resuming after epoch {finished}" if finished else "training"
+    images = len(trainer.draw_prompts(epoch=0))
+    return (
+        f"{start}: {config.model.path}, reward {config.reward.name}, credit {config.credit.name}, "
+        f"{images} images x {config.sample.steps} steps an epoch, in {trainer.run.path}"
+    )
+
+
+def _closing(trainer: Trainer, weights: Path) -> str:
+    directory = trainer.run
+    rows = directory.metrics()
+    if not rows:
+        return f"nothing to train: train.epochs is 0; {directory.path} holds the starting grid"
+    grids = sorted((directory.path / "samples").glob("epoch_*.png"))
+    first, last = rows[0]["reward_mean"], rows[-1]["reward_mean"]
+    prompt = shlex.quote(trainer.prompts[0].text)
+    return "\n".join(
+        [
+            f"reward {first:.3f} -> {last:.3f} after {rows[-1]['reward_queries']} reward queries",
+            f"  pictures  {grids[0]}  (before)",
+            f"            {grids[-1]}  (after)",
+            f"  curve     {directory.report_path}",
+            f"  weights   {weights}",
+            f"  sample    stepcredit sample {shlex.quote(str(directory.path))} --prompt {prompt} --out samples",
+        ]
+    )

@@ -1,0 +1,204 @@
+"""The embedded pipeline through the command line: one small run, looked at from every side."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tests.commands.command_line import TINY, newest_checkpoint, refused, rows, stepcredit, tree
+
+from stepcredit.embedded.pipeline import load_pipeline
+
+REWARD = """
+from pathlib import Path
+
+def reward(images, prompts, metadata):
+    reward.calls = getattr(reward, "calls", 0) + 1
+    if Path("stop").exists() and reward.calls == int(Path("stop").read_text()):
+        print("waiting for a signal", flush=True)
+        while True:
+            pass
+    return images.mean((2, 3))[:, 0]
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working directory in which `whole` is a run of four epochs on the reward of reward.py."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "reward.py").write_text(REWARD)
+    with chdir(folder):
+        said = stepcredit("train", *TINY, "train.epochs=4", "reward.name=reward.py:reward", "--run", "whole")
+        assert (said.code, said.err) == (0, "")
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def test_the_run_directory_holds_exactly_what_the_design_says(place: Path) -> None:
+    found = {name.replace("\\", "/") for name in tree(place / "whole")}
+    events = {name for name in found if name.startswith("tensorboard/")}
+    assert len(events) == 1
+    assert found - events == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "report.html",
+        "tensorboard",
+        "samples",
+        "samples/epoch_0000.png",
+        "samples/epoch_0004.png",
+        "checkpoints",
+        *(f"checkpoints/epoch_000{epoch}" for epoch in (3, 4)),
+        *(f"checkpoints/epoch_000{epoch}/state.json" for epoch in (3, 4)),
+        *(f"checkpoints/epoch_000{epoch}/tensors.safetensors" for epoch in (3, 4)),
+        "lora",
+        "lora/pytorch_lora_weights.safetensors",
+    }
+
+
+def test_every_epoch_is_on_policy_and_recorded(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [line["reward_queries"] for line in lines] == [4, 8, 12, 16]
+    assert all(line["ratio_max_deviation"] < 1e-5 for line in lines)
+    assert all(line["grad_norm"] > 0 and line["peak_memory_bytes"] > 0 for line in lines)
+    assert all(len(line["credit_profile"]) == 3 for line in lines)
+    assert all(np.mean(line["credit_profile"]) == pytest.approx(1) for line in lines)
+
+
+def test_tensorboard_and_report_take_the_numbers(place: Path) -> None:
+    events = EventAccumulator(str(place / "whole" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("reward_mean")] == [1, 2, 3, 4]
+    assert "credit_profile" not in events.Tags()["scalars"]
+    page = (place / "whole" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "http" not in page.replace("http-equiv", "").replace(
+        "http://www.w3.org", ""
+    )
+
+
+def test_only_the_weights_moved_between_the_grids(place: Path) -> None:
+    before, after = (np.asarray(Image.open(place / "whole/samples" / f"epoch_000{epoch}.png")) for epoch in (0, 4))
+    assert before.shape[1:] == after.shape[1:]
+    assert not np.array_equal(before, after)
+
+
+def test_stock_diffusers_loads_the_weights(place: Path) -> None:
+    """The same picture from the exported LoRA as from the run itself, which is not that of the untrained model."""
+
+    def picture(loaded: bool) -> np.ndarray:
+        pipeline = load_pipeline()
+        if loaded:
+            pipeline.load_lora_weights(place / "whole" / "lora")
+        generator = torch.Generator().manual_seed(0)
+        return pipeline(
+            "a red circle on a blue background", num_inference_steps=3, generator=generator, output_type="np"
+        ).images[0]
+
+    assert np.abs(picture(loaded=True) - picture(loaded=False)).max() > 1e-3
+
+
+def test_the_run_can_be_sampled_and_differs_from_the_model(place: Path) -> None:
+    for source in ("whole", "embedded"):
+        said = stepcredit("sample", source, "--prompt", "a red circle on a blue background", "--out", f"of-{source}")
+        assert (said.code, said.err) == (0, "")
+        assert set(tree(place / f"of-{source}")) == {
+            "samples.jsonl",
+            "0000_a-red-circle-on-a-blue-background.png",
+        }
+    trained, stock = (
+        np.asarray(Image.open(next((place / f"of-{name}").glob("*.png")))) for name in ("whole", "embedded")
+    )
+    assert trained.shape == stock.shape and not np.array_equal(trained, stock)
+
+
+def test_ctrl_c_stops_a_run_that_then_ends_as_if_it_had_not_come(place: Path) -> None:
+    """A real signal to a real process in epoch 2, then on to the end."""
+    (place / "stop").write_text("3")
+    command = [sys.executable, "-m", "stepcredit", "train", *TINY, "train.epochs=4", "reward.name=reward.py:reward"]
+    code, err = interrupted([*command, "--run", "stopped run"])
+    assert code == 130
+    assert err == (
+        "stepcredit: interrupted; kept stopped run/checkpoints/epoch_0001, "
+        "go on with: stepcredit train --resume --run 'stopped run'\n"
+    )
+    assert (place / "stopped run" / "report.html").exists()
+    (place / "stop").unlink()
+    assert stepcredit("train", "--resume", "--run", "stopped run").code == 0
+    assert rows(place / "stopped run") == rows(place / "whole")
+    assert newest_checkpoint(place / "stopped run") == newest_checkpoint(place / "whole")
+    weights = "lora/pytorch_lora_weights.safetensors"
+    assert (place / "stopped run" / weights).read_bytes() == (place / "whole" / weights).read_bytes()
+
+
+def interrupted(command: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of a process that gets SIGINT as soon as its reward says that it waits for a signal."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        for line in running.stdout:
+            if line == "waiting for a signal\n":
+                running.send_signal(signal.SIGINT)
+        err = running.stderr.read()
+    return running.returncode, err
+
+
+def test_two_epochs_and_two_more_are_four(place: Path) -> None:
+    command = ["train", *TINY, "reward.name=reward.py:reward", "--run", "parts"]
+    assert stepcredit(*command, "train.epochs=2").code == 0
+    assert stepcredit(*command, "train.epochs=4", "--resume").code == 0
+    assert rows(place / "parts") == rows(place / "whole")
+    assert newest_checkpoint(place / "parts") == newest_checkpoint(place / "whole")
+
+
+def test_all_weights_are_exported_under_the_name_of_what_they_are(place: Path) -> None:
+    said = stepcredit(
+        "train", *TINY, "train.epochs=1", "model.adapter=full", "train.learning_rate=1e-4", "--run", "full"
+    )
+    assert said.code == 0
+    assert "  weights   full/unet\n" in said.out
+    assert not (place / "full" / "lora").exists()
+    trained = UNet2DConditionModel.from_pretrained(place / "full" / "unet").state_dict()
+    saved = load_file(sorted((place / "full" / "checkpoints").iterdir())[-1] / "tensors.safetensors")
+    assert all(torch.equal(trained[name], saved[f"policy.{name}"]) for name in trained)
+
+
+# Models that cannot be trained
+
+
+def test_a_folder_that_is_no_pipeline(place: Path) -> None:
+    (place / "empty").mkdir()
+    assert refused("train", "model.path=empty").startswith("empty is not a diffusers pipeline folder")
+
+
+def test_a_pipeline_that_draws_no_text(place: Path) -> None:
+    unet = UNet2DModel(
+        8, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(place / "unconditional")
+    for command in (["train", "model.path=unconditional"], ["sample", "unconditional", "--prompt", "a"]):
+        assert "DDPMPipeline" in refused(*command)
+
+
+def test_a_hub_id_that_cannot_be_reached(place: Path) -> None:
+    for command in (["train", "model.path=no/such"], ["sample", "no/such", "--prompt", "a"]):
+        assert refused(*command).startswith("no folder 'no/such', and the hub did not serve a model of that name")

@@ -1,0 +1,102 @@
+"""`stepcredit sample` on the toy policy: what it writes, and from which weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.commands.command_line import TOY, refused, stepcredit, tree
+from tests.toy_policy import ToyPolicy
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+def index(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def pixels(folder: Path) -> list[np.ndarray]:
+    return [np.asarray(Image.open(folder / str(row["file"]))) for row in index(folder)]
+
+
+def test_a_png_per_image_and_an_index(here: Path) -> None:
+    (here / "more.txt").write_text("A Hill!\n???\n")
+    arguments = ["--prompt", "a lake", "--prompts", "more.txt", "--images", "2", "--out", "deep/down"]
+    said = stepcredit("sample", "embedded", *arguments)
+    assert (said.code, said.out, said.err) == (0, "6 images in deep/down\n", "")
+    names = ["a-lake", "a-lake", "a-hill", "a-hill", "prompt", "prompt"]
+    assert index(here / "deep/down") == [
+        {"prompt": prompt, "number": number, "file": f"{number:04d}_{name}.png"}
+        for number, (prompt, name) in enumerate(zip(["a lake"] * 2 + ["A Hill!"] * 2 + ["???"] * 2, names, strict=True))
+    ]
+    assert set(tree(here / "deep/down")) == {"samples.jsonl", *(str(row["file"]) for row in index(here / "deep/down"))}
+    assert {picture.shape for picture in pixels(here / "deep/down")} == {(8, 8, 3)}
+
+
+def test_the_seed_decides(here: Path) -> None:
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        stepcredit("sample", "embedded", "--prompt", "a lake", "--images", "2", "--seed", seed, "--out", name)
+    first, again, other = (pixels(here / name) for name in "abc")
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[0], first[1]) and not np.array_equal(first[0], other[0])
+
+
+def test_a_run_is_sampled_with_its_newest_weights(here: Path, toy: list[ToyPolicy]) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    said = stepcredit("sample", "a", "--prompt", "a lake", "--out", "after")
+    assert said.code == 0
+    trained, sampled = toy
+    assert trained.target.any() and trained.target.equal(sampled.target)
+
+
+def test_many_images_do_not_depend_on_how_they_are_batched(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepcredit("sample", "embedded", "--prompts", "animals-held-out", "--images", "3", "--out", "a")
+    monkeypatch.setattr("stepcredit.commands.sample.BATCH", 5)
+    stepcredit("sample", "embedded", "--prompts", "animals-held-out", "--images", "3", "--out", "b")
+    assert tree(here / "a") == tree(here / "b") and len(tree(here / "a")) == 25
+
+
+def test_a_prompt_is_needed() -> None:
+    assert refused("sample", "embedded") == "nothing to sample: give --prompt TEXT or --prompts FILE"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "line"),
+    [("gone.txt", "no prompt file gone.txt"), ("shape", "unknown prompt list 'shape' (did you mean 'shapes'?)")],
+)
+def test_prompts_that_are_not_there(prompts: str, line: str) -> None:
+    assert refused("sample", "embedded", "--prompts", prompts).startswith(line)
+
+
+def test_a_folder_that_is_neither_a_run_nor_a_model(here: Path) -> None:
+    (here / "empty").mkdir()
+    assert refused("sample", "empty", "--prompt", "a") == (
+        "empty is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)"
+    )
+
+
+def test_a_run_without_a_checkpoint(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    (here / "a" / "checkpoints").rename(here / "elsewhere")
+    assert refused("sample", "a", "--prompt", "a") == "a holds no checkpoint to sample from"
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_out_that_cannot_be_a_folder(here: Path, out: str) -> None:
+    (here / "file").write_text("mine")
+    line = refused("sample", "embedded", "--prompt", "a", "--out", out)
+    assert line.startswith(f"cannot write to {out}: ") and line.endswith("; choose another --out")
+
+
+def test_out_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    said = stepcredit("sample", "embedded", "--prompt", "a", "--out", "out")
+    assert said.code == 2
+    assert said.err == "stepcredit: cannot write to out: No space left on device; choose another --out\n"
+    assert set(tree(here)) == {"out"}

@@ -1,0 +1,372 @@
+"""`stepcredit train` on the toy policy: where a run goes, what it prints, how it stops and goes on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.commands.command_line import TOY, newest_checkpoint, only_line, refused, rows, stepcredit, tree
+from tests.toy_policy import WEIGHTS, ToyPolicy
+
+from stepcredit import recipes
+from stepcredit.config import TrainConfig
+from stepcredit.maths import Transition
+from stepcredit.report import write_report
+from stepcredit.tracking import RunDirectory
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+def reward_file(path: Path, body: str) -> str:
+    """A reward module whose `reward` runs `body` before it scores warmth; returns the name to give."""
+    lines = [
+        "from pathlib import Path",
+        "import torch",
+        "def reward(images, prompts, metadata):",
+        "    scores = images.mean((2, 3))[:, 0] - images.mean((2, 3))[:, 2]",
+        *(f"    {line}" for line in body.splitlines()),
+        "    return scores",
+    ]
+    path.write_text("\n".join(lines))
+    return f"reward.name={path}:reward"
+
+
+def at_call(number: int, action: str) -> str:
+    """Body of a reward that does `action` at its call `number`, as long as a file named `broken` exists."""
+    return "\n".join(
+        [
+            "reward.calls = getattr(reward, 'calls', 0) + 1",
+            f"if reward.calls == {number} and Path('broken').exists():",
+            f"    {action}",
+        ]
+    )
+
+
+def test_a_run_says_what_it_does_and_where_everything_is(here: Path) -> None:
+    said = stepcredit("train", *TOY)
+    assert (said.code, said.err) == (0, "")
+    opening, check, *epochs, result, before, after, curve, weights, sample = said.out.splitlines()
+    run = "runs/embedded_jpeg-001"
+    assert opening == f"training: embedded, reward warmth, credit contribution, 8 images x 4 steps an epoch, in {run}"
+    assert check == "self-check: 4 steps of 8 images replay exact"
+    assert [line[:11] for line in epochs] == ["epoch   1/3", "epoch   2/3", "epoch   3/3"]
+    assert result.startswith("reward ") and result.endswith("after 24 reward queries")
+    assert before.split() == ["pictures", f"{run}/samples/epoch_0000.png", "(before)"]
+    assert after.split() == [f"{run}/samples/epoch_0003.png", "(after)"]
+    assert curve.split() == ["curve", f"{run}/report.html"]
+    assert weights.split() == ["weights", f"{run}/lora/{WEIGHTS}"]
+    assert sample.strip() == (
+        f"sample    stepcredit sample {run} --prompt 'a blue circle on a green background' --out samples"
+    )
+    for line in (before, after, curve, weights):
+        assert (here / line.split()[-1 if line in (curve, weights) else -2]).is_file()
+
+
+def test_no_line_is_wrapped_however_long(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = here / ("long " * 30) / "[bold]:smile:"
+    said = stepcredit("train", *TOY, "train.epochs=1", "--run", path)
+    assert said.code == 0
+    assert len(said.out.splitlines()) == 9
+    assert f"  curve     {path}/report.html\n" in said.out
+
+
+def test_a_terminal_gets_a_bar_and_the_same_lines(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    said = stepcredit("train", *TOY)
+    assert said.code == 0
+    assert "epoch 3/3" in said.out, "the bar's last frame"
+    assert "epoch   3/3  reward " in said.out and "runs/embedded_jpeg-001/report.html" in said.out
+
+
+def test_runs_are_numbered_by_recipe(here: Path) -> None:
+    (here / "mine.yaml").write_text(yaml.safe_dump({"train": {"epochs": 1}}))
+    quick = [word for word in TOY if not word.startswith("train.epochs")]
+    for recipe in ("mine.yaml", "mine.yaml", "embedded_warmth"):
+        assert stepcredit("train", recipe, *quick, "train.epochs=0").code == 0
+    assert sorted(path.name for path in (here / "runs").iterdir()) == ["embedded_warmth-001", "mine-001", "mine-002"]
+
+
+def test_a_run_can_be_repeated_from_its_config(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "first")
+    config = here / "first" / "config.yaml"
+    assert set(yaml.safe_load(config.read_text())) == set(TrainConfig.model_fields)
+    stepcredit("train", config, "--run", "second")
+    assert rows(here / "second") == rows(here / "first")
+    assert newest_checkpoint(here / "second") == newest_checkpoint(here / "first")
+    assert (here / "second" / "config.yaml").read_bytes() == config.read_bytes()
+
+
+def test_the_command_is_remembered(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/stepcredit", "train", "--run", "a"])
+    stepcredit("train", *TOY, "train.epochs=0", "--run", "a")
+    assert '"command": [\n    "stepcredit",\n    "train",' in (here / "a" / "environment.json").read_text()
+
+
+# Going on
+
+
+def test_a_finished_run_goes_on_when_epochs_are_raised(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "whole", "train.epochs=4")
+    stepcredit("train", *TOY, "--run", "parts", "train.epochs=2")
+    said = stepcredit("train", "--resume", "--run", "parts", "train.epochs=4")
+    assert said.code == 0
+    assert said.out.splitlines()[0].startswith("resuming after epoch 2: embedded")
+    assert [line[:11] for line in said.out.splitlines()[2:4]] == ["epoch   3/4", "epoch   4/4"]
+    assert rows(here / "parts") == rows(here / "whole")
+    assert newest_checkpoint(here / "parts") == newest_checkpoint(here / "whole")
+    assert RunDirectory.open(here / "parts").config.train.epochs == 4
+
+
+def test_without_a_run_the_newest_goes_on(here: Path) -> None:
+    for name in ("embedded_jpeg", "embedded_warmth"):
+        stepcredit("train", name, *TOY, "train.epochs=1")
+    said = stepcredit("train", "--resume", "train.epochs=2")
+    assert "in runs/embedded_warmth-001" in said.out.splitlines()[0]
+    assert [len(rows(path)) for path in sorted((here / "runs").iterdir())] == [1, 2]
+
+
+def test_a_finished_run_can_be_resumed_without_effect(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    before = {name: data for name, data in tree(here / "a").items() if name != "report.html"}
+    said = stepcredit("train", "--resume", "--run", "a")
+    assert said.code == 0 and "  curve     a/report.html\n" in said.out
+    assert {name: data for name, data in tree(here / "a").items() if name != "report.html"} == before
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 5])
+def test_ctrl_c_keeps_the_run_and_says_how_to_go_on(here: Path, call: int) -> None:
+    """Calls of the reward: the first grid, three epochs, the last grid."""
+    (here / "broken").touch()
+    name = reward_file(here / "stops.py", at_call(call, "raise KeyboardInterrupt"))
+    said = stepcredit("train", *TOY, name, "--run", "my run")
+    kept = f"my run/checkpoints/epoch_{max(call - 2, 0):04d}"
+    assert said.code == 130
+    assert only_line(said) == f"interrupted; kept {kept}, go on with: stepcredit train --resume --run 'my run'"
+    assert (here / "my run" / "report.html").exists()
+    (here / "broken").unlink()
+    assert stepcredit("train", "--resume", "--run", "my run").code == 0
+    assert stepcredit("train", *TOY, name, "--run", "whole").code == 0
+    assert rows(here / "my run") == rows(here / "whole")
+    assert newest_checkpoint(here / "my run") == newest_checkpoint(here / "whole")
+    assert set(tree(here / "my run" / "samples")) == {"epoch_0000.png", "epoch_0003.png"}
+
+
+def test_sigterm_is_ctrl_c_while_training_and_only_then(here: Path) -> None:
+    (here / "broken").touch()
+    stop = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    before = signal.getsignal(signal.SIGTERM)
+    said = stepcredit("train", *TOY, reward_file(here / "stops.py", at_call(2, stop)), "--run", "a")
+    assert said.code == 130
+    assert "stepcredit train --resume --run a" in only_line(said)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("moment", ["stepcredit.policy.loading.load_policy", "stepcredit.checkpoint.save"])
+def test_a_run_interrupted_before_its_first_checkpoint_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moment, interrupt)
+    said = stepcredit("train", *TOY, "--run", "a")
+    assert said.code == 130
+    assert only_line(said).startswith("interrupted before")
+    assert tree(here) == {}
+
+
+# Failing
+
+
+@pytest.mark.parametrize(
+    ("action", "what"),
+    [
+        ("raise ValueError('no judge')", "raised ValueError (no judge) on 8 images, first prompt 'a blue circle on a"),
+        ("scores[5] = float('nan')", "returned nan for 1 of 8 images, first for prompt 'a "),
+        ("scores = scores[:3]", "returned scores of shape (3,), expected (8,)"),
+        ("scores = None", "returned a NoneType that does not convert to numbers"),
+    ],
+    ids=["raises", "nan", "shape", "none"],
+)
+def test_a_failing_reward_is_one_line_and_costs_nothing(here: Path, action: str, what: str) -> None:
+    (here / "broken").touch()
+    name = reward_file(here / "judge.py", at_call(3, action))
+    said = stepcredit("train", *TOY, name, "--run", "a", "run.checkpoint_every=3")
+    assert said.code == 2
+    line = only_line(said)
+    assert line.startswith(f"epoch 2: reward 'judge.py:reward' {what}".replace("judge.py", str(here / "judge.py")))
+    assert line.endswith("; mend it and go on with: stepcredit train --resume --run a")
+    (here / "broken").unlink()
+    assert stepcredit("train", "--resume", "--run", "a").code == 0
+    assert stepcredit("train", *TOY, name, "--run", "whole", "run.checkpoint_every=3").code == 0
+    assert rows(here / "a") == rows(here / "whole")
+    assert newest_checkpoint(here / "a") == newest_checkpoint(here / "whole")
+
+
+def test_a_reward_that_fails_at_once_leaves_a_run_to_go_on_with(here: Path) -> None:
+    (here / "broken").touch()
+    said = stepcredit("train", *TOY, reward_file(here / "judge.py", at_call(1, "raise OSError('down')")), "--run", "a")
+    assert said.code == 2 and only_line(said).startswith("first sample grid: reward ")
+    (here / "broken").unlink()
+    assert stepcredit("train", "--resume", "--run", "a").code == 0
+    assert len(rows(here / "a")) == 3
+
+
+class Drifting(ToyPolicy):
+    """Its replay is not what it sampled."""
+
+    def replay(self, *arguments: object, **named: object) -> Transition:
+        transition = super().replay(*arguments, **named)  # type: ignore[arg-type]
+        return Transition(transition.mean + 0.01, transition.std, transition.x0)
+
+
+def test_a_model_refused_by_the_self_check_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepcredit.policy.loading.load_policy", lambda config: Drifting())
+    said = stepcredit("train", *TOY)
+    assert said.code == 2
+    assert "this pipeline does not replay" in only_line(said)
+    assert set(tree(here)) <= {"runs"}
+
+
+def test_the_self_check_never_takes_away_a_run_that_has_begun(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepcredit("train", *TOY, "--run", "a", "train.epochs=1")
+    monkeypatch.setattr("stepcredit.policy.loading.load_policy", lambda config: Drifting())
+    said = stepcredit("train", "--resume", "--run", "a", "train.epochs=2")
+    assert said.code == 2
+    assert len(rows(here / "a")) == 1 and (here / "a" / "checkpoints" / "epoch_0001").is_dir()
+
+
+def test_a_report_that_fails_never_hides_why_the_run_did(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> Path:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("stepcredit.commands.training.write_report", broken)
+    (here / "broken").touch()
+    said = stepcredit("train", *TOY, reward_file(here / "judge.py", at_call(2, "raise OSError('down')")), "--run", "a")
+    assert said.code == 2
+    assert "raised OSError (down)" in only_line(said) and "no ink" not in said.err
+    with pytest.raises(RuntimeError, match="no ink"):
+        stepcredit("train", *TOY, "--run", "b")
+
+
+def test_what_a_user_cannot_mend_is_a_traceback_and_the_run_stays(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyPolicy, "export", lambda self, folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stepcredit("train", *TOY, "--run", "a")
+    assert (here / "a" / "report.html").exists() and len(rows(here / "a")) == 3
+
+
+# Bad input: `refused` checks the exit code, the one line, and that the working directory stays as it was
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["sampel.steps=3"], "unknown key 'sampel' in the defaults; did you mean 'sample'?"),
+        (["train.learing_rate=1"], "unknown key 'train.learing_rate' in the defaults; did you mean"),
+        (["train.learning_rate=fast"], "train.learning_rate = 'fast' in the defaults: input should be a valid number"),
+        (["sample.steps=0"], "sample.steps = 0 in the defaults: input should be greater than or equal to 1"),
+        (["credit.window=0"], "credit.window = 0 in the defaults: input should be greater than or equal to 1"),
+        (["credit.window=-2"], "credit.window = -2 in the defaults"),
+        (["train.updates_per_epoch=9"], "the defaults: train.updates_per_epoch is 9 but an epoch has only 8 images"),
+        (["=3"], "'=3' is not an override; write section.key=value"),
+        (["embeded_jpeg"], "unknown recipe 'embeded_jpeg' (did you mean 'embedded_jpeg'?)"),
+        (["missing.yaml"], "no recipe file missing.yaml"),
+        (["embedded_jpeg", "embedded_warmth"], "give one recipe, not 2: embedded_jpeg embedded_warmth"),
+        (["credit.name=contribtion"], "unknown credit rule 'contribtion' (did you mean 'contribution'?)"),
+        (["credit.options={windw: 3}"], "unknown contribution option 'windw' (did you mean 'window'?)"),
+        (["reward.name=warmht"], "unknown reward 'warmht' (did you mean 'warmth'?)"),
+        (["reward.name=gone.py:f"], "no reward file gone.py"),
+        (["prompts.source=shape"], "unknown prompt list 'shape' (did you mean 'shapes'?)"),
+        (["prompts.source=gone.txt"], "no prompt file gone.txt"),
+        (["sample.prompts_per_epoch=65"], "sample.prompts_per_epoch is 65 but the prompt source has only 64"),
+        (
+            ["sample.prompts_per_epoch=null", "train.updates_per_epoch=257"],
+            "train.updates_per_epoch is 257 but an epoch has only 256 images",
+        ),
+        (["--resume"], "no run under runs/ to resume; name one with --run"),
+        (["--resume", "--run", "gone"], "gone holds no run (no config.yaml in it)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refused(arguments: list[str], line: str) -> None:
+    assert refused("train", *TOY, *arguments).startswith(line)
+
+
+def test_a_mistake_in_a_recipe_names_the_file(here: Path) -> None:
+    (here / "mine.yaml").write_text("train:\n  epoch: 3\n")
+    assert refused("train", "mine.yaml") == "unknown key 'train.epoch' in mine.yaml; did you mean 'train.epochs'?"
+    (here / "mine.yaml").write_text("train: [3\n")
+    assert refused("train", "mine.yaml").startswith("mine.yaml is not valid YAML: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("p.txt", "\n  \n", "p.txt holds no prompts: write one per line"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b"\n', "p.jsonl line 2 is not JSON"),
+        ("p.jsonl", '{"text": "a"}\n', "p.jsonl line 1 has no key `prompt`; its keys: text"),
+    ],
+    ids=["empty", "malformed", "keys"],
+)
+def test_prompt_files_are_read_before_anything_is_written(here: Path, name: str, content: str, line: str) -> None:
+    (here / name).write_text(content)
+    assert refused("train", *TOY, f"prompts.source={name}").startswith(line)
+
+
+def test_a_mistake_is_told_before_the_model_is_loaded(toy: list[ToyPolicy]) -> None:
+    for mistake in ("reward.name=warmht", "credit.name=linaer", "prompts.source=gone.txt"):
+        refused("train", *TOY, mistake)
+    assert toy == []
+
+
+def test_a_directory_in_use_is_left_alone(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    line = refused("train", *TOY, "--run", "a", "train.epochs=9", "credit.name=uniform")
+    assert line.startswith("a already holds a run with another configuration (train.epochs: 3 there, 9 here; credit.")
+    assert "use --resume to continue it or another --run" in line
+    assert refused("train", *TOY, "--run", "a").startswith("a already holds a run; use --resume")
+    (here / "thesis").mkdir()
+    (here / "thesis" / "notes.txt").write_text("years of work")
+    assert refused("train", *TOY, "--run", "thesis").startswith("thesis is not empty and holds no run")
+    assert "is a file" in refused("train", *TOY, "--run", "thesis/notes.txt")
+    assert "cannot write the run directory" in refused("train", *TOY, "--run", "thesis/notes.txt/a")
+
+
+def test_resume_refuses_another_configuration(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    changes = ["train.learning_rate=1", "credit.name=uniform", "run.seed=7", "sample.eta=0.5"]
+    line = refused("train", "--resume", "--run", "a", "train.epochs=4", *changes)
+    assert line == (
+        "a holds a different run (sample.eta: 1.0 there, 0.5 here; train.learning_rate: 0.05 there, 1.0 here; "
+        "credit.name: contribution there, uniform here; and 1 more); only train.epochs may change on resume"
+    )
+    assert refused("train", "embedded_alignment", "--resume", "--run", "a").startswith("a holds a different run (")
+
+
+def test_resume_needs_a_sound_checkpoint(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    (here / "a" / "checkpoints" / "epoch_0003" / "tensors.safetensors").write_bytes(b"torn")
+    assert "checkpoint a/checkpoints/epoch_0003 is damaged" in refused("train", "--resume", "--run", "a")
+    for path in (here / "a" / "checkpoints").rglob("*"):
+        path.rename(here / path.name) if path.is_dir() else None
+    assert refused("train", "--resume", "--run", "a", "train.epochs=5") == "a holds no checkpoint to resume from"
+
+
+def test_finished_epochs_cannot_be_taken_back(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    assert "has finished 3 epochs already" in refused("train", "--resume", "--run", "a", "train.epochs=2")
+    assert RunDirectory.open(here / "a").config.train.epochs == 3
+
+
+def test_the_default_configuration_is_that_of_the_default_recipe(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    stepcredit("train", recipes.DEFAULT, *TOY, "--run", "b")
+    assert (here / "a" / "config.yaml").read_bytes() == (here / "b" / "config.yaml").read_bytes()
+    assert write_report(here / "a").exists()

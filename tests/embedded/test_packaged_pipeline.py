@@ -1,0 +1,25 @@
+"""How well the packaged pipeline draws 512 captions that it never saw, at the settings of the recipes."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepcredit.embedded.build import evaluate_pipeline
+from stepcredit.embedded.pipeline import load_checker, load_pipeline
+
+BARS = {
+    "foreground": 0.98,
+    "background": 0.98,
+    "shape": 0.93,
+    "size": 0.90,
+    "texture": 0.90,
+    "position": 0.75,
+    "all": 0.60,
+}
+
+
+@pytest.mark.slow
+def test_held_out_captions_are_drawn_as_they_say() -> None:
+    accuracy = evaluate_pipeline(load_pipeline(), load_checker(), count=512, steps=20, guidance=3.0, eta=1.0)
+    assert accuracy.keys() == BARS.keys()
+    assert {name: value for name, value in accuracy.items() if value < BARS[name]} == {}

@@ -1,0 +1,173 @@
+"""From a model path to a policy; whatever cannot be trained is refused in one line that says why."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    UNet2DModel,
+)
+from tests.tiny import PROMPTS, SEEDS, tiny_pixart, tiny_policy, tiny_sd, tiny_sdxl
+
+from stepcredit.config import ModelSection, TrainConfig
+from stepcredit.errors import InputError
+from stepcredit.policy.loading import load_pipeline, load_policy, require_text_to_image, resolve_device
+from stepcredit.policy.self_check import self_check
+from stepcredit.quiet import quiet_libraries
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> None:
+    quiet_libraries()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "sd"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+def refusal(path: Path | str) -> str:
+    with pytest.raises(InputError) as refused:
+        load_pipeline(ModelSection(path=str(path), device="cpu"))
+    text = str(refused.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    return text
+
+
+def test_a_folder_becomes_a_policy_that_samples_as_the_pipeline_it_holds(saved: Path) -> None:
+    config = TrainConfig.model_validate(
+        {"model": {"path": str(saved), "device": "cpu"}, "sample": {"steps": 2, "guidance": 5.0}}
+    )
+    policy = load_policy(config)
+    rollout = policy.rollout(PROMPTS, SEEDS)
+    assert self_check(policy, rollout.trajectory).max_deviation == 0.0
+    assert torch.equal(rollout.images, tiny_policy(steps=2).rollout(PROMPTS, SEEDS).images)
+
+
+@pytest.mark.parametrize("path", ["folder", "embedded"])
+def test_every_part_has_the_dtype_asked_for(path: str, saved: Path) -> None:
+    path = str(saved) if path == "folder" else path
+    pipeline = load_pipeline(ModelSection(path=path, dtype="bfloat16", device="cpu"))
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert {parameter.dtype for parameter in part.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("build", [tiny_sd, tiny_sdxl, tiny_pixart])
+def test_text_to_image_pipelines_of_ddim_models_are_taken(build: Callable[[], Any]) -> None:
+    require_text_to_image(build())
+
+
+def test_a_folder_without_an_index(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path} is not a diffusers pipeline folder: it has no model_index.json"
+
+
+def test_an_unconditional_pipeline(tmp_path: Path) -> None:
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    assert refusal(tmp_path).startswith("DDPMPipeline takes no prompt: it is not a text-to-image pipeline")
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline])
+def test_a_pipeline_that_starts_from_an_image(kind: Any, tmp_path: Path) -> None:
+    kind(**tiny_sd().components, requires_safety_checker=False).save_pretrained(tmp_path)
+    assert refusal(tmp_path) == f"{kind.__name__} takes image beside a prompt: it is not a text-to-image pipeline"
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (FlowMatchEulerDiscreteScheduler(), "StableDiffusionPipeline is a flow-matching model"),
+        (EDMEulerScheduler(), "comes with EDMEulerScheduler, whose noise schedule DDIM cannot take"),
+        (DPMSolverMultistepScheduler(prediction_type="flow_prediction"), "predicts 'flow_prediction'; DDIM can sample"),
+    ],
+    ids=["flow matching", "another noise schedule", "flow prediction"],
+)
+def test_a_scheduler_that_ddim_cannot_stand_in_for(scheduler: Any, message: str) -> None:
+    pipeline = tiny_sd()
+    pipeline.scheduler = scheduler
+    with pytest.raises(InputError, match=message):
+        require_text_to_image(pipeline)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model_index.json").write_text("{not"), "cannot load a pipeline"),
+        (lambda folder: (folder / "model_index.json").write_text("{}"), "cannot load a pipeline"),
+        (lambda folder: shutil.rmtree(folder / "unet"), "its unet has no configuration file"),
+        (lambda folder: truncate(folder / "unet" / WEIGHTS), f"unet/{WEIGHTS}"),
+        (lambda folder: (folder / "unet" / WEIGHTS).unlink(), "unet"),
+        (
+            lambda folder: shutil.copy(folder / "unet" / WEIGHTS, folder / "vae"),
+            "weights of its vae are incomplete",
+        ),
+        (lambda folder: truncate(folder / "text_encoder" / "model.safetensors"), "incomplete metadata"),
+        (lambda folder: (folder / "text_encoder" / "config.json").unlink(), "its text_encoder has no configuration"),
+        (lambda folder: (folder / "tokenizer" / "tokenizer.json").unlink(), "its tokenizer has no vocabulary file"),
+        (lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{"), "scheduler_config.json"),
+    ],
+    ids=[
+        "index is not JSON",
+        "index is empty",
+        "no unet",
+        "unet weights cut short",
+        "no unet weights",
+        "vae weights of another network",
+        "text encoder cut short",
+        "no text encoder configuration",
+        "no vocabulary",
+        "scheduler is not JSON",
+    ],
+)
+def test_a_damaged_folder(damage: Callable[[Path], Any], message: str, saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sd"
+    shutil.copytree(saved, folder)
+    damage(folder)
+    text = refusal(folder)
+    assert text.startswith(f"cannot load a pipeline from {folder}: ")
+    assert message in text
+
+
+@pytest.mark.parametrize("path", ["no-such/model", "no_such_folder/", "/no/such/folder", "not a name"])
+def test_a_model_that_is_nowhere(path: str) -> None:
+    expected = f"no folder '{path}', and the hub did not serve a model of that name; check it, or give a local folder"
+    assert refusal(path) == expected
+
+
+def test_cuda_on_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(InputError, match=r"^model\.device is 'cuda:1' but this machine has no CUDA device$"):
+        resolve_device("cuda:1")
+
+
+def test_a_device_that_does_not_exist() -> None:
+    with pytest.raises(InputError, match=r"^model\.device is 'gpu', expected auto, cpu, cuda or cuda:N$"):
+        resolve_device("gpu")

@@ -1,0 +1,166 @@
+"""A replay gives back what the rollout recorded, with gradients to whatever is trained."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from tests.tiny import PROMPTS, SEEDS, log_prob, perturb, tiny_pixart, tiny_policy, tiny_sd, tiny_sdxl
+
+from stepcredit.errors import InputError
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.types import Trajectory
+
+PIPELINES = {
+    "sd": tiny_sd,
+    "sd v-prediction": lambda: tiny_sd(prediction_type="v_prediction"),
+    "sd trailing": lambda: tiny_sd(timestep_spacing="trailing"),
+    "sdxl": tiny_sdxl,
+    "pixart": tiny_pixart,
+}
+HALF_TOLERANCE = 2e-2
+"""bfloat16 has 8 bits: another batch shape may round each mean by 2^-8, which the last, small std magnifies."""
+
+
+def walked(policy: PipelinePolicy) -> tuple[PipelinePolicy, Trajectory]:
+    """A policy that is not its reference, and a rollout of it."""
+    perturb(policy)
+    return policy, policy.rollout(PROMPTS, SEEDS).trajectory
+
+
+def deviations(policy: PipelinePolicy, walk: Trajectory, rows: torch.Tensor | None = None) -> list[float]:
+    """Largest |log ratio| of each step."""
+    with torch.no_grad():
+        recorded = walk.log_probs if rows is None else walk.log_probs[rows]
+        return [
+            float((log_prob(policy, walk, step, rows) - recorded[:, step]).abs().max()) for step in range(walk.steps)
+        ]
+
+
+@pytest.fixture(scope="module", params=[1.0, 5.0], ids=["guidance 1", "guidance 5"])
+def lora_walk(request: pytest.FixtureRequest) -> tuple[PipelinePolicy, Trajectory]:
+    return walked(tiny_policy(guidance=request.param))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("build", PIPELINES.values(), ids=PIPELINES)
+def test_a_replay_of_the_whole_batch_is_exact(build, guidance: float) -> None:  # type: ignore[no-untyped-def]
+    call = {"use_resolution_binning": False} if build is tiny_pixart else {}
+    policy, walk = walked(tiny_policy(build(), guidance=guidance, adapter="full", call=call))
+    assert deviations(policy, walk) == [0.0] * 4
+
+
+def test_a_replay_of_a_bfloat16_batch_is_exact() -> None:
+    pipeline = tiny_sd().to(dtype=torch.bfloat16)
+    policy, walk = walked(tiny_policy(pipeline, dtype="bfloat16"))
+    assert walk.latents.dtype == torch.bfloat16 and walk.log_probs.dtype == torch.float32
+    assert deviations(policy, walk) == [0.0] * 4
+    assert max(deviations(policy, walk, torch.tensor([1, 3]))) < HALF_TOLERANCE
+
+
+def test_steps_replay_in_any_order(lora_walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, walk = lora_walk
+    for step in (3, 0, 2, 0):
+        assert torch.equal(log_prob(policy, walk, step), walk.log_probs[:, step])
+
+
+@pytest.mark.parametrize("rows", [[0], [2], [1, 3], [3, 1, 0]])
+def test_rows_are_replayed_on_their_own(lora_walk: tuple[PipelinePolicy, Trajectory], rows: list[int]) -> None:
+    policy, walk = lora_walk
+    assert max(deviations(policy, walk, torch.tensor(rows))) <= 1e-6
+
+
+def test_joined_rollout_batches_replay() -> None:
+    policy, walk = walked(tiny_policy(batch=3))
+    assert max(deviations(policy, walk)) <= 1e-6
+    assert deviations(policy, walk, torch.arange(3)) == [0.0] * 4
+    assert max(deviations(policy, walk, torch.tensor([0, 3]))) <= 1e-6
+
+
+def test_a_replay_reads_the_weights_of_now(lora_walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, walk = walked(tiny_policy())
+    perturb(policy, seed=1)
+    assert min(deviations(policy, walk)) > 1e-4
+
+
+def test_a_replay_reads_its_own_samples_prompt() -> None:
+    policy, walk = walked(tiny_policy())
+    alone = policy.replay(walk, 0, torch.tensor([2])).mean
+    torch.testing.assert_close(policy.replay(walk, 0).mean[2:3], alone, atol=1e-5, rtol=1e-5)
+    other = policy.rollout([PROMPTS[1]], [SEEDS[2]]).trajectory
+    assert torch.equal(other.latents[:, 0], walk.latents[2:3, 0])
+    assert (policy.replay(other, 0).mean - alone).abs().max() > 1e-3
+
+
+def test_gradient_reaches_every_lora_matrix() -> None:
+    policy = tiny_policy()
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    log_prob(policy, walk, 1).sum().backward()
+    names = [name for name, parameter in policy.pipeline.unet.named_parameters() if parameter.requires_grad]
+    assert names and len(names) == len(policy.parameters())
+    for name, parameter in zip(names, policy.parameters(), strict=True):
+        assert parameter.grad is not None, name
+        # B starts at zero and A's gradient passes through it.
+        assert bool(parameter.grad.any()) == ("lora_B" in name), name
+
+    perturb(policy)
+    log_prob(policy, walk, 1).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in policy.parameters())
+
+
+def test_gradient_reaches_every_weight_of_the_denoiser() -> None:
+    policy = tiny_policy(adapter="full")
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    log_prob(policy, walk, 1).sum().backward()
+    missed = [name for name, parameter in policy.pipeline.unet.named_parameters() if parameter.grad is None]
+    assert missed == []
+    others = (policy.pipeline.vae, policy.pipeline.text_encoder)
+    assert all(parameter.grad is None for part in others for parameter in part.parameters())
+
+
+def test_gradient_is_that_of_finite_differences() -> None:
+    policy, walk = walked(tiny_policy(tiny_sd().to(dtype=torch.float64)))
+    for parameter in policy.parameters():
+        parameter.data = parameter.data.double()
+    value = log_prob(policy, walk, 2).sum()
+    value.backward()
+    weight = max(policy.parameters(), key=lambda parameter: float(parameter.grad.abs().max()))
+    index = int(weight.grad.abs().argmax())
+    expected = float(weight.grad.flatten()[index])
+    ends = []
+    for shift in (1e-5, -1e-5):
+        with torch.no_grad():
+            weight.view(-1)[index] += shift
+            ends.append(float(log_prob(policy, walk, 2).sum()))
+            weight.view(-1)[index] -= shift
+    assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(expected, rel=1e-3)
+
+
+def test_without_gradients_a_replay_builds_no_graph(lora_walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, walk = lora_walk
+    with torch.no_grad():
+        assert not policy.replay(walk, 0).mean.requires_grad
+    assert policy.replay(walk, 0).mean.requires_grad
+
+
+def test_a_replays_graph_is_freed_at_once() -> None:
+    policy = tiny_policy()
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    gc.collect()
+    gc.disable()
+    try:
+        transition = policy.replay(walk, 0)
+        mean = weakref.ref(transition.mean)
+        del transition
+        assert mean() is None
+    finally:
+        gc.enable()
+
+
+def test_a_pipeline_that_never_steps_is_told() -> None:
+    policy = tiny_policy()
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    with pytest.raises(InputError, match=r"StableDiffusionPipeline finished without calling scheduler\.step at step 4"):
+        policy.replay(walk, walk.steps)

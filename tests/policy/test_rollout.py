@@ -1,0 +1,190 @@
+"""A rollout is the stock pipeline's own sampling, recorded."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from tests.tiny import PROMPTS, SEEDS, log_prob, tiny_policy, tiny_scheduler, tiny_sd
+from torch import Tensor
+
+from stepcredit.errors import InputError
+from stepcredit.policy.schedulers import RecordingDDIMScheduler
+from stepcredit.types import Rollout
+
+
+@pytest.fixture(scope="module")
+def rollout() -> Rollout:
+    return tiny_policy().rollout(PROMPTS, SEEDS, keep_x0=True)
+
+
+def stock_walk(prediction_type: str, guidance: float) -> tuple[Tensor, Tensor]:
+    """Latents (B, T+1, *L) and images of diffusers alone."""
+    latents: list[Tensor] = []
+
+    def remember(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        latents.append(tensors["latents"])
+        return tensors
+
+    images = tiny_sd(prediction_type=prediction_type)(
+        [prompt.text for prompt in PROMPTS],
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        eta=1.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        output_type="pt",
+        callback_on_step_end=remember,
+    ).images
+    return torch.stack(latents, dim=1), images
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_rollout_is_the_stock_pipeline_at_eta_1(prediction_type: str, guidance: float) -> None:
+    policy = tiny_policy(tiny_sd(prediction_type=prediction_type), guidance=guidance)
+    walk = policy.rollout(PROMPTS, SEEDS)
+    latents, images = stock_walk(prediction_type, guidance)
+    assert torch.equal(walk.trajectory.latents[:, 1:], latents)
+    assert torch.equal(walk.images, images)
+
+
+def test_shapes_and_ranges_of_a_trajectory(rollout: Rollout) -> None:
+    walk, images = rollout.trajectory, rollout.images
+    assert walk.latents.shape == (4, 5, 4, 8, 8)
+    assert walk.x0 is not None and walk.x0.shape == (4, 4, 4, 8, 8)
+    assert walk.log_probs.shape == (4, 4) and walk.log_probs.dtype == torch.float32
+    assert walk.timesteps.tolist() == [751, 501, 251, 1]
+    assert walk.trainable.tolist() == [True] * 4
+    assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+    assert list(walk.prompts) == [prompt.text for prompt in PROMPTS]
+    assert list(walk.metadata) == [prompt.metadata for prompt in PROMPTS]
+    assert not walk.latents.requires_grad and not walk.log_probs.requires_grad
+
+
+def test_x0_is_kept_only_when_asked_for() -> None:
+    assert tiny_policy(steps=1).rollout(PROMPTS[:1], SEEDS[:1]).trajectory.x0 is None
+
+
+def test_recorded_log_prob_is_the_normal_density(rollout: Rollout) -> None:
+    walk = rollout.trajectory
+    for step in range(walk.steps):
+        transition = tiny_policy().replay(walk, step)
+        normal = torch.distributions.Normal(transition.mean, transition.std)
+        expected = normal.log_prob(walk.latents[:, step + 1]).flatten(1).mean(1)
+        torch.testing.assert_close(walk.log_probs[:, step], expected)
+
+
+def test_noise_of_a_sample_depends_on_its_seed_alone(rollout: Rollout) -> None:
+    order = [2, 0]
+    walk = tiny_policy().rollout([PROMPTS[i] for i in order], [SEEDS[i] for i in order]).trajectory
+    assert torch.equal(walk.latents[:, 0], rollout.trajectory.latents[order, 0])
+    assert not torch.equal(walk.latents[0, 0], walk.latents[1, 0])
+
+
+def test_batch_size_leaves_the_samples_as_they_are(rollout: Rollout) -> None:
+    split = tiny_policy(batch=3).rollout(PROMPTS, SEEDS, keep_x0=True)
+    assert torch.equal(split.trajectory.latents[:, 0], rollout.trajectory.latents[:, 0])
+    assert split.trajectory.prompts == rollout.trajectory.prompts
+    for name in ("latents", "log_probs", "x0"):
+        got, expected = getattr(split.trajectory, name), getattr(rollout.trajectory, name)
+        torch.testing.assert_close(got, expected, atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(split.images, rollout.images, atol=1e-5, rtol=0)
+
+
+def test_without_a_tape_the_scheduler_is_stock() -> None:
+    stock, ours = tiny_scheduler(), RecordingDDIMScheduler.replacing(tiny_scheduler())
+    output, sample = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    results = []
+    for scheduler in (stock, ours):
+        scheduler.set_timesteps(4)
+        generator = torch.Generator().manual_seed(1)
+        results.append(scheduler.step(output, scheduler.timesteps[1], sample, eta=0.7, generator=generator))
+    assert torch.equal(stock.timesteps, ours.timesteps)
+    assert torch.equal(results[0].prev_sample, results[1].prev_sample)
+    assert torch.equal(results[0].pred_original_sample, results[1].pred_original_sample)
+
+
+@pytest.mark.parametrize("method", ["set_timesteps", "step"])
+def test_pipelines_see_the_parents_signature(method: str) -> None:
+    def parameters(kind: type) -> list[tuple[str, Any, Any]]:
+        found = inspect.signature(getattr(kind, method)).parameters.values()
+        return [(parameter.name, parameter.default, parameter.kind) for parameter in found]
+
+    assert parameters(RecordingDDIMScheduler) == parameters(DDIMScheduler)
+
+
+def test_after_a_rollout_the_pipeline_is_as_before() -> None:
+    policy = tiny_policy(steps=2)
+    before = dict(policy.pipeline.__dict__)
+    policy.replay(policy.rollout(PROMPTS, SEEDS).trajectory, 1)
+    changed = {name for name in policy.pipeline.__dict__ if policy.pipeline.__dict__[name] is not before.get(name)}
+    assert "encode_prompt" not in policy.pipeline.__dict__ and "prepare_latents" not in policy.pipeline.__dict__
+    assert not {name for name in changed if not name.startswith("_")}
+    assert policy.pipeline.scheduler.tape is None
+
+
+def test_a_users_own_encode_prompt_survives() -> None:
+    policy = tiny_policy(steps=1)
+    original, called = policy.pipeline.encode_prompt, []
+
+    def own(*arguments: Any, **named: Any) -> Any:
+        called.append(True)
+        return original(*arguments, **named)
+
+    policy.pipeline.encode_prompt = own
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    policy.replay(walk, 0)
+    assert called == [True]
+    assert policy.pipeline.encode_prompt is own
+
+
+def test_a_walk_of_one_step() -> None:
+    policy = tiny_policy(steps=1)
+    walk = policy.rollout(PROMPTS, SEEDS, keep_x0=True).trajectory
+    assert walk.latents.shape[1] == 2 and walk.log_probs.shape == (4, 1)
+    assert torch.equal(log_prob(policy, walk, 0), walk.log_probs[:, 0])
+
+
+def test_a_last_step_without_variance_is_not_trainable() -> None:
+    policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    assert walk.trainable.tolist() == [True, True, True, False]
+    assert torch.equal(walk.log_probs[:, 3], torch.zeros(4))
+    log_prob(policy, walk, 3).sum().backward()
+    for parameter in policy.parameters():
+        assert parameter.grad is not None and torch.equal(parameter.grad, torch.zeros_like(parameter))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"prompt": "x"}, r"sample\.call\.prompt cannot be set: prompts come from prompts\.source"),
+        ({"num_images_per_prompt": 2}, r"it is sample\.images_per_prompt"),
+        ({"hight": 32}, r"unknown argument of StableDiffusionPipeline in sample\.call 'hight' \(did you mean 'height'"),
+    ],
+)
+def test_arguments_that_the_pipeline_cannot_be_given(call: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny_policy(call=call)
+
+
+def test_a_value_that_the_pipeline_refuses_is_told_in_one_line() -> None:
+    policy = tiny_policy(call={"height": 17, "width": 16})
+    with pytest.raises(InputError, match=r"^StableDiffusionPipeline refuses sample\.call: .*divisible by") as refused:
+        policy.rollout(PROMPTS, SEEDS)
+    assert "\n" not in str(refused.value)
+    assert policy.pipeline.scheduler.tape is None
+
+
+def test_an_argument_that_the_pipeline_takes_reaches_it() -> None:
+    images = tiny_policy(steps=1, call={"height": 32, "width": 8}).rollout(PROMPTS[:1], SEEDS[:1]).images
+    assert images.shape == (1, 3, 32, 8)
+
+
+def test_more_steps_than_noise_levels() -> None:
+    with pytest.raises(InputError, match=r"sample\.steps is 1001 but the model has only 1000 noise levels"):
+        tiny_policy(steps=1001)

@@ -1,0 +1,92 @@
+"""The check before training passes what replays and refuses, saying where, what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy, tiny_sd
+
+from stepcredit.errors import InputError
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.self_check import SelfCheck, self_check
+from stepcredit.types import Trajectory
+
+
+@pytest.fixture
+def walked() -> tuple[PipelinePolicy, Trajectory]:
+    policy = tiny_policy()
+    return policy, policy.rollout(PROMPTS, SEEDS).trajectory
+
+
+def test_a_sound_pipeline_passes_exactly(walked: tuple[PipelinePolicy, Trajectory]) -> None:
+    check = self_check(*walked)
+    assert check == SelfCheck(0.0, 4, 4)
+    assert str(check) == "4 steps of 4 images replay exact"
+    assert all(parameter.grad is None for parameter in walked[0].parameters())
+
+
+def test_split_rollouts_are_exact_in_their_own_batches() -> None:
+    policy = tiny_policy(batch=3)
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    assert self_check(policy, walk, batch=3).max_deviation == 0.0
+    assert 0.0 < self_check(policy, walk).max_deviation <= 1e-6
+
+
+def test_steps_without_variance_are_left_out() -> None:
+    policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
+    assert self_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory).steps == 3
+
+
+def test_weights_that_changed_since_the_rollout(walked: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, walk = walked
+    perturb(policy)
+    with pytest.raises(InputError, match=r"^this pipeline does not replay: .* at step \d of 4 \(allowed 1e-06\)"):
+        self_check(policy, walk)
+
+
+@pytest.mark.parametrize("untrainable", [0, 3])
+def test_the_step_that_differs_is_named(walked: tuple[PipelinePolicy, Trajectory], untrainable: int) -> None:
+    policy, walk = walked
+    log_probs, trainable = walk.log_probs.clone(), walk.trainable.clone()
+    log_probs[1, 2] += 0.5
+    trainable[untrainable] = False
+    with pytest.raises(InputError, match=r"differ by 5\.00e-01 at step 2 of 4"):
+        self_check(policy, replace(walk, log_probs=log_probs, trainable=trainable))
+
+
+def test_a_replay_that_is_not_a_number(walked: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, walk = walked
+    log_probs = walk.log_probs.clone()
+    log_probs[0, 1] = torch.nan
+    with pytest.raises(InputError, match="differ by nan at step 1 of 4"):
+        self_check(policy, replace(walk, log_probs=log_probs))
+
+
+def test_frozen_weights(walked: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, walk = walked
+    policy.pipeline.unet.requires_grad_(False)
+    with pytest.raises(InputError, match="no gradient reaches the trained weights"):
+        self_check(policy, walk)
+
+
+def test_micro_batches_that_are_cut_wrongly(
+    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, walk = walked
+    own = policy.replay
+
+    def other_row(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
+        return own(trajectory, step, None if rows is None else rows + 1)
+
+    monkeypatch.setattr(policy, "replay", other_row)
+    with pytest.raises(InputError, match="one image replayed without the rest of its batch differs"):
+        self_check(policy, walk)
+
+
+def test_a_walk_with_nothing_to_train(walked: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, walk = walked
+    with pytest.raises(InputError, match="every step of the walk has zero variance"):
+        self_check(policy, replace(walk, trainable=torch.zeros(4, dtype=torch.bool)))

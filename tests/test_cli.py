@@ -1,0 +1,173 @@
+"""The entry point: help without torch, lists, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.commands.command_line import only_line, refused, stepcredit
+
+from stepcredit import cli
+from stepcredit.credit import CREDIT
+from stepcredit.errors import InputError, Interrupted, StepcreditError
+from stepcredit.recipes import packaged
+from stepcredit.rewards import REWARDS
+
+SCRIPT = Path(sys.executable).with_name("stepcredit")
+COMMANDS = [[str(SCRIPT)], [sys.executable, "-m", "stepcredit"]]
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "matplotlib", "PIL")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def process(command: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["script", "module"])
+def test_help_answers_at_once(command: list[str]) -> None:
+    if not Path(command[0]).exists():
+        pytest.skip("the package is not installed as a script")
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        said = process(command, "--help")
+        seconds.append(time.perf_counter() - started)
+        assert said.returncode == 0 and said.stderr == ""
+        assert "Usage: stepcredit [OPTIONS] COMMAND" in said.stdout
+        assert all(name in said.stdout for name in ("train", "sample", "list"))
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "--help"], []], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from stepcredit.cli import main; code = main(sys.argv[1:]); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
+    )
+    said = process([sys.executable, "-c", code], *arguments)
+    assert said.returncode == 0
+    assert said.stdout.splitlines()[0].startswith("Usage: stepcredit")
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["train", "sampel.steps=3"], ["train", "no-such-recipe"]], ids=" ".join)
+def test_a_mistyped_word_is_told_before_anything_heavy_is_imported(arguments: list[str]) -> None:
+    code = (
+        "import sys; from stepcredit.cli import main; code = main(sys.argv[1:]); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
+    )
+    said = process([sys.executable, "-c", code], *arguments)
+    assert said.returncode == 2
+    assert said.stdout == "[]\n"
+    assert said.stderr.startswith("stepcredit: unknown ") and said.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["script", "module"])
+def test_the_exit_code_leaves_the_process(command: list[str]) -> None:
+    if not Path(command[0]).exists():
+        pytest.skip("the package is not installed as a script")
+    said = process(command, "train", "sampel.steps=3")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == "stepcredit: unknown key 'sampel' in the defaults; did you mean 'sample'?\n"
+
+
+# Lists
+
+
+def names(kind: str) -> list[str]:
+    return [line.split()[0] for line in stepcredit("list", kind).out.splitlines()]
+
+
+def test_list_names_everything_there_is() -> None:
+    assert names("credit") == CREDIT.names()
+    assert names("reward") == REWARDS.names()
+    assert names("recipe") == list(packaged())
+    assert names("prompt") == ["animals", "animals-held-out", "shapes", "shapes-held-out"]
+
+
+@pytest.mark.parametrize("kind", ["credit", "reward", "prompt", "recipe"])
+def test_list_says_a_line_about_each_and_the_same_as_json(kind: str) -> None:
+    said = stepcredit("list", kind)
+    parts = json.loads(stepcredit("list", kind, "--json").out)
+    assert said.code == 0 and len(parts) == len(said.out.splitlines())
+    for line, part in zip(said.out.splitlines(), parts, strict=True):
+        assert list(part) == ["name", "description"]
+        assert len(part["description"]) > 10
+        assert line.split(maxsplit=1) == [part["name"], part["description"]]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["list", "recip"], "unknown kind of part 'recip' (did you mean 'recipe'?); known: credit, prompt, recipe,"),
+        (["list"], "Missing argument 'credit|reward|prompt|recipe'."),
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["train", "--rum", "a"], "No such option: --rum"),
+        (["sample"], "Missing argument 'RUN|MODEL'."),
+        (
+            ["sample", "embedded", "--images", "0"],
+            "Invalid value for '--images': Input should be greater than or",
+        ),
+        (["sample", "embedded", "--seed", "one"], "Invalid value for '--seed': Input should be a valid integer"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line(arguments: list[str], line: str) -> None:
+    assert refused(*arguments).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StepcreditError("a\nb"), 1), (InputError("a\nb"), 2), (Interrupted("a\nb"), 130)]
+)
+def test_every_error_of_ours_is_one_line_and_its_code(
+    monkeypatch: pytest.MonkeyPatch, error: StepcreditError, code: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("stepcredit.commands.listing.show", fail)
+    said = stepcredit("list", "credit")
+    assert said.code == code
+    assert only_line(said) == "a b"
+
+
+def test_ctrl_c_is_no_traceback_in_any_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stepcredit.commands.listing.show", interrupt)
+    said = stepcredit("list", "credit")
+    assert (said.code, only_line(said)) == (130, "interrupted")
+
+
+def test_any_other_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepcredit.commands.listing.show", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["list", "credit"])
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    """`stepcredit list reward | head -1` with a head that is already gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import sys; from stepcredit.cli import main; sys.exit(main(['--help']))"
+    said = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert "Traceback" not in said.stderr

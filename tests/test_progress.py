@@ -1,0 +1,79 @@
+"""What a run looks like on a terminal and in a log file."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from stepcredit.progress import ConsoleProgress, Progress
+
+ROW = {
+    "epoch": 1,
+    "reward_queries": 64,
+    "reward_mean": -1.0213,
+    "reward_std": 0.042,
+    "clip_fraction": 0.25,
+    "credit_profile": [1.5, 0.5],
+    "seconds_sampling": 0.5,
+    "seconds_reward": 0.25,
+    "seconds_training": 1.25,
+}
+
+
+def run(terminal: bool, epochs: int = 3, width: int = 100) -> str:
+    """What is written during one epoch."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=terminal, width=width, color_system=None, legacy_windows=False)
+    with ConsoleProgress(epochs, console) as progress:
+        progress.start(0)
+        for phase in ("sampling", "reward", "training"):
+            progress.phase(phase)
+        for done in (1, 2):
+            progress.tick(done, 2)
+        progress.epoch(ROW)
+    return written.getvalue()
+
+
+def test_a_log_file_gets_one_line_per_epoch() -> None:
+    assert run(terminal=False) == "epoch   1/3  reward -1.021 ± 0.042  queries 64  clipped 25%  2.0 s\n"
+
+
+def test_a_narrow_log_file_gets_it_unbroken() -> None:
+    assert run(terminal=False, width=20) == run(terminal=False)
+
+
+def test_a_terminal_gets_a_bar_besides() -> None:
+    written = run(terminal=True)
+    assert "epoch   1/3  reward -1.021 ± 0.042" in written
+    assert "epoch 1/3" in written and "reward -1.021" in written and "left" in written
+
+
+def test_a_note_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[bold]runs/:smile:/" + "x" * 200
+    ConsoleProgress(1).note(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_the_count_begins_where_the_run_does() -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=100, color_system=None, legacy_windows=False)
+    with ConsoleProgress(4, console) as progress:
+        progress.start(2)
+    assert "epoch 2/4" in written.getvalue()
+
+
+def test_a_run_of_no_epochs_is_shown_too() -> None:
+    with ConsoleProgress(0, Console(file=io.StringIO(), force_terminal=True)) as progress:
+        progress.start(0)
+        progress.phase("sample grid")
+
+
+def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress()
+    progress.note("a")
+    progress.phase("b")
+    progress.tick(1, 2)
+    progress.epoch(ROW)
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,444 @@
+"""The trainer on a toy policy: it learns, it records what it did, and a resumed run is the run that never stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.toy_policy import ToyPolicy, toy_config
+from torch import Tensor
+
+from stepcredit.config import TrainConfig
+from stepcredit.credit import CREDIT, build_credit
+from stepcredit.errors import InputError
+from stepcredit.maths import Transition
+from stepcredit.progress import Progress
+from stepcredit.rewards import RewardError
+from stepcredit.rewards.warmth import Warmth
+from stepcredit.tracking import RunDirectory
+from stepcredit.trainer import Trainer, credit_profile
+from stepcredit.types import Prompt, RewardFunction, Trajectory
+
+PROMPTS = [Prompt("a lake", {"number": 0}), Prompt("a hill", {"number": 1}), Prompt("a road", {"number": 2})]
+
+
+class Notebook(Progress):
+    """Remembers what a run told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.phases: list[str] = []
+        self.rows: list[Any] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def phase(self, name: str) -> None:
+        self.phases.append(name)
+
+    def epoch(self, metrics: Any) -> None:
+        self.rows.append(metrics)
+
+
+class Failing:
+    """Warmth that fails at the calls numbered in `at`, as `how` does."""
+
+    def __init__(self, how: Callable[[Tensor], Any], *at: int) -> None:
+        self.how, self.at, self.calls = how, at, 0
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Any:
+        scores = Warmth()(images, prompts, metadata)
+        self.calls += 1
+        return self.how(scores) if self.calls in self.at else scores
+
+
+def raising(scores: Tensor) -> Tensor:
+    raise RuntimeError("no such model")
+
+
+def stopping(scores: Tensor) -> Tensor:
+    raise KeyboardInterrupt
+
+
+def nan_for_the_second(scores: Tensor) -> Tensor:
+    return torch.where(torch.arange(len(scores)) == 1, torch.nan, scores)
+
+
+def start(path: Path, config: TrainConfig, policy: ToyPolicy | None = None, **parts: Any) -> Trainer:
+    run = RunDirectory.create(path, config, ["stepcredit"])
+    return trainer_of(run, config, policy, **parts)
+
+
+def resume(path: Path, config: TrainConfig, policy: ToyPolicy | None = None, **parts: Any) -> Trainer:
+    trainer = trainer_of(RunDirectory.open(path), config, policy, **parts)
+    trainer.resume()
+    return trainer
+
+
+def trainer_of(
+    run: RunDirectory,
+    config: TrainConfig,
+    policy: ToyPolicy | None = None,
+    reward: RewardFunction | None = None,
+    prompts: Sequence[Prompt] = PROMPTS,
+    progress: Progress | None = None,
+) -> Trainer:
+    credit = build_credit(config.credit)
+    return Trainer(config, policy or ToyPolicy(config.sample.steps), reward or Warmth(), credit, prompts, run, progress)
+
+
+def finish(trainer: Trainer) -> RunDirectory:
+    with trainer.run:
+        trainer.train()
+    return trainer.run
+
+
+def rows(run: RunDirectory) -> list[dict[str, Any]]:
+    """metrics.jsonl without what the clock and the machine decide."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith("seconds_") and key != "peak_memory_bytes"}
+        for row in run.metrics()
+    ]
+
+
+def state(run: RunDirectory) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The newest checkpoint, bit for bit."""
+    folder = sorted(run.checkpoint_root.iterdir())[-1]
+    tensors = load_file(folder / "tensors.safetensors")
+    return json.loads((folder / "state.json").read_text()), {
+        name: value.numpy().tobytes() for name, value in tensors.items()
+    }
+
+
+# It learns
+
+
+@pytest.mark.parametrize("credit", CREDIT.names())
+def test_the_reward_rises_under_every_credit_rule(tmp_path: Path, credit: str) -> None:
+    config = toy_config(
+        train={"epochs": 25}, credit={"name": credit}, sample={"images_per_prompt": 8}, run={"checkpoint_every": 25}
+    )
+    policy = ToyPolicy()
+    run = finish(start(tmp_path, config, policy))
+    rewards = [row["reward_mean"] for row in run.metrics()]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+    assert policy.target.min() > 0.2, "every part of the picture is to be warm"
+    assert all(row["ratio_max_deviation"] == 0 for row in run.metrics()), "elementwise mathematics replays exactly"
+
+
+@pytest.mark.parametrize("advantage", ["group", "running", "batch"])
+def test_the_reward_rises_under_every_advantage(tmp_path: Path, advantage: str) -> None:
+    config = toy_config(train={"epochs": 25, "advantage": advantage}, sample={"images_per_prompt": 8})
+    rewards = [row["reward_mean"] for row in finish(start(tmp_path, config)).metrics()]
+    assert rewards[-1] > rewards[0] + 0.2
+
+
+def test_a_step_without_variance_is_left_out(tmp_path: Path) -> None:
+    config = toy_config(train={"epochs": 1})
+    run = finish(start(tmp_path, config, ToyPolicy(last_std=0.0)))
+    row = run.metrics()[0]
+    assert row["credit_profile"][-1] == 0 and all(share > 0 for share in row["credit_profile"][:-1])
+    assert row["grad_norm"] > 0 and row["loss"] is not None
+
+
+# A resumed run is the run that never stopped
+
+
+@pytest.mark.parametrize("credit", CREDIT.names())
+def test_two_epochs_and_two_more_are_four(tmp_path: Path, credit: str) -> None:
+    def config(epochs: int) -> TrainConfig:
+        train = {"epochs": epochs, "advantage": "running", "buffer_size": 12}
+        return toy_config(train=train, credit={"name": credit}, prompts={"order": "random"})
+
+    whole = finish(start(tmp_path / "whole", config(4)))
+    finish(start(tmp_path / "parts", config(2)))
+    parts = finish(resume(tmp_path / "parts", config(4)))
+    assert rows(parts) == rows(whole) and len(rows(whole)) == 4
+    assert state(parts) == state(whole)
+    assert (parts.lora_dir / "toy.safetensors").read_bytes() == (whole.lora_dir / "toy.safetensors").read_bytes()
+    assert parts.grid_path(4).read_bytes() == whole.grid_path(4).read_bytes()
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_run_stopped_at_any_reward_ends_as_if_it_had_not_been(tmp_path: Path, call: int) -> None:
+    config = toy_config(train={"epochs": 4}, run={"checkpoint_every": 3})
+    whole = finish(start(tmp_path / "whole", config))
+    stopped = start(tmp_path / "stopped", config, reward=Failing(stopping, call))
+    with pytest.raises(KeyboardInterrupt):
+        finish(stopped)
+    again = finish(resume(tmp_path / "stopped", config))
+    assert rows(again) == rows(whole)
+    assert state(again) == state(whole)
+    assert sorted(path.name for path in again.path.glob("samples/*")) == ["epoch_0000.png", "epoch_0004.png"]
+
+
+def test_metrics_written_after_the_last_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    config = toy_config(run={"checkpoint_every": 2})
+    stopped = start(tmp_path, config, reward=Failing(stopping, 3))
+    with pytest.raises(KeyboardInterrupt):
+        finish(stopped)
+    assert [row["epoch"] for row in stopped.run.metrics()] == [1]
+    trainer = resume(tmp_path, config)
+    assert trainer.finished_epochs == 0 and trainer.run.metrics() == []
+
+
+def test_the_statistics_of_the_rewards_are_part_of_the_state(tmp_path: Path) -> None:
+    config = toy_config(train={"advantage": "running"})
+    first = start(tmp_path, config)
+    finish(first)
+    again = resume(tmp_path, config)
+    assert again.reward_statistics.state_dict() == first.reward_statistics.state_dict() != {}
+    assert again.step_statistics.state_dict() == first.step_statistics.state_dict() != {}
+    assert again.reward_queries == first.reward_queries == 24
+
+
+def test_a_finished_run_resumed_changes_nothing(tmp_path: Path) -> None:
+    config = toy_config()
+    run = finish(start(tmp_path, config))
+    before = rows(run), state(run)
+    notes = Notebook()
+    again = finish(resume(tmp_path, config, progress=notes))
+    assert (rows(again), state(again)) == before
+    assert notes.phases == []
+
+
+def test_finished_epochs_cannot_be_taken_back(tmp_path: Path) -> None:
+    run = finish(start(tmp_path, toy_config(train={"epochs": 2})))
+    with pytest.raises(InputError, match=r"has finished 2 epochs already: train\.epochs=1 cannot take any back"):
+        resume(tmp_path, toy_config(train={"epochs": 1}))
+    assert len(run.metrics()) == 2
+
+
+def test_resume_needs_a_checkpoint(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, toy_config(), ["stepcredit"])
+    with pytest.raises(InputError, match="holds no checkpoint to resume from"):
+        resume(tmp_path, toy_config())
+
+
+# What it records
+
+
+def test_a_row_of_the_metrics(tmp_path: Path) -> None:
+    run = finish(start(tmp_path, toy_config(train={"epochs": 2})))
+    first, second = run.metrics()
+    assert list(first) == list(second)
+    assert set(first) == {
+        "epoch",
+        "reward_queries",
+        "reward_mean",
+        "reward_std",
+        "ratio_max_deviation",
+        "loss",
+        "approx_kl",
+        "clip_fraction",
+        "grad_norm",
+        "credit_fallbacks",
+        "credit_similarity_start",
+        "credit_profile",
+        "seconds_sampling",
+        "seconds_reward",
+        "seconds_training",
+        "peak_memory_bytes",
+    }
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    assert (first["reward_queries"], second["reward_queries"]) == (8, 16)
+
+
+def test_the_recorded_reward_is_that_of_the_images_trained_on(tmp_path: Path) -> None:
+    trainer = start(tmp_path, toy_config(train={"epochs": 1}))
+    scores = []
+    trainer.reward = trainer.reward.__class__(lambda *call: scores.append(Warmth()(*call)) or scores[-1], "spy")
+    row = finish(trainer).metrics()[0]
+    _, epoch, _ = scores
+    assert row["reward_mean"] == pytest.approx(float(epoch.mean()), abs=1e-6)
+    assert row["reward_std"] == pytest.approx(float(epoch.std(correction=0)), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("credit", "profile"), [("uniform", [1, 1, 1, 1]), ("linear", [1.6, 1.2, 0.8, 0.4])], ids=["uniform", "linear"]
+)
+def test_the_credit_profile_is_that_of_the_rule(tmp_path: Path, credit: str, profile: list[float]) -> None:
+    run = finish(start(tmp_path, toy_config(train={"epochs": 1}, credit={"name": credit})))
+    assert run.metrics()[0]["credit_profile"] == pytest.approx(profile, abs=1e-5)
+
+
+def test_credit_profile_by_hand() -> None:
+    trajectory = ToyPolicy(steps=3, last_std=0.0).rollout(PROMPTS[:2], [1, 2]).trajectory
+    advantages = torch.tensor([[3.0, -1.0, 9.0], [-1.0, 1.0, 9.0]])
+    assert credit_profile(trajectory, advantages) == pytest.approx([2.0, 1.0, 0.0])
+    assert credit_profile(trajectory, torch.zeros(2, 3)) == [0.0, 0.0, 0.0]
+
+
+def test_progress_hears_phases_and_rows_in_order(tmp_path: Path) -> None:
+    told = Notebook()
+    run = finish(start(tmp_path, toy_config(train={"epochs": 2}), progress=told))
+    epoch = ["sampling", "reward", "training"]
+    grid = ["sample grid", "reward"]
+    assert told.phases == [*grid, "sampling", "self-check", "reward", "training", *epoch, *grid]
+    assert told.notes == ["self-check: 4 steps of 8 images replay exact"]
+    assert [row["epoch"] for row in told.rows] == [1, 2] == [row["epoch"] for row in run.metrics()]
+
+
+def test_an_epoch_that_teaches_nothing_is_told(tmp_path: Path) -> None:
+    told, policy = Notebook(), ToyPolicy()
+    config = toy_config(train={"epochs": 1}, sample={"images_per_prompt": 1, "prompts_per_epoch": 3})
+    run = finish(start(tmp_path, config, policy, progress=told))
+    assert [note for note in told.notes if note.startswith("epoch 1: nothing to learn")]
+    assert not policy.target.any()
+    assert run.metrics()[0]["credit_profile"] == [0.0] * 4
+
+
+# Samples and checkpoints
+
+
+def test_grids_show_the_same_prompts_with_the_same_noise(tmp_path: Path) -> None:
+    policy = ToyPolicy()
+    config = toy_config(run={"grid_every": 2, "grid_images": 3})
+    run = finish(start(tmp_path, config, policy))
+    grids = [rollout for rollout in policy.rollouts if len(rollout[0]) == 3]
+    assert [path.name for path in sorted(run.path.glob("samples/*"))] == [
+        "epoch_0000.png",
+        "epoch_0002.png",
+        "epoch_0003.png",
+    ]
+    assert len(grids) == 3 and grids[0] == grids[1] == grids[2]
+    assert grids[0][0] == ["a lake", "a hill", "a lake"] and len(set(grids[0][1])) == 3
+    trained = {seed for texts, seeds in policy.rollouts if len(texts) == 8 for seed in seeds}
+    assert len(trained) == 24 and trained.isdisjoint(grids[0][1])
+
+
+def test_checkpoints_are_written_when_due_and_the_newest_kept(tmp_path: Path) -> None:
+    config = toy_config(train={"epochs": 5}, run={"checkpoint_every": 2, "keep_checkpoints": 3})
+    run = finish(start(tmp_path, config))
+    assert sorted(path.name for path in run.checkpoint_root.iterdir()) == ["epoch_0002", "epoch_0004", "epoch_0005"]
+
+
+def test_no_epochs_make_a_run_with_its_starting_grid(tmp_path: Path) -> None:
+    run = finish(start(tmp_path, toy_config(train={"epochs": 0})))
+    assert run.metrics() == [] and run.grid_path(0).exists() and (run.lora_dir / "toy.safetensors").exists()
+
+
+def test_weights_are_exported_where_they_are_asked_for(tmp_path: Path) -> None:
+    trainer = start(tmp_path, toy_config(train={"epochs": 1}))
+    trainer.weights_dir = tmp_path / "unet"
+    assert trainer.train() == tmp_path / "unet" / "toy.safetensors"
+    trainer.run.close()
+    assert not trainer.run.lora_dir.exists()
+
+
+# Memory
+
+
+@pytest.mark.parametrize(("credit", "kept"), [("uniform", False), ("contribution", True)])
+def test_x0_is_kept_for_rules_that_need_it_and_gone_when_the_update_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credit: str, kept: bool
+) -> None:
+    seen = []
+    spread = CREDIT.get(credit).__call__
+
+    def spy(rule: Any, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        seen.append(trajectory.x0 is not None)
+        return spread(rule, trajectory, advantage)
+
+    monkeypatch.setattr(CREDIT.get(credit), "__call__", spy)
+    policy = ToyPolicy()
+    config = toy_config(train={"epochs": 1}, credit={"name": credit}, run={"self_check": False})
+    finish(start(tmp_path, config, policy))
+    assert seen == [kept]
+    assert policy.replayed_with_x0 == 0
+
+
+# A reward that fails
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        (raising, "raised RuntimeError (no such model) on 8 images, first prompt 'a lake'"),
+        (nan_for_the_second, "returned nan for 1 of 8 images, first for prompt 'a lake'"),
+        (lambda scores: scores[:-1], "returned scores of shape (7,), expected (8,)"),
+        (lambda scores: ["good"] * 8, "returned a list that does not convert to numbers"),
+    ],
+    ids=["raises", "nan", "shape", "text"],
+)
+def test_a_failing_reward_is_told_and_the_run_goes_on_once_it_is_mended(
+    tmp_path: Path, how: Callable[[Tensor], Any], what: str
+) -> None:
+    config = toy_config(run={"checkpoint_every": 3})
+    whole = finish(start(tmp_path / "whole", config))
+    path = tmp_path / "mended later"
+    with pytest.raises(RewardError) as caught:
+        finish(start(path, config, reward=Failing(how, 3)))
+    assert str(caught.value).startswith(f"epoch 2: reward 'warmth' {what}")
+    assert str(caught.value).endswith(f"mend it and go on with: stepcredit train --resume --run '{path}'")
+    mended = resume(path, config)
+    assert mended.finished_epochs == 1, "checkpointed although none was due"
+    run = finish(mended)
+    assert rows(run) == rows(whole) and state(run) == state(whole)
+
+
+@pytest.mark.parametrize(("call", "where"), [(1, "first sample grid"), (5, "sample grid after epoch 3")])
+def test_a_reward_that_fails_in_a_grid_costs_no_grid(tmp_path: Path, call: int, where: str) -> None:
+    config = toy_config()
+    with pytest.raises(RewardError, match=f"^{where}: reward 'warmth' raised RuntimeError"):
+        finish(start(tmp_path, config, reward=Failing(raising, call)))
+    run = finish(resume(tmp_path, config))
+    assert run.grid_path(0).exists() and run.grid_path(3).exists()
+    assert [row["epoch"] for row in run.metrics()] == [1, 2, 3]
+
+
+def test_a_reward_that_was_not_wrapped_is_verified_too(tmp_path: Path) -> None:
+    reward = Failing(nan_for_the_second, 1)
+    with pytest.raises(RewardError, match="returned nan"):
+        finish(start(tmp_path, toy_config(), reward=reward))
+
+
+# A start that cannot succeed
+
+
+def test_more_updates_than_images_are_refused_where_the_source_decides_how_many(tmp_path: Path) -> None:
+    sample = {"prompts_per_epoch": None, "images_per_prompt": 2}
+    config = toy_config(sample=sample, train={"updates_per_epoch": 7})
+    with pytest.raises(InputError, match=r"train\.updates_per_epoch is 7 but an epoch has only 6 images"):
+        trainer_of(RunDirectory(tmp_path / "run"), config)
+    assert trainer_of(RunDirectory(tmp_path / "run"), config, prompts=[*PROMPTS, Prompt("a wood")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_prompts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sample\.prompts_per_epoch is 4 but the prompt source has only 3"):
+        trainer_of(RunDirectory(tmp_path / "run"), toy_config(sample={"prompts_per_epoch": 4}))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Drifting(ToyPolicy):
+    """Its replay is not what it sampled."""
+
+    def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
+        transition = super().replay(trajectory, step, rows)
+        return Transition(transition.mean + 0.01, transition.std, transition.x0)
+
+
+def test_a_policy_that_does_not_replay_is_never_trained(tmp_path: Path) -> None:
+    policy = Drifting()
+    with pytest.raises(InputError, match="this pipeline does not replay"):
+        finish(start(tmp_path, toy_config(), policy))
+    assert not policy.target.any()
+
+
+def test_a_resumed_run_is_checked_too(tmp_path: Path) -> None:
+    """Between two parts of a run the machine or a library may have changed."""
+    finish(start(tmp_path, toy_config(train={"epochs": 1})))
+    with pytest.raises(InputError, match="this pipeline does not replay"):
+        finish(resume(tmp_path, toy_config(train={"epochs": 2}), Drifting()))
+
+
+def test_the_self_check_can_be_left_out(tmp_path: Path) -> None:
+    config = toy_config(train={"epochs": 1}, run={"self_check": False})
+    row = finish(start(tmp_path, config, Drifting())).metrics()[0]
+    assert row["ratio_max_deviation"] > 1e-6

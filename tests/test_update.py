@@ -1,0 +1,303 @@
+"""The gradient of an update is the plain policy gradient, however it is computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import log_prob, perturb, tiny_policy, tiny_sd
+from torch import Tensor
+
+from stepcredit.config import TrainSection
+from stepcredit.credit.contribution import Contribution
+from stepcredit.credit.linear import Linear
+from stepcredit.credit.uniform import Uniform
+from stepcredit.errors import InputError
+from stepcredit.maths import gaussian, loss
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.types import Prompt, Trajectory
+from stepcredit.update import UpdateStatistics, accumulate_gradient, image_groups, update_policy
+
+IMAGES, STEPS = 6, 4
+ADVANTAGE = torch.tensor([1.5, -0.3, 0.8, -1.1, 0.4, -2.0])
+STEP_ADVANTAGES = torch.randn(IMAGES, STEPS, generator=torch.Generator().manual_seed(3))
+EVERY = torch.arange(IMAGES)
+SCALER = torch.amp.GradScaler(enabled=False)
+
+
+def walked(policy: PipelinePolicy) -> Trajectory:
+    """A rollout of `policy` a little off its reference."""
+    perturb(policy, 0.05)
+    prompts = [Prompt(text) for text in ("a cat", "two dogs", "a red fox", "sea", "sky", "a cat")]
+    return policy.rollout(prompts, range(IMAGES), keep_x0=True).trajectory
+
+
+@pytest.fixture(scope="module")
+def walk() -> tuple[PipelinePolicy, Trajectory]:
+    """In float64, where two ways to add up one gradient differ by 1e-12, not by 1e-5."""
+    policy = tiny_policy(tiny_sd().to(dtype=torch.float64))
+    for parameter in policy.parameters():
+        parameter.data = parameter.data.double()
+    return policy, walked(policy)
+
+
+def gradient(
+    policy: PipelinePolicy, walk: Trajectory, advantages: Tensor, group: Tensor = EVERY, **options: Any
+) -> Tensor:
+    """The flat gradient that an update of `group` accumulates."""
+    statistics = UpdateStatistics()
+    accumulate_gradient(policy, SCALER, walk, advantages, group, TrainSection(**options), statistics, first=True)
+    return taken(policy)
+
+
+def taken(policy: PipelinePolicy) -> Tensor:
+    flat = torch.cat([parameter.grad.flatten() for parameter in policy.parameters() if parameter.grad is not None])
+    for parameter in policy.parameters():
+        parameter.grad = None
+    return flat
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+def weighted_log_ratio(policy: PipelinePolicy, walk: Trajectory) -> float:
+    """sum of M (log p - log p_old) over images and steps."""
+    with torch.no_grad():
+        new = torch.stack([log_prob(policy, walk, step) for step in range(walk.steps)], dim=1)
+    return float((STEP_ADVANTAGES * (new - walk.log_probs)).sum())
+
+
+def permuted(walk: Trajectory, order: Tensor) -> Trajectory:
+    return replace(
+        walk,
+        latents=walk.latents[order],
+        log_probs=walk.log_probs[order],
+        prompts=[walk.prompts[index] for index in order],
+        recording=walk.recording.rows(order),
+    )
+
+
+@pytest.mark.parametrize(("count", "updates"), [(6, 2), (7, 3), (5, 5), (4, 1)])
+def test_groups_are_a_partition_of_nearly_equal_parts(count: int, updates: int) -> None:
+    groups = list(image_groups(count, updates, np.random.default_rng(0)))
+    assert len(groups) == updates
+    assert sorted(torch.cat(groups).tolist()) == list(range(count))
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    assert all(group.tolist() == sorted(group.tolist()) for group in groups)
+
+
+def test_groups_are_drawn_by_the_generator() -> None:
+    first, again, other = (
+        [group.tolist() for group in image_groups(8, 2, np.random.default_rng(seed))] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_more_updates_than_images() -> None:
+    with pytest.raises(InputError, match=r"train\.updates_per_epoch is 5 but the epoch has only 4 images"):
+        list(image_groups(4, 5, np.random.default_rng(0)))
+
+
+def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
+    walk: tuple[PipelinePolicy, Trajectory],
+) -> None:
+    policy, trajectory = walk
+    whole = gradient(policy, trajectory, STEP_ADVANTAGES)
+    assert whole.norm() > 0
+    for microbatch in (1, 4):
+        assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, microbatch=microbatch), whole) < 1e-9
+
+    for image in range(IMAGES):
+        for step in range(STEPS):
+            row = torch.tensor([image])
+            new, old = log_prob(policy, trajectory, step, row), trajectory.log_probs[row, step]
+            value = loss.clipped_surrogate(new, old, STEP_ADVANTAGES[row, step], TrainSection().clip_range)
+            (value.sum() / (IMAGES * STEPS)).backward()
+    assert relative(taken(policy), whole) < 1e-9
+
+
+def test_micro_batches_agree_in_float32() -> None:
+    policy = tiny_policy()
+    trajectory = walked(policy)
+    whole = gradient(policy, trajectory, STEP_ADVANTAGES)
+    assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, microbatch=2), whole) < 1e-4
+
+
+def test_gradient_of_the_first_update_is_the_policy_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = walk
+    group = torch.tensor([0, 2, 5])
+    objective = sum(
+        (STEP_ADVANTAGES[group, step] * log_prob(policy, trajectory, step, group)).sum() for step in range(STEPS)
+    )
+    (-objective / (len(group) * STEPS)).backward()
+    expected = taken(policy)
+    assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, group), expected) < 1e-9
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_an_advantage_trains_the_step_it_belongs_to(walk: tuple[PipelinePolicy, Trajectory], step: int) -> None:
+    policy, trajectory = walk
+    single = torch.zeros(IMAGES, STEPS)
+    single[:, step] = ADVANTAGE
+    (-(ADVANTAGE * log_prob(policy, trajectory, step)).sum() / (IMAGES * STEPS)).backward()
+    expected = taken(policy)
+    assert relative(gradient(policy, trajectory, single), expected) < 1e-9
+
+
+def test_order_of_the_images_leaves_the_gradient_as_it_is(walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = walk
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    shuffled = gradient(policy, permuted(trajectory, order), STEP_ADVANTAGES[order], microbatch=4)
+    assert relative(shuffled, gradient(policy, trajectory, STEP_ADVANTAGES)) < 1e-9
+
+
+def test_contribution_at_alpha_1_trains_bitwise_as_uniform(walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = walk
+    uniform, contribution = Uniform()(trajectory, ADVANTAGE), Contribution(window=1, alpha=1.0)(trajectory, ADVANTAGE)
+    assert torch.equal(gradient(policy, trajectory, contribution), gradient(policy, trajectory, uniform))
+    credited = Contribution(window=1)(trajectory, ADVANTAGE)
+    assert relative(gradient(policy, trajectory, credited), gradient(policy, trajectory, uniform)) > 1e-2
+
+
+def test_contribution_in_one_window_trains_bitwise_as_linear(walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = walk
+    assert trajectory.x0 is not None
+    seen = replace(trajectory, latents=trajectory.latents.float(), x0=trajectory.x0.float())
+    linear, contribution = Linear()(seen, ADVANTAGE), Contribution(window=STEPS)(seen, ADVANTAGE)
+    assert torch.equal(gradient(policy, trajectory, contribution), gradient(policy, trajectory, linear))
+
+
+def test_clipped_ratios_have_no_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = walk
+    beyond = replace(trajectory, log_probs=trajectory.log_probs - 0.5)
+    gain = torch.ones(IMAGES, STEPS)
+    assert torch.equal(gradient(policy, beyond, gain), torch.zeros_like(gradient(policy, trajectory, gain)))
+    assert gradient(policy, beyond, -gain).norm() > 0
+
+
+def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
+    policy = tiny_policy()
+    trajectory = policy.rollout([Prompt("a cat")] * IMAGES, range(IMAGES)).trajectory
+    none = torch.zeros(IMAGES, STEPS)
+    at_reference = gradient(policy, trajectory, none, kl_weight=0.5)
+    assert torch.equal(at_reference, torch.zeros_like(at_reference))
+
+    perturb(policy, 0.05)
+    with torch.no_grad():
+        means = [policy.replay(trajectory, step) for step in range(STEPS)]
+        with policy.reference():
+            base = [policy.replay(trajectory, step).mean for step in range(STEPS)]
+    expected = sum(float(gaussian.kl(now.mean, was, now.std).mean()) for now, was in zip(means, base, strict=True))
+    statistics = UpdateStatistics()
+    section = TrainSection(kl_weight=0.5, microbatch=4)
+    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, section, statistics)
+    measured = [float(value) for value in statistics.reference_kl]
+    assert min(measured) > 0
+    assert (sum(measured[:STEPS]) * 4 + sum(measured[STEPS:]) * 2) / IMAGES == pytest.approx(expected, rel=1e-4)
+
+    pull = taken(policy)
+    weights = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
+    descended = weights - 1e-3 * pull / pull.norm()
+    torch.nn.utils.vector_to_parameters(descended, policy.parameters())
+    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, section, statistics)
+    assert sum(map(float, statistics.reference_kl[-8:])) < sum(measured)
+
+
+def test_kl_adds_to_the_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = walk
+    none = torch.zeros(IMAGES, STEPS)
+    apart = gradient(policy, trajectory, STEP_ADVANTAGES) + gradient(policy, trajectory, none, kl_weight=0.5)
+    assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, kl_weight=0.5), apart) < 1e-9
+
+
+def test_the_reference_is_entered_once_per_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    trajectory = walked(policy)
+    entered, own = [], policy.reference
+    monkeypatch.setattr(policy, "reference", lambda: entered.append(True) or own())
+    gradient(policy, trajectory, STEP_ADVANTAGES, kl_weight=0.5, microbatch=3)
+    assert len(entered) == 2
+
+
+def test_steps_without_variance_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
+    trajectory = walked(policy)
+    replayed: Counter[int] = Counter()
+    own = policy.replay
+
+    def counting(trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
+        replayed[step] += 1
+        return own(trajectory, step, rows)
+
+    monkeypatch.setattr(policy, "replay", counting)
+    whole = gradient(policy, trajectory, STEP_ADVANTAGES)
+    assert replayed == {0: 1, 1: 1, 2: 1}
+    assert whole.isfinite().all() and whole.norm() > 0
+    (
+        -sum((STEP_ADVANTAGES[:, step] * log_prob(policy, trajectory, step)).sum() for step in range(3)) / (IMAGES * 3)
+    ).backward()
+    assert relative(taken(policy), whole) < 1e-4
+
+
+def test_a_walk_with_nothing_to_train(walk: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = walk
+    with pytest.raises(InputError, match="zero variance"):
+        gradient(policy, replace(trajectory, trainable=torch.zeros(STEPS, dtype=torch.bool)), STEP_ADVANTAGES)
+
+
+def updated(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> tuple[dict[str, float], list[Any]]:
+    section = TrainSection(**{"learning_rate": 1e-3, **options})
+    optimiser = torch.optim.SGD(policy.parameters(), lr=section.learning_rate)
+    ticks: list[Any] = []
+    figures = update_policy(
+        policy,
+        optimiser,
+        SCALER,
+        trajectory,
+        STEP_ADVANTAGES,
+        section,
+        np.random.default_rng(0),
+        lambda done, total: ticks.append((done, total)),
+    )
+    return figures, ticks
+
+
+def test_the_first_update_of_the_whole_epoch_starts_at_ratio_1() -> None:
+    policy = tiny_policy()
+    figures, ticks = updated(policy, walked(policy), updates_per_epoch=1)
+    assert ticks == [(1, 1)]
+    assert figures["ratio_max_deviation"] == 0.0
+    assert figures["approx_kl"] == 0.0 and figures["clip_fraction"] == 0.0
+    assert figures["loss"] == pytest.approx(-float(STEP_ADVANTAGES.mean()), abs=1e-6)
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_later_updates_leave_the_first_ratio_alone() -> None:
+    policy = tiny_policy()
+    figures, ticks = updated(policy, walked(policy), inner_epochs=3, learning_rate=1.0)
+    assert ticks == [(done, 6) for done in range(1, 7)]
+    assert figures["ratio_max_deviation"] <= 1e-6 < figures["approx_kl"]
+    assert figures["clip_fraction"] > 0
+
+
+def test_the_gradient_norm_is_clipped_after_it_is_measured() -> None:
+    policy = tiny_policy()
+    trajectory = walked(policy)
+    norm = gradient(policy, trajectory, STEP_ADVANTAGES).norm()
+    before = torch.nn.utils.parameters_to_vector(policy.parameters()).detach().clone()
+    figures, _ = updated(policy, trajectory, updates_per_epoch=1, max_grad_norm=float(norm) / 4, learning_rate=1.0)
+    moved = torch.nn.utils.parameters_to_vector(policy.parameters()).detach() - before
+    assert figures["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+    assert float(moved.norm()) == pytest.approx(float(norm) / 4, rel=1e-3)
+
+
+def test_an_update_makes_what_was_rewarded_more_likely() -> None:
+    policy = tiny_policy()
+    trajectory = walked(policy)
+    updated(policy, trajectory, updates_per_epoch=1, learning_rate=0.1)
+    assert weighted_log_ratio(policy, trajectory) > 0
