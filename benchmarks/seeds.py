@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 uv run python benchmarks/seeds.py --seeds 101 102 103 104 105 --run runs/seeds
 
 Each seed is a run of its own, `--jobs` at a time as separate processes. Finished runs are not repeated; overrides
-(section.key=value) go last. The change is (last - first) / |first|: for JPEG compressibility, whose reward is minus the
-size, the share by which the mean size fell.
+(section.key=value) go last. The gain is last - first; with --relative it is also given as a share of |first|: for JPEG
+compressibility, whose reward is minus the size in kB, the share by which the mean size fell.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--run", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--relative", action="store_true", help="give the gain as a share of |first| too")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     options = parser.parse_args()
 
@@ -35,10 +36,28 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         curves = dict(zip(options.seeds, pool.map(one, options.seeds), strict=True))
     print(f"{options.recipe} {' '.join(options.overrides)}; {machine()}; {options.jobs} run(s) at a time")
-    print("seed   first    last     change  queries  seconds")
-    changes = [line(seed, rows) for seed, rows in curves.items()]
-    spread = statistics.stdev(changes) if len(changes) > 1 else 0.0
-    print(f"change: mean {statistics.mean(changes):+.1%}, standard deviation {spread:.1%}, n = {len(changes)}")
+    print("seed    first     last     gain  queries  seconds")
+    for seed, rows in curves.items():
+        first, last = ends(rows)
+        seconds = sum(value for row in rows for key, value in row.items() if key.startswith("seconds_"))
+        queries = int(rows[-1]["reward_queries"])
+        print(f"{seed:<6} {first:7.3f}  {last:7.3f}  {last - first:+7.3f}  {queries:7d}  {seconds:7.0f}")
+    summary("gain", [last - first for first, last in map(ends, curves.values())], "+.3f")
+    if options.relative:
+        summary("gain / |first|", [(last - first) / abs(first) for first, last in map(ends, curves.values())], "+.1%")
+
+
+def ends(rows: list[dict[str, float]]) -> tuple[float, float]:
+    """Mean reward of the first and of the last epoch's batch."""
+    return rows[0]["reward_mean"], rows[-1]["reward_mean"]
+
+
+def summary(name: str, values: list[float], style: str) -> None:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    print(
+        f"{name}: mean {statistics.mean(values):{style}}, min {min(values):{style}}, max {max(values):{style}}, "
+        f"standard deviation {spread:{style[1:]}}, n = {len(values)}"
+    )
 
 
 def train(recipe: str, seed: int, run: Path, overrides: list[str]) -> list[dict[str, float]]:
@@ -50,14 +69,6 @@ def train(recipe: str, seed: int, run: Path, overrides: list[str]) -> list[dict[
         with (run.parent / f"{run.name}.log").open("w") as log:
             subprocess.run([*command, *arguments], check=True, stdout=log, stderr=subprocess.STDOUT)
     return [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def line(seed: int, rows: list[dict[str, float]]) -> float:
-    first, last = rows[0]["reward_mean"], rows[-1]["reward_mean"]
-    change = (last - first) / abs(first)
-    seconds = sum(value for row in rows for key, value in row.items() if key.startswith("seconds_"))
-    print(f"{seed:<6} {first:7.3f} {last:7.3f}  {change:+7.1%}  {int(rows[-1]['reward_queries']):7d}  {seconds:7.0f}")
-    return change
 
 
 def machine() -> str:

@@ -117,8 +117,9 @@ def test_the_newest_are_kept_by_number(tmp_path: Path) -> None:
     for epoch in (8, 9, 10, 11):
         saved(tmp_path, epoch, keep=3)
     assert epochs(tmp_path) == [9, 10, 11]
+    saved(tmp_path, 9_999, keep=2)
     saved(tmp_path, 10_000, keep=2)
-    assert epochs(tmp_path) == [11, 10_000]
+    assert epochs(tmp_path) == [9_999, 10_000]
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ IMAGES, STEPS = 6, 4
 ADVANTAGE = torch.tensor([1.5, -0.3, 0.8, -1.1, 0.4, -2.0])
 STEP_ADVANTAGES = torch.randn(IMAGES, STEPS, generator=torch.Generator().manual_seed(3))
 EVERY = torch.arange(IMAGES)
+CLIP_RANGE = 1e-2
 SCALER = torch.amp.GradScaler(enabled=False)
 
 
@@ -45,12 +46,16 @@ def walk() -> tuple[PipelinePolicy, Trajectory]:
     return policy, walked(policy)
 
 
+def section(**options: Any) -> TrainSection:
+    return TrainSection(**{"updates_per_epoch": 2, "learning_rate": 1e-3, "clip_range": CLIP_RANGE, **options})
+
+
 def gradient(
     policy: PipelinePolicy, walk: Trajectory, advantages: Tensor, group: Tensor = EVERY, **options: Any
 ) -> Tensor:
     """The flat gradient that an update of `group` accumulates."""
     statistics = UpdateStatistics()
-    accumulate_gradient(policy, SCALER, walk, advantages, group, TrainSection(**options), statistics, first=True)
+    accumulate_gradient(policy, SCALER, walk, advantages, group, section(**options), statistics, first=True)
     return taken(policy)
 
 
@@ -116,7 +121,7 @@ def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
         for step in range(STEPS):
             row = torch.tensor([image])
             new, old = log_prob(policy, trajectory, step, row), trajectory.log_probs[row, step]
-            value = loss.clipped_surrogate(new, old, STEP_ADVANTAGES[row, step], TrainSection().clip_range)
+            value = loss.clipped_surrogate(new, old, STEP_ADVANTAGES[row, step], CLIP_RANGE)
             (value.sum() / (IMAGES * STEPS)).backward()
     assert relative(taken(policy), whole) < 1e-9
 
@@ -194,8 +199,8 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
             base = [policy.replay(trajectory, step).mean for step in range(STEPS)]
     expected = sum(float(gaussian.kl(now.mean, was, now.std).mean()) for now, was in zip(means, base, strict=True))
     statistics = UpdateStatistics()
-    section = TrainSection(kl_weight=0.5, microbatch=4)
-    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, section, statistics)
+    pulled = section(kl_weight=0.5, microbatch=4)
+    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, statistics)
     measured = [float(value) for value in statistics.reference_kl]
     assert min(measured) > 0
     assert (sum(measured[:STEPS]) * 4 + sum(measured[STEPS:]) * 2) / IMAGES == pytest.approx(expected, rel=1e-4)
@@ -204,7 +209,7 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     weights = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
     descended = weights - 1e-3 * pull / pull.norm()
     torch.nn.utils.vector_to_parameters(descended, policy.parameters())
-    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, section, statistics)
+    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, statistics)
     assert sum(map(float, statistics.reference_kl[-8:])) < sum(measured)
 
 
@@ -251,8 +256,8 @@ def test_a_walk_with_nothing_to_train(walk: tuple[PipelinePolicy, Trajectory]) -
 
 
 def updated(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> tuple[dict[str, float], list[Any]]:
-    section = TrainSection(**{"learning_rate": 1e-3, **options})
-    optimiser = torch.optim.SGD(policy.parameters(), lr=section.learning_rate)
+    given = section(**options)
+    optimiser = torch.optim.SGD(policy.parameters(), lr=given.learning_rate)
     ticks: list[Any] = []
     figures = update_policy(
         policy,
@@ -260,7 +265,7 @@ def updated(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> t
         SCALER,
         trajectory,
         STEP_ADVANTAGES,
-        section,
+        given,
         np.random.default_rng(0),
         lambda done, total: ticks.append((done, total)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -157,14 +158,25 @@ def test_ctrl_c_keeps_the_run_and_says_how_to_go_on(here: Path, call: int) -> No
     assert set(tree(here / "my run" / "samples")) == {"epoch_0000.png", "epoch_0003.png"}
 
 
-def test_sigterm_is_ctrl_c_while_training_and_only_then(here: Path) -> None:
+@pytest.fixture
+def sigterm() -> Iterator[Callable[..., None]]:
+    """A handler of SIGTERM that is there before a run, and must be there again after it, but not in between."""
+
+    def handler(*_: object) -> None:
+        raise AssertionError("the run leaves SIGTERM to others")
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_is_ctrl_c_while_training_and_only_then(here: Path, sigterm: Callable[..., None]) -> None:
     (here / "broken").touch()
-    stop = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
-    before = signal.getsignal(signal.SIGTERM)
-    said = stepcredit("train", *TOY, reward_file(here / "stops.py", at_call(2, stop)), "--run", "a")
+    name = reward_file(here / "stops.py", at_call(2, "import signal; signal.raise_signal(signal.SIGTERM)"))
+    said = stepcredit("train", *TOY, name, "--run", "a")
     assert said.code == 130
     assert "stepcredit train --resume --run a" in only_line(said)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is sigterm
 
 
 @pytest.mark.parametrize("moment", ["stepcredit.policy.loading.load_policy", "stepcredit.checkpoint.save"])
