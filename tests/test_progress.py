@@ -48,6 +48,7 @@ def test_a_terminal_gets_a_bar_besides() -> None:
     written = run(terminal=True)
     assert "epoch   1/3  reward -1.021 ± 0.042" in written
     assert "epoch 1/3" in written and "reward -1.021" in written and "left" in written
+    assert "32.0 images/s" in written
 
 
 def test_a_note_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,3 +215,8 @@ def test_recipes_that_are_not_there(tmp_path: Path) -> None:
     )
     missing = tmp_path / "none.yaml"
     assert complaint(missing) == f"no recipe file {missing}"
+
+
+def test_betas_outside_their_range() -> None:
+    with pytest.raises(InputError, match=r"train\.betas\.1 = 1\.0 in the defaults: input should be less than 1"):
+        recipes.load(None, ["train.betas=[0.9, 1.0]"])

@@ -69,11 +69,13 @@ def sample(
     out: Annotated[Path, typer.Option(help="folder for the images")] = Path("samples"),
     images: Annotated[int, typer.Option(min=1, help="images per prompt")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="denoising steps; the run's own by default")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="guidance scale; the run's own by default")] = None,
 ) -> None:
     """Sample images from a trained run or from a model."""
     from stepcredit.commands.sample import sample as command
 
-    command(source, prompt or [], prompts, out, images, seed)
+    command(source, prompt or [], prompts, out, images, seed, steps, guidance)
 
 
 @app.command("list")

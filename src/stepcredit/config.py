@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
@@ -49,7 +51,7 @@ class TrainSection(_Section):
     epochs: int = Field(10, ge=0, description="rounds of sampling, scoring and updating")
     learning_rate: float = Field(1.2e-2, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
+    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="of AdamW, each in [0, 1)")
     adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this norm")
     updates_per_epoch: int = Field(4, ge=1, description="optimiser steps per pass over an epoch's images")

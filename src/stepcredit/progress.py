@@ -27,7 +27,7 @@ class Progress:
 
 
 class ConsoleProgress(Progress):
-    """A line per epoch, and on a terminal a live bar: epochs, phase, reward, time spent and left. A context manager."""
+    """A line per epoch, and on a terminal a live bar: epochs, phase, reward, rate, time. A context manager."""
 
     def __init__(self, epochs: int, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -37,6 +37,7 @@ class ConsoleProgress(Progress):
             progress.BarColumn(bar_width=24),
             progress.TextColumn("{task.fields[phase]:<12}"),
             progress.TextColumn("{task.fields[reward]}"),
+            progress.TextColumn("{task.fields[rate]}"),
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
@@ -45,7 +46,7 @@ class ConsoleProgress(Progress):
             transient=True,
         )
         self._finished = 0
-        self._task = self._bar.add_task("", total=epochs, epoch=0, epochs=epochs, phase="starting", reward="")
+        self._task = self._bar.add_task("", total=epochs, epoch=0, epochs=epochs, phase="starting", reward="", rate="")
 
     def start(self, finished: int) -> None:
         """Begin to count, `finished` epochs being done already."""
@@ -77,7 +78,8 @@ class ConsoleProgress(Progress):
         self._finished = int(metrics["epoch"])
         seconds = sum(value for name, value in metrics.items() if name.startswith("seconds_"))
         reward = f"reward {metrics['reward_mean']:.3f}"
-        self._bar.update(self._task, completed=self._finished, epoch=self._finished, reward=reward)
+        rate = f"{metrics['reward_queries'] / self._finished / seconds:.1f} images/s" if seconds else ""
+        self._bar.update(self._task, completed=self._finished, epoch=self._finished, reward=reward, rate=rate)
         self.note(
             f"epoch {self._finished:>3}/{self.epochs}  {reward} ± {metrics['reward_std']:.3f}  "
             f"queries {int(metrics['reward_queries'])}  clipped {metrics['clip_fraction']:.0%}  {seconds:.1f} s"

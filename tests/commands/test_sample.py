@@ -11,6 +11,8 @@ from PIL import Image
 from tests.commands.command_line import TOY, refused, stepcredit, tree
 from tests.toy_policy import ToyPolicy
 
+from stepcredit.config import TrainConfig
+
 pytestmark = pytest.mark.usefixtures("toy")
 
 
@@ -100,3 +102,18 @@ def test_out_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert said.code == 2
     assert said.err == "stepcredit: cannot write to out: No space left on device; choose another --out\n"
     assert set(tree(here)) == {"out"}
+
+
+def test_steps_and_guidance_are_those_asked_for_or_usual(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def load_policy(config: TrainConfig) -> ToyPolicy:
+        seen.append((config.sample.steps, config.sample.guidance))
+        return ToyPolicy(config.sample.steps)
+
+    monkeypatch.setattr("stepcredit.policy.loading.load_policy", load_policy)
+    stepcredit("train", *TOY, "--run", "a")
+    for source in ("a", "embedded", "some/model"):
+        stepcredit("sample", source, "--prompt", "a lake", "--out", "plain")
+        stepcredit("sample", source, "--prompt", "a lake", "--out", "asked", "--steps", "5", "--guidance", "2")
+    assert seen == [(4, 1.0), (4, 1.0), (5, 2.0), (20, 3.0), (5, 2.0), (50, 7.5), (5, 2.0)]

@@ -24,13 +24,23 @@ BATCH = 16
 
 
 def sample(
-    source: str, texts: Sequence[str], prompt_source: str | None, out: Path, images_per_prompt: int, seed: int
+    source: str,
+    texts: Sequence[str],
+    prompt_source: str | None,
+    out: Path,
+    images_per_prompt: int,
+    seed: int,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> None:
-    """Write PNGs and samples.jsonl (prompt, image number, file) into `out`."""
+    """Write PNGs and samples.jsonl (prompt, image number, file) into `out`.
+
+    `steps` and `guidance` are by default those of the run; for a model, 20 and 3 (embedded) or 50 and 7.5.
+    """
     prompts = [Prompt(text) for text in texts] + (load_prompts(prompt_source) if prompt_source else [])
     if not prompts:
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
-    policy = _policy(source)
+    policy = _policy(source, {"steps": steps, "guidance": guidance})
     wanted = [prompt for prompt in prompts for _ in range(images_per_prompt)]
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -62,24 +72,27 @@ def _pictures(policy: Policy, wanted: Sequence[Prompt], seed: int) -> Iterator[t
         yield from zip(chunk, to_pil(images), strict=True)
 
 
-def _policy(source: str) -> Policy:
+def _policy(source: str, asked: dict[str, float | None]) -> Policy:
     """The policy of a run directory with its newest weights, or of a model as it is."""
+    asked = {key: value for key, value in asked.items() if value is not None}
     from stepcredit.policy.loading import load_policy  # diffusers takes longest to import
     from stepcredit.quiet import quiet_libraries
 
     quiet_libraries()
     folder = Path(source)
     if (folder / "config.yaml").is_file():
-        return _trained(RunDirectory.open(folder))
+        return _trained(RunDirectory.open(folder), asked)
     if source != "embedded" and folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{source} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
-    return load_policy(recipes.validate({"model": {"path": source}}, "sample"))
+    usual = {"steps": 20, "guidance": 3.0} if source == "embedded" else {"steps": 50, "guidance": 7.5}
+    return load_policy(recipes.validate({"model": {"path": source}, "sample": usual | asked}, "sample"))
 
 
-def _trained(directory: RunDirectory) -> Policy:
+def _trained(directory: RunDirectory, asked: dict[str, float | None]) -> Policy:
     from stepcredit.policy.loading import load_policy
 
     config, saved = directory.config, checkpoint.found(directory.checkpoint_root)
+    config = config.model_copy(update={"sample": config.sample.model_copy(update=asked)})
     if not saved:
         raise InputError(f"{directory.path} holds no checkpoint to sample from")
     policy = load_policy(config)
