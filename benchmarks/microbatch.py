@@ -79,7 +79,7 @@ def ours(
 
 def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig) -> None:
     """One (image, step) per forward and backward, with the denoiser called directly."""
-    unet, scheduler, guidance = policy.pipeline.unet, policy.pipeline.scheduler, config.sample.guidance
+    unet, scheduler, guidance = policy.pipeline.unet, policy.scheduler, config.sample.guidance
     embeddings, negative = trajectory.recording.encodings[0]
     terms = len(trajectory) * trajectory.steps
     stride = scheduler.config.num_train_timesteps // config.sample.steps

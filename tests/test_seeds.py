@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stepcredit.seeds import Stream, sample_seeds, shuffle_generator
+from stepcredit.seeds import Stream, epoch_generator, sample_seeds
 
 
 def test_a_seed_depends_on_the_samples_place_alone() -> None:
@@ -28,7 +28,17 @@ def test_seeds_are_the_same_in_every_release() -> None:
 
 def test_an_epochs_shuffle_can_be_drawn_again() -> None:
     first, again, next_epoch, other_run = (
-        shuffle_generator(run, epoch).permutation(64).tolist() for run, epoch in ((3, 5), (3, 5), (3, 6), (4, 5))
+        epoch_generator(run, Stream.SHUFFLE, epoch).permutation(64).tolist()
+        for run, epoch in ((3, 5), (3, 5), (3, 6), (4, 5))
     )
     assert first == again
     assert len({tuple(order) for order in (first, next_epoch, other_run)}) == 3
+
+
+def test_prompts_and_shuffles_never_share_a_state() -> None:
+    states = [
+        epoch_generator(0, stream, epoch).bit_generator.state["state"]["state"]
+        for stream in (Stream.SHUFFLE, Stream.PROMPTS)
+        for epoch in range(50)
+    ]
+    assert len(set(states)) == 100

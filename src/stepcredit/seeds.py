@@ -13,6 +13,7 @@ class Stream(IntEnum):
     TRAINING = 0
     EVALUATION = 1
     SHUFFLE = 2
+    PROMPTS = 3
 
 
 def sample_seeds(run_seed: int, stream: Stream, start: int, count: int) -> list[int]:
@@ -23,9 +24,9 @@ def sample_seeds(run_seed: int, stream: Stream, start: int, count: int) -> list[
     return [_seed(run_seed, stream, index) for index in range(start, start + count)]
 
 
-def shuffle_generator(run_seed: int, epoch: int) -> np.random.Generator:
-    """The generator that shuffles an epoch's images."""
-    return np.random.default_rng([run_seed, Stream.SHUFFLE, epoch])
+def epoch_generator(run_seed: int, stream: Stream, epoch: int) -> np.random.Generator:
+    """The generator of one epoch: SHUFFLE orders its images, PROMPTS draws its prompts."""
+    return np.random.default_rng([run_seed, int(stream), epoch])
 
 
 def _seed(run_seed: int, stream: Stream, index: int) -> int:

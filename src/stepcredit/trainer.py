@@ -24,7 +24,7 @@ from stepcredit.policy.self_check import self_check
 from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import RewardError, checked
-from stepcredit.seeds import Stream, sample_seeds, shuffle_generator
+from stepcredit.seeds import Stream, epoch_generator, sample_seeds
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
@@ -179,7 +179,7 @@ class Trainer:
             trajectory,
             step_advantages,
             self.config.train,
-            shuffle_generator(self.config.run.seed, epoch),
+            epoch_generator(self.config.run.seed, Stream.SHUFFLE, epoch),
             self.progress.tick,
         )
 

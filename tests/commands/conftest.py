@@ -24,7 +24,7 @@ def toy(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[ToyPolicy]:
     """Every model is the toy policy; those that were loaded, in order."""
     loaded: list[ToyPolicy] = []
 
-    def load_policy(config: TrainConfig) -> ToyPolicy:
+    def load_policy(config: TrainConfig, **_: bool) -> ToyPolicy:
         loaded.append(ToyPolicy(config.sample.steps))
         return loaded[-1]
 

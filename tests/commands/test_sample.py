@@ -107,7 +107,7 @@ def test_out_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch)
 def test_steps_and_guidance_are_those_asked_for_or_usual(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, float]] = []
 
-    def load_policy(config: TrainConfig) -> ToyPolicy:
+    def load_policy(config: TrainConfig, **_: bool) -> ToyPolicy:
         seen.append((config.sample.steps, config.sample.guidance))
         return ToyPolicy(config.sample.steps)
 

@@ -20,6 +20,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def images(pipeline: Any) -> Tensor:
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     drawn = pipeline(
         [prompt.text for prompt in PROMPTS],
         num_inference_steps=3,
@@ -115,7 +116,6 @@ def test_an_exported_lora_loads_into_the_stock_pipeline(build: Any, alpha: float
     file = policy.export(tmp_path / "lora")
     assert file == tmp_path / "lora" / "pytorch_lora_weights.safetensors"
     stock = build()
-    stock.scheduler = DDIMScheduler.from_config(stock.scheduler.config, clip_sample=False)
     plain = images(stock)
     stock.load_lora_weights(file.parent)
     trained = images(policy.pipeline)

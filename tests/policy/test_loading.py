@@ -171,3 +171,14 @@ def test_cuda_on_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_does_not_exist() -> None:
     with pytest.raises(InputError, match=r"^model\.device is 'gpu', expected auto, cpu, cuda or cuda:N$"):
         resolve_device("gpu")
+
+
+def test_training_leaves_the_safety_checker_out_and_sampling_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flagging(_: Any) -> Any:
+        pipeline = tiny_sd()
+        pipeline.safety_checker = torch.nn.Identity()
+        return pipeline
+
+    monkeypatch.setattr("stepcredit.policy.loading.load_pipeline", flagging)
+    assert load_policy(TrainConfig()).pipeline.safety_checker is None
+    assert load_policy(TrainConfig(), safety_checker=True).pipeline.safety_checker is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
-from tests.tiny import PROMPTS, SEEDS, log_prob, tiny_policy, tiny_scheduler, tiny_sd
+from diffusers import DDIMScheduler, DiffusionPipeline
+from tests.tiny import PROMPTS, SEEDS, log_prob, perturb, tiny_policy, tiny_scheduler, tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from stepcredit.errors import InputError
@@ -118,13 +119,24 @@ def test_pipelines_see_the_parents_signature(method: str) -> None:
 
 
 def test_after_a_rollout_the_pipeline_is_as_before() -> None:
-    policy = tiny_policy(steps=2)
-    before = dict(policy.pipeline.__dict__)
+    pipeline = tiny_sdxl()
+    before = dict(pipeline.__dict__)
+    policy = tiny_policy(pipeline, steps=2)
     policy.replay(policy.rollout(PROMPTS, SEEDS).trajectory, 1)
     changed = {name for name in policy.pipeline.__dict__ if policy.pipeline.__dict__[name] is not before.get(name)}
     assert "encode_prompt" not in policy.pipeline.__dict__ and "prepare_latents" not in policy.pipeline.__dict__
     assert not {name for name in changed if not name.startswith("_")}
-    assert policy.pipeline.scheduler.tape is None
+
+
+def test_a_policys_pipeline_is_saved_for_stock_diffusers(tmp_path: Path) -> None:
+    policy = tiny_policy(adapter="full", steps=1)
+    policy.rollout(PROMPTS, SEEDS)
+    perturb(policy)
+    policy.pipeline.save_pretrained(tmp_path)
+    stock = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(stock.scheduler) is DDIMScheduler
+    weights = policy.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in stock.unet.state_dict().items())
 
 
 def test_a_users_own_encode_prompt_survives() -> None:
@@ -177,7 +189,7 @@ def test_a_value_that_the_pipeline_refuses_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match=r"^StableDiffusionPipeline refuses sample\.call: .*divisible by") as refused:
         policy.rollout(PROMPTS, SEEDS)
     assert "\n" not in str(refused.value)
-    assert policy.pipeline.scheduler.tape is None
+    assert policy.scheduler.tape is None and type(policy.pipeline.scheduler) is DDIMScheduler
 
 
 def test_an_argument_that_the_pipeline_takes_reaches_it() -> None:

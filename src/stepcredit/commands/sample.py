@@ -85,7 +85,9 @@ def _policy(source: str, asked: dict[str, float | None]) -> Policy:
     if source != "embedded" and folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{source} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
     usual = {"steps": 20, "guidance": 3.0} if source == "embedded" else {"steps": 50, "guidance": 7.5}
-    return load_policy(recipes.validate({"model": {"path": source}, "sample": usual | asked}, "sample"))
+    return load_policy(
+        recipes.validate({"model": {"path": source}, "sample": usual | asked}, "sample"), safety_checker=True
+    )
 
 
 def _trained(directory: RunDirectory, asked: dict[str, float | None]) -> Policy:
@@ -95,7 +97,7 @@ def _trained(directory: RunDirectory, asked: dict[str, float | None]) -> Policy:
     config = config.model_copy(update={"sample": config.sample.model_copy(update=asked)})
     if not saved:
         raise InputError(f"{directory.path} holds no checkpoint to sample from")
-    policy = load_policy(config)
+    policy = load_policy(config, safety_checker=True)
     policy.load_state_dict(policy_tensors(checkpoint.load(saved[-1])))
     return policy
 

@@ -43,11 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds: dict[str, float] = _read_json(out / "seconds.json")
     seed: int = options.seed
 
-    def timed(name: str, path: Path, build: Callable[[], Any], save: Callable[[Any], None]) -> None:
+    def timed(name: str, path: Path, build: Callable[[], Any], save: Callable[[Any, Path], None]) -> None:
+        """Run a stage unless its result is there; the result appears under its name only when it is whole."""
         if path.exists():
             return
         started = time.monotonic()
-        save(build())
+        partial = path.with_name(f"partial-{path.name}")
+        save(build(), partial)
+        partial.rename(path)
         seconds[name] = round(time.monotonic() - started, 1)
         (out / "seconds.json").write_text(json.dumps(seconds, indent=1))
 
@@ -58,22 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "checker",
             out / "checker.safetensors",
             lambda: training.train_checker(training.CheckerRecipe(), seed, _progress),
-            lambda checker: save_file(checker.state_dict(), out / "checker.safetensors"),
+            lambda checker, path: save_file(checker.state_dict(), path),
         )
     if "autoencoder" in options.stages:
         timed(
             "autoencoder",
             out / "vae",
             lambda: training.train_autoencoder(training.AutoencoderRecipe(), seed, _progress),
-            lambda vae: vae.save_pretrained(out / "vae"),
+            lambda vae, path: vae.save_pretrained(path),
         )
     if "denoiser" in options.stages:
         vae = AutoencoderKL.from_pretrained(out / "vae")
         timed(
             "denoiser",
-            out / "unet",
+            out / "denoiser",
             lambda: training.train_denoiser(recipe, seed, vae, tokenizer, _progress),
-            lambda pair: (pair[1].save_pretrained(out / "text_encoder"), pair[0].save_pretrained(out / "unet"))[1],
+            _save_denoiser,
         )
     if "package" in options.stages:
         package(out, seconds, {"seed": seed, "threads": options.threads, "denoiser": asdict(recipe)})
@@ -86,8 +89,8 @@ def package(out: Path, seconds: dict[str, float], how: dict[str, Any]) -> None:
     target = out / "package"
     pipeline = networks.assemble(
         AutoencoderKL.from_pretrained(out / "vae"),
-        UNet2DConditionModel.from_pretrained(out / "unet"),
-        CLIPTextModel.from_pretrained(out / "text_encoder"),
+        UNet2DConditionModel.from_pretrained(out / "denoiser" / "unet"),
+        CLIPTextModel.from_pretrained(out / "denoiser" / "text_encoder"),
         build_tokenizer(),
     )
     for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
@@ -109,6 +112,11 @@ def package(out: Path, seconds: dict[str, float], how: dict[str, Any]) -> None:
     }
     (target / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
+
+
+def _save_denoiser(pair: tuple[UNet2DConditionModel, CLIPTextModel], folder: Path) -> None:
+    pair[0].save_pretrained(folder / "unet")
+    pair[1].save_pretrained(folder / "text_encoder")
 
 
 def evaluate_checker(checker: Checker, count: int = 2000, seed: int = EVALUATION_SEED) -> dict[str, float]:

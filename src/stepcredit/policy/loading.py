@@ -26,9 +26,15 @@ _FOREIGN = ("image", "mask_image", "control_image", "video", "num_frames", "vide
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 
 
-def load_policy(config: TrainConfig) -> PipelinePolicy:
-    """The policy of a configuration, untrained, on its device."""
+def load_policy(config: TrainConfig, *, safety_checker: bool = False) -> PipelinePolicy:
+    """The policy of a configuration, untrained, on its device.
+
+    The pipeline's safety checker, if it has one, is left out unless asked for: it blanks what it flags, and a reward
+    would score the black image.
+    """
     pipeline = load_pipeline(config.model)
+    if not safety_checker and getattr(pipeline, "safety_checker", None) is not None:
+        pipeline.safety_checker = None
     adapter = attach(pipeline, config.model, config.run.seed)
     return PipelinePolicy(pipeline, adapter, config.sample)
 

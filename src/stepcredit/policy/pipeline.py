@@ -35,13 +35,16 @@ _OURS = {
 
 
 class PipelinePolicy:
-    """Rollouts run the pipeline as it stands, with a recording scheduler; replays re-enter it (see `reentry`)."""
+    """Rollouts run the pipeline as it stands, with a recording scheduler; replays re-enter it (see `reentry`).
+
+    Between the two the pipeline has its own scheduler, so that it can be used or saved like any other.
+    """
 
     def __init__(self, pipeline: DiffusionPipeline, adapter: Adapter, sample: SampleSection) -> None:
-        pipeline.scheduler = RecordingDDIMScheduler.replacing(pipeline.scheduler)
         _require_callable(pipeline, sample)
         pipeline.set_progress_bar_config(disable=True)
         self.pipeline = pipeline
+        self.scheduler = RecordingDDIMScheduler.replacing(pipeline.scheduler)
         self.adapter = adapter
         self.sample = sample
 
@@ -59,7 +62,7 @@ class PipelinePolicy:
         latents = trajectory.latents[:, step]
         if rows is not None:
             recording, latents = recording.rows(rows), latents[rows]
-        return replay(self.pipeline, recording, latents, step)
+        return replay(self.pipeline, self.scheduler, recording, latents, step)
 
     def reference(self) -> AbstractContextManager[None]:
         return self.adapter.reference()
@@ -80,7 +83,7 @@ class PipelinePolicy:
         texts = [prompt.text for prompt in prompts]
         tape = Recorder(self.sample.eta, [torch.Generator().manual_seed(seed) for seed in seeds], keep_x0)
         try:
-            output, recording = record(self.pipeline, texts, self._call(), tape)
+            output, recording = record(self.pipeline, self.scheduler, texts, self._call(), tape)
         except ValueError as error:
             if not self.sample.call:
                 raise

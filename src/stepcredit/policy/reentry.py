@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_map
 
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
-from stepcredit.policy.tape import Recorder, Replayer, StepReached
+from stepcredit.policy.schedulers import RecordingDDIMScheduler
+from stepcredit.policy.tape import Recorder, Replayer, StepReached, Tape
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,27 @@ class Recording:
 
 @torch.no_grad()
 def record(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], call: dict[str, Any], tape: Recorder
+    pipeline: DiffusionPipeline,
+    scheduler: RecordingDDIMScheduler,
+    prompts: Sequence[str],
+    call: dict[str, Any],
+    tape: Recorder,
 ) -> tuple[Any, Recording]:
-    """Run the pipeline once under `tape`; returns its output and the recording."""
+    """Run the pipeline once with `scheduler` under `tape`; returns its output and the recording."""
     encodings: list[Any] = []
     prepared: list[Any] = []
     with (
         _substituted(pipeline, "encode_prompt", _remembering(pipeline.encode_prompt, encodings)),
         _substituted(pipeline, "prepare_latents", _remembering(pipeline.prepare_latents, prepared)),
-        _under(pipeline, tape),
+        _under(tape, pipeline, scheduler),
     ):
         output = pipeline(prompt=list(prompts), generator=tape.generators, **call)
     return output, Recording(call, tape.eta, tuple(encodings), tuple(prepared), tuple(prompts))
 
 
-def replay(pipeline: DiffusionPipeline, recording: Recording, latents: Tensor, step: int) -> Transition:
+def replay(
+    pipeline: DiffusionPipeline, scheduler: RecordingDDIMScheduler, recording: Recording, latents: Tensor, step: int
+) -> Transition:
     """The transition of one step from `latents` (B, *L), by re-entering `__call__` at that step.
 
     Gradients are on or off as they are for the caller: the pipeline's own no_grad decorator is bypassed.
@@ -110,7 +117,7 @@ def replay(pipeline: DiffusionPipeline, recording: Recording, latents: Tensor, s
     with (
         _substituted(pipeline, "encode_prompt", lambda *_, **__: next(encodings)),
         _substituted(pipeline, "prepare_latents", prepare),
-        _under(pipeline, Replayer(recording.eta, step)),
+        _under(Replayer(recording.eta, step), pipeline, scheduler),
     ):
         try:
             undecorated_call(pipeline)(pipeline, prompt=list(recording.prompts), **recording.call)
@@ -139,11 +146,11 @@ def _remembering(function: Callable[..., Any], results: list[Any]) -> Callable[.
 
 
 @contextmanager
-def _substituted(pipeline: DiffusionPipeline, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """`pipeline.name` is `function` for a while. Written to __dict__, past DiffusionPipeline's bookkeeping of parts."""
+def _substituted(pipeline: DiffusionPipeline, name: str, value: Any) -> Iterator[None]:
+    """`pipeline.name` is `value` for a while. Written to __dict__, past DiffusionPipeline's bookkeeping of parts."""
     attributes = pipeline.__dict__
     had, before = name in attributes, attributes.get(name)
-    attributes[name] = function
+    attributes[name] = value
     try:
         yield
     finally:
@@ -154,9 +161,10 @@ def _substituted(pipeline: DiffusionPipeline, name: str, function: Callable[...,
 
 
 @contextmanager
-def _under(pipeline: DiffusionPipeline, tape: Recorder | Replayer) -> Iterator[None]:
-    pipeline.scheduler.tape = tape
+def _under(tape: Tape, pipeline: DiffusionPipeline, scheduler: RecordingDDIMScheduler) -> Iterator[None]:
+    scheduler.tape = tape
     try:
-        yield
+        with _substituted(pipeline, "scheduler", scheduler):
+            yield
     finally:
-        pipeline.scheduler.tape = None
+        scheduler.tape = None

@@ -28,7 +28,7 @@ class Recorder:
     dtype that the pipeline consumes, so that a half-precision replay sees the same numbers.
     """
 
-    only_step = None
+    only_step: int | None = None
 
     def __init__(self, eta: float, generators: Sequence[torch.Generator], keep_x0: bool) -> None:
         self.eta = eta
@@ -69,7 +69,7 @@ class Replayer:
 
     def __init__(self, eta: float, step: int) -> None:
         self.eta = eta
-        self.only_step = step
+        self.only_step: int | None = step
 
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
         raise StepReached(transition)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
 from stepcredit.errors import InputError
+from stepcredit.seeds import Stream, epoch_generator
 from stepcredit.types import Prompt
 
 
@@ -38,7 +37,7 @@ def draw_prompts(
     """
     count = len(prompts) if count is None else count
     if order == "random":
-        rows = np.random.default_rng([seed, epoch]).integers(len(prompts), size=count).tolist()
+        rows = epoch_generator(seed, Stream.PROMPTS, epoch).integers(len(prompts), size=count).tolist()
     elif count > len(prompts):
         raise InputError(
             f"sample.prompts_per_epoch is {count} but the prompt source has only {len(prompts)}: "
