@@ -8,13 +8,16 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from tests.tiny import tiny_policy
 
+from stepcredit.config import TrainConfig
 from stepcredit.embedded.build import evaluate_checker, evaluate_pipeline
 from stepcredit.embedded.pipeline import WEIGHTS, load_checker, load_pipeline
 from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, held_out_captions, sample_scene
-from stepcredit.policy.loading import require_text_to_image
+from stepcredit.maths import gaussian
+from stepcredit.policy.loading import load_policy, require_text_to_image
 from stepcredit.policy.self_check import self_check
+from stepcredit.prompts import load_prompts
 from stepcredit.types import Prompt
 
 
@@ -82,3 +85,16 @@ def test_it_is_a_sound_policy() -> None:
     walk = policy.rollout(prompts, range(4)).trajectory
     assert walk.latents.shape == (4, 5, 4, 8, 8)
     assert self_check(policy, walk).max_deviation == 0.0
+
+
+def test_the_default_recipe_replays_exactly_whole_and_closely_in_odd_micro_batches() -> None:
+    policy = load_policy(TrainConfig())
+    prompts = load_prompts("shapes")[:16]
+    trajectory = policy.rollout(prompts, list(range(16))).trajectory
+    assert self_check(policy, trajectory).max_deviation == 0
+    with torch.no_grad():
+        for step in range(trajectory.steps):
+            for rows in torch.arange(16).split(3):
+                replayed = policy.replay(trajectory, step, rows)
+                log_prob = gaussian.log_prob(trajectory.latents[rows, step + 1], replayed.mean, replayed.std)
+                torch.testing.assert_close(log_prob, trajectory.log_probs[rows, step], rtol=0, atol=1e-6)
