@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -43,17 +42,15 @@ def test_help_answers_at_once(command: list[str]) -> None:
     if not Path(command[0]).exists():
         pytest.skip("the package is not installed as a script")
     seconds = []
-    for _ in range(3):
+    for _ in range(10):  # the other test worker may hold the processor: the best try is the program's own time
         started = time.perf_counter()
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         said = process(command, "--help")
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Wall time counts what else a busy machine does; the processor's time is the program's own.
-        own = spent.ru_utime + spent.ru_stime - used.ru_utime - used.ru_stime
-        seconds.append(min(time.perf_counter() - started, own))
+        seconds.append(time.perf_counter() - started)
         assert said.returncode == 0 and said.stderr == ""
         assert "Usage: stepcredit [OPTIONS] COMMAND" in said.stdout
         assert all(name in said.stdout for name in ("train", "sample", "list"))
+        if seconds[-1] < 0.5:
+            break
     assert min(seconds) < 0.5
 
 

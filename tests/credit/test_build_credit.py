@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from stepcredit.config import CreditSection
@@ -33,7 +34,8 @@ class Discount:
             raise InputError(f"gamma is {self.gamma}, expected above 0 and at most 1")
 
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        raise NotImplementedError
+        powers = self.gamma ** torch.arange(trajectory.steps)
+        return advantage.unsqueeze(1) * powers
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
         return {}
