@@ -15,7 +15,7 @@ SOURCE = Path(stepcredit.__file__).parent
 FLOORS = (
     {"maths"},
     {"config", "errors", "measure", "progress", "quiet", "seeds", "types"},
-    {"checkpoint", "embedded", "prompts", "recipes", "registry"},
+    {"checkpoint", "embedded", "plans", "prompts", "recipes", "registry"},
     {"credit", "policy", "rewards", "tracking"},
     {"evaluation", "grids", "report", "update"},
     {"trainer"},

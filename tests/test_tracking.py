@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.summary.writer.event_file_writer import AtomicCounter  # type: ignore[import-untyped]
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
@@ -169,7 +170,24 @@ def test_tensorboard_gets_every_number(run: RunDirectory) -> None:
     assert events.Tags()["scalars"] == ["reward_mean"]
 
 
-def test_resuming_records_each_epoch_once(run: RunDirectory) -> None:
+def test_rewards_of_a_mixture_get_curves_of_their_own(run: RunDirectory) -> None:
+    for epoch in (1, 2):
+        figures = {"warmth": {"mean": np.float32(epoch / 4), "std": 0.5}, "ocr": {"mean": math.nan, "std": 0.0}}
+        run.append_metrics({"epoch": epoch, "reward_components": figures})
+    assert run.metrics()[1] == {
+        "epoch": 2,
+        "reward_components": {"warmth": {"mean": 0.5, "std": 0.5}, "ocr": {"mean": None, "std": 0.0}},
+    }
+    assert scalars(run, "reward/warmth_mean") == [(1, 0.25), (2, 0.5)]
+    events = EventAccumulator(str(run.tensorboard_dir))
+    events.Reload()
+    names = {f"reward/{name}_{figure}" for name in ("warmth", "ocr") for figure in ("mean", "std")}
+    assert set(events.Tags()["scalars"]) == names
+
+
+def test_resuming_records_each_epoch_once(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Files of one second are told apart, and sorted, by a counter of the process that is not padded: 10 before 9.
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(0))
     for epoch in (1, 2, 3):
         run.append_metrics({"epoch": epoch, "reward_mean": 1.0})
     run.close()

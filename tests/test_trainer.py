@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,7 @@ def test_progress_hears_phases_and_rows_in_order(tmp_path: Path) -> None:
     epoch = ["sampling", "reward", "training"]
     grid = ["sample grid", "reward"]
     assert told.phases == [*grid, "sampling", "self-check", "reward", "training", *epoch, *grid]
-    assert told.notes == ["self-check: 4 steps of 8 images replay exact"]
+    assert told.notes == ["self-check: 4 steps of 8 images replay exact (one-step)"]
     assert [row["epoch"] for row in told.rows] == [1, 2] == [row["epoch"] for row in run.metrics()]
 
 
@@ -421,7 +422,7 @@ class Drifting(ToyPolicy):
 
     def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
         transition = super().replay(trajectory, step, rows)
-        return Transition(transition.mean + 0.01, transition.std, transition.x0)
+        return replace(transition, mean=transition.mean + 0.01)
 
 
 def test_a_policy_that_does_not_replay_is_never_trained(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.tiny import log_prob, perturb, tiny_policy, tiny_sd
+from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
 from stepcredit.config import TrainSection
@@ -19,13 +20,14 @@ from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.types import Prompt, Trajectory
+from stepcredit.types import Plan, Prompt, Trajectory, Transition
 from stepcredit.update import UpdateStatistics, accumulate_gradient, image_groups, update_policy
 
 IMAGES, STEPS = 6, 4
 ADVANTAGE = torch.tensor([1.5, -0.3, 0.8, -1.1, 0.4, -2.0])
 STEP_ADVANTAGES = torch.randn(IMAGES, STEPS, generator=torch.Generator().manual_seed(3))
 EVERY = torch.arange(IMAGES)
+PLAN = Plan(STEPS, None)
 CLIP_RANGE = 1e-2
 SCALER = torch.amp.GradScaler(enabled=False)
 
@@ -34,7 +36,7 @@ def walked(policy: PipelinePolicy) -> Trajectory:
     """A rollout of `policy` a little off its reference."""
     perturb(policy, 0.05)
     prompts = [Prompt(text) for text in ("a cat", "two dogs", "a red fox", "sea", "sky", "a cat")]
-    return policy.rollout(prompts, range(IMAGES), keep_x0=True).trajectory
+    return policy.rollout(prompts, range(IMAGES), PLAN, keep_x0=True).trajectory
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,7 @@ def test_clipped_ratios_have_no_gradient(walk: tuple[PipelinePolicy, Trajectory]
 
 def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     policy = tiny_policy()
-    trajectory = policy.rollout([Prompt("a cat")] * IMAGES, range(IMAGES)).trajectory
+    trajectory = policy.rollout([Prompt("a cat")] * IMAGES, range(IMAGES), PLAN).trajectory
     none = torch.zeros(IMAGES, STEPS)
     at_reference = gradient(policy, trajectory, none, kl_weight=0.5)
     assert torch.equal(at_reference, torch.zeros_like(at_reference))
@@ -306,3 +308,106 @@ def test_an_update_makes_what_was_rewarded_more_likely() -> None:
     trajectory = walked(policy)
     updated(policy, trajectory, updates_per_epoch=1, learning_rate=0.1)
     assert weighted_log_ratio(policy, trajectory) > 0
+
+
+EIGHT = torch.arange(8)
+
+
+class Watched(ToyPolicy):
+    """Remembers the rows of every replay; None stands for all rows."""
+
+    def __init__(self) -> None:
+        super().__init__(STEPS)
+        self.replayed: list[list[int] | None] = []
+
+    def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
+        self.replayed.append(None if rows is None else rows.tolist())
+        return super().replay(trajectory, step, rows)
+
+
+def toy_walk(count: int = 8) -> tuple[Watched, Trajectory, Tensor]:
+    """A toy, a walk of it that it has meanwhile moved away from, and step advantages."""
+    policy = Watched()
+    trajectory = policy.rollout([Prompt("a lake")] * count, range(count), PLAN).trajectory
+    with torch.no_grad():
+        policy.target += torch.tensor([[[0.03, -0.02], [0.01, 0.05]]])
+    return policy, trajectory, torch.randn(count, STEPS, generator=torch.Generator().manual_seed(5))
+
+
+def toy_gradient(group: Tensor = EIGHT, **options: Any) -> tuple[Tensor, Watched]:
+    policy, trajectory, advantages = toy_walk()
+    return gradient(policy, trajectory, advantages, group, **options), policy
+
+
+@pytest.mark.parametrize("kl", [{}, {"kl_weight": 0.5}, {"kl_weight": 0.5, "kl_space": "prediction"}])
+@pytest.mark.parametrize("group", [EIGHT, torch.tensor([1, 3, 4, 7])])
+def test_copies_that_fill_a_micro_batch_add_nothing_to_the_gradient(group: Tensor, kl: dict[str, Any]) -> None:
+    whole, _ = toy_gradient(group, **kl)
+    for microbatch in (3, 5, 8, 20):
+        filled, _ = toy_gradient(group, microbatch=microbatch, **kl)
+        torch.testing.assert_close(filled, whole, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.5])
+def test_every_replay_has_as_many_rows_as_a_micro_batch(kl_weight: float) -> None:
+    _, policy = toy_gradient(torch.tensor([0, 2, 3, 5, 7]), microbatch=3, kl_weight=kl_weight)
+    per_step = [[0, 2, 3], [5, 7, 7]]
+    times = STEPS * (2 if kl_weight else 1)
+    assert policy.replayed == [rows for rows in per_step for _ in range(times)]
+
+
+@pytest.mark.parametrize("microbatch", [8, 20])
+def test_a_group_filled_up_to_the_size_of_the_walk_is_not_taken_for_the_walk(microbatch: int) -> None:
+    _, policy = toy_gradient(torch.tensor([1, 3, 4, 7]), microbatch=microbatch)
+    assert policy.replayed == [[1, 3, 4, 7, 7, 7, 7, 7]] * STEPS
+    _, policy = toy_gradient(microbatch=microbatch)
+    assert policy.replayed == [None] * STEPS
+
+
+def test_without_a_micro_batch_nothing_is_filled_up() -> None:
+    group = torch.tensor([1, 3, 4])
+    _, policy = toy_gradient(group)
+    assert policy.replayed == [group.tolist()] * STEPS
+
+
+@pytest.mark.parametrize("kl_space", ["log_prob", "prediction"])
+def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
+    figures = []
+    for microbatch in (3, 8):
+        policy, trajectory, advantages = toy_walk()
+        given = section(updates_per_epoch=1, kl_weight=0.5, kl_space=kl_space, microbatch=microbatch)
+        optimiser = torch.optim.SGD(policy.parameters(), lr=1e-3)
+        rng = np.random.default_rng(0)
+        figures.append(update_policy(policy, optimiser, SCALER, trajectory, advantages, given, rng))
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    assert 0 < figures[0]["clip_fraction"] < 1
+    assert all(figures[0][name] > 0 for name in ("approx_kl", "reference_kl", "ratio_max_deviation", "grad_norm"))
+
+
+def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
+    """The toy's output differs from its reference's by its target; its mean by half of that."""
+    policy, trajectory, _ = toy_walk()
+    none = torch.zeros(8, STEPS)
+    for kl_space, scale in (("prediction", 1.0), ("log_prob", 0.25 / (2 * 0.3**2))):
+        statistics = UpdateStatistics()
+        given = section(kl_weight=0.5, kl_space=kl_space, microbatch=3)
+        accumulate_gradient(policy, SCALER, trajectory, none, EIGHT, given, statistics)
+        expected = scale * float(policy.target.detach().square().mean())
+        assert [float(value) for value in statistics.reference_kl] == pytest.approx([expected] * STEPS * 3, rel=1e-4)
+        pull = 0.5 * scale * 2 * policy.target.detach().flatten() / 4
+        torch.testing.assert_close(taken(policy), pull, rtol=1e-4, atol=1e-8)
+
+
+def test_the_space_of_the_kl_is_one_of_two() -> None:
+    assert section().kl_space == "log_prob"
+    with pytest.raises(ValueError, match="'log_prob' or 'prediction'"):
+        section(kl_space="velocity")
+
+
+def test_batches_of_one_size_replay_exactly() -> None:
+    policy = tiny_policy()
+    perturb(policy, 0.05)
+    prompts = [Prompt(text) for text in ("a cat", "two dogs", "a red fox", "sea", "sky", "a cat")]
+    trajectory = policy.rollout(prompts, range(IMAGES), replace(PLAN, batch=4)).trajectory
+    figures, _ = updated(policy, trajectory, updates_per_epoch=1, microbatch=4)
+    assert figures["ratio_max_deviation"] == 0.0

@@ -69,15 +69,27 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer, kind: type = CLIPTextModel) -> A
     )
 
 
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-    )
+def tiny_t5_tokenizer() -> T5Tokenizer:
+    """One token per lower-case letter."""
+    letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=12)
+
+
+def tiny_t5(width: int = TEXT_WIDTH) -> T5EncoderModel:
+    return T5EncoderModel(T5Config(vocab_size=64, d_model=width, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+
+
+def tiny_vae(**options: Any) -> AutoencoderKL:
+    stock = {
+        "block_out_channels": (4, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "mid_block_add_attention": False,
+    }
+    return AutoencoderKL(**{**stock, **options})
 
 
 def tiny_unet(**options: Any) -> UNet2DConditionModel:
@@ -141,8 +153,6 @@ def tiny_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
 
 def tiny_pixart(seed: int = 0) -> PixArtSigmaPipeline:
     """A transformer with learned variance behind a T5 encoder and its attention mask, and a DPM-Solver scheduler."""
-    letters = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *letters]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer = PixArtTransformer2DModel(
@@ -159,10 +169,8 @@ def tiny_pixart(seed: int = 0) -> PixArtSigmaPipeline:
         )
         torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
         pipeline = PixArtSigmaPipeline(
-            tokenizer=T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=12),
-            text_encoder=T5EncoderModel(
-                T5Config(vocab_size=64, d_model=TEXT_WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-            ).eval(),
+            tokenizer=tiny_t5_tokenizer(),
+            text_encoder=tiny_t5().eval(),
             vae=tiny_vae().eval(),
             transformer=transformer.eval(),
             scheduler=DPMSolverMultistepScheduler(),

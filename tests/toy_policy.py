@@ -9,7 +9,7 @@ Latents are (B, T+1, 1, 2, 2). An image is 8 x 8: the larger a latent, the redde
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stepcredit.config import TrainConfig
 from stepcredit.maths import Transition, gaussian
-from stepcredit.types import Prompt, Rollout, Trajectory
+from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
 LATENT = (1, 2, 2)
 STD = 0.3
@@ -35,6 +35,9 @@ class ToyPolicy:
         replayed_with_x0: how many replays were given a trajectory that still held its x0.
     """
 
+    replay_modes: tuple[str, ...] = ("one-step",)
+    replay_mode: str = "one-step"
+
     def __init__(self, steps: int = 4, last_std: float = STD) -> None:
         self.target = nn.Parameter(torch.zeros(LATENT))
         self.steps = steps
@@ -42,7 +45,9 @@ class ToyPolicy:
         self.rollouts: list[tuple[list[str], list[int]]] = []
         self.replayed_with_x0 = 0
 
-    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int], *, keep_x0: bool = False) -> Rollout:
+    def rollout(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], plan: Plan | None = None, *, keep_x0: bool = False
+    ) -> Rollout:
         self.rollouts.append(([prompt.text for prompt in prompts], list(seeds)))
         noise = torch.stack([_noise(seed, self.steps + 1) for seed in seeds])
         latents, log_probs, x0 = [noise[:, 0]], [], []
@@ -76,6 +81,12 @@ class ToyPolicy:
             yield
             self.target.copy_(trained)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def stepped(self) -> None:
+        return
+
     def parameters(self) -> list[nn.Parameter]:
         return [self.target]
 
@@ -93,7 +104,7 @@ class ToyPolicy:
 
     def _transition(self, latents: Tensor, step: int) -> Transition:
         x0 = self.target + latents / 4
-        return Transition(latents + (x0 - latents) / 2, torch.tensor(self._std(step)), x0)
+        return Transition(latents + (x0 - latents) / 2, torch.tensor(self._std(step)), x0, output=x0)
 
     def _std(self, step: int) -> float:
         return self.last_std if step == self.steps - 1 else STD

@@ -78,6 +78,52 @@ def sample(
     command(source, prompt or [], prompts, out, images, seed, steps, guidance)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
+    out: Annotated[Path, typer.Option(help="new folder for the files")],
+    format: Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="who is to read it")] = "diffusers",
+) -> None:
+    """Write a run's newest weights as a LoRA file (for diffusers, or for ComfyUI and A1111) or a whole pipeline."""
+    from stepcredit.commands.export import export as command
+
+    command(run, format, out)
+
+
+@app.command("serve-reward")
+def serve_reward(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="rewards, or PUBLIC=NAME for another name")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one")] = 8080,
+    host: Annotated[str, typer.Option(help="address to listen on; beyond this machine it needs a token")] = "127.0.0.1",
+    token_file: Annotated[Path | None, typer.Option(help="holds the token; else STEPCREDIT_REWARD_TOKEN")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="key=value; of several rewards, NAME.key=value")] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="of a request")] = 2**26,
+    max_images: Annotated[int, typer.Option(min=1, help="of a request")] = 256,
+    max_pixels: Annotated[int, typer.Option(min=1, help="of a request")] = 2**25,
+    queue: Annotated[int, typer.Option(min=1, help="requests at a time, per reward")] = 32,
+) -> None:
+    """Serve rewards over HTTP for `reward.remote` of training runs elsewhere."""
+    from stepcredit.commands.serve_reward import serve_reward as command
+
+    limits = {"request_bytes": max_bytes, "images": max_images, "pixels": max_pixels, "queue": queue}
+    command(names, host, port, token_file, option or [], limits)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="hub id, folder, `embedded` or `embedded-flow`")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[section.key=value ...]", help="as for train, e.g. model.dtype=bfloat16"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Check whether a model can be trained exactly, how, and with how many images at a time."""
+    from stepcredit.commands.doctor import doctor as command
+
+    command(model, overrides or [], json)
+
+
 @app.command("list")
 def list_parts(
     kind: Annotated[str, typer.Argument(metavar="credit|reward|prompt|recipe", help="what to list")],
@@ -87,3 +133,17 @@ def list_parts(
     from stepcredit.commands.listing import show as command
 
     command(kind, json)
+
+
+@app.command()
+def score(
+    reward: Annotated[str, typer.Argument(metavar="REWARD", help="see `stepcredit list reward`, or module:function")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files of any size")],
+    prompt: Annotated[list[str], typer.Option(help="of all the images; or repeated, one for each")],
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="an option of the reward")] = None,
+    json: Annotated[bool, typer.Option("--json", help="as a JSON array")] = False,
+) -> None:
+    """Score image files with a reward."""
+    from stepcredit.commands.score import score as command
+
+    command(reward, images, prompt, option or [], json)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+MIXTURE = "mixture"
+"""The name of a reward that is made of others."""
 
 
 class _Section(BaseModel):
@@ -24,9 +26,15 @@ class ModelSection(_Section):
     adapter: Literal["lora", "full"] = Field("lora", description="train a LoRA, or every weight of the denoiser")
     lora_rank: int = Field(4, ge=1, description="rank of the LoRA")
     lora_alpha: float | None = Field(None, gt=0, description="None is the rank, which every LoRA reader agrees on")
-    lora_targets: list[str] = Field(
-        default=["to_q", "to_k", "to_v", "to_out.0"], min_length=1, description="layers, by the end of their name"
+    lora_targets: list[str] | None = Field(
+        None, min_length=1, description="layers, by the end of their name; None is the attention of the model's family"
     )
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="decay of an average of the trained weights, used for grids and export"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
+    compile: bool = Field(False, description="torch.compile the denoiser in place")
+    vae_tiling: bool = Field(False, description="decode large images tile by tile: less memory")
 
 
 class SampleSection(_Section):
@@ -34,10 +42,20 @@ class SampleSection(_Section):
 
     steps: int = Field(20, ge=1, description="denoising steps T")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance scale, in sampling and in training")
-    eta: float = Field(1.0, gt=0, le=1, description="DDIM noise; 0 has no density to train on")
+    eta: float = Field(1.0, gt=0, le=1, description="noise of DDIM steps; 0 has no density to train on")
+    sampler: Literal["flow-sde", "dance-sde", "cps"] = Field("flow-sde", description="noisy steps of flow models")
+    noise_level: float = Field(0.7, gt=0, description="noise of flow models' steps: `a` or `eta` of the sampler")
+    sde_window_size: int | None = Field(None, ge=1, description="noisy steps, which are trained; None is all of them")
+    sde_window_start: int = Field(0, ge=0, description="first noisy step; those outside the window are deterministic")
+    sde_window_every: int | None = Field(None, ge=1, description="epochs after which the window moves one step on")
+    min_std: float = Field(1e-3, ge=0, description="steps with less noise are sampled but not trained")
     prompts_per_epoch: int | None = Field(8, ge=1, description="prompts drawn per epoch; None is all of them once")
     images_per_prompt: int = Field(8, ge=1, description="images of each drawn prompt: the group of a group advantage")
-    batch: int | None = Field(None, ge=1, description="images sampled at a time; None is all of an epoch")
+    batch: int | None = Field(None, ge=1, description="images sampled at a time; None is as many as are trained at once")
+    evaluation_steps: int | None = Field(None, ge=1, description="steps for grids and `sample`; None is `steps`")
+    evaluation_noise: bool | None = Field(
+        None, description="whether grids and `sample` draw noise; None: DDIM does, flow models do not"
+    )
     call: dict[str, Any] = Field({}, description="further arguments of the pipeline's __call__, e.g. height")
 
 
@@ -61,6 +79,11 @@ class TrainSection(_Section):
     kl_weight: float = Field(
         0.0, ge=0, description="weight in the loss of the KL divergence from the untrained model, per latent element"
     )
+    kl_space: Literal["log_prob", "prediction"] = Field(
+        "log_prob",
+        description="what kl_weight weighs: the KL divergence of the steps, or the mean squared distance of the model "
+        "outputs, which does not grow where a step has little noise",
+    )
     advantage: Literal["group", "running", "batch"] = Field(
         "group", description="standardise rewards per prompt in the epoch, per prompt over a buffer, or over the epoch"
     )
@@ -80,11 +103,86 @@ class CreditSection(_Section):
     options: dict[str, Any] = Field({}, description="further fields of the rule")
 
 
+class ComponentSection(_Section):
+    """One reward of a mixture, and how its scores r count in the sum: weight * (r - mean) / scale.
+
+    `standardise` says which mean and scale: `prompt` those of the prompt's images in the epoch (mean and standard
+    deviation), `fixed` the ones given here, `none` 0 and 1.
+    """
+
+    name: str = Field(description="see `stepcredit list reward`, or module:function")
+    options: dict[str, Any] = Field({}, description="arguments of the reward's constructor")
+    remote: str | list[str] | None = Field(None, description="as in reward.remote, for this component alone")
+    label: str = Field("", description="what figures call it; empty is the name, or the function of module:function")
+    weight: float = Field(1.0, allow_inf_nan=False, description="below 0 the score is to fall, at 0 it is only watched")
+    standardise: Literal["prompt", "fixed", "none"] = Field(
+        "prompt", description="per prompt, by mean and scale, or raw"
+    )
+    mean: float = Field(0.0, allow_inf_nan=False, description="taken away from the scores if fixed")
+    scale: float = Field(1.0, gt=0, allow_inf_nan=False, description="what the scores are divided by if fixed")
+
+    @property
+    def called(self) -> str:
+        """What metrics, report and errors call it."""
+        return self.label or self.name.rpartition(":")[2]
+
+    @model_validator(mode="after")
+    def _fixed_only(self) -> ComponentSection:
+        if self.standardise != "fixed" and (self.mean, self.scale) != (0.0, 1.0):
+            raise ValueError(f"mean and scale go with standardise: fixed, not with standardise: {self.standardise}")
+        return self
+
+
 class RewardSection(_Section):
     """What is maximised."""
 
     name: str = Field("jpeg_compressibility", description="see `stepcredit list reward`, or module:function")
     options: dict[str, Any] = Field({}, description="arguments of the reward's constructor")
+    components: list[ComponentSection] = Field(
+        [],
+        description="a mixture instead of one reward: name, options, remote, label, weight, standardise (prompt, none, "
+        "or fixed with mean and scale) of each",
+    )
+    remote: str | list[str] | None = Field(
+        None,
+        description="address of a reward server, or of several, that score instead: `name` is one of theirs, `options` "
+        "say how they are asked, see docs/reward_service.md",
+    )
+    ray_workers: int | None = Field(None, ge=1, description="Ray actors that each hold the reward and share a batch")
+    ray_gpus: float = Field(0.0, ge=0, description="GPUs that each of the ray_workers reserves; may be a fraction")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> RewardSection:
+        if self.remote is not None and (self.ray_workers is not None or self.components):
+            other = "ray_workers" if self.ray_workers is not None else "components"
+            raise ValueError(f"reward.remote and reward.{other} exclude each other: leave one of them out")
+        if self.ray_gpus and self.ray_workers is None:
+            raise ValueError("reward.ray_gpus goes with reward.ray_workers: give their number too")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_mixture(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("components") and "name" not in data:
+            return {**data, "name": MIXTURE}
+        return data
+
+    @model_validator(mode="after")
+    def _mixture_or_one(self) -> RewardSection:
+        if not self.components:
+            return self
+        if self.name != MIXTURE or self.options:
+            raise ValueError(
+                f"reward.components make a mixture, but reward.name is '{self.name}' with options {self.options}: "
+                "leave name and options to the components, or empty components"
+            )
+        labels = [component.called for component in self.components]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"reward.components has two called '{twice}': give each a label of its own")
+        if not any(component.weight for component in self.components):
+            raise ValueError("every reward of the mixture has weight 0: nothing would be learned")
+        return self
 
 
 class PromptsSection(_Section):

@@ -9,7 +9,7 @@ from itertools import cycle, islice
 from torch import Tensor
 
 from stepcredit.seeds import Stream, sample_seeds
-from stepcredit.types import Policy, Prompt
+from stepcredit.types import Plan, Policy, Prompt
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,13 @@ def evaluate(
     prompts: Sequence[Prompt],
     count: int,
     seed: int,
+    plan: Plan | None = None,
 ) -> Evaluation:
-    """Score `count` images of `prompts` taken in turn, with the evaluation seeds of run seed `seed`."""
+    """Score `count` images of `prompts` taken in turn, with the evaluation seeds of run seed `seed`.
+
+    Drawn with averaged weights where the policy keeps averages; scored when it has the trained ones again.
+    """
     chosen = list(islice(cycle(prompts), count))
-    rollout = policy.rollout(chosen, sample_seeds(seed, Stream.EVALUATION, 0, count))
+    with policy.averaged():
+        rollout = policy.rollout(chosen, sample_seeds(seed, Stream.EVALUATION, 0, count), plan)
     return Evaluation(chosen, rollout.images, score(rollout.images, chosen))

@@ -108,7 +108,8 @@ class RunDirectory:
         """Add one epoch, on disk when this returns: a line of metrics.jsonl and a TensorBoard scalar per number.
 
         `row["epoch"]` is the number of finished epochs and TensorBoard's step. JSON has no NaN and no infinity: they
-        are written as null. TensorBoard gets them as they are.
+        are written as null. TensorBoard gets them as they are. `row["reward_components"]`, {name: {mean, std}}, goes to
+        TensorBoard as `reward/<name>_mean` and `reward/<name>_std`.
         """
         epoch = int(row["epoch"])
         line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False) + "\n"
@@ -170,7 +171,7 @@ class RunDirectory:
             writer: Any = SummaryWriter
             self._writer = writer(str(self.tensorboard_dir), purge_step=self._purge_step)
             self._purge_step = None
-        for key, value in row.items():
+        for key, value in {**row, **_component_scalars(row)}.items():
             if key != "epoch" and isinstance(value, Real) and not isinstance(value, bool):
                 self._writer.add_scalar(key, float(value), epoch)
         self._writer.flush()
@@ -265,8 +266,18 @@ def _row(line: bytes) -> dict[str, Any]:
     return row
 
 
+def _component_scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        f"reward/{name}_{key}": value
+        for name, figures in row.get("reward_components", {}).items()
+        for key, value in figures.items()
+    }
+
+
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, NaN and infinities as None."""
+    """NumPy's numbers as Python's, NaN and infinities as None, in mappings too."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     if isinstance(value, Integral):

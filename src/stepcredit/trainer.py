@@ -20,10 +20,11 @@ from stepcredit.evaluation import evaluate
 from stepcredit.grids import save_grid
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
 from stepcredit.measure import Clock, peak_memory_bytes
+from stepcredit.plans import evaluation_plan, microbatch, training_plan
 from stepcredit.policy.self_check import self_check
 from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
-from stepcredit.rewards import RewardError, checked
+from stepcredit.rewards import RewardError, Scores, checked
 from stepcredit.seeds import Stream, epoch_generator, sample_seeds
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
@@ -74,6 +75,7 @@ class Trainer:
             eps=train.adam_epsilon,
             weight_decay=train.weight_decay,
         )
+        self.optimiser.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
         self.scaler = torch.amp.GradScaler(enabled=config.model.dtype == "float16")
         self.reward_statistics = PromptStatistics(train.buffer_size, train.min_count)
         self.step_statistics = StepStatistics(train.buffer_size, train.min_count)
@@ -95,8 +97,8 @@ class Trainer:
         with clock("sampling"):
             trajectory, images = self.sample(prompts, epoch)
         with clock("reward"):
-            rewards = self.score(images, prompts, f"epoch {epoch + 1}")
-        advantage = self.advantage(trajectory.prompts, rewards)
+            scores = self.score(images, prompts, f"epoch {epoch + 1}")
+        advantage = self.advantage(trajectory.prompts, scores.trained(trajectory.prompts))
         step_advantages = self.step_advantages(trajectory, advantage)
         credited = self.credit.diagnostics(trajectory) | {"credit_profile": credit_profile(trajectory, step_advantages)}
         trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
@@ -105,7 +107,7 @@ class Trainer:
 
         self.finished_epochs += 1
         self.reward_queries += len(prompts)
-        self.record(rewards, updated | credited | clock.metrics())
+        self.record(scores, updated | credited | clock.metrics())
         if self._due(self.config.run.checkpoint_every):
             self.save_checkpoint()
         if self._due(self.config.run.grid_every):
@@ -126,21 +128,29 @@ class Trainer:
         """One walk and one image (B,3,H,W) per prompt. The first batch after a start or resume is replayed to check."""
         self.progress.phase("sampling")
         seeds = sample_seeds(self.config.run.seed, Stream.TRAINING, epoch * len(prompts), len(prompts))
-        rollout = self.policy.rollout(prompts, seeds, keep_x0=self.credit.needs_x0)
+        plan = training_plan(self.config, len(prompts), epoch)
+        rollout = self.policy.rollout(prompts, seeds, plan, keep_x0=self.credit.needs_x0)
         if not self.replays:
             self.progress.phase("self-check")
-            self.progress.note(f"self-check: {self_check(self.policy, rollout.trajectory, self.config.sample.batch)}")
+            trained_at_once = microbatch(self.config.train, len(prompts))
+            found = self_check(self.policy, rollout.trajectory, plan.batch, trained_at_once)
+            self.progress.note(f"self-check: {found}")
             self.replays = True
         return rollout.trajectory, rollout.images
 
-    def score(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Tensor:
-        """Rewards (B,). If the reward fails, the run is checkpointed and RewardError says `where` and how to go on."""
+    def score(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Scores:
+        """Scores of B images. If the reward fails: a checkpoint, and RewardError says `where` and how to go on."""
         self.progress.phase("reward")
         try:
-            return self.reward(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
+            texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
+            return self.reward.scores(images, texts, metadata)
         except RewardError as error:
             self.save_checkpoint()
             raise RewardError(f"{where}: {error}; mend it and go on with: {resume_command(self.run.path)}") from error
+
+    def values(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Tensor:
+        """`score`, one number per image (B,)."""
+        return self.score(images, prompts, where).values
 
     def advantage(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
         """A (B,): rewards standardised as `train.advantage` says, then clipped."""
@@ -183,13 +193,15 @@ class Trainer:
             self.progress.tick,
         )
 
-    def record(self, rewards: Tensor, figures: dict[str, Any]) -> None:
-        """Append the epoch's row to metrics.jsonl."""
+    def record(self, scores: Scores, figures: dict[str, Any]) -> None:
+        """Append the epoch's row to metrics.jsonl; `reward_components` is there for mixtures only."""
+        components = scores.statistics()
         row = {
             "epoch": self.finished_epochs,
             "reward_queries": self.reward_queries,
-            "reward_mean": float(rewards.mean()),
-            "reward_std": float(rewards.std(correction=0)),
+            "reward_mean": float(scores.values.mean()),
+            "reward_std": float(scores.values.std(correction=0)),
+            **({"reward_components": components} if components else {}),
             **figures,
             "peak_memory_bytes": peak_memory_bytes(),
         }
@@ -202,7 +214,8 @@ class Trainer:
         run = self.config.run
         where = f"sample grid after epoch {self.finished_epochs}" if self.finished_epochs else "first sample grid"
         first = self.draw_prompts(epoch=0)[:: self.config.sample.images_per_prompt]
-        seen = evaluate(self.policy, partial(self.score, where=where), first, run.grid_images, run.seed)
+        plan = evaluation_plan(self.config, len(self.draw_prompts(epoch=0)))
+        seen = evaluate(self.policy, partial(self.values, where=where), first, run.grid_images, run.seed, plan)
         save_grid(self.run.grid_path(self.finished_epochs), seen.images, seen.captions())
 
     def save_checkpoint(self) -> None:

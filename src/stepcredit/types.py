@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepcredit.maths import Transition
 
-__all__ = ["CreditAssigner", "Policy", "Prompt", "RewardFunction", "Rollout", "Trajectory", "Transition"]
+__all__ = ["CreditAssigner", "Plan", "Policy", "Prompt", "RewardFunction", "Rollout", "Trajectory", "Transition"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,22 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How a rollout walks.
+
+    Attributes:
+        steps: denoising steps T.
+        noisy: the steps that draw noise; the others are deterministic and cannot be trained. None is what the model's
+            usual sampler does: all of them for DDIM, none of them for a flow model.
+        batch: images sampled at a time, each batch of exactly this size; None is all at once.
+    """
+
+    steps: int
+    noisy: range | None
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """B denoising walks recorded from one rollout.
 
@@ -35,7 +51,7 @@ class Trajectory:
         latents: (B, T+1, *L), x before step 0, then after each step, in the dtype the pipeline consumes.
         timesteps: (T,), the scheduler's timestep of each step.
         log_probs: (B, T) float32, mean over latent elements of log p(x_{i+1} | x_i); 0 where `trainable` is False.
-        trainable: (T,) bool, False for steps of zero variance, which have no density.
+        trainable: (T,) bool, False for steps of zero or vanishing variance, which have no usable density.
         x0: (B, T, *L) predicted clean latents from the guided model output, or None if the credit rule needs none.
         prompts: B texts.
         metadata: B dicts from the prompt source.
@@ -96,10 +112,23 @@ class RewardFunction(Protocol):
 
 
 class Policy(Protocol):
-    """A text-to-image model whose denoising steps can be sampled, and replayed with gradients."""
+    """A text-to-image model whose denoising steps can be sampled, and replayed with gradients.
 
-    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int], *, keep_x0: bool = False) -> Rollout:
-        """Sample one image per prompt without gradients. The same seed gives the same noise in any batch."""
+    Attributes:
+        replay_modes: ways to replay, the cheapest first. Which of them is exact is for the self-check to find.
+        replay_mode: the one in use.
+    """
+
+    replay_modes: tuple[Any, ...]
+    replay_mode: Any
+
+    def rollout(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], plan: Plan | None = None, *, keep_x0: bool = False
+    ) -> Rollout:
+        """Sample one image per prompt without gradients. The same seed gives the same noise in any batch.
+
+        Without a plan, the policy's usual steps, all of them noisy, and all images at once.
+        """
         ...
 
     def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
@@ -114,16 +143,24 @@ class Policy(Protocol):
         """While active, the policy is the model before any training."""
         ...
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """While active, the policy has the weights to show and to export: averages over training, if it keeps any."""
+        ...
+
+    def stepped(self) -> None:
+        """The optimiser has made a step: averages take in the new weights."""
+        ...
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained weights by name."""
+        """The trained weights by name, with their averages if it keeps any; not inside `averaged`."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
     def export(self, folder: Path) -> Path:
-        """Write the trained weights for stock diffusers into `folder`; returns the path."""
+        """Write the trained (`averaged`) weights for stock diffusers into `folder`; returns the path."""
         ...

@@ -12,15 +12,23 @@ from torch import Tensor
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
-from stepcredit.types import Policy, Trajectory
+from stepcredit.types import Policy, Trajectory, Transition
 
 Tick = Callable[[int, int], None]
 
 
 @dataclass
 class UpdateStatistics:
-    """Figures of every forward of an epoch; tensors until `summary`, so that no step waits for the device."""
+    """Figures of every forward of an epoch; tensors until `summary`, so that no step waits for the device.
 
+    Attributes:
+        images: how many images each forward counts for.
+        approx_kl, clip_fraction, reference_kl, loss: means over the images of each forward.
+        grad_norm: of each update.
+        first_ratio: max |ratio - 1| of each forward before the first update.
+    """
+
+    images: list[int] = field(default_factory=list)
     approx_kl: list[Tensor] = field(default_factory=list)
     clip_fraction: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
@@ -29,13 +37,14 @@ class UpdateStatistics:
     first_ratio: list[Tensor] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
-        """Means over the epoch; `ratio_max_deviation` is max |ratio - 1| before the first update."""
+        """Means over the epoch's images and steps; `ratio_max_deviation` is max |ratio - 1| before the first update."""
         means = {
-            name: float(torch.stack(getattr(self, name)).mean())
-            for name in ("loss", "approx_kl", "clip_fraction", "reference_kl", "grad_norm")
+            name: float(np.average(torch.stack(getattr(self, name)).tolist(), weights=self.images))
+            for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")
             if getattr(self, name)
         }
-        return {"ratio_max_deviation": float(torch.stack(self.first_ratio).max()), **means}
+        deviation, norm = torch.stack(self.first_ratio).max(), torch.stack(self.grad_norm).mean()
+        return {"ratio_max_deviation": float(deviation), **means, "grad_norm": float(norm)}
 
 
 def update_policy(
@@ -53,6 +62,8 @@ def update_policy(
     Loss of an update: the mean over its images and trainable steps of
 
         max(-M rho, -M clip(rho, 1 - c, 1 + c)) + kl_weight KL(policy || reference),   rho = exp(log p - log p_old)
+
+    The KL is `gaussian.kl`, or `loss.prediction_kl` if `section.kl_space` says so.
 
     Args:
         advantages: (B, T), M of every step.
@@ -103,7 +114,7 @@ def accumulate_gradient(
         raise InputError("every step of the walk has zero variance: nothing can be trained")
     terms = len(group) * len(steps)
     for rows in group.split(section.microbatch or len(group)):
-        reference = reference_means(policy, trajectory, steps, rows) if section.kl_weight else {}
+        reference = reference_anchors(policy, trajectory, steps, rows, section) if section.kl_weight else {}
         for step in steps:
             value = step_loss(
                 policy, trajectory, advantages, step, rows, section, statistics, reference.get(step), first
@@ -112,10 +123,15 @@ def accumulate_gradient(
 
 
 @torch.no_grad()
-def reference_means(policy: Policy, trajectory: Trajectory, steps: Sequence[int], rows: Tensor) -> dict[int, Tensor]:
-    """Each step's mean under the reference; all at once, because to swap the weights of a full adapter is slow."""
+def reference_anchors(
+    policy: Policy, trajectory: Trajectory, steps: Sequence[int], rows: Tensor, section: TrainSection
+) -> dict[int, Tensor]:
+    """What the KL is taken to, by step: the mean or the output of the reference.
+
+    All steps at once, because to swap the weights of a full adapter is slow.
+    """
     with policy.reference():
-        return {step: policy.replay(trajectory, step, _selection(trajectory, rows)).mean for step in steps}
+        return {step: _anchor(replay(policy, trajectory, step, rows, section.microbatch), section) for step in steps}
 
 
 def step_loss(
@@ -126,19 +142,20 @@ def step_loss(
     rows: Tensor,
     section: TrainSection,
     statistics: UpdateStatistics,
-    reference_mean: Tensor | None,
+    reference: Tensor | None,
     first: bool,
 ) -> Tensor:
     """Loss (len(rows),) of some images at one step, indexed by the true step; with KL if there is a reference."""
-    transition = policy.replay(trajectory, step, _selection(trajectory, rows))
+    transition = replay(policy, trajectory, step, rows, section.microbatch)
     following, old = trajectory.latents[rows, step + 1], trajectory.log_probs[rows, step]
     log_prob = gaussian.log_prob(following, transition.mean, transition.std)
     value = loss.clipped_surrogate(log_prob, old, advantages[rows, step], section.clip_range)
-    if reference_mean is not None:
-        divergence = gaussian.kl(transition.mean, reference_mean, transition.std)
+    if reference is not None:
+        divergence = divergence_from(reference, transition, section)
         statistics.reference_kl.append(divergence.detach().mean())
         value = value + section.kl_weight * divergence
     with torch.no_grad():
+        statistics.images.append(len(rows))
         statistics.loss.append(value.detach().mean())
         statistics.approx_kl.append(loss.approx_kl(log_prob, old))
         statistics.clip_fraction.append(loss.clip_fraction(log_prob, old, section.clip_range))
@@ -147,6 +164,26 @@ def step_loss(
     return value
 
 
-def _selection(trajectory: Trajectory, rows: Tensor) -> Tensor | None:
-    """`rows` for `Policy.replay`; None, which replays exactly, where ascending rows are all there are."""
-    return None if len(rows) == len(trajectory) else rows
+def divergence_from(reference: Tensor, transition: Transition, section: TrainSection) -> Tensor:
+    """(B,): how far a step is from the reference in `section.kl_space`; `reference` is one of `reference_anchors`."""
+    if section.kl_space == "prediction":
+        return loss.prediction_kl(transition.output, reference)
+    return gaussian.kl(transition.mean, reference, transition.std)
+
+
+def replay(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor, size: int | None) -> Transition:
+    """The transition of the images `rows` at a step, replayed in a batch of `size`; None is as many as they are.
+
+    Kernels round by batch size, so a short batch would not replay what was recorded at `size`: it is filled up with
+    copies of its last image, and they are cut off again before anything counts them or backpropagates. No batch is
+    larger than the trajectory, in replays as in rollouts.
+    """
+    missing = min(size or 0, len(trajectory)) - len(rows)
+    filled = torch.cat([rows, rows[-1:].expand(max(0, missing))])
+    everything = torch.equal(filled, torch.arange(len(trajectory)))
+    transition = policy.replay(trajectory, step, None if everything else filled)
+    return transition if len(filled) == len(rows) else transition.head(len(rows))
+
+
+def _anchor(transition: Transition, section: TrainSection) -> Tensor:
+    return transition.output if section.kl_space == "prediction" else transition.mean

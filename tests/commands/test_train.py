@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,7 @@ class Drifting(ToyPolicy):
 
     def replay(self, *arguments: object, **named: object) -> Transition:
         transition = super().replay(*arguments, **named)  # type: ignore[arg-type]
-        return Transition(transition.mean + 0.01, transition.std, transition.x0)
+        return replace(transition, mean=transition.mean + 0.01)
 
 
 def test_a_model_refused_by_the_self_check_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from tests.tiny import tiny_policy
 
 from stepcredit.config import TrainConfig
-from stepcredit.embedded.build import evaluate_checker, evaluate_pipeline
+from stepcredit.embedded.evaluation import evaluate_checker, evaluate_pipeline
 from stepcredit.embedded.pipeline import WEIGHTS, load_checker, load_pipeline
 from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
@@ -74,7 +74,7 @@ def test_the_autoencoder_keeps_what_the_checker_reads(pipeline: StableDiffusionP
 
 
 def test_it_draws_held_out_captions(pipeline: StableDiffusionPipeline) -> None:
-    accuracy = evaluate_pipeline(pipeline, load_checker(), count=24, steps=10)
+    accuracy = evaluate_pipeline(pipeline, load_checker(), count=24, steps=10, eta=1.0)
     assert min(accuracy["foreground"], accuracy["background"], accuracy["shape"]) >= 0.9
     assert accuracy["all"] >= 0.6
 

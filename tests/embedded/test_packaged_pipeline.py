@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepcredit.embedded.build import evaluate_pipeline
+from stepcredit.embedded.evaluation import evaluate_pipeline
 from stepcredit.embedded.pipeline import load_checker, load_pipeline
 
 BARS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
-from torch import nn
+from tests.embedded.tiny_recipes import same, silent
 
-from stepcredit.embedded import build, networks, pipeline, training
+from stepcredit.embedded import build, evaluation, loop, networks, packaging, pipeline, training
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.training import AutoencoderRecipe, CheckerRecipe, DenoiserRecipe
 from stepcredit.embedded.world import is_held_out, parse
@@ -23,17 +22,6 @@ from stepcredit.embedded.world import is_held_out, parse
 AUTOENCODER = AutoencoderRecipe(steps=2, batch=4)
 CHECKER = CheckerRecipe(steps=2, batch=4)
 DENOISER = DenoiserRecipe(steps=3, batch=4, scenes=16)
-
-
-def silent(steps: Sequence[int], name: str) -> Iterator[int]:
-    yield from steps
-
-
-def same(left: nn.Module, right: nn.Module) -> bool:
-    states = left.state_dict(), right.state_dict()
-    return states[0].keys() == states[1].keys() and all(
-        torch.equal(states[0][name], states[1][name]) for name in states[0]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +35,7 @@ def test_autoencoder_repeats_from_its_seed(vae: AutoencoderKL) -> None:
 
 
 def test_autoencoder_latents_have_unit_scale_and_constant_noise(vae: AutoencoderKL) -> None:
-    images = training._renders(np.random.default_rng(5), 256) * 2 - 1
+    images = loop.draw_images(np.random.default_rng(5), 256) * 2 - 1
     with torch.no_grad():
         posterior = vae.encode(images).latent_dist
     assert float((posterior.mean * vae.config.scaling_factor).std()) == pytest.approx(1, abs=0.1)
@@ -101,27 +89,34 @@ def test_a_build_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.setattr(training, "AutoencoderRecipe", lambda: AUTOENCODER)
     monkeypatch.setattr(training, "CheckerRecipe", lambda: CHECKER)
-    tiny = partial(DenoiserRecipe, batch=4, scenes=16)
-    tiny.steps = 3  # type: ignore[attr-defined]  # the command line's default
-    monkeypatch.setattr(training, "DenoiserRecipe", tiny)
-    monkeypatch.setattr(build, "evaluate_pipeline", partial(build.evaluate_pipeline, count=4, steps=2))
-    monkeypatch.setattr(build, "evaluate_checker", partial(build.evaluate_checker, count=8))
+    monkeypatch.setattr(training, "DenoiserRecipe", lambda: DENOISER)
+    monkeypatch.setattr(packaging, "evaluate_pipeline", partial(evaluation.evaluate_pipeline, count=4, steps=2))
+    monkeypatch.setattr(packaging, "evaluate_checker", partial(evaluation.evaluate_checker, count=8))
     shared = ["--out", str(tmp_path), "--threads", "1"]
     build.main([*shared, "--stages", "autoencoder", "checker"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checker.safetensors", "seconds.json", "vae"]
 
     for stage in ("train_autoencoder", "train_checker"):
         monkeypatch.delattr(training, stage)
-    build.main(shared)
+    build.main([*shared, "--denoiser-steps", "2"])
     report = json.loads((tmp_path / "package" / "report.json").read_text())
     assert report["seconds"].keys() == {"autoencoder", "checker", "denoiser"}
-    assert report["denoiser"]["steps"] == 3
+    assert (report["denoiser"]["steps"], report["denoiser"]["batch"]) == (2, 4)
     assert 0 <= report["samples"]["all"] <= 1
     assert json.loads(capsys.readouterr().out[-len(json.dumps(report, indent=1)) - 1 :]) == report
 
-    packaged = pipeline.load_pipeline(tmp_path / "package")
+    packaged = pipeline.load_pipeline(folder=tmp_path / "package")
     assert type(packaged) is StableDiffusionPipeline
     stored = DiffusionPipeline.from_pretrained(tmp_path / "package" / "pipeline")
     assert stored.unet.dtype == torch.float32
     size = sum(path.stat().st_size for path in (tmp_path / "package").rglob("*") if path.is_file())
     assert size < 8e6
+
+
+def test_a_wrong_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        build.main(["--out", str(tmp_path / "out"), "--stages", "checker", "flow"])
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("--pipeline ddim has no stage 'flow'; it has checker, autoencoder, denoiser, package")
+    assert not (tmp_path / "out").exists()

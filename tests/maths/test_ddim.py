@@ -56,6 +56,7 @@ def test_exact_model_output_recovers_the_clean_latent(prediction_type):
     signal, sigma = (a.reshape(-1, 1, 1, 1) for a in (alpha.sqrt(), (1 - alpha).sqrt()))
     output = {"epsilon": eps, "sample": x0, "v_prediction": signal * eps - sigma * x0}[prediction_type]
     step = ddim.transition(output, signal * x0 + sigma * eps, alpha, 0.995, 0.5, prediction_type)
+    assert torch.equal(step.output, output)
     torch.testing.assert_close(step.x0, x0)
     # The mean and the fresh noise together carry the noise level of alpha_prev.
     level = ((step.mean - 0.995**0.5 * x0) / eps) ** 2 + step.std**2
@@ -113,7 +114,7 @@ def test_gradient_reaches_the_model_output():
 def test_half_precision_is_computed_in_float32(dtype):
     output, x, _ = (tensor.to(dtype) for tensor in _latents())
     step, full = (ddim.transition(o, y, 0.5, 0.6, 1.0) for o, y in ((output, x), (output.float(), x.float())))
-    for name in ("mean", "std", "x0"):
+    for name in ("mean", "std", "x0", "output"):
         assert torch.equal(getattr(step, name), getattr(full, name))
         assert getattr(step, name).dtype == torch.float32
 

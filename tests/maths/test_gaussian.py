@@ -107,7 +107,8 @@ def test_kl_gradient_reaches_the_policy_only():
 def test_sampling_reproduces_mean_and_std():
     mean, std = torch.tensor([[-1.0, 0.5], [2.0, 0.0]]), torch.tensor([[0.1], [3.0]])
     generator, draws = torch.Generator().manual_seed(0), 40_000
-    many = Transition(mean.repeat_interleave(draws, 0), std.repeat_interleave(draws, 0), torch.zeros(2 * draws, 2))
+    zeros = torch.zeros(2 * draws, 2)
+    many = Transition(mean.repeat_interleave(draws, 0), std.repeat_interleave(draws, 0), zeros, zeros)
     x = gaussian.sample(many, torch.randn(2 * draws, 2, generator=generator))
     drawn = x.reshape(2, draws, 2)
     # Five standard errors: std / sqrt(n) for the mean, std / sqrt(2 n) for the std.
@@ -121,7 +122,7 @@ def test_sampling_reproduces_mean_and_std():
 
 def test_sampling_a_deterministic_step_returns_the_mean():
     _, mean, _ = _case()
-    assert torch.equal(gaussian.sample(Transition(mean, torch.tensor(0.0), mean), torch.ones_like(mean)), mean)
+    assert torch.equal(gaussian.sample(Transition(mean, torch.tensor(0.0), mean, mean), torch.ones_like(mean)), mean)
 
 
 def test_shapes_are_refused_with_a_remedy():
@@ -136,4 +137,4 @@ def test_shapes_are_refused_with_a_remedy():
     with pytest.raises(ValueError, match="reference_mean has shape"):
         gaussian.kl(mean, x[:1], std)
     with pytest.raises(ValueError, match="noise has shape"):
-        gaussian.sample(Transition(mean, std, x), x[:1])
+        gaussian.sample(Transition(mean, std, x, x), x[:1])

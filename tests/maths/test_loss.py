@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stepcredit.maths import credit, gaussian, loss
+from stepcredit.maths import credit, flow, gaussian, loss
 
 # Ratios 1, 1.1, 1.5, 0.5 at clip range 0.2.
 RATIO = torch.tensor([1.0, 1.1, 1.5, 0.5])
@@ -84,6 +84,30 @@ def test_metrics_of_literals():
     torch.testing.assert_close(loss.approx_kl(log_prob, old), torch.tensor(expected))
 
 
+def test_prediction_kl_of_literals():
+    output = torch.tensor([[1.0, 3.0], [2.0, 2.0]]).requires_grad_()
+    reference = torch.tensor([[1.0, 1.0], [2.0, 2.0]]).requires_grad_()
+    value = loss.prediction_kl(output, reference)
+    assert value.tolist() == [2.0, 0.0]
+    value.sum().backward()
+    assert output.grad.tolist() == [[0.0, 2.0], [0.0, 0.0]]
+    assert reference.grad is None
+
+
+def test_prediction_kl_is_the_kl_of_a_step_without_its_scale():
+    generator = torch.Generator().manual_seed(0)
+    x, v, base = torch.randn(3, 4, 2, 3, 3, generator=generator, dtype=torch.float64)
+    penalty, scales = loss.prediction_kl(v, base), []
+    for noise_level in (0.7, 7e-4):
+        step, reference = (flow.flow_sde(w, x, 0.6, 0.5, noise_level) for w in (v, base))
+        scale = gaussian.kl(step.mean, reference.mean, step.std) / penalty
+        torch.testing.assert_close(scale, scale[:1].expand(4))
+        scales.append(float(scale[0]))
+    # d (1 + k^2 (1 - sigma) / (2 sigma)) v in the mean, with k^2 = .735 and d = .1; and almost without noise.
+    assert scales[0] == pytest.approx((0.1 * (1 + 0.735 / 3)) ** 2 / (2 * 0.0735))
+    assert scales[1] == pytest.approx(0.1**2 / (2 * 0.0735e-6), rel=1e-5)
+
+
 def test_an_infinite_range_never_clips():
     log_prob = RATIO.log()
     result = loss.clipped_surrogate(log_prob, torch.zeros(4), torch.ones(4), math.inf)
@@ -94,12 +118,18 @@ def test_half_precision_is_upcast():
     log_prob = RATIO.log().half()
     result = loss.clipped_surrogate(log_prob, torch.zeros(4).half(), torch.ones(4).half(), 0.2)
     assert torch.equal(result, loss.clipped_surrogate(log_prob.float(), torch.zeros(4), torch.ones(4), 0.2))
+    output = log_prob.unsqueeze(1)
+    assert torch.equal(loss.prediction_kl(output, 2 * output), output.float().square().flatten())
 
 
 def test_bad_input_is_refused():
     row = torch.zeros(4)
     with pytest.raises(ValueError, match=r"advantage has shape \(4, 1\), expected \(4,\)"):
         loss.clipped_surrogate(row, row, row.unsqueeze(1), 0.2)
+    with pytest.raises(ValueError, match=r"reference_output has shape \(1, 2\), expected \(4, 2\)"):
+        loss.prediction_kl(torch.zeros(4, 2), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="output has shape"):
+        loss.prediction_kl(row, row)
     with pytest.raises(ValueError, match="old_log_prob has shape"):
         loss.approx_kl(row, row[:1])
     for call in (loss.clip_fraction, lambda *args: loss.clipped_surrogate(*args[:2], row, args[2])):

@@ -12,7 +12,6 @@ import torch
 from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
-    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
@@ -99,13 +98,16 @@ def test_a_pipeline_that_starts_from_an_image(kind: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (FlowMatchEulerDiscreteScheduler(), "StableDiffusionPipeline is a flow-matching model"),
-        (EDMEulerScheduler(), "comes with EDMEulerScheduler, whose noise schedule DDIM cannot take"),
-        (DPMSolverMultistepScheduler(prediction_type="flow_prediction"), "predicts 'flow_prediction'; DDIM can sample"),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "FlowMatchEulerDiscreteScheduler inverts its sigmas"),
+        (
+            EDMEulerScheduler(),
+            "comes with EDMEulerScheduler, whose noise schedule neither DDIM nor flow steps can take",
+        ),
+        (DDPMScheduler(prediction_type="noise"), "predicts 'noise'; DDIM can sample: epsilon, sample, v_prediction"),
     ],
-    ids=["flow matching", "another noise schedule", "flow prediction"],
+    ids=["inverted sigmas", "another noise schedule", "another prediction"],
 )
-def test_a_scheduler_that_ddim_cannot_stand_in_for(scheduler: Any, message: str) -> None:
+def test_a_scheduler_that_ours_cannot_stand_in_for(scheduler: Any, message: str) -> None:
     pipeline = tiny_sd()
     pipeline.scheduler = scheduler
     with pytest.raises(InputError, match=message):

@@ -11,7 +11,7 @@ from tests.tiny import PROMPTS, SEEDS, log_prob, perturb, tiny_pixart, tiny_poli
 
 from stepcredit.errors import InputError
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.types import Trajectory
+from stepcredit.types import Plan, Trajectory
 
 PIPELINES = {
     "sd": tiny_sd,
@@ -73,8 +73,11 @@ def test_rows_are_replayed_on_their_own(lora_walk: tuple[PipelinePolicy, Traject
 
 
 def test_joined_rollout_batches_replay() -> None:
-    policy, walk = walked(tiny_policy(batch=3))
+    policy = tiny_policy()
+    perturb(policy)
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3)).trajectory
     assert max(deviations(policy, walk)) <= 1e-6
+    assert deviations(policy, walk, torch.tensor([3, 3, 3])) == [0.0] * 4
     assert deviations(policy, walk, torch.arange(3)) == [0.0] * 4
     assert max(deviations(policy, walk, torch.tensor([0, 3]))) <= 1e-6
 

@@ -12,7 +12,7 @@ from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy, tiny_sd
 from stepcredit.errors import InputError
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import SelfCheck, self_check
-from stepcredit.types import Trajectory
+from stepcredit.types import Plan, Trajectory
 
 
 @pytest.fixture
@@ -23,21 +23,57 @@ def walked() -> tuple[PipelinePolicy, Trajectory]:
 
 def test_a_sound_pipeline_passes_exactly(walked: tuple[PipelinePolicy, Trajectory]) -> None:
     check = self_check(*walked)
-    assert check == SelfCheck(0.0, 4, 4)
-    assert str(check) == "4 steps of 4 images replay exact"
+    assert check == SelfCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="one-step")
+    assert str(check) == "4 steps of 4 images replay exact (one-step)"
     assert all(parameter.grad is None for parameter in walked[0].parameters())
 
 
 def test_split_rollouts_are_exact_in_their_own_batches() -> None:
-    policy = tiny_policy(batch=3)
-    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    policy = tiny_policy()
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3)).trajectory
     assert self_check(policy, walk, batch=3).max_deviation == 0.0
-    assert 0.0 < self_check(policy, walk).max_deviation <= 1e-6
+    assert self_check(policy, walk).max_deviation <= 1e-6
+    assert self_check(policy, walk, batch=3, microbatch=2).max_deviation <= 1e-6
+
+
+def test_training_batches_that_round_otherwise_are_refused_with_the_remedy(
+    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, walk = walked
+    own = policy.replay
+
+    def by_size(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
+        transition = own(trajectory, step, rows)
+        return replace(transition, mean=transition.mean + 1e-3) if rows is not None and len(rows) == 2 else transition
+
+    monkeypatch.setattr(policy, "replay", by_size)
+    with pytest.raises(InputError, match=r"replayed 2 images at a time, .* 4 at a time .* leave sample\.batch unset"):
+        self_check(policy, walk, batch=4, microbatch=2)
+    assert self_check(policy, walk, batch=4, microbatch=4).max_deviation == 0.0
+
+
+def test_the_walk_is_replayed_whole_where_only_that_is_exact(
+    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, walk = walked
+    own, tried = policy.replay, []
+
+    def off_in_one_step(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
+        tried.append(policy.replay_mode)
+        transition = own(trajectory, step, rows)
+        return replace(transition, mean=transition.mean + (policy.replay_mode == "one-step"))
+
+    monkeypatch.setattr(policy, "replay", off_in_one_step)
+    check = self_check(policy, walk)
+    assert tried[0] == "one-step"
+    assert check.mode == policy.replay_mode == "full-walk" and check.max_deviation == 0.0
 
 
 def test_steps_without_variance_are_left_out() -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
-    assert self_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory).steps == 3
+    check = self_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory)
+    assert check.trained == (0, 1, 2)
+    assert str(check).endswith("; not trained, without noise or with too little: step 4 of 4")
 
 
 def test_weights_that_changed_since_the_rollout(walked: tuple[PipelinePolicy, Trajectory]) -> None:
@@ -53,7 +89,7 @@ def test_the_step_that_differs_is_named(walked: tuple[PipelinePolicy, Trajectory
     log_probs, trainable = walk.log_probs.clone(), walk.trainable.clone()
     log_probs[1, 2] += 0.5
     trainable[untrainable] = False
-    with pytest.raises(InputError, match=r"differ by 5\.00e-01 at step 2 of 4"):
+    with pytest.raises(InputError, match=r"differ by 5\.00e-01 at step 3 of 4"):
         self_check(policy, replace(walk, log_probs=log_probs, trainable=trainable))
 
 
@@ -61,7 +97,7 @@ def test_a_replay_that_is_not_a_number(walked: tuple[PipelinePolicy, Trajectory]
     policy, walk = walked
     log_probs = walk.log_probs.clone()
     log_probs[0, 1] = torch.nan
-    with pytest.raises(InputError, match="differ by nan at step 1 of 4"):
+    with pytest.raises(InputError, match="differ by nan at step 2 of 4"):
         self_check(policy, replace(walk, log_probs=log_probs))
 
 
@@ -79,7 +115,7 @@ def test_micro_batches_that_are_cut_wrongly(
     own = policy.replay
 
     def other_row(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
-        return own(trajectory, step, None if rows is None else rows + 1)
+        return own(trajectory, step, rows + 1 if len(rows) == 1 else rows)
 
     monkeypatch.setattr(policy, "replay", other_row)
     with pytest.raises(InputError, match="one image replayed without the rest of its batch differs"):
@@ -88,5 +124,5 @@ def test_micro_batches_that_are_cut_wrongly(
 
 def test_a_walk_with_nothing_to_train(walked: tuple[PipelinePolicy, Trajectory]) -> None:
     policy, walk = walked
-    with pytest.raises(InputError, match="every step of the walk has zero variance"):
+    with pytest.raises(InputError, match=r"no step of the walk has enough noise to be trained: raise sample\.eta"):
         self_check(policy, replace(walk, trainable=torch.zeros(4, dtype=torch.bool)))

@@ -102,6 +102,27 @@ def test_rows_without_numbers_make_a_page(tmp_path: Path) -> None:
     assert "Mean reward unknown in epoch 1 → unknown in epoch 2, after unknown reward queries and 0 s." in page(run)
 
 
+def test_each_reward_of_a_mixture_has_a_chart(tmp_path: Path) -> None:
+    parts = [{"name": "warmth", "weight": 2}, {"name": "x.py:score", "label": ATTACK}, {"name": "alignment"}]
+    run = start(tmp_path / "a", reward={"components": parts})
+    rising = [{"warmth": {"mean": epoch / 4, "std": 0.1}, ATTACK: {"mean": -epoch, "std": 0.0}} for epoch in (1, 2)]
+    write_rows(run, [row(epoch) | {"reward_components": rising[epoch - 1]} for epoch in (1, 2)] + [row(3)])
+    html = page(run)
+    assert not Balance(html).named("script")
+    assert "<figcaption>warmth, weight 2: 0.25 → 0.5</figcaption>" in html
+    assert "weight 1: −1 → −2</figcaption>" in html
+    assert "<figcaption>alignment" not in html, "it was never recorded"
+    assert "warmth 0.25 ± 0.1 at reward queries 640" in html
+    assert "<dd>mixture of 2 × warmth, 1 × &lt;script&gt;" in html
+    assert html.count("Rewards of the mixture") == 1 and "<figcaption>reward_components" not in html
+
+
+def test_one_reward_has_one_chart(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    write_rows(run, [row(1), row(2)])
+    assert "mixture" not in page(run)
+
+
 def test_a_run_with_nothing_but_its_configuration(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     run.environment_path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,43 @@ from stepcredit.errors import unknown
 from stepcredit.prompts import prompt_names
 from stepcredit.registry import Registry
 from stepcredit.rewards import REWARDS
+from stepcredit.rewards.card import RewardCard
+
+Part = dict[str, str]
 
 
 def show(kind: str, as_json: bool) -> None:
-    """Print the parts of `kind`: a table, or a JSON array of {name, description}."""
+    """Print the parts of `kind`: a table, or a JSON array of {name, description}.
+
+    Rewards that load weights have `weights`, `size` and `licence` as well, in brackets in the table.
+    """
     if kind not in _LISTINGS:
         raise unknown("kind of part", kind, _LISTINGS)
     parts = _LISTINGS[kind]()
     if as_json:
-        print(json.dumps([{"name": name, "description": text} for name, text in parts.items()], indent=1))
+        print(json.dumps(parts, indent=1))
         return
-    width = max(map(len, parts), default=0)
-    for name, text in parts.items():
-        print(f"{name:<{width}}  {text}")
+    width = max((len(part["name"]) for part in parts), default=0)
+    for part in parts:
+        print(f"{part['name']:<{width}}  {_line(**part)}")
 
 
-def _registered(registry: Registry[Any]) -> dict[str, str]:
-    return {name: (getdoc(registry.get(name)) or "").partition("\n")[0] for name in registry.names()}
+def _line(name: str, description: str, **card: str) -> str:
+    return f"{description} [{'; '.join(card.values())}]" if card else description
+
+
+def _registered(registry: Registry[Any]) -> list[Part]:
+    return [_part(name, registry.get(name)) for name in registry.names()]
+
+
+def _part(name: str, part: Any) -> Part:
+    card = getattr(part, "CARD", None)
+    fields = asdict(card) if isinstance(card, RewardCard) else {}
+    return {"name": name, "description": (getdoc(part) or "").partition("\n")[0], **fields}
+
+
+def _described(descriptions: dict[str, str]) -> list[Part]:
+    return [{"name": name, "description": text} for name, text in descriptions.items()]
 
 
 def _recipes() -> dict[str, str]:
@@ -41,9 +62,9 @@ def _first_comment(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
-_LISTINGS: dict[str, Callable[[], dict[str, str]]] = {
+_LISTINGS: dict[str, Callable[[], list[Part]]] = {
     "credit": lambda: _registered(CREDIT),
     "reward": lambda: _registered(REWARDS),
-    "prompt": prompt_names,
-    "recipe": _recipes,
+    "prompt": lambda: _described(prompt_names()),
+    "recipe": lambda: _described(_recipes()),
 }

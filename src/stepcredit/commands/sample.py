@@ -11,16 +11,18 @@ from pathlib import Path
 from PIL import Image
 
 from stepcredit import checkpoint, recipes
+from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
+from stepcredit.plans import evaluation_plan
 from stepcredit.prompts import load_prompts
 from stepcredit.rewards.images import to_pil
 from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.tracking import RunDirectory, write_atomically
 from stepcredit.trainer import policy_tensors
-from stepcredit.types import Policy, Prompt
+from stepcredit.types import Plan, Policy, Prompt
 
 BATCH = 16
-"""Images in memory at a time; of these, a run samples as many at once as its `sample.batch` says."""
+"""Images in memory at a time; of these, as many are sampled at once as the configuration says."""
 
 
 def sample(
@@ -35,17 +37,17 @@ def sample(
 ) -> None:
     """Write PNGs and samples.jsonl (prompt, image number, file) into `out`.
 
-    `steps` and `guidance` are by default those of the run; for a model, 20 and 3 (embedded) or 50 and 7.5.
+    `steps` and `guidance` are by default those of the run; for a model, 20 and 3 (embedded) or its pipeline's own.
     """
     prompts = [Prompt(text) for text in texts] + (load_prompts(prompt_source) if prompt_source else [])
     if not prompts:
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
-    policy = _policy(source, {"steps": steps, "guidance": guidance})
+    policy, config = _policy(source, {"steps": steps, "guidance": guidance})
     wanted = [prompt for prompt in prompts for _ in range(images_per_prompt)]
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
     lines = []
-    for number, (prompt, picture) in enumerate(_pictures(policy, wanted, seed)):
+    for number, (prompt, picture) in enumerate(_pictures(policy, evaluation_plan(config, BATCH), wanted, seed)):
         name = f"{number:04d}_{_slug(prompt.text)}.png"
         with _writing(out):
             picture.save(out / name)
@@ -63,43 +65,47 @@ def _writing(out: Path) -> Iterator[None]:
         raise InputError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
 
 
-def _pictures(policy: Policy, wanted: Sequence[Prompt], seed: int) -> Iterator[tuple[Prompt, Image.Image]]:
+def _pictures(policy: Policy, plan: Plan, wanted: Sequence[Prompt], seed: int) -> Iterator[tuple[Prompt, Image.Image]]:
     """Every prompt with its picture, whose noise depends on `seed` and its place alone."""
     seeds = sample_seeds(seed, Stream.EVALUATION, 0, len(wanted))
     for start in range(0, len(wanted), BATCH):
         chunk = wanted[start : start + BATCH]
-        images = policy.rollout(chunk, seeds[start : start + BATCH]).images
+        images = policy.rollout(chunk, seeds[start : start + BATCH], plan).images
         yield from zip(chunk, to_pil(images), strict=True)
 
 
-def _policy(source: str, asked: dict[str, float | None]) -> Policy:
-    """The policy of a run directory with its newest weights, or of a model as it is."""
+def _policy(source: str, asked: dict[str, float | None]) -> tuple[Policy, TrainConfig]:
+    """The policy of a run directory with its newest weights, or of a model as it is, and how it samples."""
     asked = {key: value for key, value in asked.items() if value is not None}
-    from stepcredit.policy.loading import load_policy  # diffusers takes longest to import
+    # diffusers takes longest to import
+    from stepcredit.policy.loading import load_pipeline, make_policy, usual_sampling
     from stepcredit.quiet import quiet_libraries
 
     quiet_libraries()
     folder = Path(source)
     if (folder / "config.yaml").is_file():
         return _trained(RunDirectory.open(folder), asked)
-    if source != "embedded" and folder.is_dir() and not (folder / "model_index.json").is_file():
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{source} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
-    usual = {"steps": 20, "guidance": 3.0} if source == "embedded" else {"steps": 50, "guidance": 7.5}
-    return load_policy(
-        recipes.validate({"model": {"path": source}, "sample": usual | asked}, "sample"), safety_checker=True
-    )
+    model = recipes.validate({"model": {"path": source}, "sample": asked}, "sample").model
+    pipeline = load_pipeline(model)
+    sampling = usual_sampling(pipeline, source) | asked
+    config = recipes.validate({"model": {"path": source}, "sample": sampling}, "sample")
+    return make_policy(pipeline, config, safety_checker=True), config
 
 
-def _trained(directory: RunDirectory, asked: dict[str, float | None]) -> Policy:
+def _trained(directory: RunDirectory, asked: dict[str, float | None]) -> tuple[Policy, TrainConfig]:
     from stepcredit.policy.loading import load_policy
 
     config, saved = directory.config, checkpoint.found(directory.checkpoint_root)
+    if "steps" in asked:
+        asked = {**asked, "evaluation_steps": None}
     config = config.model_copy(update={"sample": config.sample.model_copy(update=asked)})
     if not saved:
         raise InputError(f"{directory.path} holds no checkpoint to sample from")
     policy = load_policy(config, safety_checker=True)
     policy.load_state_dict(policy_tensors(checkpoint.load(saved[-1])))
-    return policy
+    return policy, config
 
 
 def _slug(text: str) -> str:

@@ -1,117 +1,102 @@
-"""Train and package the embedded pipeline: `python -m stepcredit.embedded.build --out DIR`.
+"""Train and package an embedded pipeline: `python -m stepcredit.embedded.build --pipeline flow --out DIR`.
 
-Stages run in order and keep their result in DIR, so an interrupted build goes on where it stopped:
-checker, autoencoder, denoiser, then the report (attribute accuracy on held-out captions) and the float16 package.
+Stages run in order and keep their result in DIR, so an interrupted build goes on where it stopped.
+
+ddim: checker, autoencoder, denoiser, then the float16 package with its report (accuracy on held-out captions).
+flow: a transformer on the installed DDIM pipeline's latents, judged by the installed checker, then its package.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from rich.progress import Progress as Bar
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from stepcredit.embedded import networks, training
-from stepcredit.embedded.checker import Checker, accuracy_table, attribute_hits
-from stepcredit.embedded.pipeline import WEIGHTS
-from stepcredit.embedded.render import render
-from stepcredit.embedded.tokenizer import build_tokenizer
-from stepcredit.embedded.world import caption, held_out_captions, sample_scene
+from stepcredit.embedded import flow_networks, flow_training, networks, training
+from stepcredit.embedded.packaging import package_ddim, package_flow
+from stepcredit.embedded.pipeline import WEIGHTS, load_pipeline
+from stepcredit.embedded.stages import Stages, show_progress
+from stepcredit.embedded.tokenizer import build_flow_tokenizer, build_tokenizer
 
-EVALUATION_CAPTIONS = 512
-EVALUATION_SEED = 2026
+STAGES = {"ddim": ("checker", "autoencoder", "denoiser", "package"), "flow": ("flow", "package")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     torch.set_num_threads(options.threads)
-    out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = _read_json(out / "seconds.json")
-    seed: int = options.seed
+    stages = Stages(options.out)
+    package = build_flow(options, stages) if options.pipeline == "flow" else build_ddim(options, stages)
+    if options.install:
+        shutil.copytree(package, WEIGHTS, dirs_exist_ok=True)
 
-    def timed(name: str, path: Path, build: Callable[[], Any], save: Callable[[Any, Path], None]) -> None:
-        """Run a stage unless its result is there; the result appears under its name only when it is whole."""
-        if path.exists():
-            return
-        started = time.monotonic()
-        partial = path.with_name(f"partial-{path.name}")
-        save(build(), partial)
-        partial.rename(path)
-        seconds[name] = round(time.monotonic() - started, 1)
-        (out / "seconds.json").write_text(json.dumps(seconds, indent=1))
 
-    tokenizer = build_tokenizer()
-    recipe = training.DenoiserRecipe(steps=options.denoiser_steps)
+def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
+    """The asked stages of the DDIM pipeline; returns the package's folder."""
+    out, seed, tokenizer = options.out, options.seed, build_tokenizer()
+    recipe = replace(training.DenoiserRecipe(), **_given(options))
     if "checker" in options.stages:
-        timed(
+        stages.run(
             "checker",
             out / "checker.safetensors",
-            lambda: training.train_checker(training.CheckerRecipe(), seed, _progress),
+            lambda: training.train_checker(training.CheckerRecipe(), seed, show_progress),
             lambda checker, path: save_file(checker.state_dict(), path),
         )
     if "autoencoder" in options.stages:
-        timed(
+        stages.run(
             "autoencoder",
             out / "vae",
-            lambda: training.train_autoencoder(training.AutoencoderRecipe(), seed, _progress),
+            lambda: training.train_autoencoder(training.AutoencoderRecipe(), seed, show_progress),
             lambda vae, path: vae.save_pretrained(path),
         )
     if "denoiser" in options.stages:
         vae = AutoencoderKL.from_pretrained(out / "vae")
-        timed(
+        stages.run(
             "denoiser",
             out / "denoiser",
-            lambda: training.train_denoiser(recipe, seed, vae, tokenizer, _progress),
+            lambda: training.train_denoiser(recipe, seed, vae, tokenizer, show_progress),
             _save_denoiser,
         )
     if "package" in options.stages:
-        package(out, seconds, {"seed": seed, "threads": options.threads, "denoiser": asdict(recipe)})
-    if options.install:
-        shutil.copytree(out / "package", WEIGHTS, dirs_exist_ok=True)
+        pipeline = networks.assemble(
+            AutoencoderKL.from_pretrained(out / "vae"),
+            UNet2DConditionModel.from_pretrained(out / "denoiser" / "unet"),
+            CLIPTextModel.from_pretrained(out / "denoiser" / "text_encoder"),
+            tokenizer,
+        )
+        how = _how(options, stages, denoiser=asdict(recipe))
+        package_ddim(pipeline, out / "checker.safetensors", out / "package", how)
+    return Path(out / "package")
 
 
-def package(out: Path, seconds: dict[str, float], how: dict[str, Any]) -> None:
-    """Write the float16 pipeline and checker to `out`/package, reload them, judge them, and write report.json."""
-    target = out / "package"
-    pipeline = networks.assemble(
-        AutoencoderKL.from_pretrained(out / "vae"),
-        UNet2DConditionModel.from_pretrained(out / "denoiser" / "unet"),
-        CLIPTextModel.from_pretrained(out / "denoiser" / "text_encoder"),
-        build_tokenizer(),
-    )
-    for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
-        part.half()
-    pipeline.save_pretrained(target / "pipeline")
-    weights = {name: value.half() for name, value in load_file(out / "checker.safetensors").items()}
-    save_file(weights, target / "checker.safetensors")
-
-    checker = Checker()
-    checker.load_state_dict({name: value.float() for name, value in load_file(target / "checker.safetensors").items()})
-    pipeline = StableDiffusionPipeline.from_pretrained(target / "pipeline", dtype=torch.float32)
-    report = {
-        **how,
-        "seconds": seconds,
-        "machine": {"processor": platform.machine(), "torch": torch.__version__},
-        "checker_on_renders": evaluate_checker(checker.eval()),
-        "autoencoder_psnr": evaluate_autoencoder(pipeline.vae),
-        "samples": evaluate_pipeline(pipeline, checker),
-    }
-    (target / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
+    """The asked stages of the flow pipeline, on the installed DDIM one; returns the package's folder."""
+    out, base = options.out, load_pipeline()
+    recipe = replace(flow_training.FlowRecipe(), **_given(options))
+    if "flow" in options.stages:
+        stages.run(
+            "flow",
+            out / "flow",
+            lambda: flow_training.train_flow(recipe, options.seed, base, show_progress),
+            _save_flow,
+        )
+    if "package" in options.stages:
+        pipeline = flow_networks.assemble(
+            base.vae,
+            SD3Transformer2DModel.from_pretrained(out / "flow" / "transformer"),
+            CLIPTextModelWithProjection.from_pretrained(out / "flow" / "text_encoder"),
+            CLIPTextModelWithProjection.from_pretrained(out / "flow" / "text_encoder_2"),
+            build_flow_tokenizer(),
+        )
+        package_flow(pipeline, out / "flow_package", _how(options, stages, flow=asdict(recipe)))
+    return Path(out / "flow_package")
 
 
 def _save_denoiser(pair: tuple[UNet2DConditionModel, CLIPTextModel], folder: Path) -> None:
@@ -119,78 +104,38 @@ def _save_denoiser(pair: tuple[UNet2DConditionModel, CLIPTextModel], folder: Pat
     pair[1].save_pretrained(folder / "text_encoder")
 
 
-def evaluate_checker(checker: Checker, count: int = 2000, seed: int = EVALUATION_SEED) -> dict[str, float]:
-    """Attribute accuracy on fresh renders whose captions mention everything."""
-    rng = np.random.default_rng(seed)
-    scenes = [sample_scene(rng) for _ in range(count)]
-    return accuracy_table(attribute_hits(checker, render(scenes, rng), [caption(scene) for scene in scenes]))
+def _save_flow(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
+    for name in ("transformer", "text_encoder", "text_encoder_2"):
+        getattr(pipeline, name).save_pretrained(folder / name)
 
 
-@torch.no_grad()
-def evaluate_autoencoder(vae: AutoencoderKL, count: int = 512, seed: int = EVALUATION_SEED) -> float:
-    """Peak signal-to-noise ratio in dB of fresh renders through the autoencoder."""
-    rng = np.random.default_rng(seed)
-    images = render([sample_scene(rng) for _ in range(count)], rng)
-    decoded = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
-    return float(-10 * (decoded.clamp(0, 1) - images).square().mean().log10())
+def _given(options: argparse.Namespace) -> dict[str, int]:
+    return {} if options.denoiser_steps is None else {"steps": options.denoiser_steps}
 
 
-@torch.no_grad()
-def evaluate_pipeline(
-    pipeline: StableDiffusionPipeline,
-    checker: Checker,
-    count: int = EVALUATION_CAPTIONS,
-    steps: int = 20,
-    guidance: float = 3.0,
-    eta: float = 1.0,
-    batch: int = 64,
-) -> dict[str, float]:
-    """Attribute accuracy of samples for captions never used in training."""
-    captions = held_out_captions(count, EVALUATION_SEED)
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    pipeline.set_progress_bar_config(disable=True)
-    hits = []
-    for start in range(0, count, batch):
-        prompts = captions[start : start + batch]
-        images = pipeline(
-            prompts,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            eta=eta,
-            generator=generator,
-            output_type="pt",
-        ).images
-        hits += attribute_hits(checker, images, prompts)
-    return accuracy_table(hits)
-
-
-def _progress(steps: Sequence[int], name: str) -> Iterator[int]:
-    """A bar on a terminal; elsewhere a line every twentieth of the way."""
-    columns = (SpinnerColumn(), "{task.description}", TextColumn("{task.completed}/{task.total}"))
-    with Bar(*columns, TimeElapsedColumn(), "left", TimeRemainingColumn()) as bar:
-        started = time.monotonic()
-        for step in bar.track(steps, description=name):
-            if not bar.console.is_terminal and step % max(len(steps) // 20, 1) == 0:
-                print(f"{name} {step}/{len(steps)} after {time.monotonic() - started:.0f} s", flush=True)
-            yield step
-
-
-def _read_json(path: Path) -> dict[str, float]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _how(options: argparse.Namespace, stages: Stages, **recipes: dict[str, Any]) -> dict[str, Any]:
+    own = {name: value for name, value in stages.seconds.items() if name in STAGES[options.pipeline]}
+    return {"seed": options.seed, "threads": options.threads, **recipes, "seconds": own}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    stages = ("checker", "autoencoder", "denoiser", "package")
     parser = argparse.ArgumentParser(prog="python -m stepcredit.embedded.build", description=__doc__)
+    parser.add_argument("--pipeline", choices=tuple(STAGES), default="ddim")
     parser.add_argument("--out", type=Path, required=True, help="folder for stage results and the package")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--stages", nargs="+", choices=stages, default=stages)
     parser.add_argument(
-        "--install", action="store_true", help="make the package the embedded pipeline of this checkout"
+        "--stages", nargs="+", help="; ".join(f"{name}: {', '.join(stages)}" for name, stages in STAGES.items())
     )
-    parser.add_argument("--denoiser-steps", type=int, default=training.DenoiserRecipe.steps)
-    return parser.parse_args(arguments)
+    parser.add_argument("--install", action="store_true", help="make the package this checkout's embedded pipeline")
+    parser.add_argument("--denoiser-steps", type=int, help="training steps of the UNet or transformer")
+    options = parser.parse_args(arguments)
+    known = STAGES[options.pipeline]
+    options.stages = options.stages or known
+    for stage in options.stages:
+        if stage not in known:
+            parser.error(f"--pipeline {options.pipeline} has no stage '{stage}'; it has {', '.join(known)}")
+    return options
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from transformers import CLIPTokenizer
 from stepcredit.embedded.world import ATTRIBUTES, PLACES
 
 MAX_LENGTH = 24
+FLOW_MAX_LENGTH = 16
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -18,20 +19,35 @@ def build_tokenizer() -> CLIPTokenizer:
     merge of an earlier word breaks in: `ri`, of `right`, cuts those two into 5 and 7 pieces. The packaged weights read
     them so; the longest caption still fits MAX_LENGTH exactly.
     """
+    return CLIPTokenizer(vocab=_vocabulary(), merges=_merges(_words()), model_max_length=MAX_LENGTH)
+
+
+def build_flow_tokenizer() -> CLIPTokenizer:
+    """The same vocabulary with the merges of `right` last, so that every word of the world is one token.
+
+    The longest caption takes 14 tokens, with both special ones, of FLOW_MAX_LENGTH.
+    """
+    words = sorted(_words(), key=lambda word: word == "right")
+    return CLIPTokenizer(vocab=_vocabulary(), merges=_merges(words), model_max_length=FLOW_MAX_LENGTH)
+
+
+def _vocabulary() -> dict[str, int]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    merges: list[tuple[str, str]] = []
-    for word in _words():
+    joined = [left + right for left, right in _merges(_words())]
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *joined, "<|startoftext|>", "<|endoftext|>"]
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """One merge per prefix of each word, in the order of `words`."""
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
         left = word[0]
         for position, letter in enumerate(word[1:], start=1):
             right = letter + ("</w>" if position == len(word) - 1 else "")
-            if (left, right) not in merges:
-                merges.append((left, right))
-                tokens.append(left + right)
+            merges[left, right] = None
             left += right
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+    return list(merges)
 
 
 def _words() -> list[str]:

@@ -10,7 +10,7 @@ Conventions, everywhere in this package:
 - A wrong shape raises `ValueError`; nothing is broadcast by accident.
 """
 
-from stepcredit.maths import advantage, credit, ddim, gaussian, loss, transition
+from stepcredit.maths import advantage, credit, ddim, flow, gaussian, loss, transition
 from stepcredit.maths.transition import Transition
 
-__all__ = ["Transition", "advantage", "credit", "ddim", "gaussian", "loss", "transition"]
+__all__ = ["Transition", "advantage", "credit", "ddim", "flow", "gaussian", "loss", "transition"]

@@ -22,6 +22,20 @@ def require_dims(name: str, tensor: Tensor, dims: int, layout: str, *, exact: bo
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {bound}{dims} dimensions laid out {layout}")
 
 
+def per_sample(name: str, value: float | Tensor, x: Tensor) -> Tensor:
+    """Return `value` in the dtype of `x`: as a 0-d tensor, or as (B, 1, ...) on the device of `x`.
+
+    Raises:
+        ValueError: `value` is neither scalar nor (B,).
+    """
+    value = torch.as_tensor(value, dtype=x.dtype)
+    if value.ndim == 0:
+        # Left on the CPU if it is there, as in diffusers: CUDA divides by a CPU scalar through its reciprocal.
+        return value
+    require_shape(name, value, (x.shape[0],), "give one value for the batch, or one per sample")
+    return value.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+
+
 def require_std(std: Tensor, mean: Tensor) -> None:
     """Raise ValueError unless `std` is a scalar or has the rank of `mean` and broadcasts to it.
 

@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from stepcredit.maths._checks import require_dims, require_shape, upcast
+from stepcredit.maths._checks import per_sample, require_dims, require_shape, upcast
 from stepcredit.maths.transition import Transition
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
@@ -51,12 +50,12 @@ def transition(
     require_shape("model_output", model_output, tuple(sample.shape), "one model output element per latent element")
     if not eta >= 0:
         raise ValueError(f"eta is {eta}, expected a number >= 0: 0 is deterministic, 1 fully stochastic")
-    x = upcast(sample)
-    a_t, a_prev = _per_sample("alpha_t", alpha_t, x), _per_sample("alpha_prev", alpha_prev, x)
-    x0, noise = _predict(upcast(model_output), x, a_t, prediction_type)
+    x, output = upcast(sample), upcast(model_output)
+    a_t, a_prev = per_sample("alpha_t", alpha_t, x), per_sample("alpha_prev", alpha_prev, x)
+    x0, noise = _predict(output, x, a_t, prediction_type)
     std = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)).clamp_min(0).sqrt()
     mean = a_prev.sqrt() * x0 + (1 - a_prev - std**2).clamp_min(0).sqrt() * noise
-    return Transition(mean=mean, std=std.to(x.device), x0=x0)
+    return Transition(mean=mean, std=std.to(x.device), x0=x0, output=output)
 
 
 def _predict(output: Tensor, x: Tensor, a_t: Tensor, prediction_type: PredictionType) -> tuple[Tensor, Tensor]:
@@ -69,13 +68,3 @@ def _predict(output: Tensor, x: Tensor, a_t: Tensor, prediction_type: Prediction
     if prediction_type == "v_prediction":
         return signal * x - sigma * output, signal * output + sigma * x
     raise ValueError(f"prediction_type is {prediction_type!r}, expected 'epsilon', 'sample' or 'v_prediction'")
-
-
-def _per_sample(name: str, alpha: float | Tensor, x: Tensor) -> Tensor:
-    """Return `alpha` as a 0-d tensor, or as (B, 1, ...) on the device of `x`."""
-    alpha = torch.as_tensor(alpha, dtype=x.dtype)
-    if alpha.ndim == 0:
-        # Left on the CPU if it is there, as in diffusers: CUDA divides by a CPU scalar through its reciprocal.
-        return alpha
-    require_shape(name, alpha, (x.shape[0],), "give one value for the batch, or one per sample")
-    return alpha.to(x.device).reshape(-1, *[1] * (x.ndim - 1))

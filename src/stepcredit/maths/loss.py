@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stepcredit.maths._checks import require_shape, upcast
+from stepcredit.maths._checks import require_dims, require_shape, upcast
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -33,6 +33,32 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
     clipped = ratio.clamp(*_bounds(clip_range))
     gain = upcast(advantage.detach())
     return torch.maximum(-gain * ratio, -gain * clipped)
+
+
+def prediction_kl(output: Tensor, reference_output: Tensor) -> Tensor:
+    """Squared distance of two model outputs, averaged over the latent elements: a pull towards the reference.
+
+        mean_D[ (output - reference_output)^2 ]
+
+    Not a KL divergence, but the penalty in velocity or noise space that Flow-GRPO-style trainers use in its place.
+    `gaussian.kl` is this times a factor of the step that grows like 1 / std^2; without the factor every step counts
+    alike, and steps of tiny variance do not outweigh all others. Gradients flow through `output` only.
+
+    Args:
+        output: (B, *L), the guided model output (`Transition.output`).
+        reference_output: (B, *L), that of the frozen reference at the same latents.
+
+    Returns:
+        (B,), >= 0, in squared units of the model output.
+
+    Raises:
+        ValueError: the outputs differ in shape.
+
+    Degenerate: 0, with zero gradient, where the two agree.
+    """
+    require_dims("output", output, 2, "(B, *L)", exact=False)
+    require_shape("reference_output", reference_output, tuple(output.shape), "give both outputs of the same latents")
+    return ((upcast(output) - upcast(reference_output.detach())) ** 2).flatten(1).mean(1)
 
 
 def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:

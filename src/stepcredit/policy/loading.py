@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import get_args
 
 import torch
 from diffusers import DiffusionPipeline
@@ -13,15 +12,16 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from stepcredit.config import ModelSection, TrainConfig
+from stepcredit.config import ModelSection, SampleSection, TrainConfig
 from stepcredit.embedded import pipeline as embedded
 from stepcredit.errors import InputError
-from stepcredit.maths.ddim import PredictionType
 from stepcredit.policy.adapters import attach
+from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.reentry import undecorated_call
+from stepcredit.policy.schedulers import recording_scheduler
 
-_NEEDED = ("prompt", "num_inference_steps", "guidance_scale", "generator", "output_type")
+_NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
 _FOREIGN = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 
@@ -32,18 +32,35 @@ def load_policy(config: TrainConfig, *, safety_checker: bool = False) -> Pipelin
     The pipeline's safety checker, if it has one, is left out unless asked for: it blanks what it flags, and a reward
     would score the black image.
     """
-    pipeline = load_pipeline(config.model)
+    return make_policy(load_pipeline(config.model), config, safety_checker=safety_checker)
+
+
+def make_policy(pipeline: DiffusionPipeline, config: TrainConfig, *, safety_checker: bool = False) -> PipelinePolicy:
+    """As `load_policy`, of a pipeline that is loaded already."""
     if not safety_checker and getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None
+    if config.model.vae_tiling:
+        pipeline.vae.enable_tiling()
     adapter = attach(pipeline, config.model, config.run.seed)
-    return PipelinePolicy(pipeline, adapter, config.sample)
+    return PipelinePolicy(pipeline, adapter, config.sample, embedded.CALL.get(config.model.path))
+
+
+def usual_sampling(pipeline: DiffusionPipeline, path: str) -> dict[str, float]:
+    """`steps` and `guidance` of a model when nobody asks: 20 and 3 for the embedded ones, else its call's defaults."""
+    if path in embedded.NAMES:
+        return {"steps": 20, "guidance": 3.0}
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    return {
+        "steps": parameters["num_inference_steps"].default,
+        "guidance": parameters[family_of(pipeline).guidance].default,
+    }
 
 
 def load_pipeline(section: ModelSection) -> DiffusionPipeline:
     """A text-to-image pipeline by hub id, folder, or `embedded`; InputError with the reason if it is not one."""
     device, dtype = resolve_device(section.device), getattr(torch, section.dtype)
-    if section.path == "embedded":
-        return embedded.load_pipeline().to(device=device, dtype=dtype)
+    if section.path in embedded.NAMES:
+        return embedded.load_pipeline(section.path).to(device=device, dtype=dtype)
     pipeline = _from_pretrained(section.path, dtype)
     require_text_to_image(pipeline)
     return pipeline.to(device=device)
@@ -67,7 +84,7 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
     kind = type(pipeline).__name__
     undecorated_call(pipeline)
     parameters = inspect.signature(type(pipeline).__call__).parameters
-    for name in _NEEDED:
+    for name in (*_NEEDED, family_of(pipeline).guidance):
         if name not in parameters:
             raise InputError(f"{kind} takes no {name}: it is not a text-to-image pipeline that can be trained here")
     for name in _FOREIGN:
@@ -76,15 +93,7 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
     missing = [name for name in ("encode_prompt", "prepare_latents") if not hasattr(pipeline, name)]
     if missing:
         raise InputError(f"{kind} has no {missing[0]} method: its steps cannot be replayed")
-    if "FlowMatch" in type(pipeline.scheduler).__name__:
-        raise InputError(f"{kind} is a flow-matching model; this version trains models that DDIM can sample")
-    if "beta_schedule" not in pipeline.scheduler.config:
-        raise InputError(
-            f"{kind} comes with {type(pipeline.scheduler).__name__}, whose noise schedule DDIM cannot take"
-        )
-    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
-    if prediction not in get_args(PredictionType):
-        raise InputError(f"{kind} predicts '{prediction}'; DDIM can sample: {', '.join(get_args(PredictionType))}")
+    recording_scheduler(pipeline.scheduler, SampleSection())
     if not hasattr(pipeline, "vae") or not any(
         isinstance(getattr(pipeline, name, None), nn.Module) for name in ("unet", "transformer")
     ):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from torch import Tensor
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError, unknown
 from stepcredit.maths import Transition
-from stepcredit.policy.adapters import Adapter
+from stepcredit.policy.adapters import Adapter, denoiser_name
+from stepcredit.policy.encodings import Encodings
+from stepcredit.policy.families import family_of
 from stepcredit.policy.reentry import Recording, record, replay
-from stepcredit.policy.schedulers import RecordingDDIMScheduler
+from stepcredit.policy.schedulers import recording_scheduler
 from stepcredit.policy.tape import Recorder
-from stepcredit.types import Prompt, Rollout, Trajectory
+from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
 _ALWAYS = "the policy gives it itself"
 _OURS = {
     "prompt": "prompts come from prompts.source",
     "num_inference_steps": "it is sample.steps",
-    "guidance_scale": "it is sample.guidance",
     "eta": "it is sample.eta",
     "num_images_per_prompt": "it is sample.images_per_prompt",
     **dict.fromkeys(("generator", "latents", "output_type", "return_dict"), _ALWAYS),
@@ -37,32 +37,66 @@ _OURS = {
 class PipelinePolicy:
     """Rollouts run the pipeline as it stands, with a recording scheduler; replays re-enter it (see `reentry`).
 
-    Between the two the pipeline has its own scheduler, so that it can be used or saved like any other.
+    The pipeline itself is never changed, so that it can be used or saved like any other.
+
+    Args:
+        defaults: arguments of the pipeline's call that `sample.call` may override.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, adapter: Adapter, sample: SampleSection) -> None:
-        _require_callable(pipeline, sample)
-        pipeline.set_progress_bar_config(disable=True)
+    replay_modes: tuple[Any, ...] = ("one-step", "full-walk")
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        adapter: Adapter,
+        sample: SampleSection,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.family = family_of(pipeline)
+        _require_callable(pipeline, sample, self.family.guidance)
         self.pipeline = pipeline
-        self.scheduler = RecordingDDIMScheduler.replacing(pipeline.scheduler)
+        self.denoiser = denoiser_name(pipeline)
+        self.scheduler = recording_scheduler(pipeline.scheduler, sample)
         self.adapter = adapter
         self.sample = sample
+        self.replay_mode: Any = "one-step"
+        self._defaults = {**self.family.call, **(defaults or {})}
+        self._layouts: dict[Any, Any] = {}
 
-    def rollout(self, prompts: Sequence[Prompt], seeds: Sequence[int], *, keep_x0: bool = False) -> Rollout:
-        """One image per prompt, `sample.batch` at a time. Sample n draws all its noise from its own `seeds[n]`."""
-        size = self.sample.batch or len(prompts)
-        parts = [
-            self._rollout_batch(prompts[start : start + size], seeds[start : start + size], keep_x0)
-            for start in range(0, len(prompts), size)
-        ]
-        return parts[0] if len(parts) == 1 else _joined(parts)
+    def rollout(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], plan: Plan | None = None, *, keep_x0: bool = False
+    ) -> Rollout:
+        """One image per prompt. Sample n draws all its noise from its own `seeds[n]`.
+
+        A last batch that is short of `plan.batch` is filled up with its last image, which is then dropped: kernels
+        round differently by batch size, and replays are to find all batches alike.
+        """
+        plan = plan or Plan(self.sample.steps, range(self.sample.steps))
+        size = min(plan.batch or len(prompts), len(prompts))
+        recording = self._recording([prompt.text for prompt in prompts], plan, size)
+        tapes, images = [], []
+        for start in range(0, len(prompts), size):
+            numbers = [min(number, len(prompts) - 1) for number in range(start, start + size)]
+            tape = Recorder(
+                recording.noises, [torch.Generator().manual_seed(seeds[number]) for number in numbers], keep_x0
+            )
+            images.append(self._record(recording, [recording.prompts[number] for number in numbers], tape))
+            tapes.append(tape)
+        trajectory = self._trajectory(tapes, recording, [prompt.metadata for prompt in prompts])
+        return Rollout(trajectory, torch.cat(images)[: len(prompts)])
 
     def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
         recording: Recording = trajectory.recording
         latents = trajectory.latents[:, step]
         if rows is not None:
             recording, latents = recording.rows(rows), latents[rows]
-        return replay(self.pipeline, self.scheduler, recording, latents, step)
+        return replay(self.pipeline, self.denoiser, self.scheduler, recording, latents, step, self.replay_mode)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return self.adapter.averaged()
+
+    def stepped(self) -> None:
+        self.adapter.stepped()
 
     def reference(self) -> AbstractContextManager[None]:
         return self.adapter.reference()
@@ -79,59 +113,63 @@ class PipelinePolicy:
     def export(self, folder: Path) -> Path:
         return self.adapter.export(folder)
 
-    def _rollout_batch(self, prompts: Sequence[Prompt], seeds: Sequence[int], keep_x0: bool) -> Rollout:
-        texts = [prompt.text for prompt in prompts]
-        tape = Recorder(self.sample.eta, [torch.Generator().manual_seed(seed) for seed in seeds], keep_x0)
+    def _recording(self, texts: Sequence[str], plan: Plan, batch: int) -> Recording:
+        scale = self.scheduler.noise_scale(self.sample)
+        noisy = self.scheduler.usually_noisy(plan.steps) if plan.noisy is None else plan.noisy
+        return Recording(
+            call={
+                **self._defaults,
+                **self.sample.call,
+                "num_inference_steps": plan.steps,
+                self.family.guidance: self.sample.guidance,
+                "output_type": "pt",
+            },
+            noises=tuple(scale if step in noisy else 0.0 for step in range(plan.steps)),
+            prompts=tuple(texts),
+            encodings=Encodings(texts, self._layouts),
+            device=self.pipeline._execution_device,
+            batch=batch,
+        )
+
+    def _record(self, recording: Recording, texts: Sequence[str], tape: Recorder) -> Tensor:
+        """Images (B,3,H,W) of one batch."""
         try:
-            output, recording = record(self.pipeline, self.scheduler, texts, self._call(), tape)
+            output = record(self.pipeline, self.denoiser, self.scheduler, recording, texts, tape)
         except ValueError as error:
             if not self.sample.call:
                 raise
             kind, reason = type(self.pipeline).__name__, " ".join(str(error).split())
             raise InputError(f"{kind} refuses sample.call: {reason}") from error
-        trajectory = Trajectory(
-            latents=torch.stack(tape.latents, dim=1),
-            timesteps=torch.stack(tape.timesteps),
-            log_probs=torch.stack(tape.log_probs, dim=1),
-            trainable=torch.stack(tape.stochastic).cpu(),
-            x0=torch.stack(tape.x0, dim=1) if keep_x0 else None,
-            prompts=texts,
-            metadata=[prompt.metadata for prompt in prompts],
+        images: Tensor = output.images
+        return images.float()
+
+    def _trajectory(
+        self, tapes: Sequence[Recorder], recording: Recording, metadata: Sequence[dict[str, Any]]
+    ) -> Trajectory:
+        count = len(recording.prompts)
+        trainable = torch.stack(tapes[0].stds) > max(self.sample.min_std, 0.0)
+        log_probs = torch.cat([torch.stack(tape.log_probs, dim=1) for tape in tapes])[:count]
+        return Trajectory(
+            latents=torch.cat([torch.stack(tape.latents, dim=1) for tape in tapes])[:count],
+            timesteps=torch.stack(tapes[0].timesteps),
+            log_probs=log_probs.masked_fill(~trainable.to(log_probs.device), 0.0),
+            trainable=trainable.cpu(),
+            x0=torch.cat([torch.stack(tape.x0, dim=1) for tape in tapes])[:count] if tapes[0].keep_x0 else None,
+            prompts=list(recording.prompts),
+            metadata=list(metadata),
             recording=recording,
         )
-        return Rollout(trajectory, output.images.float())
-
-    def _call(self) -> dict[str, Any]:
-        return {
-            **self.sample.call,
-            "num_inference_steps": self.sample.steps,
-            "guidance_scale": self.sample.guidance,
-            "output_type": "pt",
-        }
 
 
-def _require_callable(pipeline: DiffusionPipeline, sample: SampleSection) -> None:
+def _require_callable(pipeline: DiffusionPipeline, sample: SampleSection, guidance: str) -> None:
     """Refuse what the pipeline's `__call__` or its schedule cannot take, before anything is sampled."""
     named = [name for name in inspect.signature(type(pipeline).__call__).parameters if name != "self"]
+    ours = {**_OURS, guidance: "it is sample.guidance"}
     for name in sample.call:
-        if name in _OURS:
-            raise InputError(f"sample.call.{name} cannot be set: {_OURS[name]}")
+        if name in ours:
+            raise InputError(f"sample.call.{name} cannot be set: {ours[name]}")
         if name not in named:
-            raise unknown(f"argument of {type(pipeline).__name__} in sample.call", name, set(named) - _OURS.keys())
+            raise unknown(f"argument of {type(pipeline).__name__} in sample.call", name, set(named) - ours.keys())
     levels = pipeline.scheduler.config.num_train_timesteps
-    if sample.steps > levels:
+    if max(sample.steps, sample.evaluation_steps or 0) > levels:
         raise InputError(f"sample.steps is {sample.steps} but the model has only {levels} noise levels")
-
-
-def _joined(parts: Sequence[Rollout]) -> Rollout:
-    walks = [part.trajectory for part in parts]
-    trajectory = replace(
-        walks[0],
-        latents=torch.cat([walk.latents for walk in walks]),
-        log_probs=torch.cat([walk.log_probs for walk in walks]),
-        x0=None if walks[0].x0 is None else torch.cat([walk.x0 for walk in walks if walk.x0 is not None]),
-        prompts=[prompt for walk in walks for prompt in walk.prompts],
-        metadata=[entry for walk in walks for entry in walk.metadata],
-        recording=Recording.joined([walk.recording for walk in walks]),
-    )
-    return Rollout(trajectory, torch.cat([part.images for part in parts]))

@@ -1,16 +1,16 @@
 """Enter a stock pipeline's own `__call__`: once to record a whole walk, then again for any single step with gradients.
 
-The pipeline keeps its prompt handling, guidance and model inputs; we only remember what `encode_prompt` and
-`prepare_latents` returned and substitute it on re-entry, so that a replay feeds the denoiser what the rollout fed it.
+The pipeline keeps its prompt handling, guidance and model inputs; we only remember what `encode_prompt` returned and
+put the stored latents in the place of those of `prepare_latents`, so that a replay feeds the denoiser what the rollout
+fed it. All of it happens on a double of the pipeline (`stand_in`).
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -19,110 +19,100 @@ from torch.utils._pytree import tree_map
 
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
-from stepcredit.policy.schedulers import RecordingDDIMScheduler
-from stepcredit.policy.tape import Recorder, Replayer, StepReached, Tape
+from stepcredit.policy.encodings import Encodings
+from stepcredit.policy.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
+from stepcredit.policy.stand_in import stand_in
+from stepcredit.policy.tape import Recorder, Replayer, StepReached
+
+ReplayMode = Literal["one-step", "full-walk"]
+Scheduler = RecordingDDIMScheduler | RecordingFlowScheduler
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What one rollout batch passed through the pipeline, besides latents.
+    """What one rollout passed through the pipeline, besides latents.
 
     Attributes:
-        call: keyword arguments of `__call__` without the prompt.
-        eta: noise scale of the walk.
-        encodings: each return value of `encode_prompt`, in order of the calls.
-        prepared: each return value of `prepare_latents`.
+        call: keyword arguments of `__call__` without the prompt; text that a pipeline wants once per image is given so.
+        noises: the noise scale of every step.
         prompts: texts, B of them.
+        encodings: what `encode_prompt` returned.
+        device: where the pipeline runs.
+        batch: images of the first batch.
+        prepared: what `prepare_latents` returned beside latents, by batch size, and how to ask it for another size.
+        outputs: of the first batch, what each call of the denoiser returned, as shapes, per step.
     """
 
     call: dict[str, Any]
-    eta: float
-    encodings: tuple[Any, ...]
-    prepared: tuple[Any, ...]
+    noises: tuple[float, ...]
     prompts: tuple[str, ...]
+    encodings: Encodings
+    device: torch.device
+    batch: int
+    prepared: dict[int, Any] = field(default_factory=dict)
+    outputs: list[list[Any]] = field(default_factory=list)
 
     def rows(self, rows: Tensor) -> Recording:
-        """The recording of some of its samples: tensors whose first length is B are indexed."""
-        count, indices = len(self.prompts), rows.tolist()
-
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == count:
-                return value[rows.to(value.device)]
-            return value
-
-        return Recording(
-            self.call,
-            self.eta,
-            tree_map(pick, self.encodings),
-            tree_map(pick, self.prepared),
-            tuple(self.prompts[index] for index in indices),
-        )
-
-    @staticmethod
-    def joined(recordings: Sequence[Recording]) -> Recording:
-        """One recording of several rollout batches of the same call."""
-        if len(recordings) == 1:
-            return recordings[0]
-
-        def join(*values: Any) -> Any:
-            batched = all(
-                isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == len(recording.prompts)
-                for value, recording in zip(values, recordings, strict=True)
-            )
-            return torch.cat(values) if batched else values[0]
-
-        first = recordings[0]
-        return Recording(
-            first.call,
-            first.eta,
-            tree_map(join, *(recording.encodings for recording in recordings)),
-            tree_map(join, *(recording.prepared for recording in recordings)),
-            tuple(prompt for recording in recordings for prompt in recording.prompts),
-        )
+        """The recording of some of its samples."""
+        return replace(self, prompts=tuple(self.prompts[index] for index in rows.tolist()))
 
 
 @torch.no_grad()
 def record(
     pipeline: DiffusionPipeline,
-    scheduler: RecordingDDIMScheduler,
+    denoiser: str,
+    scheduler: Scheduler,
+    recording: Recording,
     prompts: Sequence[str],
-    call: dict[str, Any],
     tape: Recorder,
-) -> tuple[Any, Recording]:
-    """Run the pipeline once with `scheduler` under `tape`; returns its output and the recording."""
-    encodings: list[Any] = []
-    prepared: list[Any] = []
-    with (
-        _substituted(pipeline, "encode_prompt", _remembering(pipeline.encode_prompt, encodings)),
-        _substituted(pipeline, "prepare_latents", _remembering(pipeline.prepare_latents, prepared)),
-        _under(tape, pipeline, scheduler),
-    ):
-        output = pipeline(prompt=list(prompts), generator=tape.generators, **call)
-    return output, Recording(call, tape.eta, tuple(encodings), tuple(prepared), tuple(prompts))
+) -> Any:
+    """Run the pipeline once on a batch of the recording's prompts with `scheduler` under `tape`; returns its output."""
+    double = stand_in(pipeline, recording.device, scheduler=scheduler)
+    encode = recording.encodings.recording(double.encode_prompt, prompts)
+    double.__dict__["encode_prompt"] = encode
+    if not recording.outputs:
+        double.__dict__[denoiser] = _Watched(getattr(pipeline, denoiser), tape, recording.outputs)
+    scheduler.tape = tape
+    try:
+        return type(pipeline).__call__(
+            double, prompt=list(prompts), generator=tape.generators, **_call(recording, prompts)
+        )
+    finally:
+        scheduler.tape = None
 
 
 def replay(
-    pipeline: DiffusionPipeline, scheduler: RecordingDDIMScheduler, recording: Recording, latents: Tensor, step: int
+    pipeline: DiffusionPipeline,
+    denoiser: str,
+    scheduler: Scheduler,
+    recording: Recording,
+    latents: Tensor,
+    step: int,
+    mode: ReplayMode,
 ) -> Transition:
-    """The transition of one step from `latents` (B, *L), by re-entering `__call__` at that step.
+    """The transition of one step from `latents` (B, *L), by re-entering `__call__` and stopping at that step.
 
-    Gradients are on or off as they are for the caller: the pipeline's own no_grad decorator is bypassed.
+    "one-step" begins the pipeline's loop at the step; it is wrong where the pipeline looks at the loop's index.
+    "full-walk" runs the whole loop with an idle denoiser until it gets there. Gradients are on or off as they are for
+    the caller: the pipeline's own no_grad decorator is bypassed.
     """
-    encodings, prepared = iter(recording.encodings), iter(recording.prepared)
-
-    def prepare(*_: Any, **__: Any) -> Any:
-        remembered = next(prepared)
-        return (latents, *remembered[1:]) if isinstance(remembered, tuple) else latents
-
-    with (
-        _substituted(pipeline, "encode_prompt", lambda *_, **__: next(encodings)),
-        _substituted(pipeline, "prepare_latents", prepare),
-        _under(Replayer(recording.eta, step), pipeline, scheduler),
-    ):
-        try:
-            undecorated_call(pipeline)(pipeline, prompt=list(recording.prompts), **recording.call)
-        except StepReached as reached:
-            return reached.transition
+    tape = Replayer(recording.noises, step, whole=mode == "full-walk")
+    double = stand_in(
+        pipeline,
+        recording.device,
+        scheduler=scheduler,
+        encode_prompt=_in_turn(recording.encodings.of(recording.prompts)),
+    )
+    double.__dict__["prepare_latents"] = _prepared(double.prepare_latents, recording, latents)
+    if mode == "full-walk":
+        double.__dict__[denoiser] = _Idle(getattr(pipeline, denoiser), tape, recording, len(latents))
+    scheduler.tape = tape
+    try:
+        undecorated_call(pipeline)(double, prompt=list(recording.prompts), **_call(recording, recording.prompts))
+    except StepReached as reached:
+        return reached.transition
+    finally:
+        scheduler.tape = None
     raise InputError(f"{type(pipeline).__name__} finished without calling scheduler.step at step {step}")
 
 
@@ -136,35 +126,92 @@ def undecorated_call(pipeline: DiffusionPipeline) -> Callable[..., Any]:
     return call
 
 
-def _remembering(function: Callable[..., Any], results: list[Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def remember(*arguments: Any, **named: Any) -> Any:
-        results.append(function(*arguments, **named))
-        return results[-1]
-
-    return remember
-
-
-@contextmanager
-def _substituted(pipeline: DiffusionPipeline, name: str, value: Any) -> Iterator[None]:
-    """`pipeline.name` is `value` for a while. Written to __dict__, past DiffusionPipeline's bookkeeping of parts."""
-    attributes = pipeline.__dict__
-    had, before = name in attributes, attributes.get(name)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            attributes[name] = before
-        else:
-            del attributes[name]
+def _call(recording: Recording, prompts: Sequence[str]) -> dict[str, Any]:
+    """The call's arguments for a batch: some pipelines take one negative prompt as one for a batch of one."""
+    negative = recording.call.get("negative_prompt")
+    if not isinstance(negative, str):
+        return recording.call
+    return {**recording.call, "negative_prompt": [negative] * len(prompts)}
 
 
-@contextmanager
-def _under(tape: Tape, pipeline: DiffusionPipeline, scheduler: RecordingDDIMScheduler) -> Iterator[None]:
-    scheduler.tape = tape
-    try:
-        with _substituted(pipeline, "scheduler", scheduler):
-            yield
-    finally:
-        scheduler.tape = None
+def _in_turn(values: Sequence[Any]) -> Callable[..., Any]:
+    remaining = iter(values)
+    return lambda *_, **__: next(remaining)
+
+
+def _prepared(own: Callable[..., Any], recording: Recording, latents: Tensor) -> Callable[..., Any]:
+    """A `prepare_latents` that returns `latents`, with whatever the pipeline's `own` returns beside them."""
+
+    def prepare(*arguments: Any, **named: Any) -> Any:
+        if len(latents) not in recording.prepared:
+            bound = inspect.signature(own).bind(*arguments, **named)
+            bound.arguments["generator"] = torch.Generator().manual_seed(0)  # leave the global one alone
+            with torch.no_grad():
+                value = own(*bound.args, **bound.kwargs)
+            recording.prepared[len(latents)] = value[1:] if isinstance(value, tuple) else None
+        beside = recording.prepared[len(latents)]
+        return latents if beside is None else (latents, *beside)
+
+    return prepare
+
+
+class _Passing:
+    """Stands in a pipeline for its denoiser; everything but calls goes to it."""
+
+    def __init__(self, denoiser: torch.nn.Module) -> None:
+        self._denoiser = denoiser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+
+class _Watched(_Passing):
+    """Notes the shapes of everything the denoiser returns, step by step."""
+
+    def __init__(self, denoiser: torch.nn.Module, tape: Recorder, outputs: list[list[Any]]) -> None:
+        super().__init__(denoiser)
+        self._tape = tape
+        self._outputs = outputs
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        output = self._denoiser(*arguments, **named)
+        while len(self._outputs) <= self._tape.position:
+            self._outputs.append([])
+        self._outputs[self._tape.position].append(tree_map(_blank, output))
+        return output
+
+
+class _Idle(_Passing):
+    """Returns zeros of the recorded shapes, for a batch of `count`, until the tape comes to its step."""
+
+    def __init__(self, denoiser: torch.nn.Module, tape: Replayer, recording: Recording, count: int) -> None:
+        super().__init__(denoiser)
+        self._tape = tape
+        self._recording = recording
+        self._count = count
+        self._made = 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if not self._tape.passes():
+            return self._denoiser(*arguments, **named)
+        before = sum(map(len, self._recording.outputs[: self._tape.position]))
+        blank = self._recording.outputs[self._tape.position][self._made - before]
+        self._made += 1
+        return _zeros(blank, self._recording.batch, self._count)
+
+
+def _blank(value: Any) -> Any:
+    """A tensor of the same shape that takes no memory."""
+    return value.detach().new_zeros(()).expand(value.shape) if isinstance(value, Tensor) else value
+
+
+def _zeros(blank: Any, batch: int, count: int) -> Any:
+    """Zeros like `blank`, whose first axis or list holds the batch once or more often, for `count` images."""
+    if isinstance(blank, Tensor):
+        return torch.zeros(len(blank) * count // batch, *blank.shape[1:], dtype=blank.dtype, device=blank.device)
+    if isinstance(blank, list):
+        first = _zeros(blank[0], 1, 1)
+        return [first] * (len(blank) * count // batch)
+    if isinstance(blank, tuple):
+        return tuple(_zeros(part, batch, count) for part in blank)
+    return type(blank)(**{name: _zeros(part, batch, count) for name, part in blank.items()})

@@ -1,51 +1,117 @@
 """Stock schedulers whose `step` hands the stochastic transition to a tape.
 
-Pipelines look at the signatures of `set_timesteps` and `step`, so both keep their parents' parameters exactly.
+Pipelines look at the signatures of `set_timesteps` and `step`, so both keep their parents' parameters exactly. The
+steps of a schedule are numbered by the tape, not looked up by timestep: that would wait for the device at every step.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, get_args
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 from torch import Tensor
 
-from stepcredit.maths import Transition, ddim
+from stepcredit.config import SampleSection
+from stepcredit.errors import InputError
+from stepcredit.maths import Transition, ddim, flow
 from stepcredit.policy.tape import Tape
+
+
+def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingDDIMScheduler | RecordingFlowScheduler:
+    """The recording scheduler with the noise schedule and prediction type of a pipeline's own one.
+
+    Flow-matching schedulers, and solvers set to flow sigmas, become Euler steps on the same sigmas; all others become
+    DDIM. Raises InputError for a schedule that neither can take.
+    """
+    kind = type(stock).__name__
+    if is_flow(stock):
+        if stock.config.get("invert_sigmas"):
+            raise InputError(f"{kind} inverts its sigmas: its steps cannot be sampled with noise here")
+        return RecordingFlowScheduler.replacing(stock, sample)
+    if "beta_schedule" not in stock.config:
+        raise InputError(f"the pipeline comes with {kind}, whose noise schedule neither DDIM nor flow steps can take")
+    prediction = stock.config.get("prediction_type", "epsilon")
+    if prediction not in get_args(ddim.PredictionType):
+        known = ", ".join(get_args(ddim.PredictionType))
+        raise InputError(f"the model predicts '{prediction}'; DDIM can sample: {known}")
+    return RecordingDDIMScheduler.replacing(stock, sample)
+
+
+def is_flow(stock: Any) -> bool:
+    """Whether a scheduler is of a flow-matching model."""
+    config = stock.config
+    solver = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return "FlowMatch" in type(stock).__name__ or bool(solver)
+
+
+class _Schedules:
+    """Schedules already computed, by the arguments of `set_timesteps`: a replay needs no arithmetic and no copy."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, dict[str, Any]] = {}
+
+    def restore(self, scheduler: Any, key: Any) -> bool:
+        if key not in self._known:
+            return False
+        for name, value in self._known[key].items():
+            setattr(scheduler, name, value)
+        return True
+
+    def keep(self, scheduler: Any, key: Any, *names: str) -> None:
+        self._known[key] = {name: getattr(scheduler, name) for name in names}
 
 
 class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers has no types
     """DDIMScheduler that, while `tape` is set, samples through it; without a tape it is the stock scheduler.
 
-    The tape's `eta` replaces the pipeline's. Latents are never clipped: `clip_sample` and `thresholding` are for
+    The tape's noise replaces the pipeline's eta. Latents are never clipped: `clip_sample` and `thresholding` are for
     pixels.
     """
 
     tape: Tape | None = None
     timesteps: Tensor
+    levels: list[int]
+    schedules: _Schedules
 
     @classmethod
-    def replacing(cls, scheduler: Any) -> RecordingDDIMScheduler:
-        """This scheduler with the noise schedule and prediction type of `scheduler`."""
-        replacement: RecordingDDIMScheduler = cls.from_config(scheduler.config, clip_sample=False, thresholding=False)
+    def replacing(cls, stock: Any, sample: SampleSection) -> RecordingDDIMScheduler:
+        replacement: RecordingDDIMScheduler = cls.from_config(stock.config, clip_sample=False, thresholding=False)
+        replacement.schedules = _Schedules()
         return replacement
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        super().set_timesteps(num_inference_steps, device)
-        if self.tape is not None and self.tape.only_step is not None:
-            self.timesteps = self.timesteps[self.tape.only_step : self.tape.only_step + 1]
+    @property
+    def description(self) -> str:
+        return f"DDIM steps, {self.config.prediction_type} prediction"
 
-    def transition(self, model_output: Tensor, timestep: Tensor | int, sample: Tensor, eta: float) -> Transition:
-        """p(x_next | x) of this schedule at `timestep`."""
-        previous = int(timestep) - self.config.num_train_timesteps // self.num_inference_steps
+    def noise_scale(self, sample: SampleSection) -> float:
+        return sample.eta
+
+    def usually_noisy(self, steps: int) -> range:
+        return range(steps)
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        key = (num_inference_steps, str(device))
+        if not self.schedules.restore(self, key):
+            super().set_timesteps(num_inference_steps, device)
+            self.levels = self.timesteps.tolist()
+            self.schedules.keep(self, key, "timesteps", "num_inference_steps", "levels")
+        if self.tape is not None and self.tape.only is not None:
+            self.timesteps = self.timesteps[self.tape.only : self.tape.only + 1]
+
+    def transition(self, model_output: Tensor, position: int, sample: Tensor, noise: float) -> Transition:
+        """p(x_next | x) of step number `position` of this schedule."""
+        level = self.levels[position]
+        previous = level - self.config.num_train_timesteps // self.num_inference_steps
         return ddim.transition(
             model_output,
             sample,
-            self.alphas_cumprod[int(timestep)],
+            self.alphas_cumprod[level],
             self.alphas_cumprod[previous] if previous >= 0 else self.final_alpha_cumprod,
-            eta,
+            noise,
             self.config.prediction_type,
         )
 
@@ -59,13 +125,117 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
         generator: torch.Generator | None = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
         if self.tape is None:
             return super().step(
                 model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, return_dict
             )
-        transition = self.transition(model_output, timestep, sample, self.tape.eta)
-        following = self.tape.take(transition, sample, timestep)
+        following, x0 = taped_step(self, self.tape, model_output, timestep, sample)
         if not return_dict:
-            return following, transition.x0
-        return DDIMSchedulerOutput(prev_sample=following, pred_original_sample=transition.x0)
+            return following, x0
+        return DDIMSchedulerOutput(prev_sample=following, pred_original_sample=x0)
+
+
+class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """FlowMatchEulerDiscreteScheduler that, while `tape` is set, takes stochastic steps on the same sigmas through it.
+
+    Which stochastic step is `sampler` (see `maths.flow`). Where the tape's noise is 0 the step is the stock Euler step.
+    """
+
+    tape: Tape | None = None
+    timesteps: Tensor
+    sigmas: Tensor
+    levels: list[Tensor]
+    schedules: _Schedules
+    sampler: flow.SamplerName
+
+    @classmethod
+    def replacing(cls, stock: Any, sample: SampleSection) -> RecordingFlowScheduler:
+        known = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
+        options = {name: value for name, value in stock.config.items() if name in known}
+        if "FlowMatch" not in type(stock).__name__:
+            options["shift"] = stock.config.get("flow_shift") or 1.0
+        replacement: RecordingFlowScheduler = cls(**options)
+        replacement.schedules = _Schedules()
+        replacement.sampler = sample.sampler
+        return replacement
+
+    @property
+    def description(self) -> str:
+        return f"{self.sampler} steps on flow-matching sigmas, velocity prediction"
+
+    def noise_scale(self, sample: SampleSection) -> float:
+        return sample.noise_level
+
+    def usually_noisy(self, steps: int) -> range:
+        return range(0)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: list[float] | None = None,
+        mu: float | None = None,
+        timesteps: list[float] | None = None,
+    ) -> None:
+        key = (num_inference_steps, str(device), _hashable(sigmas), mu, _hashable(timesteps))
+        if not self.schedules.restore(self, key):
+            super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
+            self.levels = list(self.sigmas.cpu())
+            self.schedules.keep(self, key, "timesteps", "sigmas", "num_inference_steps", "levels")
+        self._step_index = self._begin_index = None
+        if self.tape is not None and self.tape.only is not None:
+            self.timesteps = self.timesteps[self.tape.only : self.tape.only + 1]
+
+    def transition(self, model_output: Tensor, position: int, sample: Tensor, noise: float) -> Transition:
+        """p(x_next | x) of step number `position` of this schedule."""
+        sigma, following = self.levels[position : position + 2]
+        return flow.transition(model_output, sample, sigma, following, noise, self.sampler, self.levels[1])
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = float("inf"),
+        s_noise: float = 1.0,
+        generator: torch.Generator | None = None,
+        per_token_timesteps: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
+        if self.tape is None:
+            return super().step(
+                model_output,
+                timestep,
+                sample,
+                s_churn,
+                s_tmin,
+                s_tmax,
+                s_noise,
+                generator,
+                per_token_timesteps,
+                return_dict,
+            )
+        following, _ = taped_step(self, self.tape, model_output, timestep, sample)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=following) if return_dict else (following,)
+
+
+def taped_step(
+    scheduler: RecordingDDIMScheduler | RecordingFlowScheduler,
+    tape: Tape,
+    model_output: Tensor,
+    timestep: Any,
+    sample: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(next latents, predicted clean latents) of one step under a tape."""
+    if tape.passes():
+        tape.position += 1
+        return sample, sample
+    transition = scheduler.transition(model_output, tape.position, sample, tape.noise)
+    return tape.take(transition, sample, timestep), transition.x0
+
+
+def _hashable(values: Any) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)

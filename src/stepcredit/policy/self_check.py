@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
+from stepcredit.plans import row_batches
 from stepcredit.types import Policy, Trajectory
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
@@ -20,41 +21,90 @@ SINGLE_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Result of `self_check`: the largest difference found and what was compared."""
+    """Result of `self_check`.
+
+    Attributes:
+        max_deviation: largest |log ratio| found.
+        trained: steps that were compared, in order.
+        steps: steps of the walk.
+        samples: images.
+        mode: how the policy replays.
+    """
 
     max_deviation: float
+    trained: tuple[int, ...]
     steps: int
     samples: int
+    mode: str
 
     def __str__(self) -> str:
         exact = "exact" if self.max_deviation == 0 else f"within {self.max_deviation:.1e}"
-        return f"{self.steps} steps of {self.samples} images replay {exact}"
+        text = f"{len(self.trained)} steps of {self.samples} images replay {exact} ({self.mode})"
+        left_out = [str(step + 1) for step in range(self.steps) if step not in self.trained]
+        if not left_out:
+            return text
+        return f"{text}; not trained, without noise or with too little: step {', '.join(left_out)} of {self.steps}"
 
 
-def self_check(policy: Policy, trajectory: Trajectory, batch: int | None = None) -> SelfCheck:
+def self_check(
+    policy: Policy, trajectory: Trajectory, batch: int | None = None, microbatch: int | None = None
+) -> SelfCheck:
     """Replay every step of `trajectory` without gradients and compare log-probabilities; then one with gradients.
 
+    The policy's replay modes are tried in order and the first that is exact stays set.
+
     Args:
-        batch: images per replay. With that of the rollout (None is all at once) a sound pipeline replays exactly, in
-            the memory that the rollout took.
+        batch: images per replay, None is all. With that of the rollout a sound pipeline replays exactly.
+        microbatch: images per training forward, if that is another number: replayed as well.
 
     Raises InputError, saying what was found, if the difference exceeds TOLERANCE or no gradient reaches the weights: a
     policy that fails would be trained on something other than what it sampled.
     """
     steps = _trainable_steps(trajectory)
-    chunks = torch.arange(len(trajectory)).split(batch or len(trajectory))
-    with torch.no_grad():
-        worst = torch.stack(
-            [torch.stack([_deviation(policy, trajectory, step, rows) for rows in chunks]).max() for step in steps]
-        )
-    largest, step = float(worst.max()), steps[int(worst.argmax())]
     tolerance = TOLERANCE[trajectory.latents.dtype]
-    if not largest <= tolerance:
+    for mode in policy.replay_modes:
+        policy.replay_mode = mode
+        largest, step = _worst(policy, trajectory, steps, batch or len(trajectory))
+        if largest <= tolerance:
+            break
+    else:
         raise InputError(
-            f"this pipeline does not replay: log-probabilities differ by {largest:.2e} at step {step} of "
+            f"this pipeline does not replay: log-probabilities differ by {largest:.2e} at step {step + 1} of "
             f"{trajectory.steps} (allowed {tolerance:.0e}), so what would be trained is not what is sampled"
         )
-    deviation = _deviation(policy, trajectory, steps[0], torch.arange(1))
+    if microbatch is not None and microbatch != batch:
+        largest = max(largest, _require_alike(policy, trajectory, steps, batch, microbatch, tolerance))
+    _require_gradient(policy, trajectory, steps[0])
+    return SelfCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode)
+
+
+def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> tuple[float, int]:
+    """(largest |log ratio|, its step) over all steps and images; NaN counts as largest."""
+    with torch.no_grad():
+        deviations = torch.stack(
+            [
+                torch.stack([_deviation(policy, trajectory, step, rows) for rows in row_batches(len(trajectory), size)])
+                for step in steps
+            ]
+        ).amax(1)
+    return float(deviations.amax()), steps[int(deviations.argmax())]
+
+
+def _require_alike(
+    policy: Policy, trajectory: Trajectory, steps: list[int], batch: int | None, microbatch: int, tolerance: float
+) -> float:
+    largest, _ = _worst(policy, trajectory, steps, microbatch)
+    if not largest <= tolerance:
+        raise InputError(
+            f"replayed {microbatch} images at a time, what was sampled {batch or len(trajectory)} at a time differs by "
+            f"{largest:.1e} (allowed {tolerance:.0e}), because kernels round by batch size: leave sample.batch unset, or "
+            "set it to train.microbatch"
+        )
+    return largest
+
+
+def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None:
+    deviation = _deviation(policy, trajectory, step, torch.arange(1))
     if not deviation.requires_grad:
         raise InputError("no gradient reaches the trained weights: the pipeline disables it inside its __call__")
     if not float(deviation.detach()) <= SINGLE_TOLERANCE:
@@ -62,18 +112,20 @@ def self_check(policy: Policy, trajectory: Trajectory, batch: int | None = None)
             f"one image replayed without the rest of its batch differs by {float(deviation.detach()):.2e}: this "
             f"pipeline mixes the images of a batch, or micro-batches of it are cut wrongly"
         )
-    return SelfCheck(largest, len(steps), len(trajectory))
 
 
 def _deviation(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor) -> Tensor:
     """Largest |log ratio| of some images at one step."""
-    transition = policy.replay(trajectory, step, None if len(rows) == len(trajectory) else rows)
+    transition = policy.replay(trajectory, step, rows)
     log_prob = gaussian.log_prob(trajectory.latents[rows, step + 1], transition.mean, transition.std)
     return (log_prob - trajectory.log_probs[rows, step]).abs().max()
 
 
 def _trainable_steps(trajectory: Trajectory) -> list[int]:
-    steps = trajectory.trainable.nonzero().flatten().tolist()
+    steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
-        raise InputError("every step of the walk has zero variance: sample.eta must be above 0")
+        raise InputError(
+            "no step of the walk has enough noise to be trained: raise sample.eta (or sample.noise_level), or lower "
+            "sample.min_std"
+        )
     return steps

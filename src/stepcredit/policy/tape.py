@@ -1,4 +1,4 @@
-"""What a recording scheduler does with each stochastic step: draw and store it, or stop at it."""
+"""What a recording scheduler does with each step of a walk: draw and store it, pass it by, or stop at it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,28 @@ from stepcredit.maths import Transition, gaussian
 
 
 class Tape(Protocol):
-    """Takes one transition of the walk and returns the next latents."""
+    """Takes the transitions of a walk in turn.
 
-    eta: float
-    only_step: int | None
+    Attributes:
+        position: index of the step that comes next.
+        only: cut the walk down to this one step, or None for all of it.
+    """
 
-    def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor: ...
+    position: int
+    only: int | None
+
+    @property
+    def noise(self) -> float:
+        """The noise scale of the step at `position`; 0 is deterministic."""
+        ...
+
+    def passes(self) -> bool:
+        """Whether the step at `position` is passed by; the walk then goes on from the latents it came with."""
+        ...
+
+    def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
+        """The next latents."""
+        ...
 
 
 class Recorder:
@@ -26,19 +42,31 @@ class Recorder:
 
     The mathematics is float32; what is stored, and what the log-probability is taken of, is the latent rounded to the
     dtype that the pipeline consumes, so that a half-precision replay sees the same numbers.
+
+    Args:
+        noises: the noise scale of every step.
+        generators: one per sample.
     """
 
-    only_step: int | None = None
+    only: int | None = None
 
-    def __init__(self, eta: float, generators: Sequence[torch.Generator], keep_x0: bool) -> None:
-        self.eta = eta
+    def __init__(self, noises: Sequence[float], generators: Sequence[torch.Generator], keep_x0: bool) -> None:
+        self.noises = tuple(noises)
         self.generators = list(generators)
         self.keep_x0 = keep_x0
+        self.position = 0
         self.latents: list[Tensor] = []
         self.timesteps: list[Tensor] = []
         self.log_probs: list[Tensor] = []
-        self.stochastic: list[Tensor] = []
+        self.stds: list[Tensor] = []
         self.x0: list[Tensor] = []
+
+    @property
+    def noise(self) -> float:
+        return self.noises[self.position]
+
+    def passes(self) -> bool:
+        return False
 
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
         noise = randn_tensor(
@@ -50,9 +78,10 @@ class Recorder:
         self.latents.append(following)
         self.timesteps.append(torch.as_tensor(timestep))
         self.log_probs.append(gaussian.log_prob(following, transition.mean, transition.std))
-        self.stochastic.append((transition.std > 0).all())
+        self.stds.append(transition.std.amin())
         if self.keep_x0:
             self.x0.append(transition.x0)
+        self.position += 1
         return following
 
 
@@ -65,11 +94,26 @@ class StepReached(Exception):
 
 
 class Replayer:
-    """Stops the walk at its first transition, before anything is drawn."""
+    """Stops the walk at `step`, before anything is drawn.
 
-    def __init__(self, eta: float, step: int) -> None:
-        self.eta = eta
-        self.only_step: int | None = step
+    Args:
+        noises: the noise scale of every step.
+        step: the step wanted.
+        whole: walk there past all steps before, instead of beginning at it.
+    """
+
+    def __init__(self, noises: Sequence[float], step: int, whole: bool) -> None:
+        self.noises = tuple(noises)
+        self.step = step
+        self.only = None if whole else step
+        self.position = 0 if whole else step
+
+    @property
+    def noise(self) -> float:
+        return self.noises[self.position]
+
+    def passes(self) -> bool:
+        return self.position < self.step
 
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
         raise StepReached(transition)

@@ -13,7 +13,7 @@ from numbers import Real
 from string import Template
 from typing import Any
 
-from stepcredit.config import TrainConfig
+from stepcredit.config import ComponentSection, RewardSection, TrainConfig
 from stepcredit.report.charts import Line, Point, line_chart, number
 
 Row = Mapping[str, Any]
@@ -81,7 +81,7 @@ def render(
         style=resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"),
         verdict=verdict(rows),
         summary=_facts(_summary(config)),
-        reward=_reward(rows),
+        reward=_reward(rows) + _components(config.reward, rows),
         curves=_curves(rows),
         grids=_grids(grids),
         environment=_environment(environment),
@@ -111,7 +111,7 @@ def _summary(config: TrainConfig) -> dict[str, str]:
     prompts = config.sample.prompts_per_epoch or "all"
     return {
         "Model": f"{config.model.path}, {config.model.adapter}",
-        "Reward": config.reward.name,
+        "Reward": _reward_name(config.reward),
         "Credit": config.credit.name,
         "Prompts": config.prompts.source,
         "Each epoch": f"{prompts} prompts × {config.sample.images_per_prompt} images × {config.sample.steps} steps",
@@ -133,6 +133,42 @@ def _reward(rows: Sequence[Row]) -> str:
         '<p class="note">Mean over the images an epoch was trained on, drawn before its updates; the band is one '
         "standard deviation of the images to each side. Not a held-out evaluation.</p>\n</section>"
     )
+
+
+def _components(reward: RewardSection, rows: Sequence[Row]) -> str:
+    """A chart for each reward of a mixture: its own scores, on its own scale."""
+    figures = "\n".join(filter(None, (_component(part, rows) for part in reward.components)))
+    if not figures:
+        return ""
+    return (
+        f'\n<section>\n<h2>Rewards of the mixture</h2>\n<div class="small">\n{figures}\n</div>\n'
+        '<p class="note">Each reward\'s own scores, before weights and standardisation; the band is one standard '
+        "deviation. One that falls while another rises is being paid for it. The mean reward above is the weighted sum "
+        "of these scores, without the standardisation per prompt that training adds (its mean would always be 0).</p>\n"
+        "</section>"
+    )
+
+
+def _component(part: ComponentSection, rows: Sequence[Row]) -> str:
+    figures = [(row, (row.get("reward_components") or {}).get(part.called) or {}) for row in rows]
+    points = [
+        Point(_value(row, "reward_queries"), _value(scores, "mean"), _finite(_value(scores, "std")))
+        for row, scores in figures
+    ]
+    svg = line_chart([Line(part.called, points)], x_label="reward queries", y_label=part.called)
+    title = escape(f"{part.called}, weight {number(part.weight)}")
+    return f"<figure><figcaption>{title}{_change(points)}</figcaption>{svg}</figure>" if svg else ""
+
+
+def _change(points: Sequence[Point]) -> str:
+    """`: first → last` of the finite values."""
+    finite = [point.y for point in points if math.isfinite(point.y)]
+    return f": {number(finite[0])} → {number(finite[-1])}"
+
+
+def _reward_name(reward: RewardSection) -> str:
+    parts = ", ".join(f"{number(part.weight)} × {part.called}" for part in reward.components)
+    return f"{reward.name} of {parts}" if parts else reward.name
 
 
 def _curves(rows: Sequence[Row]) -> str:

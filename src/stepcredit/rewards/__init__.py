@@ -8,13 +8,18 @@ under `@REWARDS.register("its_name")`. Import heavy packages inside it. The firs
 
 from collections.abc import Callable
 
-from stepcredit.config import RewardSection
+from stepcredit.config import MIXTURE, ComponentSection, RewardSection
+from stepcredit.errors import InputError
 from stepcredit.registry import Registry, construct
 from stepcredit.rewards.checked import CheckedReward, RewardError, checked
+from stepcredit.rewards.mixture import Mixture
+from stepcredit.rewards.ray_pool import ray_reward
+from stepcredit.rewards.remote import remote_reward
+from stepcredit.rewards.scores import Scores, join
 from stepcredit.rewards.user import load_user_reward
 from stepcredit.types import RewardFunction
 
-__all__ = ["REWARDS", "CheckedReward", "RewardError", "build_reward", "checked"]
+__all__ = ["REWARDS", "CheckedReward", "RewardError", "Scores", "build_reward", "checked", "join"]
 
 REWARDS: Registry[Callable[..., RewardFunction]] = Registry("reward", "stepcredit.rewards")
 
@@ -26,6 +31,18 @@ def build_reward(section: RewardSection) -> CheckedReward:
         InputError: unknown reward or option (the nearest one is named), an option value that the reward refuses, or a
             user function that cannot be imported.
     """
+    if section.ray_workers is not None:
+        return checked(ray_reward(section), section.name)
+    if section.components:
+        return checked(Mixture({part.called: (_one(part, part.called), part) for part in section.components}), MIXTURE)
+    return _one(section, section.name)
+
+
+def _one(section: RewardSection | ComponentSection, called: str) -> CheckedReward:
+    if section.name == MIXTURE:
+        raise InputError("a mixture is made of reward.components, a list of rewards with a name and a weight each")
+    if section.remote is not None:
+        return checked(remote_reward(section.name, section.remote, section.options), called)
     if ":" in section.name:
-        return checked(load_user_reward(section.name, section.options), section.name)
-    return checked(construct(REWARDS.get(section.name), section.name, section.options), section.name)
+        return checked(load_user_reward(section.name, section.options), called)
+    return checked(construct(REWARDS.get(section.name), section.name, section.options), called)

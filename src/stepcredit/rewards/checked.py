@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.types import RewardFunction
+from stepcredit.rewards.scores import Scores
 
 
 class RewardError(InputError):
     """A reward raised, or returned something other than one finite number per image."""
+
+
+class Scorer(Protocol):
+    """A RewardFunction, or a mixture, which returns the scores of its components as well."""
+
+    def __call__(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]
+    ) -> Tensor | Scores: ...
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,11 @@ class CheckedReward:
     """A reward whose scores are verified at every call.
 
     Attributes:
-        reward: the reward itself. It may return a tensor on any device, an array or a sequence, of numbers.
+        reward: the reward itself. It may return a tensor on any device, an array or a sequence, of numbers, or Scores.
         name: what errors call it.
     """
 
-    reward: RewardFunction
+    reward: Scorer
     name: str
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
@@ -45,17 +53,30 @@ class CheckedReward:
             RewardError: one line with the reward's name, what was wrong and the first prompt concerned. What the reward
                 itself raised is its cause.
         """
+        return self.scores(images, prompts, metadata).values
+
+    def scores(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """The same, with the scores of each component where the reward is a mixture; errors name the component."""
         output = self._call(images, prompts, metadata)
-        scores = self._numbers(output)
+        if not isinstance(output, Scores):
+            return Scores(self._verified(output, prompts))
+        components = {
+            name: replace(component, scores=self._verified(component.scores, prompts, f"for component '{name}' "))
+            for name, component in output.components.items()
+        }
+        return Scores(self._verified(output.values, prompts), components)
+
+    def _verified(self, output: Any, prompts: Sequence[str], where: str = "") -> Tensor:
+        scores = self._numbers(output, where)
         if scores.shape != (len(prompts),):
             remedy = "return one number per image, in the order of the images"
-            raise self._error(f"returned scores of shape {tuple(scores.shape)}, expected ({len(prompts)},): {remedy}")
+            found = f"scores of shape {tuple(scores.shape)}"
+            raise self._error(f"returned {where}{found}, expected ({len(prompts)},): {remedy}")
         wrong = (~scores.isfinite()).nonzero().flatten().tolist()
         if wrong:
-            value, prompt = scores[wrong[0]].item(), _short(prompts[wrong[0]])
-            raise self._error(
-                f"returned {value} for {len(wrong)} of {len(prompts)} images, first for prompt '{prompt}'"
-            )
+            value, prompt = scores[wrong[0]].item(), shortened(prompts[wrong[0]])
+            count = f"{len(wrong)} of {len(prompts)} images"
+            raise self._error(f"returned {where}{value} for {count}, first for prompt '{prompt}'")
         return scores
 
     def _call(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Any:
@@ -65,10 +86,10 @@ class CheckedReward:
         except InputError as error:
             raise self._error(f"failed: {error}") from error
         except Exception as error:
-            where = f"on {len(prompts)} images, first prompt '{_short(prompts[0])}'" if prompts else "on no images"
-            raise self._error(f"raised {type(error).__name__} ({_short(str(error), 300)}) {where}") from error
+            where = f"on {len(prompts)} images, first prompt '{shortened(prompts[0])}'" if prompts else "on no images"
+            raise self._error(f"raised {type(error).__name__} ({shortened(str(error), 300)}) {where}") from error
 
-    def _numbers(self, output: Any) -> Tensor:
+    def _numbers(self, output: Any, where: str) -> Tensor:
         try:
             # An array is copied first: torch warns of one that is read-only.
             tensor = torch.as_tensor(output.copy() if isinstance(output, np.ndarray) else output)
@@ -76,18 +97,19 @@ class CheckedReward:
                 raise TypeError("complex numbers")
             return tensor.detach().to("cpu", torch.float32, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
-            found = f"a {type(output).__name__} that does not convert to numbers ({_short(str(error), 200)})"
-            raise self._error(f"returned {found}, expected one number per image") from error
+            found = f"a {type(output).__name__} that does not convert to numbers ({shortened(str(error), 200)})"
+            raise self._error(f"returned {where}{found}, expected one number per image") from error
 
     def _error(self, what: str) -> RewardError:
         return RewardError(f"reward '{self.name}' {what}")
 
 
-def checked(reward: RewardFunction, name: str) -> CheckedReward:
+def checked(reward: Scorer, name: str) -> CheckedReward:
     """`reward` behind a CheckedReward that errors call `name`; one that is behind it already is returned as it is."""
     return reward if isinstance(reward, CheckedReward) else CheckedReward(reward, name)
 
 
-def _short(text: str, width: int = 80) -> str:
+def shortened(text: str, width: int = 80) -> str:
+    """`text` on one line of at most `width` characters, for an error."""
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 3]}..."

@@ -1,0 +1,92 @@
+"""`stepcredit score`: what a reward says of image files, by the code that training runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from stepcredit.config import RewardSection
+from stepcredit.errors import InputError
+from stepcredit.rewards import CheckedReward, build_reward
+from stepcredit.rewards.preprocess import to_unit
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An image file with its prompt and score."""
+
+    file: str
+    prompt: str
+    score: float
+
+
+def score(reward: str, files: Sequence[str], prompts: Sequence[str], options: Sequence[str], as_json: bool) -> None:
+    """Print a line per image, in the order given, or a JSON array of {file, prompt, score}.
+
+    Args:
+        reward: name of a reward, `module:function` or `path/file.py:function`.
+        files: images of any size that Pillow reads; transparency is dropped.
+        prompts: one for all images, or one for each.
+        options: of the reward, as key=value in YAML.
+        as_json: JSON instead of a table.
+
+    Raises:
+        InputError: an image that cannot be read, another number of prompts, or what the reward refuses.
+    """
+    if len(prompts) not in (1, len(files)):
+        raise InputError(f"{len(prompts)} prompts for {len(files)} images: give one --prompt for all, or one for each")
+    texts = list(prompts) * len(files) if len(prompts) == 1 else list(prompts)
+    images = [_read(file) for file in files]
+    judge = build_reward(RewardSection(name=reward, options=_options(options)))
+    _show([Scored(*row) for row in zip(files, texts, _scores(judge, images, texts), strict=True)], as_json)
+
+
+def _read(file: str) -> Tensor:
+    """The image (3, H, W) in [0, 1]."""
+    try:
+        with Image.open(Path(file)) as picture:
+            return to_unit(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise InputError(f"cannot read {file} as an image: {reason}") from error
+
+
+def _scores(reward: CheckedReward, images: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
+    """Images of one size are scored together."""
+    scores = [0.0] * len(images)
+    for shape in dict.fromkeys(image.shape for image in images):
+        rows = [row for row, image in enumerate(images) if image.shape == shape]
+        batch = torch.stack([images[row] for row in rows])
+        for row, value in zip(rows, reward(batch, [prompts[row] for row in rows], [{}] * len(rows)), strict=True):
+            scores[row] = value.item()
+    return scores
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (equals and key):
+            raise InputError(f"'{pair}' is not an option; write key=value")
+        try:
+            options[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"cannot read the value of '{pair}': {' '.join(str(error).split())}") from error
+    return options
+
+
+def _show(rows: Sequence[Scored], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    width = max(len(row.file) for row in rows)
+    for row in rows:
+        print(f"{row.file:<{width}}  {row.score:.6g}")

@@ -1,0 +1,36 @@
+"""What of the denoiser is trained: a LoRA or every weight, with a running average where asked for."""
+
+from __future__ import annotations
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from stepcredit.config import ModelSection
+from stepcredit.policy.adapters.denoiser import configure, denoiser_name
+from stepcredit.policy.adapters.ema import AveragedAdapter
+from stepcredit.policy.adapters.full import FullAdapter
+from stepcredit.policy.adapters.lora import LoraAdapter
+from stepcredit.policy.adapters.protocol import Adapter
+from stepcredit.policy.families import family_of, lora_excluded
+
+__all__ = ["Adapter", "AveragedAdapter", "FullAdapter", "LoraAdapter", "attach", "denoiser_name"]
+
+
+def attach(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> Adapter:
+    """Freeze the pipeline and open what `section.adapter` names for training.
+
+    Raises:
+        InputError: `section` asks for what this pipeline cannot do.
+    """
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False).eval()
+    adapter: Adapter = FullAdapter(pipeline) if section.adapter == "full" else _lora(pipeline, section, seed)
+    configure(getattr(pipeline, denoiser_name(pipeline)), section)
+    return adapter if section.ema is None else AveragedAdapter(adapter, section.ema)
+
+
+def _lora(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> LoraAdapter:
+    targets = section.lora_targets or family_of(pipeline).lora_targets
+    excluded = lora_excluded(getattr(pipeline, denoiser_name(pipeline)))
+    return LoraAdapter(pipeline, section.lora_rank, section.lora_alpha, targets, seed, excluded)

@@ -1,0 +1,81 @@
+"""Every weight of the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from stepcredit.errors import InputError
+from stepcredit.policy.adapters.denoiser import denoiser_name
+
+
+class FullAdapter:
+    """Every weight of the denoiser, trained in float32; a copy of the initial ones stays on the CPU as the reference.
+
+    In bfloat16 a weight keeps 8 bits, so that most updates would round to nothing. Where the pipeline came in bfloat16
+    its denoiser is therefore made float32 and computes under bfloat16 autocast, in rollouts and replays alike.
+
+    Raises:
+        InputError: the denoiser is float16, whose gradients would need loss scaling inside the autocast.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self._name = denoiser_name(pipeline)
+        self._denoiser: Any = getattr(pipeline, self._name).requires_grad_(True)
+        self._dtype = self._denoiser.dtype
+        if self._dtype == torch.float16:
+            raise InputError(
+                "float16 weights cannot be trained: set model.dtype=bfloat16 or float32, or model.adapter=lora"
+            )
+        if self._dtype == torch.bfloat16:
+            _compute_in_bfloat16(self._denoiser)
+        self._initial = {name: value.detach().cpu().clone() for name, value in self._denoiser.state_dict().items()}
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self._denoiser.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self._denoiser.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        own = self._initial
+        if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in own.items()}:
+            raise InputError(f"these weights are not of this {self._name}: it has {len(own)} tensors")
+        self._denoiser.load_state_dict(state)
+
+    def stepped(self) -> None:
+        return
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        trained = {name: value.clone() for name, value in self.state_dict().items()}
+        self._denoiser.load_state_dict(self._initial)
+        try:
+            yield
+        finally:
+            self._denoiser.load_state_dict(trained)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def merge(self) -> None:
+        if self._dtype == torch.bfloat16:
+            del self._denoiser.forward
+        self._denoiser.to(self._dtype).requires_grad_(False)
+
+    def export(self, folder: Path) -> Path:
+        """The denoiser's folder, for `from_pretrained`."""
+        self._denoiser.save_pretrained(folder)
+        return folder
+
+
+def _compute_in_bfloat16(denoiser: Any) -> None:
+    """Make the weights float32 and let the forward run under bfloat16 autocast."""
+    denoiser.float()
+    denoiser.forward = torch.autocast(denoiser.device.type, torch.bfloat16)(denoiser.forward)

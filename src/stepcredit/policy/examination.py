@@ -1,0 +1,149 @@
+"""What a model needs to be trained here, found out by running it on two prompts: the substance of `stepcredit doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stepcredit.config import TrainConfig
+from stepcredit.maths import gaussian
+from stepcredit.measure import available_memory_bytes
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.self_check import SelfCheck, self_check
+from stepcredit.types import Prompt, Trajectory
+
+PROMPTS = (Prompt("a photo of a cat"), Prompt("two red apples on a wooden table, morning light"))
+HEADROOM = 0.8
+"""The part of the free memory that a suggestion fills."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found.
+
+    Attributes:
+        pipeline: class of the pipeline.
+        family: name of its family, "generic" if it is none of those with settings of their own.
+        scheduler: the steps it is sampled with.
+        replaces: class of its own scheduler.
+        device: where it ran.
+        latents: shape of one image's latents.
+        check: of the rollout of two images.
+        trained: weights that are trained.
+        weights: weights of the denoiser, those trained included.
+        idle: trained tensors that no gradient reaches.
+        fixed_bytes: parts of the pipeline, gradients and optimiser state.
+        sample_bytes: what one image more in a training forward takes.
+        free_bytes: memory of the device that is free.
+        microbatch: images per training forward that fit, a power of two; 0 if not even one does.
+    """
+
+    pipeline: str
+    family: str
+    scheduler: str
+    replaces: str
+    device: str
+    latents: tuple[int, ...]
+    check: SelfCheck
+    trained: int
+    weights: int
+    idle: int
+    fixed_bytes: int
+    sample_bytes: int
+    free_bytes: int
+    microbatch: int
+
+
+def examine(policy: PipelinePolicy, config: TrainConfig) -> Examination:
+    """Sample two images, replay them, and measure a training forward.
+
+    Raises InputError if the model does not replay. The policy's weights are changed: use it for nothing else.
+    """
+    trajectory = policy.rollout(PROMPTS, range(len(PROMPTS))).trajectory
+    check = self_check(policy, trajectory)
+    idle = _idle(policy, trajectory, check.trained[0])
+    pipeline, device = policy.pipeline, trajectory.latents.device
+    trained = sum(parameter.numel() for parameter in policy.parameters())
+    sample_bytes = _sample_bytes(policy, trajectory, check.trained[0])
+    modules = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    stored = sum(tensor.numel() * tensor.element_size() for part in modules for tensor in part.state_dict().values())
+    free = available_memory_bytes(device)
+    return Examination(
+        pipeline=type(pipeline).__name__,
+        family=policy.family.name,
+        scheduler=policy.scheduler.description,
+        replaces=type(pipeline.scheduler).__name__,
+        device=str(device),
+        latents=tuple(trajectory.latents.shape[2:]),
+        check=check,
+        trained=trained,
+        weights=sum(parameter.numel() for parameter in getattr(pipeline, policy.denoiser).parameters()),
+        idle=idle,
+        fixed_bytes=stored + 3 * 4 * trained,  # a gradient and two moments, float32
+        sample_bytes=sample_bytes,
+        free_bytes=free,
+        microbatch=_microbatch(free - 3 * 4 * trained, sample_bytes),
+    )
+
+
+def _idle(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> int:
+    """Trained tensors without a gradient, a little away from the start, where half of a LoRA has none."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 1e-2 * torch.randn(parameter.shape, generator=generator).to(parameter)
+    _log_prob(policy, trajectory, step, torch.arange(len(trajectory))).sum().backward()
+    idle = sum(parameter.grad is None or not bool(parameter.grad.any()) for parameter in policy.parameters())
+    for parameter in policy.parameters():
+        parameter.grad = None
+    return idle
+
+
+def _sample_bytes(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> int:
+    """Memory of one image in a training forward: what two take beyond what one takes.
+
+    On an accelerator the peak of forward and backward; on a CPU, which keeps no such account, the tensors saved for the
+    backward pass.
+    """
+    measure = _peak_bytes if trajectory.latents.device.type == "cuda" else _saved_bytes
+    one, two = (
+        measure(lambda count=count: _log_prob(policy, trajectory, step, torch.arange(count)).sum()) for count in (1, 2)
+    )
+    return max(two - one, 1)
+
+
+def _saved_bytes(forward: Callable[[], Tensor]) -> int:
+    """Bytes of the distinct tensors that a forward keeps for its backward pass, weights included."""
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value = forward()  # held until all is counted, lest an address be used twice
+    del value
+    return sum(saved.values())
+
+
+def _peak_bytes(forward: Callable[[], Tensor]) -> int:
+    """Peak of the CUDA memory that forward and backward allocate."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    forward().backward()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def _microbatch(free: int, sample_bytes: int) -> int:
+    fits = int(HEADROOM * free) // sample_bytes
+    return 0 if fits < 1 else 1 << (fits.bit_length() - 1)
+
+
+def _log_prob(policy: PipelinePolicy, trajectory: Trajectory, step: int, rows: Tensor) -> Tensor:
+    transition = policy.replay(trajectory, step, rows)
+    return gaussian.log_prob(trajectory.latents[rows, step + 1], transition.mean, transition.std)

@@ -1,0 +1,50 @@
+"""Trained weights in the formats that other programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from stepcredit.errors import unknown
+from stepcredit.policy import kohya
+from stepcredit.policy.adapters import Adapter, denoiser_name
+
+FORMATS = ("diffusers", "kohya", "merged")
+
+
+def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path) -> Path:
+    """Write what `adapter` trained, averaged if it keeps averages, into `folder`; returns the file or folder to load.
+
+    Args:
+        form: `diffusers` is a LoRA for `load_lora_weights`, or the folder of the denoiser where every weight was
+            trained; `kohya` is that LoRA as ComfyUI and A1111 read it; `merged` is a whole pipeline for
+            `from_pretrained` with the scheduler and in the dtypes that it came with, and ends `adapter`.
+
+    Raises:
+        InputError: the format is unknown or cannot hold this pipeline.
+    """
+    match form:
+        case "diffusers":
+            return adapter.export(folder)
+        case "kohya":
+            with adapter.averaged():
+                return kohya.write(pipeline, folder)
+        case "merged":
+            with adapter.averaged():
+                adapter.merge()
+                pipeline.save_pretrained(folder)
+            return folder
+    raise unknown("export format", form, FORMATS)
+
+
+def loading_hint(pipeline: DiffusionPipeline, path: Path) -> str:
+    """What to type in Python to load what `write` returned for a pipeline."""
+    if path.name == kohya.WEIGHTS:
+        return f'pipe.load_lora_weights("{path}"), or put it with the LoRAs of ComfyUI or A1111'
+    if path.is_file():
+        return f'pipe.load_lora_weights("{path}")'
+    if (path / "model_index.json").is_file():
+        return f'DiffusionPipeline.from_pretrained("{path}")'
+    name = denoiser_name(pipeline)
+    return f'pipe.{name} = {type(getattr(pipeline, name)).__name__}.from_pretrained("{path}")'

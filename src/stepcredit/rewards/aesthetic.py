@@ -1,0 +1,71 @@
+"""How good an image looks, whatever it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from stepcredit.rewards import REWARDS
+from stepcredit.rewards.card import RewardCard
+from stepcredit.rewards.clip import ImageTower
+from stepcredit.rewards.images import Images
+from stepcredit.rewards.placement import place
+from stepcredit.rewards.predictor import LinearPredictor
+from stepcredit.rewards.weights import fill, find_file, read_tensors
+
+PREDICTORS = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth")
+"""The same file, as it is called on the hub and in the repository that it comes from."""
+
+
+@REWARDS.register("aesthetic")
+class Aesthetic:
+    """LAION's aesthetic score of the image alone, about 1 to 10: CLIP ViT-L/14 and a linear predictor.
+
+        r = predictor(e / |e|),   e the projected image embedding
+
+    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the centre, CLIP's mean and std. Photographs
+    and samples of Stable Diffusion mostly score 4 to 7. The prompt plays no part. The predictor always runs in float32.
+    Source: christophschuhmann/improved-aesthetic-predictor, `sac+logos+ava1-l14-linearMSE.pth`; used by DDPO (arXiv
+    2305.13301) and CoCA (arXiv 2505.19196).
+
+    Args:
+        path: hub id or folder of the CLIP model.
+        predictor: file, folder or hub id of the predictor (.pth or .safetensors, names `layers.0.weight` and on).
+        revision: branch, tag or commit of `path` on the hub.
+        predictor_revision: the same of `predictor`.
+        dtype: of CLIP: float32, bfloat16 or float16.
+        device: auto, cpu, cuda or cuda:N.
+        batch_size: images per forward.
+
+    Raises:
+        InputError: weights that are not found or do not fit; another dtype, device or batch size.
+    """
+
+    CARD = RewardCard(
+        weights="openai/clip-vit-large-patch14, trl-lib/ddpo-aesthetic-predictor",
+        size="304M parameters, 1.2 GB in float32",
+        licence="MIT (CLIP), Apache-2.0 (predictor)",
+    )
+
+    def __init__(
+        self,
+        path: str = "openai/clip-vit-large-patch14",
+        predictor: str = "trl-lib/ddpo-aesthetic-predictor",
+        revision: str | None = None,
+        predictor_revision: str | None = None,
+        dtype: str = "float32",
+        device: str = "auto",
+        batch_size: int = 16,
+    ) -> None:
+        self._placement = place(device, dtype, batch_size)
+        file = find_file(predictor, PREDICTORS, predictor_revision, option="predictor")
+        self._tower = ImageTower(path, revision, self._placement, centre="round")
+        self._predictor = LinearPredictor(self._tower.width).eval().requires_grad_(False)
+        fill(self._predictor, read_tensors(file), file)
+        self._predictor.to(self._placement.device)
+
+    def __call__(self, images: Images, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        """(images (B,3,H,W) in [0,1], ...) -> (B,)."""
+        return self._placement.scores(lambda rows, _: self._predictor(self._tower(rows)), images, prompts)

@@ -1,0 +1,28 @@
+"""The head that two published rewards share: five linear layers from an embedding to a score."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+
+class LinearPredictor(nn.Module):
+    """width -> 1024 -> 128 -> 64 -> 16 -> 1, with biases and no activations: one affine map, kept as published.
+
+    In training, dropout followed the first three layers; it is why the layers are called 0, 2, 4, 6 and 7.
+    Source: christophschuhmann/improved-aesthetic-predictor; ImageReward (arXiv 2304.05977) took it over.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = [width, 1024, 128, 64, 16, 1]
+        names = ["0", "2", "4", "6", "7"]
+        linear = [nn.Linear(before, after) for before, after in itertools.pairwise(sizes)]
+        self.layers = nn.Sequential(OrderedDict(zip(names, linear, strict=True)))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """(B, width) -> (B,)."""
+        scores: Tensor = self.layers(embedding)
+        return scores.squeeze(-1)

@@ -1,0 +1,213 @@
+"""Published weights: found on disk or on the hub, read without running anything in them, refused if they do not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stepcredit.errors import InputError
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
+
+
+def find_file(path: str, names: Sequence[str], revision: str | None, option: str = "path") -> Path:
+    """The file of weights that `path` means.
+
+    Args:
+        path: the file itself, a folder that holds it (or the same as .safetensors), or a hub id.
+        names: what the file is called; on the hub, the first of them.
+        revision: branch, tag or commit on the hub; None is the default branch.
+        option: what errors call `path`.
+
+    Raises:
+        InputError: there is no such file, or the hub did not serve it.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        return place
+    if place.is_dir():
+        candidates = [place / variant for name in names for variant in (name, f"{Path(name).stem}.safetensors")]
+        found = next((file for file in candidates if file.is_file()), None)
+        if found is None:
+            raise InputError(f"folder {path} holds no {' or '.join(file.name for file in candidates)}")
+        return found
+    return _downloaded(path, names[0], revision, option)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of what torch.save wrote, by name, on the CPU.
+
+    Pickles are read with `weights_only=True`. Where they hold a `state_dict`, it is taken.
+
+    Raises:
+        InputError: the file is damaged, holds code, or holds something else than tensors by name.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"cannot read weights from {file}: {one_line(error)}") from error
+    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise InputError(f"{file} does not hold tensors by name, as the weights of a model are saved")
+    return dict(tensors)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Load `tensors` into `module`; InputError that names the first mismatches unless all names and shapes agree."""
+    wanted = module.state_dict()
+    shapes = {name: (tensors[name].shape, value.shape) for name, value in wanted.items() if name in tensors}
+    require_fit(
+        source,
+        missing=[name for name in wanted if name not in tensors],
+        unexpected=[name for name in tensors if name not in wanted],
+        reshaped=[
+            f"{name} {tuple(found)} instead of {tuple(due)}" for name, (found, due) in shapes.items() if found != due
+        ],
+    )
+    module.load_state_dict(tensors)
+
+
+def require_fit(
+    source: object, missing: Collection[str] = (), unexpected: Collection[str] = (), reshaped: Collection[str] = ()
+) -> None:
+    """InputError that names the first few of each kind of mismatch, if there is any."""
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    found = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
+    if found:
+        raise InputError(f"the weights in {source} are those of another model; {'; '.join(found)}")
+
+
+def require_model(path: str, revision: str | None) -> None:
+    """InputError unless `path` is a folder of a transformers model, or the hub serves a configuration of that name."""
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        _downloaded(path, "config.json", revision, "path")
+    elif not (folder / "config.json").is_file():
+        raise InputError(f"{path} is not a folder of a transformers model: it has no config.json")
+
+
+def load_pretrained(kind: Any, path: str, revision: str | None, ignored: tuple[str, ...] = ()) -> Any:
+    """A float32 model of transformers, in eval mode, by hub id or folder, every weight of which was in the file.
+
+    Args:
+        kind: the class of transformers.
+        path: hub id or folder.
+        revision: branch, tag or commit on the hub.
+        ignored: beginnings of names that the file may hold beside the model's.
+
+    Raises:
+        InputError: the folder is incomplete, the hub did not serve the model, or the weights do not fit.
+    """
+    folder = Path(path).expanduser()
+    require_model(path, revision)
+    try:
+        with _quietly():
+            model, report = kind.from_pretrained(
+                folder if folder.exists() else path,
+                revision=revision or "main",
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # a damaged folder makes transformers and safetensors raise almost anything
+        if not folder.exists():
+            raise unreachable(path, "a model", error) from error
+        raise InputError(f"cannot load a model from {path}: {one_line(error)}") from error
+    unexpected = [name for name in report["unexpected_keys"] if not name.startswith(ignored)]
+    require_fit(
+        path,
+        missing=sorted(report["missing_keys"]),
+        unexpected=sorted(name for name in unexpected if not name.endswith("position_ids")),
+        reshaped=sorted(str(key[0]) for key in report["mismatched_keys"]),
+    )
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(kind: Any, given: str | None, path: str, published: str, revision: str | None) -> Any:
+    """A tokenizer of transformers: `given`, else that of the folder `path` if it has one, else the published hub id.
+
+    Raises:
+        InputError: there is no vocabulary in the folder, or the hub did not serve it (transformers would make up an
+            empty one, in which every prompt is the same).
+    """
+    source = given or (path if _has_vocabulary(Path(path).expanduser()) else published)
+    folder = Path(source).expanduser()
+    if folder.exists() and not _has_vocabulary(folder):
+        raise InputError(f"{source} has no tokenizer: expected a folder with {' or '.join(_VOCABULARIES)}")
+    try:
+        with _quietly():
+            tokenizer = kind.from_pretrained(folder if folder.exists() else source, revision=revision or "main")
+        if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+            raise ValueError("there is no vocabulary")
+    except Exception as error:
+        if not folder.exists():
+            raise unreachable(source, "a tokenizer", error, option="tokenizer") from error
+        raise InputError(f"cannot load a tokenizer from {source}: {one_line(error)}") from error
+    return tokenizer
+
+
+def unreachable(path: str, what: str, error: Exception, option: str = "path") -> InputError:
+    """The error for something that is not on disk and that the hub did not serve."""
+    reason = one_line(error).split(". ")[0]
+    return InputError(
+        f"no file or folder '{path}', and the hub did not serve {what} of that name ({reason}); "
+        f"check the name and the connection, or download it elsewhere and give the option {option}=FOLDER"
+    )
+
+
+def _downloaded(path: str, name: str, revision: str | None, option: str) -> Path:
+    try:
+        with _quietly():
+            return Path(hf_hub_download(path, name, revision=revision))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise unreachable(path, name, error, option) from error
+
+
+def one_line(error: Exception, width: int = 200) -> str:
+    """What an exception says, cut to `width` characters on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:width]
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _VOCABULARIES)
+
+
+def _first(names: Collection[str], count: int = 3) -> str:
+    shown = ", ".join(list(names)[:count])
+    return shown if len(names) <= count else f"{shown} and {len(names) - count} more"
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No load reports of transformers, no retries of the hub (what matters is raised); bars of downloads stay."""
+    from huggingface_hub.utils import logging as hub
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as models
+
+    levels, bars = (hub.get_verbosity(), models.get_verbosity()), models.is_progress_bar_enabled()
+    downloads = not are_progress_bars_disabled()
+    hub.set_verbosity(logging.ERROR)
+    models.set_verbosity_error()
+    models.disable_progress_bar()
+    if downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        hub.set_verbosity(levels[0])
+        models.set_verbosity(levels[1])
+        if bars:
+            models.enable_progress_bar()

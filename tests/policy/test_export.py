@@ -1,0 +1,161 @@
+"""Exported weights: stock diffusers loads every format and draws what the trained pipeline drew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+from tests.families import FAMILIES
+from tests.policy.adapted import attached, images, shift
+from tests.tiny import tiny_sd
+
+from stepcredit.errors import InputError
+from stepcredit.policy.adapters import denoiser_name
+from stepcredit.policy.export import FORMATS, loading_hint, write
+
+WITH_LORA = [name for name in FAMILIES if name != "pixart_sigma"]
+ONE_OF_EACH_CLASS = [name for name in WITH_LORA if "-" not in name]
+MERGED = 2e-5
+"""Largest difference of a pixel after W + B A was added up once instead of in every forward, float32."""
+
+
+def merged(folder: Path, dtype: str = "float32") -> Any:
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("alpha", [None, 16.0])
+@pytest.mark.parametrize("name", WITH_LORA)
+def test_a_lora_of_every_family_loads_into_the_stock_pipeline(name: str, alpha: float | None, tmp_path: Path) -> None:
+    tiny = FAMILIES[name]
+    pipeline: Any = tiny.build(0)
+    adapter = attached(pipeline, lora_rank=4, lora_alpha=alpha)
+    shift(adapter)
+    file = write(pipeline, adapter, "diffusers", tmp_path / "lora")
+    assert file == tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+    stock: Any = tiny.build(0)
+    plain, trained = images(stock, tiny), images(pipeline, tiny)
+    stock.load_lora_weights(file.parent)
+    assert torch.equal(images(stock, tiny), trained)
+    assert not torch.allclose(plain, trained, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_CLASS)
+def test_a_merged_pipeline_of_every_family_loads_as_a_whole(name: str, tmp_path: Path) -> None:
+    tiny = FAMILIES[name]
+    pipeline: Any = tiny.build(0)
+    adapter = attached(pipeline, lora_rank=4, lora_alpha=16.0)
+    shift(adapter)
+    trained = images(pipeline, tiny)
+    stock, whole = tiny.build(0), merged(write(pipeline, adapter, "merged", tmp_path / "whole"))
+    assert {kind: type(part) for kind, part in whole.components.items()} == {
+        kind: type(part) for kind, part in stock.components.items()
+    }
+    ours, theirs = (getattr(each, denoiser_name(stock)).state_dict() for each in (whole, stock))
+    assert ours.keys() == theirs.keys()
+    assert (images(whole, tiny) - trained).abs().max() <= MERGED
+
+
+def test_an_exported_lora_says_alpha_equals_rank_to_every_reader(tmp_path: Path) -> None:
+    pipeline = tiny_sd()
+    adapter = attached(pipeline, lora_rank=4, lora_alpha=8.0)
+    shift(adapter)
+    written = load_file(write(pipeline, adapter, "diffusers", tmp_path))
+    assert not [name for name in written if name.endswith("alpha")]
+    expected = {name: value * (2 if ".lora_B." in name else 1) for name, value in adapter.state_dict().items()}
+    assert {f"unet.{name}" for name in expected} == written.keys()
+    assert all(torch.equal(written[f"unet.{name}"], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["sd", "pixart_sigma"])
+def test_a_denoiser_trained_whole_loads_by_itself(name: str, tmp_path: Path) -> None:
+    tiny = FAMILIES[name]
+    pipeline: Any = tiny.build(0)
+    part = denoiser_name(pipeline)
+    adapter = attached(pipeline, adapter="full")
+    shift(adapter, 0.05)
+    folder = write(pipeline, adapter, "diffusers", tmp_path / part)
+    stock: Any = tiny.build(0)
+    setattr(stock, part, type(getattr(stock, part)).from_pretrained(folder))
+    assert torch.equal(images(stock, tiny), images(pipeline, tiny))
+
+
+@pytest.mark.parametrize("name", ["sd", "pixart_sigma"])
+def test_a_denoiser_trained_whole_merges_as_it_is(name: str, tmp_path: Path) -> None:
+    tiny = FAMILIES[name]
+    pipeline: Any = tiny.build(0)
+    adapter = attached(pipeline, adapter="full")
+    shift(adapter, 0.05)
+    trained = images(pipeline, tiny)
+    whole = merged(write(pipeline, adapter, "merged", tmp_path))
+    assert torch.equal(images(whole, tiny), trained)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_bfloat16_merges_in_bfloat16(kind: str, tmp_path: Path) -> None:
+    pipeline = tiny_sd().to(dtype=torch.bfloat16)
+    adapter = attached(pipeline, adapter=kind, dtype="bfloat16")
+    shift(adapter, 0.2 if kind == "lora" else 0.05)
+    trained = images(pipeline)
+    write(pipeline, adapter, "merged", tmp_path)
+    stored = load_file(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
+    whole = merged(tmp_path, "bfloat16")
+    assert (images(whole).float() - trained.float()).abs().mean() < 0.01
+    assert (images(tiny_sd()) - trained.float()).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_every_format_holds_the_averages(form: str, kind: str, tmp_path: Path) -> None:
+    if (form, kind) == ("kohya", "full"):
+        return
+    pipeline, stock = tiny_sd(), tiny_sd()
+    adapter = attached(pipeline, adapter=kind, ema=0.9)
+    shift(adapter, 0.05)
+    adapter.stepped()
+    shift(adapter, 0.05, seed=1)
+    with adapter.averaged():
+        averaged = images(pipeline)
+    assert not torch.allclose(images(pipeline), averaged, atol=1e-3)
+    path = write(pipeline, adapter, form, tmp_path / "out")
+    if form == "merged":
+        stock = merged(path)
+    elif kind == "full":
+        stock.unet = type(stock.unet).from_pretrained(path)
+    else:
+        stock.load_lora_weights(path)
+    assert (images(stock) - averaged).abs().max() <= MERGED
+
+
+def test_an_unknown_format(tmp_path: Path) -> None:
+    pipeline = tiny_sd()
+    with pytest.raises(InputError, match=r"unknown export format 'merge' \(did you mean 'merged'\?\)"):
+        write(pipeline, attached(pipeline), "merge", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "hint"),
+    [
+        ("diffusers", "lora", 'pipe.load_lora_weights("out/pytorch_lora_weights.safetensors")'),
+        ("diffusers", "full", 'pipe.unet = UNet2DConditionModel.from_pretrained("out")'),
+        (
+            "kohya",
+            "lora",
+            'pipe.load_lora_weights("out/kohya_lora.safetensors"), or put it with the LoRAs of ComfyUI or A1111',
+        ),
+        ("merged", "lora", 'DiffusionPipeline.from_pretrained("out")'),
+        ("merged", "full", 'DiffusionPipeline.from_pretrained("out")'),
+    ],
+)
+def test_what_to_type_to_load_it(
+    form: str, kind: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = tiny_sd()
+    assert loading_hint(pipeline, write(pipeline, attached(pipeline, adapter=kind), form, Path("out"))) == hint
