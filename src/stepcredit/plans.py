@@ -47,6 +47,7 @@ def noisy_steps(sample: SampleSection, epoch: int) -> range:
 
 
 def row_batches(count: int, size: int) -> Iterator[Tensor]:
-    """The rows 0 .. count - 1, `size` at a time, the last batch filled up with its last row."""
+    """The rows 0 .. count - 1, `size` (at most all) at a time, the last batch filled up with its last row."""
+    size = min(size, count)
     for start in range(0, count, size):
         yield torch.arange(start, start + size).clamp_max(count - 1)

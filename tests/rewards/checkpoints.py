@@ -60,7 +60,7 @@ class OpenClipShape:
 
 
 def write_clip(folder: Path, shape: ClipShape = ClipShape(), seed: int = 0) -> Path:
-    """A CLIPModel with its tokenizer, one token per byte, numbered as in the published vocabulary: the end is the last."""
+    """A CLIPModel with a tokenizer, one token per byte; the end is the last token, as in the published vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = clip_tokenizer()
     tokenizer.save_pretrained(folder)

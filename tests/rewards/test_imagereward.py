@@ -53,7 +53,9 @@ class Published:
         states = torch.cat([first, patches], 1) + self.tensors[f"{prefix}pos_embed"]
         for number in range(2):
             block = f"{prefix}blocks.{number}."
-            queries, keys, values = self.linear(f"{block}attn.qkv", self.norm(f"{block}norm1", states, 1e-6)).chunk(3, -1)
+            queries, keys, values = self.linear(f"{block}attn.qkv", self.norm(f"{block}norm1", states, 1e-6)).chunk(
+                3, -1
+            )
             states = states + self.linear(f"{block}attn.proj", attention(queries, keys, values))
             inner = gelu(self.linear(f"{block}mlp.fc1", self.norm(f"{block}norm2", states, 1e-6)))
             states = states + self.linear(f"{block}mlp.fc2", inner)
@@ -145,8 +147,8 @@ def test_every_published_tensor_goes_to_its_place() -> None:
         for number, name in enumerate(
             [
                 "cls_token", "pos_embed", "patch_embed.proj.weight", "norm.bias", "blocks.1.norm1.weight",
-                "blocks.1.norm2.bias", "blocks.1.attn.qkv.weight", "blocks.1.attn.proj.bias", "blocks.11.mlp.fc1.weight",
-                "blocks.11.mlp.fc2.bias",
+                "blocks.1.norm2.bias", "blocks.1.attn.qkv.weight", "blocks.1.attn.proj.bias",
+                "blocks.11.mlp.fc1.weight", "blocks.11.mlp.fc2.bias",
             ]
         )
     }  # fmt: skip
@@ -176,9 +178,15 @@ def test_the_file_and_safetensors(folder: Path, tmp_path: Path) -> None:
     ("name", "complaint"),
     [
         ("blip.visual_encoder.blocks.0.attn.qkv.bias", "missing: encoder.layers.0.self_attn.qkv.bias"),
-        ("blip.text_encoder.encoder.layer.1.crossattention.self.value.weight", "missing: encoder.layer.1.crossattention"),
+        (
+            "blip.text_encoder.encoder.layer.1.crossattention.self.value.weight",
+            "missing: encoder.layer.1.crossattention",
+        ),
         ("mlp.layers.6.bias", "missing: layers.6.bias"),
-        ("blip.visual_encoder.patch_embed.proj.weight", "not those of ImageReward: no embeddings.patch_embedding.weight"),
+        (
+            "blip.visual_encoder.patch_embed.proj.weight",
+            "not those of ImageReward: no embeddings.patch_embedding.weight",
+        ),
     ],
 )
 def test_a_file_that_lacks_a_tensor(folder: Path, tmp_path: Path, name: str, complaint: str) -> None:

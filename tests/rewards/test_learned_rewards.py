@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tests.rewards.checkpoints import options_of
 from torch import Tensor
@@ -123,7 +124,7 @@ def test_a_bad_option_is_told_before_training(
 
 def test_published_weights_that_cannot_be_reached(name: str) -> None:
     """The tests have no network, so this is what the defaults come to."""
-    with pytest.raises(InputError, match="no file or folder '.*', and the hub did not serve .*=FOLDER$"):
+    with pytest.raises(InputError, match=r"no file or folder '.*', and the hub did not serve .*=FOLDER$"):
         build_reward(RewardSection(name=name))
 
 
@@ -136,8 +137,6 @@ def test_the_options_and_their_defaults(name: str) -> None:
 
 
 def test_every_recipe_names_a_reward_there_is() -> None:
-    import yaml
-
     recipes = sorted((Path(__file__).parents[2] / "recipes").glob("sd15_*.yaml"))
     named = {yaml.safe_load(recipe.read_text())["reward"]["name"] for recipe in recipes}
     assert named == {"aesthetic", "hpsv2", "imagereward", "pickscore"}

@@ -138,7 +138,9 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 def test_a_damaged_model(tmp_path: Path) -> None:
     (write_clip(tmp_path) / "model.safetensors").write_bytes(b"not weights")
-    assert complaint(load_pretrained, CLIPModel, str(tmp_path), None).startswith(f"cannot load a model from {tmp_path}: ")
+    assert complaint(load_pretrained, CLIPModel, str(tmp_path), None).startswith(
+        f"cannot load a model from {tmp_path}: "
+    )
 
 
 def test_a_model_of_which_weights_are_wrong(tmp_path: Path) -> None:

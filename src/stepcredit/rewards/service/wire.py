@@ -59,8 +59,11 @@ class Batch:
         return cls(to_uint8(images).transpose(0, 3, 1, 2), list(prompts), list(metadata))
 
     def images(self) -> Tensor:
-        """(B,3,H,W), float32: pixel / 255, from which `to_uint8` gets the same pixels back."""
-        return torch.from_numpy(self.pixels.astype(np.float32)) / 255
+        """(B,3,H,W), float32, contiguous: pixel / 255, from which `to_uint8` gets the same pixels back.
+
+        The order in memory matters: it decides in which order a mean is summed up, so its last bit.
+        """
+        return torch.from_numpy(self.pixels.astype(np.float32, order="C")) / 255
 
 
 def encode(batch: Batch, content_type: str) -> bytes:

@@ -1,0 +1,159 @@
+"""What is claimed of every family, measured on its tiny pipeline."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.families import FAMILIES, TinyFamily
+from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
+from torch import Tensor
+
+from stepcredit.config import TrainConfig
+from stepcredit.credit import build_credit
+from stepcredit.policy.loading import make_policy
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.self_check import SelfCheck, self_check
+from stepcredit.recipes import validate
+from stepcredit.tracking import RunDirectory
+from stepcredit.trainer import Trainer
+from stepcredit.types import Plan
+
+WITHOUT_LORA = ("pixart_sigma",)
+"""Families whose diffusers pipeline has no LoRA loader: every weight is trained."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Attributes:
+    check: the self-check of four images sampled two at a time, after the weights moved.
+    trained: trained tensors.
+    idle: those of them that no gradient reaches.
+    before, after: mean brightness of the same images before and after two epochs of training on it.
+    reloaded: largest difference of images between the trained pipeline and a stock one that loaded its export.
+    overhead: median milliseconds of a replay beyond those inside the denoiser.
+    """
+
+    check: SelfCheck
+    trained: int
+    idle: int
+    before: float
+    after: float
+    reloaded: float
+    overhead: float
+
+
+def configuration(name: str, **sections: Any) -> TrainConfig:
+    """Settings of a tiny family: its LoRA where there is one, four steps."""
+    family = FAMILIES[name]
+    base: dict[str, dict[str, Any]] = {
+        "model": {"adapter": "full" if name in WITHOUT_LORA else "lora"},
+        "sample": {"steps": 4, "guidance": family.guidance, "call": family.call},
+    }
+    return validate({key: base.get(key, {}) | sections.get(key, {}) for key in base | sections}, name)
+
+
+def prove(name: str) -> Proof:
+    policy = moved(name)
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=2)).trajectory
+    check = self_check(policy, walk, batch=2)
+    before, after = raised(name)
+    return Proof(
+        check=check,
+        trained=len(policy.parameters()),
+        idle=idle(policy, check.trained[0]),
+        before=before,
+        after=after,
+        reloaded=reloaded(name, policy),
+        overhead=overhead_ms(policy),
+    )
+
+
+def moved(name: str, **sections: Any) -> PipelinePolicy:
+    """A policy of the family whose weights are not those it started from."""
+    policy = make_policy(FAMILIES[name].build(0), configuration(name, **sections))
+    perturb(policy, 0.02 if name in WITHOUT_LORA else 0.1)
+    return policy
+
+
+def idle(policy: PipelinePolicy, step: int) -> int:
+    """Trained tensors that no gradient reaches."""
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    log_prob(policy, walk, step).sum().backward()
+    missed = [parameter.grad is None or not bool(parameter.grad.any()) for parameter in policy.parameters()]
+    for parameter in policy.parameters():
+        parameter.grad = None
+    return sum(missed)
+
+
+def brightness(images: Tensor, prompts: Any, metadata: Any) -> Tensor:
+    return images.mean((1, 2, 3))
+
+
+def raised(name: str) -> tuple[float, float]:
+    """Brightness of the same images before and after two epochs of the trainer, every weight trained."""
+    config = configuration(
+        name,
+        model={"adapter": "full"},
+        sample={"prompts_per_epoch": 2, "images_per_prompt": 48},
+        train={"epochs": 2, "learning_rate": 1e-2, "clip_range": 0.1},
+        run={"grid_every": 100},
+    )
+    policy = make_policy(FAMILIES[name].build(0), config)
+    judged = [PROMPTS[0]] * 8 + [PROMPTS[1]] * 8
+    before = policy.rollout(judged, range(100, 116)).images.mean()
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory.create(Path(folder) / "run", config, ["prove"])
+        Trainer(config, policy, brightness, build_credit(config.credit), PROMPTS[:2], run).train()
+    return float(before), float(policy.rollout(judged, range(100, 116)).images.mean())
+
+
+def reloaded(name: str, policy: PipelinePolicy) -> float:
+    """Largest pixel difference between the policy's pipeline and a stock one with its exported weights."""
+    family = FAMILIES[name]
+    stock = family.build(0)
+    untrained = images(stock, family)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = policy.export(Path(folder) / "weights")
+        if name in WITHOUT_LORA:
+            stock.register_modules(transformer=type(stock.transformer).from_pretrained(weights).eval())
+        else:
+            stock.load_lora_weights(weights.parent, weight_name=weights.name)
+    ours, theirs = (images(pipeline, family) for pipeline in (policy.pipeline, stock))
+    assert (ours - untrained).abs().max() > 1e-3, "these weights change nothing"
+    return float((ours - theirs).abs().max())
+
+
+def images(pipeline: Any, family: TinyFamily) -> Tensor:
+    """Images of a pipeline called as anybody would."""
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS[:2]]
+    texts = [prompt.text for prompt in PROMPTS[:2]]
+    result: Tensor = pipeline(
+        prompt=texts, generator=generators, num_inference_steps=3, output_type="pt", **family.call
+    ).images
+    return result
+
+
+def overhead_ms(policy: PipelinePolicy, steps: int = 20) -> float:
+    """Median time that a replay of four images spends outside the denoiser, after the first."""
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(steps, range(steps))).trajectory
+    denoiser = getattr(policy.pipeline, policy.denoiser)
+    clock = [0.0, 0.0]
+    hooks = [
+        denoiser.register_forward_pre_hook(lambda *_: clock.__setitem__(0, time.perf_counter())),
+        denoiser.register_forward_hook(lambda *_: clock.__setitem__(1, clock[1] + time.perf_counter() - clock[0])),
+    ]
+    outside = []
+    with torch.no_grad():
+        for step in range(steps):
+            clock[1], started = 0.0, time.perf_counter()
+            policy.replay(walk, step)
+            outside.append(time.perf_counter() - started - clock[1])
+    for hook in hooks:
+        hook.remove()
+    return 1e3 * statistics.median(outside[1:])
