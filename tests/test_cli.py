@@ -107,9 +107,9 @@ def test_list_says_a_line_about_each_and_the_same_as_json(kind: str) -> None:
     parts = json.loads(stepcredit("list", kind, "--json").out)
     assert said.code == 0 and len(parts) == len(said.out.splitlines())
     for line, part in zip(said.out.splitlines(), parts, strict=True):
-        assert list(part) == ["name", "description"]
+        assert list(part)[:2] == ["name", "description"]
         assert len(part["description"]) > 10
-        assert line.split(maxsplit=1) == [part["name"], part["description"]]
+        assert line.split(maxsplit=1)[0] == part["name"] and part["description"] in line
 
 
 # Mistakes

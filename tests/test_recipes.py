@@ -17,6 +17,7 @@ from stepcredit.rewards import REWARDS
 NAMES = [
     "embedded_alignment",
     "embedded_jpeg",
+    "embedded_mixture",
     "embedded_warmth",
     "sd15_aesthetic",
     "sd15_hpsv2",

@@ -86,7 +86,7 @@ def tiny_vae(**options: Any) -> AutoencoderKL:
         "down_block_types": ("DownEncoderBlock2D",) * 2,
         "up_block_types": ("UpDecoderBlock2D",) * 2,
         "latent_channels": 4,
-        "norm_num_groups": 4,
+        "norm_num_groups": 1,
         "mid_block_add_attention": False,
     }
     return AutoencoderKL(**{**stock, **options})

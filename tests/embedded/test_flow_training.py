@@ -101,27 +101,29 @@ def test_the_loss_is_the_error_of_the_velocity(
     )
 
 
-def test_gradients_reach_every_part(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last text layer feeds only the pooled vector, and modulations that start closed open within three steps."""
-    reached: list[set[str]] = []
+def test_every_part_learns(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modulations that start closed open one after another. What the last block makes of the text goes nowhere."""
+    gradients: dict[str, float] = {}
     own = loop.descend
 
     def recording(loss: Any, model: Any, *rest: Any) -> None:
+        hooks = [
+            weight.register_post_accumulate_grad_hook(
+                lambda weight, name=name: gradients.update({name: float(weight.grad.abs().max())})
+            )
+            for name, weight in model.named_parameters()
+        ]
         own(loss, model, *rest)
-        reached.append({name for name, weight in model.named_parameters() if bool((weight != start[name]).any())})
+        for hook in hooks:
+            hook.remove()
+        names.update(name for name, _ in model.named_parameters())
 
-    start: dict[str, torch.Tensor] = {}
-    build_networks = flow_training._networks
-
-    def recorded_start(*arguments: Any) -> Any:
-        model = build_networks(*arguments)
-        start.update({name: weight.detach().clone() for name, weight in model.named_parameters()})
-        return model
-
+    names: set[str] = set()
     monkeypatch.setattr(loop, "descend", recording)
-    monkeypatch.setattr(flow_training, "_networks", recorded_start)
-    flow_training.train_flow(replace(RECIPE, steps=4), 0, base, silent)
-    assert start.keys() - reached[-1] == set()
+    flow_training.train_flow(replace(RECIPE, steps=6), 0, base, silent)
+    unused = {f"transformer.transformer_blocks.4.attn.{name}" for name in ("add_q_proj.weight", "add_q_proj.bias")}
+    unused |= {"transformer.transformer_blocks.4.attn.norm_added_q.weight"}
+    assert names - {name for name, size in gradients.items() if size > 0} == unused
 
 
 def test_a_short_training_lowers_the_loss(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +136,7 @@ def test_a_short_training_lowers_the_loss(base: DiffusionPipeline, monkeypatch: 
         return loss
 
     monkeypatch.setattr(flow_training, "flow_loss", recording)
-    flow_training.train_flow(FlowRecipe(steps=40, batch=16, scenes=16), 0, base, silent)
+    flow_training.train_flow(FlowRecipe(steps=30, batch=8, scenes=16), 0, base, silent)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
@@ -187,7 +189,9 @@ def test_a_flow_build_goes_on_where_it_stopped(
     assert 0 <= report["samples"]["all"] <= 1
     assert json.loads(capsys.readouterr().out[-len(json.dumps(report, indent=1)) - 1 :]) == report
 
-    installed = DiffusionPipeline.from_pretrained(tmp_path / "installed" / "flow_pipeline")
+    installed = DiffusionPipeline.from_pretrained(
+        tmp_path / "installed" / "flow_pipeline", text_encoder_3=None, tokenizer_3=None
+    )
     assert type(installed) is StableDiffusion3Pipeline
     assert type(installed.scheduler) is FlowMatchEulerDiscreteScheduler
     assert sorted(path.name for path in (tmp_path / "installed").iterdir()) == ["flow_pipeline", "flow_report.json"]
@@ -197,6 +201,8 @@ def test_a_stage_of_the_other_pipeline_is_refused(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as stopped:
         build.main(["--pipeline", "flow", "--out", str(tmp_path), "--stages", "autoencoder"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith(
-        "--pipeline flow has no stage 'autoencoder'; it has flow, package"
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("--pipeline flow has no stage 'autoencoder'; it has flow, package")
     )

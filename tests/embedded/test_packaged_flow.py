@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
 from stepcredit.embedded.evaluation import evaluate_pipeline
+from stepcredit.embedded.flow_training import FlowRecipe
 from stepcredit.embedded.pipeline import CALL, FLOW, NAMES, WEIGHTS, load_checker, load_pipeline
 from stepcredit.embedded.tokenizer import build_flow_tokenizer
 from stepcredit.embedded.world import held_out_captions
@@ -25,8 +26,14 @@ def test_the_weights_are_small() -> None:
     assert 1e6 < sum(path.stat().st_size for path in files) <= 8e6
 
 
+def test_the_configurations_name_no_folder_of_their_maker() -> None:
+    configs = list((WEIGHTS / "flow_pipeline").rglob("*.json"))
+    assert len(configs) >= 9
+    assert not [path for path in configs if "_name_or_path" in path.read_text()]
+
+
 def test_stock_diffusers_loads_a_genuine_stable_diffusion_3(pipeline: StableDiffusion3Pipeline) -> None:
-    stock = DiffusionPipeline.from_pretrained(WEIGHTS / "flow_pipeline")
+    stock = DiffusionPipeline.from_pretrained(WEIGHTS / "flow_pipeline", text_encoder_3=None, tokenizer_3=None)
     assert type(stock) is type(pipeline) is StableDiffusion3Pipeline
     assert type(pipeline.scheduler) is FlowMatchEulerDiscreteScheduler
     assert pipeline.text_encoder_3 is None and pipeline.tokenizer_3 is None
@@ -68,8 +75,6 @@ def test_it_draws_held_out_captions(pipeline: StableDiffusion3Pipeline) -> None:
 
 
 def test_the_report_belongs_to_the_recipe() -> None:
-    from stepcredit.embedded.flow_training import FlowRecipe
-
     report = json.loads((WEIGHTS / "flow_report.json").read_text())
     assert FlowRecipe(**report["flow"]) == FlowRecipe()
     assert report["seed"] == 0 and report["seconds"]["flow"] > 0

@@ -82,9 +82,9 @@ def test_clipscore_of_its_paper(folder: Path) -> None:
 
 def test_long_prompts_are_cut(folder: Path) -> None:
     reward = PickScore(path=str(folder), device="cpu")
-    longer = score(reward, IMAGES[:1], ["b" * 75])
-    assert torch.equal(longer, score(reward, IMAGES[:1], ["b" * 75 + " and more"]))
-    assert not torch.allclose(longer, score(reward, IMAGES[:1], ["b" * 74]))
+    longer = score(reward, IMAGES[:1], ["b " * 75])
+    assert torch.equal(longer, score(reward, IMAGES[:1], ["b " * 75 + "and more"]))
+    assert not torch.allclose(longer, score(reward, IMAGES[:1], ["b " * 74]))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from stepcredit.embedded.tokenizer import build_flow_tokenizer
 
 @dataclass(frozen=True)
 class FlowRecipe:
-    steps: int = 5000
+    steps: int = 4200
     batch: int = 32
     learning_rate: float = 2e-3
     hold: float = 0.7

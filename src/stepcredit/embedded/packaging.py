@@ -42,6 +42,10 @@ def _save_halved(pipeline: DiffusionPipeline, folder: Path) -> None:
         if isinstance(part, nn.Module):
             part.half()
     pipeline.save_pretrained(folder)
+    for path in folder.rglob("*config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # the folder that the part was loaded from
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _report(path: Path, how: Mapping[str, Any], results: Mapping[str, Any]) -> None:

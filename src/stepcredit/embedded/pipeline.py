@@ -32,7 +32,11 @@ text tokens. The transformer attends to them, so it has to be called with as man
 make every step several times as long.
 """
 
-_KIND: Mapping[str, type[DiffusionPipeline]] = {DDIM: StableDiffusionPipeline, FLOW: StableDiffusion3Pipeline}
+_LOADING: Mapping[str, tuple[type[DiffusionPipeline], Mapping[str, None]]] = {
+    DDIM: (StableDiffusionPipeline, {}),
+    FLOW: (StableDiffusion3Pipeline, {"text_encoder_3": None, "tokenizer_3": None}),
+}
+"""Each pipeline's class, and the parts that diffusers wants to be told are missing."""
 
 
 def load_pipeline(name: str = DDIM, folder: Path = WEIGHTS) -> DiffusionPipeline:
@@ -42,8 +46,9 @@ def load_pipeline(name: str = DDIM, folder: Path = WEIGHTS) -> DiffusionPipeline
     """
     if name not in NAMES:
         raise unknown("embedded pipeline", name, NAMES)
-    pipeline = _KIND[name].from_pretrained(
-        folder / LAYOUT[name], dtype=torch.float32, local_files_only=True, use_safetensors=True
+    kind, missing = _LOADING[name]
+    pipeline = kind.from_pretrained(
+        folder / LAYOUT[name], dtype=torch.float32, local_files_only=True, use_safetensors=True, **missing
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

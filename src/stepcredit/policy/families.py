@@ -136,4 +136,4 @@ def _unread_text_layers(denoiser: nn.Module) -> list[str]:
 def _lists_named_like_layers(denoiser: nn.Module) -> list[str]:
     named = [(name, name.rpartition(".")[2], part) for name, part in denoiser.named_modules()]
     layers = {ending for _, ending, part in named if isinstance(part, nn.Linear)}
-    return [name for name, ending, part in named if isinstance(part, nn.Linear) and ending in layers]
+    return [name for name, ending, part in named if isinstance(part, nn.ModuleList) and ending in layers]

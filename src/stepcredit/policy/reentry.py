@@ -127,11 +127,11 @@ def undecorated_call(pipeline: DiffusionPipeline) -> Callable[..., Any]:
 
 
 def _call(recording: Recording, prompts: Sequence[str]) -> dict[str, Any]:
-    """The call's arguments for a batch: some pipelines take one negative prompt as one for a batch of one."""
-    negative = recording.call.get("negative_prompt")
-    if not isinstance(negative, str):
-        return recording.call
-    return {**recording.call, "negative_prompt": [negative] * len(prompts)}
+    """The call's arguments for a batch: a negative prompt once per image, which some pipelines ask for."""
+    return {
+        name: [value] * len(prompts) if name.startswith("negative_prompt") and isinstance(value, str) else value
+        for name, value in recording.call.items()
+    }
 
 
 def _in_turn(values: Sequence[Any]) -> Callable[..., Any]:

@@ -49,7 +49,7 @@ class ImageReward:
 
     CARD = RewardCard(
         weights="THUDM/ImageReward, tokenizer of google-bert/bert-base-uncased",
-        size="447M parameters, 1.8 GB in float32",
+        size="446M parameters, 1.8 GB in float32",
         licence="Apache-2.0",
     )
 
