@@ -189,6 +189,7 @@ def test_a_flow_build_goes_on_where_it_stopped(
     assert 0 <= report["samples"]["all"] <= 1
     assert json.loads(capsys.readouterr().out[-len(json.dumps(report, indent=1)) - 1 :]) == report
 
+    assert not [path for path in (tmp_path / "installed").rglob("*.json") if "_name_or_path" in path.read_text()]
     installed = DiffusionPipeline.from_pretrained(
         tmp_path / "installed" / "flow_pipeline", text_encoder_3=None, tokenizer_3=None
     )

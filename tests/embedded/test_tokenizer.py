@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from stepcredit.embedded.tokenizer import MAX_LENGTH, build_tokenizer
+from stepcredit.embedded.tokenizer import FLOW_MAX_LENGTH, MAX_LENGTH, build_flow_tokenizer, build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, OPTIONAL, Scene, caption
 
 
@@ -56,3 +56,13 @@ def test_the_vocabulary_survives_saving(tokenizer: CLIPTokenizer, tmp_path: Path
     texts = captions()[::500]
     assert back(texts).input_ids == tokenizer(texts).input_ids
     assert back.model_max_length == MAX_LENGTH
+
+
+def test_the_flow_tokenizer_has_the_same_vocabulary_and_whole_words(tokenizer: CLIPTokenizer) -> None:
+    flow, texts = build_flow_tokenizer(), captions()
+    assert flow.get_vocab() == tokenizer.get_vocab()
+    assert {len(flow.tokenize(word)) for text in texts for word in text.split()} == {1}
+    ids = flow(texts).input_ids
+    assert max(map(len, ids)) == 14 and flow.model_max_length == FLOW_MAX_LENGTH == 16
+    assert len({tuple(row) for row in ids}) == len(texts)
+    assert len(flow("x" * 500, padding="max_length", truncation=True).input_ids) == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,7 +48,7 @@ class Workers:
             raise self.refuses
 
     def submit(self, worker: int, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Any:
-        assert isinstance(images, np.ndarray) and images.dtype == np.float32
+        assert isinstance(images, np.ndarray) and images.dtype in (np.float32, np.uint8)
         assert len(images) == len(prompts) == len(metadata)
         assert worker not in self.stopped
         self.scored.append((worker, prompts))
@@ -111,6 +112,11 @@ def test_half_precision_images_become_float32() -> None:
     )
 
 
+def test_pixels_stay_pixels() -> None:
+    images = (pictures(3) * 255).to(torch.uint8)
+    assert torch.equal(score(PooledReward(Workers(), 2), images).components["sum"].scores, images.sum((1, 2, 3)))
+
+
 def test_it_is_a_reward_like_any_other() -> None:
     images = pictures(5)
     assert torch.equal(score(checked(PooledReward(Workers(), 2), "sum"), images), 3 * images.sum((1, 2, 3)))
@@ -121,6 +127,26 @@ def test_several_threads_may_call_it() -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda batch: score(reward, batch).values, batches))
     assert all(torch.equal(values, 3 * batch.sum((1, 2, 3))) for values, batch in zip(found, batches, strict=True))
+
+
+def test_a_batch_is_done_before_the_next_begins() -> None:
+    class Watching(Workers):
+        second: threading.Thread | None = None
+
+        def result(self, pending: Any) -> Scores:
+            if self.second is None:
+                self.second = threading.Thread(target=lambda: score(reward, pictures(2)))
+                self.second.start()
+                self.second.join(0.2)  # it is to wait, so that this takes its time
+                self.begun = len(self.scored)
+            return super().result(pending)
+
+    workers = Watching()
+    reward = PooledReward(workers, 1)
+    score(reward, pictures(1))
+    assert workers.second is not None
+    workers.second.join()
+    assert (workers.begun, len(workers.scored)) == (1, 2)
 
 
 # What becomes of workers

@@ -1,6 +1,7 @@
 """The shapes world: a text-to-image task small enough to train, fine-tune and judge on a laptop.
 
-`world` defines scenes and captions, `render` draws them, `tokenizer` reads them, `networks` builds the tiny Stable
-Diffusion parts, `checker` judges images attribute by attribute, `build` trains everything, `pipeline` loads the
-packaged result.
+`world` defines scenes and captions, `render` draws them, `tokenizer` reads them, `checker` judges images attribute by
+attribute. `networks` builds the tiny Stable Diffusion parts and `training` trains them; `flow_networks` and
+`flow_training` do so for Stable Diffusion 3, on the shared `loop`. `build` runs it all in `stages`, `evaluation` judges
+and `packaging` writes the result, `pipeline` loads it.
 """

@@ -82,16 +82,12 @@ def flow_loss(
         encoder_hidden_states=embeds,
         pooled_projections=pooled,
     ).sample
-    return (velocity - (noise - clean)).square().mean()
+    loss: Tensor = (velocity - (noise - clean)).square().mean()
+    return loss
 
 
 def _networks(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
-    parts = nn.ModuleDict(
-        {
-            "transformer": flow_networks.build_transformer(),
-            "text_encoder": flow_networks.build_text_encoder(tokenizer),
-            "text_encoder_2": flow_networks.build_text_encoder(tokenizer),
-        }
-    )
-    parts["text_encoder"].text_model.load_state_dict(text_encoder.state_dict())
-    return parts
+    transformer = flow_networks.build_transformer()
+    first, second = (flow_networks.build_text_encoder(tokenizer) for _ in range(2))
+    first.text_model.load_state_dict(text_encoder.state_dict())
+    return nn.ModuleDict({"transformer": transformer, "text_encoder": first, "text_encoder_2": second})

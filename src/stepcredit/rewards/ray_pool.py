@@ -40,7 +40,7 @@ class Workers(Protocol):
         ...
 
     def submit(self, worker: Any, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Any:
-        """Begin to score a part of a batch: images (B,3,H,W) float32."""
+        """Begin to score a part of a batch: images (B,3,H,W), float32, or uint8 if they were."""
         ...
 
     def result(self, pending: Any) -> Scores:
@@ -97,7 +97,7 @@ class PooledReward:
         """
         if len(prompts) == 0:
             return Scores(torch.zeros(0))
-        pixels = images.detach().cpu().float().numpy()
+        pixels = _array(images)
         with self._lock:
             parts = [
                 (number, (pixels[rows], list(prompts[rows]), list(metadata[rows])))
@@ -234,6 +234,12 @@ def _same_sigterm_handler() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _array(images: Tensor) -> np.ndarray:
+    """float32, which holds every half precision number exactly; uint8 stays, as its range is another."""
+    held = images.detach().cpu()
+    return (held if held.dtype == torch.uint8 else held.float()).numpy()
 
 
 def _even_slices(total: int, parts: int) -> list[slice]:

@@ -92,6 +92,18 @@ def test_a_key_is_for_one_request_of_one_reward() -> None:
     asyncio.run(main())
 
 
+def test_as_many_as_it_remembers_are_remembered() -> None:
+    async def main() -> None:
+        ledger, work = Ledger(4), Work()
+        for _ in range(3):
+            for name in "abcd":
+                await ledger.scores(key(name), b"", work)
+            await asyncio.sleep(0)
+        assert work.begun == 4
+
+    asyncio.run(main())
+
+
 def test_the_oldest_finished_are_forgotten_and_none_under_way() -> None:
     async def main() -> None:
         ledger, slow, quick = Ledger(2), Work(0.0), Work(1.0)

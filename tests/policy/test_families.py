@@ -1,0 +1,77 @@
+"""Every family of pipelines trains exactly what it samples, and gives its weights back to stock diffusers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.families import FAMILIES
+from tests.families.proof import idle, moved, overhead_ms, raised, reloaded
+from tests.tiny import PROMPTS, SEEDS
+
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.self_check import self_check
+from stepcredit.types import Plan, Trajectory
+
+STOCK = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+"""Stock Euler schedulers of diffusers convert a tensor the way that numpy is about to drop."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_replays_of_every_step_are_exact(name: str) -> None:
+    policy = moved(name)
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=2)).trajectory
+    check = self_check(policy, walk, batch=2)
+    assert check.max_deviation == 0.0
+    assert check.trained[:3] == (0, 1, 2)
+    assert check.mode == ("full-walk" if name == "sd3-skip-layer-guidance" else "one-step")
+    assert self_check(policy, walk, batch=2, microbatch=3).max_deviation <= 1e-6
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_full_walk_is_exact_too(name: str) -> None:
+    policy = moved(name)
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    policy.replay_modes = ("full-walk",)
+    assert self_check(policy, walk).max_deviation == 0.0
+    check_rows(policy, walk)
+
+
+def check_rows(policy: PipelinePolicy, walk: Trajectory) -> None:
+    """Rows alone are those of the whole batch, but for rounding."""
+    rows = torch.tensor([2, 0, 3])
+    for step in range(walk.steps):
+        torch.testing.assert_close(
+            policy.replay(walk, step, rows).mean, policy.replay(walk, step).mean[rows], atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gradient_reaches_everything_that_is_trained(name: str) -> None:
+    policy = moved(name)
+    assert len(policy.parameters()) > 8
+    assert idle(policy, step=1) == 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_epochs_raise_a_simple_reward(name: str) -> None:
+    before, after = raised(name)
+    assert after > before
+
+
+@STOCK
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stock_diffusers_loads_the_trained_weights_and_draws_the_same(name: str) -> None:
+    assert reloaded(name, moved(name)) == 0.0
+
+
+def test_re_entry_costs_at_most_five_milliseconds() -> None:
+    assert overhead_ms(moved("sd")) <= 5.0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_batches_of_a_walk_do_not_see_each_other(name: str) -> None:
+    """Text of another length, a batch as long as a sequence, or a filled-up batch leave an image as it is."""
+    policy = moved(name)
+    whole = policy.rollout(PROMPTS, SEEDS).trajectory
+    split = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3)).trajectory
+    torch.testing.assert_close(split.latents, whole.latents, atol=1e-4, rtol=1e-4)
