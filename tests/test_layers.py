@@ -17,7 +17,7 @@ FLOORS = (
     {"config", "errors", "measure", "progress", "quiet", "seeds", "types"},
     {"checkpoint", "embedded", "plans", "prompts", "recipes", "registry"},
     {"credit", "policy", "rewards", "tracking"},
-    {"evaluation", "grids", "report", "update"},
+    {"evaluation", "grids", "report", "scoring", "update"},
     {"trainer"},
     {"commands"},
     {"cli"},

@@ -244,6 +244,7 @@ def test_a_row_of_the_metrics(tmp_path: Path) -> None:
         "seconds_sampling",
         "seconds_reward",
         "seconds_training",
+        "seconds_waiting",
         "peak_memory_bytes",
     }
     assert (first["epoch"], second["epoch"]) == (1, 2)

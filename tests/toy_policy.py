@@ -8,7 +8,7 @@ Latents are (B, T+1, 1, 2, 2). An image is 8 x 8: the larger a latent, the redde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,13 @@ class ToyPolicy:
         self.replayed_with_x0 = 0
 
     def rollout(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], plan: Plan | None = None, *, keep_x0: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        plan: Plan | None = None,
+        *,
+        keep_x0: bool = False,
+        on_batch: Callable[[Tensor, slice], None] | None = None,
     ) -> Rollout:
         self.rollouts.append(([prompt.text for prompt in prompts], list(seeds)))
         noise = torch.stack([_noise(seed, self.steps + 1) for seed in seeds])
@@ -66,7 +72,10 @@ class ToyPolicy:
             prompts=[prompt.text for prompt in prompts],
             metadata=[prompt.metadata for prompt in prompts],
         )
-        return Rollout(trajectory, _image(trajectory.final))
+        images = _image(trajectory.final)
+        if on_batch is not None:
+            on_batch(images, slice(0, len(prompts)))
+        return Rollout(trajectory, images)
 
     def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
         self.replayed_with_x0 += trajectory.x0 is not None

@@ -148,6 +148,9 @@ class RewardSection(_Section):
         description="address of a reward server, or of several, that score instead: `name` is one of theirs, `options` "
         "say how they are asked, see docs/reward_service.md",
     )
+    overlap: bool = Field(
+        True, description="score finished images while others are sampled; False scores an epoch's in one call"
+    )
     ray_workers: int | None = Field(None, ge=1, description="Ray actors that each hold the reward and share a batch")
     ray_gpus: float = Field(0.0, ge=0, description="GPUs that each of the ray_workers reserves; may be a fraction")
 

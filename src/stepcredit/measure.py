@@ -34,7 +34,11 @@ class Clock:
         finally:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+            self.add(phase, time.perf_counter() - started)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Count seconds that were measured elsewhere."""
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
     def metrics(self) -> dict[str, float]:
         """`seconds_<phase>` of every phase, rounded to the millisecond."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from stepcredit.policy.self_check import self_check
 from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import RewardError, Scores, checked
+from stepcredit.scoring import Scoring
 from stepcredit.seeds import Stream, epoch_generator, sample_seeds
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
@@ -94,10 +96,12 @@ class Trainer:
     def epoch(self, epoch: int) -> None:
         clock = Clock()
         prompts = self.draw_prompts(epoch)
-        with clock("sampling"):
-            trajectory, images = self.sample(prompts, epoch)
-        with clock("reward"):
-            scores = self.score(images, prompts, f"epoch {epoch + 1}")
+        with Scoring(self.reward, prompts, overlap=self.config.reward.overlap) as scoring:
+            with clock("sampling"), self.checkpoint_if_reward_fails(f"epoch {epoch + 1}"):
+                trajectory, images = self.sample(prompts, epoch, scoring)
+            with clock("waiting"), self.checkpoint_if_reward_fails(f"epoch {epoch + 1}"):
+                scores = self.score(images, scoring)
+        clock.add("reward", scoring.seconds)
         advantage = self.advantage(trajectory.prompts, scores.trained(trajectory.prompts))
         step_advantages = self.step_advantages(trajectory, advantage)
         credited = self.credit.diagnostics(trajectory) | {"credit_profile": credit_profile(trajectory, step_advantages)}
@@ -124,12 +128,15 @@ class Trainer:
             images_per_prompt=sample.images_per_prompt,
         )
 
-    def sample(self, prompts: Sequence[Prompt], epoch: int) -> tuple[Trajectory, Tensor]:
-        """One walk and one image (B,3,H,W) per prompt. The first batch after a start or resume is replayed to check."""
+    def sample(self, prompts: Sequence[Prompt], epoch: int, scoring: Scoring) -> tuple[Trajectory, Tensor]:
+        """One walk and one image (B,3,H,W) per prompt; every batch goes to `scoring` as soon as it is finished.
+
+        The first epoch after a start or resume is replayed to check.
+        """
         self.progress.phase("sampling")
         seeds = sample_seeds(self.config.run.seed, Stream.TRAINING, epoch * len(prompts), len(prompts))
         plan = training_plan(self.config, len(prompts), epoch)
-        rollout = self.policy.rollout(prompts, seeds, plan, keep_x0=self.credit.needs_x0)
+        rollout = self.policy.rollout(prompts, seeds, plan, keep_x0=self.credit.needs_x0, on_batch=scoring.add)
         if not self.replays:
             self.progress.phase("self-check")
             trained_at_once = microbatch(self.config.train, len(prompts))
@@ -138,19 +145,25 @@ class Trainer:
             self.replays = True
         return rollout.trajectory, rollout.images
 
-    def score(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Scores:
-        """Scores of B images. If the reward fails: a checkpoint, and RewardError says `where` and how to go on."""
+    def score(self, images: Tensor, scoring: Scoring) -> Scores:
+        """The scores of the epoch's images, those that are not there yet waited for."""
         self.progress.phase("reward")
+        return scoring.scores(images)
+
+    def values(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Tensor:
+        """Scores (B,) of images that are not trained on."""
+        self.progress.phase("reward")
+        with self.checkpoint_if_reward_fails(where):
+            return self.reward(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
+
+    @contextmanager
+    def checkpoint_if_reward_fails(self, where: str) -> Iterator[None]:
+        """If the reward fails: a checkpoint, and RewardError says `where` and how to go on."""
         try:
-            texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
-            return self.reward.scores(images, texts, metadata)
+            yield
         except RewardError as error:
             self.save_checkpoint()
             raise RewardError(f"{where}: {error}; mend it and go on with: {resume_command(self.run.path)}") from error
-
-    def values(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Tensor:
-        """`score`, one number per image (B,)."""
-        return self.score(images, prompts, where).values
 
     def advantage(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
         """A (B,): rewards standardised as `train.advantage` says, then clipped."""

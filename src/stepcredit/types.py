@@ -5,7 +5,7 @@ B trajectories, T denoising steps (index 0 is the noisiest), *L the latent shape
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,11 +123,20 @@ class Policy(Protocol):
     replay_mode: Any
 
     def rollout(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], plan: Plan | None = None, *, keep_x0: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        plan: Plan | None = None,
+        *,
+        keep_x0: bool = False,
+        on_batch: Callable[[Tensor, slice], None] | None = None,
     ) -> Rollout:
         """Sample one image per prompt without gradients. The same seed gives the same noise in any batch.
 
-        Without a plan, the policy's usual steps, all of them noisy, and all images at once.
+        Args:
+            plan: by default the policy's usual steps, all of them noisy, and all images at once.
+            keep_x0: whether the trajectory holds predicted clean latents.
+            on_batch: given the images of each finished batch, and which of all images they are.
         """
         ...
 

@@ -70,7 +70,8 @@ def _pictures(policy: Policy, plan: Plan, wanted: Sequence[Prompt], seed: int) -
     seeds = sample_seeds(seed, Stream.EVALUATION, 0, len(wanted))
     for start in range(0, len(wanted), BATCH):
         chunk = wanted[start : start + BATCH]
-        images = policy.rollout(chunk, seeds[start : start + BATCH], plan).images
+        with policy.averaged():
+            images = policy.rollout(chunk, seeds[start : start + BATCH], plan).images
         yield from zip(chunk, to_pil(images), strict=True)
 
 

@@ -16,6 +16,8 @@ from stepcredit.errors import InputError, Interrupted
 from stepcredit.tracking import RunDirectory, config_differences, next_run_path
 
 RUNS = Path("runs")
+MAY_CHANGE = ("train.epochs", "reward.remote", "reward.ray_workers", "reward.ray_gpus")
+"""What may change when a run goes on: how long it is, and where its reward lives."""
 
 
 def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool) -> None:
@@ -46,15 +48,16 @@ def _newest_run() -> Path:
 
 
 def _resumed_config(directory: RunDirectory, recipe: str | None, overrides: Sequence[str]) -> TrainConfig:
-    """The configuration to go on with: the run's own, in which only train.epochs may be changed."""
+    """The configuration to go on with: the run's own, in which only its length and where rewards live may change."""
     asked = recipes.load(recipe or directory.config_path, overrides)
     changed = config_differences(directory.config.model_dump(), asked.model_dump())
-    other = [line for line in changed if not line.startswith("train.epochs:")]
+    free = (*MAY_CHANGE, "reward.options") if directory.config.reward.remote else MAY_CHANGE
+    other = [line for line in changed if not line.partition(":")[0].startswith(free)]
     if other:
         more = f"; and {len(other) - 3} more" if len(other) > 3 else ""
         raise InputError(
             f"{directory.path} holds a different run ({'; '.join(other[:3])}{more}); "
-            "only train.epochs may change on resume"
+            f"only {', '.join(free)} may change on resume"
         )
     return asked
 

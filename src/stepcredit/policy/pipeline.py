@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,13 @@ class PipelinePolicy:
         self._layouts: dict[Any, Any] = {}
 
     def rollout(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], plan: Plan | None = None, *, keep_x0: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        plan: Plan | None = None,
+        *,
+        keep_x0: bool = False,
+        on_batch: Callable[[Tensor, slice], None] | None = None,
     ) -> Rollout:
         """One image per prompt. Sample n draws all its noise from its own `seeds[n]`.
 
@@ -80,10 +86,14 @@ class PipelinePolicy:
             tape = Recorder(
                 recording.noises, [torch.Generator().manual_seed(seeds[number]) for number in numbers], keep_x0
             )
-            images.append(self._record(recording, [recording.prompts[number] for number in numbers], tape))
+            rows = slice(start, min(start + size, len(prompts)))
+            batch = self._record(recording, [recording.prompts[number] for number in numbers], tape)
+            images.append(batch[: rows.stop - rows.start])
             tapes.append(tape)
+            if on_batch is not None:
+                on_batch(images[-1], rows)
         trajectory = self._trajectory(tapes, recording, [prompt.metadata for prompt in prompts])
-        return Rollout(trajectory, torch.cat(images)[: len(prompts)])
+        return Rollout(trajectory, torch.cat(images))
 
     def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
         recording: Recording = trajectory.recording

@@ -1,0 +1,134 @@
+"""Means of values that come in clusters, and how sure they are.
+
+Images of one prompt, or figures of one seed, resemble each other: they are no independent draws. So whole clusters are
+resampled, and the standard error is that of clusters too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepcredit.maths._checks import require_dims, require_shape
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+FEW = 10
+"""Clusters below which an interval is remarked on: of normal clusters, 5 cover 83% and 8 cover 90% instead of 95%."""
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and how sure it is.
+
+    Attributes:
+        mean: of all values.
+        standard_error: None from one cluster.
+        interval: (low, high), or None from one cluster.
+        remark: why there is no interval or why it is not to be trusted; empty where nothing is to be said.
+    """
+
+    mean: float
+    standard_error: float | None
+    interval: tuple[float, float] | None
+    remark: str = ""
+
+
+def clustered_mean(
+    values: Tensor,
+    clusters: Sequence[Hashable],
+    seed: int,
+    *,
+    unit: str = "cluster",
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """The mean, its cluster-robust standard error, and the percentile interval of a cluster bootstrap.
+
+        standard error = sqrt(C / (C - 1) sum_c (S_c - n_c mean)^2) / N
+
+    with S_c the sum and n_c the number of values in cluster c of C, N of all; for clusters of equal size this is the
+    standard deviation of their means over sqrt(C). A resample draws C whole clusters with replacement and takes the
+    mean of their values; the interval is what lies between the (1 -+ level) / 2 quantiles of `resamples` such means.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sections 3.8 and 5.3.1.
+
+    Args:
+        values: (N,), finite, N at least 1; computed in float64 on the CPU.
+        clusters: N names; values of equal names belong together and need not be adjacent.
+        seed: at least 0, fixes the resamples: equal seeds and numbers of clusters draw the same ones.
+        unit: what a remark calls a cluster.
+        level: in (0, 1).
+        resamples: at least 1.
+
+    Raises:
+        ValueError: not (N,) with N >= 1, not finite, or not one name per value.
+
+    Degenerate: one cluster has neither standard error nor interval, and the remark says so. Of fewer than FEW clusters
+    the interval is given with the remark that it is too narrow.
+    """
+    sums, counts = _totals(values, clusters)
+    mean, found = sums.sum() / counts.sum(), len(sums)
+    if found == 1:
+        return Estimate(float(mean), None, None, f"one {unit} only: it does not tell how far others would differ")
+    error = ((sums - counts * mean).square().sum() * found / (found - 1)).sqrt() / counts.sum()
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(_resampled_means(sums, counts, seed, resamples), tails).tolist()
+    remark = f"{found} {unit}s only: the interval is too narrow" if found < FEW else ""
+    return Estimate(float(mean), float(error), (low, high), remark)
+
+
+def paired_difference(
+    after: Tensor, before: Tensor, clusters: Sequence[Hashable], seed: int, **options: object
+) -> Estimate:
+    """`clustered_mean` of after - before, value by value: what both share, such as prompt and noise, cancels.
+
+    Args:
+        after: (N,), finite.
+        before: (N,), in the same order.
+        clusters, seed, options: as for `clustered_mean`.
+
+    Raises:
+        ValueError: other shapes, or as for `clustered_mean`.
+    """
+    require_shape("after", after, tuple(before.shape), "give both in the same order")
+    return clustered_mean(after.double() - before.double(), clusters, seed, **options)  # type: ignore[arg-type]
+
+
+def mean_pairwise_distance(points: Tensor) -> float | None:
+    """Mean Euclidean distance of all pairs of the N points (N, D); None for fewer than two.
+
+    Raises:
+        ValueError: not (N, D).
+    """
+    require_dims("points", points, 2, "(N, D)")
+    if len(points) < 2:
+        return None
+    return float(torch.pdist(points.detach().cpu().double()).mean())
+
+
+def _totals(values: Tensor, clusters: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
+    """Sum and number of the values of every cluster, (C,) each, in float64."""
+    require_dims("values", values, 1, "(N,)")
+    if len(values) == 0 or not values.isfinite().all():
+        raise ValueError(f"values are {'empty' if len(values) == 0 else 'not finite'}, expected finite numbers")
+    if isinstance(clusters, str) or len(clusters) != len(values):
+        raise ValueError(f"clusters has {len(clusters)} names for {len(values)} values: give one for each")
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    rows = torch.tensor([numbers[name] for name in clusters])
+    sums = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, rows, values.detach().cpu().double())
+    return sums, rows.bincount().double()
+
+
+def _resampled_means(sums: Tensor, counts: Tensor, seed: int, resamples: int) -> Tensor:
+    """(resamples,), a block at a time so that many clusters need no more memory than few."""
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    block = max(_BLOCK // len(sums), 1)
+    means = []
+    for start in range(0, resamples, block):
+        drawn = torch.randint(len(sums), (min(block, resamples - start), len(sums)), generator=generator)
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    return torch.cat(means)

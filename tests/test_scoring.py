@@ -1,0 +1,92 @@
+"""Batches are scored in order, beside the sampling of the next, and failures come out where they can be handled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stepcredit.rewards import RewardError, checked
+from stepcredit.scoring import Scoring
+from stepcredit.types import Prompt
+
+PROMPTS = [Prompt(f"prompt {number}", {"number": number}) for number in range(5)]
+IMAGES = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2) / 10
+
+
+class Judge:
+    """Scores an image by its brightness, keeps what it was asked, and can be told to wait or to fail."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.asked: list[list[str]] = []
+        self.fails_at = fails_at
+        self.may_begin = threading.Event()
+        self.may_begin.set()
+        self.threads: set[str] = set()
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        assert self.may_begin.wait(10)
+        assert [f"prompt {entry['number']}" for entry in metadata] == list(prompts)
+        self.asked.append(list(prompts))
+        self.threads.add(threading.current_thread().name)
+        if len(self.asked) - 1 == self.fails_at:
+            raise ValueError("no more")
+        return images.mean((1, 2, 3))
+
+
+def test_batches_are_joined_in_order() -> None:
+    judge = Judge()
+    with Scoring(checked(judge, "judge"), PROMPTS) as scoring:
+        for rows in (slice(0, 2), slice(2, 4), slice(4, 5)):
+            scoring.add(IMAGES[rows], rows)
+        scores = scoring.scores(IMAGES)
+    torch.testing.assert_close(scores.values, torch.arange(5.0) / 10)
+    assert judge.asked == [["prompt 0", "prompt 1"], ["prompt 2", "prompt 3"], ["prompt 4"]]
+    assert scoring.seconds > 0
+
+
+def test_a_batch_is_taken_in_before_the_one_before_is_scored() -> None:
+    judge = Judge()
+    judge.may_begin.clear()
+    with Scoring(checked(judge, "judge"), PROMPTS) as scoring:
+        scoring.add(IMAGES[:3], slice(0, 3))
+        scoring.add(IMAGES[3:], slice(3, 5))
+        assert judge.asked == []
+        judge.may_begin.set()
+        assert len(scoring.scores(IMAGES).values) == 5
+    assert judge.threads == {"reward_0"}
+
+
+def test_without_overlap_all_images_are_one_call() -> None:
+    judge = Judge()
+    with Scoring(checked(judge, "judge"), PROMPTS, overlap=False) as scoring:
+        scoring.add(IMAGES[:3], slice(0, 3))
+        scoring.add(IMAGES[3:], slice(3, 5))
+        torch.testing.assert_close(scoring.scores(IMAGES).values, torch.arange(5.0) / 10)
+    assert judge.asked == [[prompt.text for prompt in PROMPTS]]
+
+
+def test_a_failure_ends_the_epoch_at_the_next_batch() -> None:
+    judge = Judge(fails_at=0)
+    with Scoring(checked(judge, "judge"), PROMPTS) as scoring:
+        scoring.add(IMAGES[:2], slice(0, 2))
+        with pytest.raises(RewardError, match="reward 'judge' raised ValueError"):
+            scoring.scores(IMAGES)
+        with pytest.raises(RewardError):
+            scoring.add(IMAGES[2:], slice(2, 5))
+    assert len(judge.asked) == 1
+
+
+def test_leaving_drops_what_has_not_begun() -> None:
+    judge = Judge()
+    judge.may_begin.clear()
+    with pytest.raises(KeyError), Scoring(checked(judge, "judge"), PROMPTS) as scoring:
+        for number in range(5):
+            scoring.add(IMAGES[number : number + 1], slice(number, number + 1))
+        threading.Timer(0.05, judge.may_begin.set).start()
+        raise KeyError
+    assert len(judge.asked) <= 1
