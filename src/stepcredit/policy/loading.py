@@ -105,9 +105,11 @@ def _from_pretrained(path: str, dtype: torch.dtype) -> DiffusionPipeline:
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise InputError(f"{path} is not a diffusers pipeline folder: it has no model_index.json")
     try:
+        left_out = {}
         if folder.exists():
             _require_complete(folder)
-        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype)
+            left_out = _left_out(folder)
+        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype, **left_out)
         _require_weights(pipeline)
         return pipeline
     except Exception as error:  # a damaged folder makes diffusers, transformers and safetensors raise almost anything
@@ -128,6 +130,12 @@ def _require_complete(folder: Path) -> None:
         files = _VOCABULARIES if tokenizer else ("*config.json",)
         if not any(next((folder / name).glob(pattern), None) for pattern in files):
             raise InputError(f"its {name} has no {'vocabulary' if tokenizer else 'configuration'} file")
+
+
+def _left_out(folder: Path) -> dict[str, None]:
+    """The parts that a pipeline was saved without, such as SD3's third text encoder: diffusers asks for them else."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return {name: None for name, entry in index.items() if entry == [None, None]}
 
 
 def _require_weights(pipeline: DiffusionPipeline) -> None:

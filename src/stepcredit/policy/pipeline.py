@@ -97,7 +97,7 @@ class PipelinePolicy:
 
     def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
         recording: Recording = trajectory.recording
-        latents = trajectory.latents[:, step]
+        latents = trajectory.latents[:, step].contiguous()  # as it was sampled: kernels round by layout
         if rows is not None:
             recording, latents = recording.rows(rows), latents[rows]
         return replay(self.pipeline, self.denoiser, self.scheduler, recording, latents, step, self.replay_mode)

@@ -1,0 +1,172 @@
+"""What the schedule of a walk says of its steps, and the fixed step weights that are read from it.
+
+A fixed rule needs no image: it scales every trajectory's advantage by the same factor M_i / A at step i. Weights become
+such factors through `mean_one`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepcredit.maths._checks import require_dims, require_shape, upcast
+from stepcredit.maths.transition import Transition
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is known of each step before anything is sampled; the same for all trajectories.
+
+    Attributes:
+        stds: (T,), standard deviation of the step's noise; 0 is a deterministic step.
+        output_scales: (T,), |d mean / d model output|, see `output_scale`.
+        step_sizes: (T,), the time that the step covers, as a share of the whole schedule: the difference of the noise
+            levels for a flow, that of the timesteps over their number for DDIM (which makes them all equal).
+    """
+
+    stds: Tensor
+    output_scales: Tensor
+    step_sizes: Tensor
+
+    @property
+    def native_scales(self) -> Tensor:
+        """(T,), how strongly the model output moves the log-probability of each step: |d mean / d output| / std.
+
+        The gradient of log N(x; mean, std) by the model output is z (d mean / d output) / std with z standard normal,
+        so this is its root mean square per latent element. It is a property of the sampler and scales every policy
+        gradient, whatever the credit. Source: w(t) = C(t) / sigma_t of PCPO (arXiv 2509.25774), proposition 1.
+
+        Degenerate: 0 for a step without noise, which has no density.
+        """
+        noisy = self.stds > 0
+        return torch.where(noisy, self.output_scales / self.stds.masked_fill(~noisy, 1), 0)
+
+
+def output_scale(step: Callable[[Tensor, Tensor], Transition]) -> Tensor:
+    """|d mean / d model output| of a step, 0-d, float64.
+
+    The mean of every sampler is linear, mean = p x + q output, so q is the mean where x = 0 and output = 1:
+
+    | step | q |
+    |---|---|
+    | DDIM, epsilon | r - sqrt(a' (1 - a) / a), r = sqrt(1 - a' - std^2) |
+    | DDIM, sample | sqrt(a') - r sqrt(a / (1 - a)) |
+    | DDIM, v_prediction | r sqrt(a) - sqrt(a' (1 - a)) |
+    | flow, with c as in `maths.flow` | c (1 - s) - s (1 - s') |
+
+    Args:
+        step: (model_output (1, 1), sample (1, 1)) -> Transition, with a linear mean.
+
+    Degenerate: infinite for epsilon prediction at a = 0.
+    """
+    one = torch.ones(1, 1, dtype=torch.float64)
+    return step(one, torch.zeros_like(one)).mean.abs().squeeze()
+
+
+def mean_one(weights: Tensor, trainable: Tensor) -> Tensor:
+    """Scale weights so that those of the trained steps have mean 1.
+
+        m_i = w_i / (mean of w over the trained steps),   0 at the others
+
+    Args:
+        weights: (T,) or (B, T), non-negative.
+        trainable: (T,) bool.
+
+    Returns:
+        The shape of `weights`.
+
+    Raises:
+        ValueError: the shapes do not match.
+
+    Degenerate: weights that are all 0 on the trained steps become all 1 there (see `weightless_rows`).
+    """
+    require_shape("trainable", trainable, (weights.shape[-1],), "give one flag per step")
+    kept = torch.where(trainable, upcast(weights), 0)
+    mean = kept.sum(-1, keepdim=True) / trainable.sum().clamp_min(1)
+    empty = mean == 0
+    return torch.where(empty, trainable.to(kept.dtype), kept / mean.masked_fill(empty, 1))
+
+
+def weightless_rows(weights: Tensor, trainable: Tensor) -> Tensor:
+    """Rows (B,) bool of weights (B, T) that are 0 on all trained steps, which `mean_one` makes equal."""
+    return ~torch.where(trainable, weights, 0).any(-1)
+
+
+def discount_weights(steps: int, gamma: float) -> Tensor:
+    """gamma^i, (T,), i = 0 the noisiest step: early steps count more.
+
+    Source: the discounted log-ratios of the dense-reward view (arXiv 2402.08265), with gamma = 0.9.
+
+    Raises:
+        ValueError: gamma outside (0, 1], or steps < 1.
+
+    Degenerate: gamma = 1 is no step credit.
+    """
+    if not 0 < gamma <= 1:
+        raise ValueError(f"gamma is {gamma}, expected above 0 and at most 1: 1 is no discount")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}, expected at least 1")
+    return torch.full((steps,), gamma).pow(torch.arange(steps))
+
+
+def step_size_weights(schedule: Schedule) -> Tensor:
+    """d_i / (native scale of i), (T,), with d the step sizes: every step moves the policy in proportion to its length.
+
+    Source: PCPO (arXiv 2509.25774), which makes the native scale proportional to d_i: by such weights for flows, and for
+    diffusion models by another noise schedule, where the timesteps are evenly spaced and the native scale is to be
+    constant. Here the noise stays as it is and weights do both.
+
+    Degenerate: 0 where `inverse_scale_weights` is.
+    """
+    return schedule.step_sizes * inverse_scale_weights(schedule)
+
+
+def inverse_scale_weights(schedule: Schedule) -> Tensor:
+    """1 / native scale, (T,): every step moves the policy alike.
+
+    Degenerate: 0 for a step without noise, and where the native scale is 0 or infinite.
+    """
+    native = schedule.native_scales
+    usable = (native > 0) & native.isfinite()
+    return torch.where(usable, 1 / native.masked_fill(~usable, 1), 0)
+
+
+def relative_changes(latents: Tensor) -> Tensor:
+    """|x_{i+1} - x_i| / |x_i| in the L1 norm, (B, T): how much of the latent each step changed.
+
+    Source: the relative L1 distance by which GCPO (arXiv 2510.21583) cuts a walk into chunks; the use as a step weight
+    is ours.
+
+    Args:
+        latents: (B, T + 1, *L).
+
+    Raises:
+        ValueError: no step, or no latent dimensions.
+
+    Degenerate: 0 where x_i is 0.
+    """
+    require_dims("latents", latents, 3, "(B, T + 1, *L)", exact=False)
+    if latents.shape[1] < 2:
+        raise ValueError(f"latents has shape {tuple(latents.shape)}, expected at least two latents: one step")
+    changes = []
+    for before, after in zip(latents.unbind(1)[:-1], latents.unbind(1)[1:], strict=True):
+        start, end = upcast(before).flatten(1), upcast(after).flatten(1)
+        size = start.abs().sum(1)
+        changes.append(torch.where(size > 0, (end - start).abs().sum(1) / size.masked_fill(size == 0, 1), 0))
+    return torch.stack(changes, dim=1)
+
+
+def kept_steps(trainable: Tensor, dropped: int) -> Tensor:
+    """1 for every trained step but the last `dropped` of them, else 0, (T,).
+
+    Raises:
+        ValueError: `dropped` is negative, or no trained step would be left.
+    """
+    count = int(trainable.sum())
+    if not 0 <= dropped < count:
+        raise ValueError(f"{dropped} of {count} trained steps cannot be dropped: give 0 to {count - 1}")
+    position = trainable.cumsum(0)
+    return (trainable & (position <= count - dropped)).float()
