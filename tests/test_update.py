@@ -358,16 +358,35 @@ def test_every_replay_has_as_many_rows_as_a_micro_batch(kl_weight: float) -> Non
 
 @pytest.mark.parametrize("microbatch", [8, 20])
 def test_a_group_filled_up_to_the_size_of_the_walk_is_not_taken_for_the_walk(microbatch: int) -> None:
-    _, policy = toy_gradient(torch.tensor([1, 3, 4, 7]), microbatch=microbatch)
+    _, policy = toy_gradient(torch.tensor([1, 3, 4, 7]), microbatch=microbatch, updates_per_epoch=1)
     assert policy.replayed == [[1, 3, 4, 7, 7, 7, 7, 7]] * STEPS
-    _, policy = toy_gradient(microbatch=microbatch)
+    _, policy = toy_gradient(microbatch=microbatch, updates_per_epoch=1)
     assert policy.replayed == [None] * STEPS
 
 
-def test_without_a_micro_batch_nothing_is_filled_up() -> None:
-    group = torch.tensor([1, 3, 4])
-    _, policy = toy_gradient(group)
-    assert policy.replayed == [group.tolist()] * STEPS
+@pytest.mark.parametrize("microbatch", [None, 8])
+def test_a_group_is_filled_up_to_the_largest_group(microbatch: int | None) -> None:
+    _, policy = toy_gradient(torch.tensor([1, 3]), updates_per_epoch=3, microbatch=microbatch)
+    assert policy.replayed == [[1, 3, 3]] * STEPS
+    _, policy = toy_gradient(torch.tensor([1, 3, 4]), updates_per_epoch=3, microbatch=microbatch)
+    assert policy.replayed == [[1, 3, 4]] * STEPS
+
+
+def test_uneven_updates_replay_exactly() -> None:
+    """Groups of 2, 2, 1 and 1 of 6 images: all are replayed two at a time, as they were sampled."""
+    policy = tiny_policy()
+    perturb(policy, 0.05)
+    prompts = [Prompt(text) for text in ("a cat", "two dogs", "a red fox", "sea", "sky", "a cat")]
+    trajectory = policy.rollout(prompts, range(IMAGES), replace(PLAN, batch=2)).trajectory
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        for group in image_groups(IMAGES, 4, rng):
+            statistics = UpdateStatistics()
+            given = section(updates_per_epoch=4)
+            accumulate_gradient(
+                policy, SCALER, trajectory, STEP_ADVANTAGES[:IMAGES], group, given, statistics, first=True
+            )
+            assert all(float(value) == 0.0 for value in statistics.first_ratio)
 
 
 @pytest.mark.parametrize("kl_space", ["log_prob", "prediction"])

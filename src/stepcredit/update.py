@@ -12,6 +12,7 @@ from torch import Tensor
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
+from stepcredit.plans import microbatch
 from stepcredit.types import Policy, Trajectory, Transition
 
 Tick = Callable[[int, int], None]
@@ -112,30 +113,32 @@ def accumulate_gradient(
     steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
         raise InputError("every step of the walk has zero variance: nothing can be trained")
-    terms = len(group) * len(steps)
-    for rows in group.split(section.microbatch or len(group)):
-        reference = reference_anchors(policy, trajectory, steps, rows, section) if section.kl_weight else {}
+    terms, size = len(group) * len(steps), max(len(group), microbatch(section, len(trajectory)))
+    size = min(size, section.microbatch or size)
+    for rows in group.split(size):
+        reference = reference_anchors(policy, trajectory, steps, rows, size, section) if section.kl_weight else {}
         for step in steps:
+            transition = replay(policy, trajectory, step, rows, size)
             value = step_loss(
-                policy, trajectory, advantages, step, rows, section, statistics, reference.get(step), first
+                transition, trajectory, advantages, step, rows, section, statistics, reference.get(step), first
             )
             scaler.scale(value.sum() / terms).backward()
 
 
 @torch.no_grad()
 def reference_anchors(
-    policy: Policy, trajectory: Trajectory, steps: Sequence[int], rows: Tensor, section: TrainSection
+    policy: Policy, trajectory: Trajectory, steps: Sequence[int], rows: Tensor, size: int, section: TrainSection
 ) -> dict[int, Tensor]:
     """What the KL is taken to, by step: the mean or the output of the reference.
 
     All steps at once, because to swap the weights of a full adapter is slow.
     """
     with policy.reference():
-        return {step: _anchor(replay(policy, trajectory, step, rows, section.microbatch), section) for step in steps}
+        return {step: _anchor(replay(policy, trajectory, step, rows, size), section) for step in steps}
 
 
 def step_loss(
-    policy: Policy,
+    transition: Transition,
     trajectory: Trajectory,
     advantages: Tensor,
     step: int,
@@ -146,7 +149,6 @@ def step_loss(
     first: bool,
 ) -> Tensor:
     """Loss (len(rows),) of some images at one step, indexed by the true step; with KL if there is a reference."""
-    transition = replay(policy, trajectory, step, rows, section.microbatch)
     following, old = trajectory.latents[rows, step + 1], trajectory.log_probs[rows, step]
     log_prob = gaussian.log_prob(following, transition.mean, transition.std)
     value = loss.clipped_surrogate(log_prob, old, advantages[rows, step], section.clip_range)
@@ -171,15 +173,13 @@ def divergence_from(reference: Tensor, transition: Transition, section: TrainSec
     return gaussian.kl(transition.mean, reference, transition.std)
 
 
-def replay(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor, size: int | None) -> Transition:
-    """The transition of the images `rows` at a step, replayed in a batch of `size`; None is as many as they are.
+def replay(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor, size: int) -> Transition:
+    """The transition of the images `rows` at a step, replayed in a batch of `size`, which is at least as many.
 
     Kernels round by batch size, so a short batch would not replay what was recorded at `size`: it is filled up with
-    copies of its last image, and they are cut off again before anything counts them or backpropagates. No batch is
-    larger than the trajectory, in replays as in rollouts.
+    copies of its last image, and they are cut off again before anything counts them or backpropagates.
     """
-    missing = min(size or 0, len(trajectory)) - len(rows)
-    filled = torch.cat([rows, rows[-1:].expand(max(0, missing))])
+    filled = torch.cat([rows, rows[-1:].expand(size - len(rows))])
     everything = torch.equal(filled, torch.arange(len(trajectory)))
     transition = policy.replay(trajectory, step, None if everything else filled)
     return transition if len(filled) == len(rows) else transition.head(len(rows))
