@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,10 +17,13 @@ from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, held_out_captions, sample_scene
 from stepcredit.maths import gaussian
+from stepcredit.plans import training_plan
 from stepcredit.policy.loading import load_policy, require_text_to_image
 from stepcredit.policy.self_check import self_check
 from stepcredit.prompts import load_prompts
+from stepcredit.recipes import validate
 from stepcredit.types import Prompt
+from stepcredit.update import UpdateStatistics, accumulate_gradient, image_groups
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +104,26 @@ def test_the_default_recipe_replays_exactly_whole_and_closely_in_odd_micro_batch
                 replayed = policy.replay(trajectory, step, rows)
                 log_prob = gaussian.log_prob(trajectory.latents[rows, step + 1], replayed.mean, replayed.std)
                 torch.testing.assert_close(log_prob, trajectory.log_probs[rows, step], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sample": {"guidance": 5.0, "steps": 10}, "train": {"microbatch": 3}},
+        {"sample": {"guidance": 3.0, "steps": 10, "eta": 0.3}, "train": {"updates_per_epoch": 4}},
+        {"model": {"path": "embedded-flow"}, "sample": {"guidance": 5.0, "steps": 10}, "train": {"microbatch": 4}},
+    ],
+    ids=["guidance 5", "eta 0.3", "flow"],
+)
+def test_first_ratios_are_exactly_one_where_rounding_is_magnified(settings: dict[str, Any]) -> None:
+    """Settings in which replays at another batch size than the rollout's are off by more than 1e-6."""
+    config = validate(settings, "odd")
+    policy = load_policy(config)
+    prompts = load_prompts("shapes")[:10]
+    trajectory = policy.rollout(prompts, range(10), training_plan(config, images=10)).trajectory
+    rng, advantages = np.random.default_rng(0), torch.ones(10, 10)
+    for group in image_groups(10, config.train.updates_per_epoch, rng):
+        statistics = UpdateStatistics()
+        scaler = torch.amp.GradScaler(enabled=False)
+        accumulate_gradient(policy, scaler, trajectory, advantages, group, config.train, statistics, first=True)
+        assert all(float(value) == 0.0 for value in statistics.first_ratio)

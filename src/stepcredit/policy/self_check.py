@@ -94,9 +94,10 @@ def _require_alike(
     policy: Policy, trajectory: Trajectory, steps: list[int], batch: int | None, microbatch: int, tolerance: float
 ) -> float:
     largest, _ = _worst(policy, trajectory, steps, microbatch)
+    count = len(trajectory)
     if not largest <= tolerance:
         raise InputError(
-            f"replayed {microbatch} images at a time, what was sampled {batch or len(trajectory)} at a time differs by "
+            f"replayed {microbatch} images at a time, what was sampled {min(batch or count, count)} at a time differs by "
             f"{largest:.1e} (allowed {tolerance:.0e}), because kernels round by batch size: leave sample.batch unset, or "
             "set it to train.microbatch"
         )
