@@ -16,6 +16,7 @@ from stepcredit.rewards import REWARDS
 
 NAMES = [
     "embedded_alignment",
+    "embedded_flow_jpeg",
     "embedded_jpeg",
     "embedded_mixture",
     "embedded_warmth",

@@ -61,7 +61,7 @@ class Encodings:
         def encode_all(prompts: Sequence[str]) -> Any:
             bound = signature.bind(*arguments, **named)
             for name, value in bound.arguments.items():
-                if isinstance(value, list) and len(value) == len(batch):
+                if _is_one_text_each(value, len(batch)):
                     bound.arguments[name] = _stretched(name, value, batch, prompts)
             return encode(*bound.args, **bound.kwargs)
 
@@ -71,6 +71,10 @@ class Encodings:
             longer = encode_all([*self.prompts, self.prompts[0]])
             self._layouts[kind] = _layout(value, longer, len(self.prompts))
         return value, self._layouts[kind]
+
+
+def _is_one_text_each(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(entry, str) for entry in value)
 
 
 def _stretched(name: str, value: list[Any], batch: Sequence[str], prompts: Sequence[str]) -> list[Any]:

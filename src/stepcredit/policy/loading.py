@@ -24,6 +24,8 @@ from stepcredit.policy.schedulers import recording_scheduler
 _NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
 _FOREIGN = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
+_DISPENSABLE = ("text_encoder_3", "tokenizer_3")
+"""Stable Diffusion 3 works without its T5, though its class does not call it optional."""
 
 
 def load_policy(config: TrainConfig, *, safety_checker: bool = False) -> PipelinePolicy:
@@ -93,6 +95,7 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
     missing = [name for name in ("encode_prompt", "prepare_latents") if not hasattr(pipeline, name)]
     if missing:
         raise InputError(f"{kind} has no {missing[0]} method: its steps cannot be replayed")
+    _require_parts(pipeline)
     recording_scheduler(pipeline.scheduler, SampleSection())
     if not hasattr(pipeline, "vae") or not any(
         isinstance(getattr(pipeline, name, None), nn.Module) for name in ("unet", "transformer")
@@ -142,6 +145,14 @@ def _require_weights(pipeline: DiffusionPipeline) -> None:
     for name, component in pipeline.components.items():
         if isinstance(component, nn.Module) and any(weight.is_meta for weight in component.parameters()):
             raise InputError(f"the weights of its {name} are incomplete")
+
+
+def _require_parts(pipeline: DiffusionPipeline) -> None:
+    """A model_index.json may leave any part empty; the pipeline would notice halfway through a walk."""
+    dispensable = {*type(pipeline)._optional_components, *_DISPENSABLE}
+    empty = [name for name, part in pipeline.components.items() if part is None and name not in dispensable]
+    if empty:
+        raise InputError(f"{type(pipeline).__name__} comes without its {' and '.join(empty)}: add what is missing")
 
 
 def _downloaded(path: str) -> bool:
