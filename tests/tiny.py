@@ -201,4 +201,4 @@ def perturb(policy: Policy, scale: float = 0.1, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=scale)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepcredit.config import TrainConfig
-from stepcredit.maths import Transition, gaussian
+from stepcredit.maths import Schedule, Transition, gaussian
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
 LATENT = (1, 2, 2)
@@ -68,6 +68,11 @@ class ToyPolicy:
             timesteps=torch.arange(self.steps, 0, -1),
             log_probs=torch.stack(log_probs, 1),
             trainable=torch.tensor([self._std(step) > 0 for step in range(self.steps)]),
+            schedule=Schedule(
+                stds=torch.tensor([self._std(step) for step in range(self.steps)]),
+                output_scales=torch.full((self.steps,), 0.5),
+                step_sizes=torch.full((self.steps,), 1 / self.steps),
+            ),
             x0=torch.stack(x0, 1) if keep_x0 else None,
             prompts=[prompt.text for prompt in prompts],
             metadata=[prompt.metadata for prompt in prompts],

@@ -79,6 +79,34 @@ def sample(
 
 
 @app.command()
+def evaluate(
+    sources: Annotated[list[str], typer.Argument(metavar="RUN|MODEL...", help="run directories, or a model")],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|FILE", help="may be repeated; of a run `training` and `held-out` by default"),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="besides the run's own: may be repeated; NAME@URL asks a reward server"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="file for everything, prompt by prompt")] = None,
+    images: Annotated[int, typer.Option(min=1, help="images per prompt")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise, and of the bootstrap")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="denoising steps; the run's own by default")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="guidance scale; the run's own by default")] = None,
+    cross: Annotated[
+        bool, typer.Option("--cross", help="add the table of runs against rewards; several runs have it anyway")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Score a run beside its base model, on training and held-out prompts, with every reward and an interval."""
+    from stepcredit.commands.evaluate import evaluate as command
+
+    asked = {"steps": steps, "guidance": guidance}
+    command(sources, prompts or [], reward or [], out, images, seed, asked, cross, json)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
     out: Annotated[Path, typer.Option(help="new folder for the files")],

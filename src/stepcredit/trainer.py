@@ -16,13 +16,14 @@ from torch import Tensor
 from stepcredit import checkpoint
 from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
+from stepcredit.credit.profiles import step_profiles
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
 from stepcredit.grids import save_grid
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
 from stepcredit.measure import Clock, peak_memory_bytes
 from stepcredit.plans import evaluation_plan, microbatch, training_plan
-from stepcredit.policy.self_check import self_check
+from stepcredit.policy.self_check import TOLERANCE, self_check
 from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import RewardError, Scores, checked
@@ -104,7 +105,7 @@ class Trainer:
         clock.add("reward", scoring.seconds)
         advantage = self.advantage(trajectory.prompts, scores.trained(trajectory.prompts))
         step_advantages = self.step_advantages(trajectory, advantage)
-        credited = self.credit.diagnostics(trajectory) | {"credit_profile": credit_profile(trajectory, step_advantages)}
+        credited = self.credit.diagnostics(trajectory) | step_profiles(trajectory, step_advantages)
         trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
         with clock("training"):
             updated = self.update(trajectory, step_advantages, epoch)
@@ -194,8 +195,9 @@ class Trainer:
         return self._clip(spread)
 
     def update(self, trajectory: Trajectory, step_advantages: Tensor, epoch: int) -> dict[str, float]:
+        """Update the policy; says so if the first ratios were further from 1 than replays may be."""
         self.progress.phase("training")
-        return update_policy(
+        figures = update_policy(
             self.policy,
             self.optimiser,
             self.scaler,
@@ -205,6 +207,12 @@ class Trainer:
             epoch_generator(self.config.run.seed, Stream.SHUFFLE, epoch),
             self.progress.tick,
         )
+        deviation, allowed = figures["ratio_max_deviation"], TOLERANCE[trajectory.latents.dtype]
+        if not deviation <= allowed:
+            self.progress.note(
+                f"epoch {epoch + 1}: first ratios deviate from 1 by {deviation:.1e} (allowed {allowed:.0e})"
+            )
+        return figures
 
     def record(self, scores: Scores, figures: dict[str, Any]) -> None:
         """Append the epoch's row to metrics.jsonl; `reward_components` is there for mixtures only."""
@@ -275,16 +283,6 @@ class Trainer:
         images, updates = len(self.draw_prompts(epoch=0)), self.config.train.updates_per_epoch
         if updates > images:
             raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images")
-
-
-def credit_profile(trajectory: Trajectory, step_advantages: Tensor) -> list[float]:
-    """How much each step counts in the update: mean |M_i| over images, scaled to mean 1 over the T steps.
-
-    A step that is not trained counts 0, and so does every step where all advantages are 0.
-    """
-    weight = step_advantages.detach().cpu().double().abs().mean(0) * trajectory.trainable.cpu()
-    mean = weight.mean()
-    return (weight / mean if mean > 0 else weight).tolist()
 
 
 def resume_command(run: Path) -> str:

@@ -14,9 +14,19 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from stepcredit.maths import Transition
+from stepcredit.maths import Schedule, Transition
 
-__all__ = ["CreditAssigner", "Plan", "Policy", "Prompt", "RewardFunction", "Rollout", "Trajectory", "Transition"]
+__all__ = [
+    "CreditAssigner",
+    "Plan",
+    "Policy",
+    "Prompt",
+    "RewardFunction",
+    "Rollout",
+    "Schedule",
+    "Trajectory",
+    "Transition",
+]
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Trajectory:
         timesteps: (T,), the scheduler's timestep of each step.
         log_probs: (B, T) float32, mean over latent elements of log p(x_{i+1} | x_i); 0 where `trainable` is False.
         trainable: (T,) bool, False for steps of zero or vanishing variance, which have no usable density.
+        schedule: noise, output scale and length of each step.
         x0: (B, T, *L) predicted clean latents from the guided model output, or None if the credit rule needs none.
         prompts: B texts.
         metadata: B dicts from the prompt source.
@@ -62,6 +73,7 @@ class Trajectory:
     timesteps: Tensor
     log_probs: Tensor
     trainable: Tensor
+    schedule: Schedule
     x0: Tensor | None
     prompts: Sequence[str]
     metadata: Sequence[dict[str, Any]]

@@ -21,8 +21,8 @@ from stepcredit.types import Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class Discount:
-    """A rule with an option of its own."""
+class Option:
+    """A rule with an option of its own that has no default."""
 
     gamma: float
     alpha: float = 0.0
@@ -42,10 +42,10 @@ class Discount:
 
 
 @pytest.fixture
-def discount(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def option(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     CREDIT.names()
-    monkeypatch.setitem(CREDIT._parts, "test-discount", Discount)
-    yield "test-discount"
+    monkeypatch.setitem(CREDIT._parts, "test-option", Option)
+    yield "test-option"
 
 
 def complaint(name: str, options: dict[str, Any]) -> str:
@@ -55,7 +55,20 @@ def complaint(name: str, options: dict[str, Any]) -> str:
 
 
 def test_the_rules() -> None:
-    assert {"uniform", "linear", "contribution", "contribution-batch-mean"} <= set(CREDIT.names())
+    assert {
+        "contribution",
+        "contribution-batch-mean",
+        "discount",
+        "drop-last",
+        "group-contrastive",
+        "inverse-native-scale",
+        "linear",
+        "linear-inverse-scale",
+        "noise-weight",
+        "relative-change",
+        "step-size",
+        "uniform",
+    } <= set(CREDIT.names())
 
 
 def test_shared_keys_are_keys_of_the_section() -> None:
@@ -81,23 +94,38 @@ def test_the_defaults_of_a_rule_are_those_of_the_section() -> None:
     assert build_credit(CreditSection(name="linear")) == Linear()
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("discount", {"gamma": 1.5}, "credit.options.gamma is 1.5, expected above 0 and at most 1: 1 is no discount"),
+        ("discount", {"gamma": 0}, "credit.options.gamma is 0, expected above 0 and at most 1: 1 is no discount"),
+        ("drop-last", {"k": -1}, "credit.options.k is -1, expected a whole number of steps, 0 or more"),
+        ("drop-last", {"k": 1.5}, "credit.options.k is 1.5, expected a whole number of steps, 0 or more"),
+        ("drop-last", {"n": 2}, "unknown drop-last option 'n'; known: alpha, k"),
+        ("noise-weight", {"gamma": 1}, "unknown noise-weight option 'gamma'; known: alpha"),
+    ],
+)
+def test_options_out_of_range_are_the_user_s_error(name: str, options: dict[str, Any], reason: str) -> None:
+    assert complaint(name, options) == reason
+
+
 def test_rules_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Contribution().window = 3  # type: ignore[misc]
 
 
-def test_further_options_reach_the_rule(discount: str) -> None:
-    assert build_credit(CreditSection(name=discount, alpha=0.5, options={"gamma": 0.9})) == Discount(0.9, 0.5)
+def test_further_options_reach_the_rule(option: str) -> None:
+    assert build_credit(CreditSection(name=option, alpha=0.5, options={"gamma": 0.9})) == Option(0.9, 0.5)
 
 
-def test_what_a_rule_refuses_is_the_user_s_error(discount: str) -> None:
-    assert complaint(discount, {"gamma": 2}) == "gamma is 2, expected above 0 and at most 1"
-    assert "missing 1 required positional argument: 'gamma'" in complaint(discount, {})
+def test_what_a_rule_refuses_is_the_user_s_error(option: str) -> None:
+    assert complaint(option, {"gamma": 2}) == "gamma is 2, expected above 0 and at most 1"
+    assert "missing 1 required positional argument: 'gamma'" in complaint(option, {})
 
 
-def test_an_unknown_option_names_the_nearest(discount: str) -> None:
-    expected = "unknown test-discount option 'gama' (did you mean 'gamma'?); known: alpha, gamma"
-    assert complaint(discount, {"gama": 1}) == expected
+def test_an_unknown_option_names_the_nearest(option: str) -> None:
+    expected = "unknown test-option option 'gama' (did you mean 'gamma'?); known: alpha, gamma"
+    assert complaint(option, {"gama": 1}) == expected
     assert complaint("uniform", {"gamma": 1}) == "unknown uniform option 'gamma'; known: none"
 
 

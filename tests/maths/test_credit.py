@@ -85,6 +85,40 @@ def test_cosine_shapes_are_refused():
         credit.cosine_to_final(torch.zeros(2, 3), torch.zeros(2))
 
 
+# Contrast to a group
+
+
+def test_contrast_of_literals():
+    # The first two share a prompt, their finals (3, 1) and (1, 1) the mean (2, 1).
+    final = torch.tensor([[3.0, 1.0], [1.0, 1.0], [5.0, 5.0]])
+    x0 = torch.tensor([[[2.0, 4.0], [5.0, 1.0]], [[3.0, 2.0], [1.5, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    expected = torch.tensor([[0.0, 1.0, 1.0], [-(0.5**0.5), 1.0, 1.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(credit.contrast_to_group(x0, final, ["a", "a", "b"]), expected)
+    order = [1, 2, 0]
+    shuffled = credit.contrast_to_group(x0[order], final[order], ["a", "b", "a"])
+    torch.testing.assert_close(shuffled, expected[order])
+
+
+def test_contrast_ignores_what_the_group_shares():
+    x0, final = _randn(4, 5, 7, dtype=torch.float64), _randn(4, 7, dtype=torch.float64)
+    shared = torch.arange(7.0, dtype=torch.float64)
+    groups = ["a", "a", "b", "b"]
+    torch.testing.assert_close(
+        credit.contrast_to_group(x0 + shared, final + shared, groups), credit.contrast_to_group(x0, final, groups)
+    )
+
+
+def test_equal_finals_have_no_contrast():
+    final = _randn(1, 60).repeat(7, 1)
+    assert final.mean(0).sub(final).any(), "a plain mean is off by rounding"
+    assert torch.equal(credit.contrast_to_group(_randn(7, 4, 60), final, ["a"] * 7), torch.zeros(7, 5))
+
+
+def test_contrast_refuses_too_few_groups():
+    with pytest.raises(ValueError, match="give one group per trajectory"):
+        credit.contrast_to_group(torch.zeros(2, 3, 5), torch.zeros(2, 5), ["a"])
+
+
 # Weights
 
 
@@ -267,6 +301,15 @@ def test_step_advantages_follow_the_batch():
     order = torch.tensor([2, 0, 3, 1])
     permuted = credit.step_advantages(advantage[order], weights[order], 0.3)
     assert torch.equal(permuted, credit.step_advantages(advantage, weights, 0.3)[order])
+
+
+def test_factors_are_used_as_they_are():
+    advantage, factors = torch.tensor([2.0, -1.0]), torch.tensor([[0.5, 1.5, 1.0]])
+    expected = torch.tensor([[1.0, 3.0, 2.0], [-0.5, -1.5, -1.0]])
+    torch.testing.assert_close(credit.scaled_advantages(advantage, factors, 0.0), expected)
+    assert torch.equal(credit.scaled_advantages(advantage, factors, 1.0), advantage.unsqueeze(1).expand(2, 3))
+    with pytest.raises(ValueError, match=r"factors has shape \(3, 4\), expected \(2, 4\)"):
+        credit.scaled_advantages(advantage, torch.ones(3, 4), 0.0)
 
 
 def test_bad_multipliers_are_refused():

@@ -117,6 +117,32 @@ def test_each_reward_of_a_mixture_has_a_chart(tmp_path: Path) -> None:
     assert html.count("Rewards of the mixture") == 1 and "<figcaption>reward_components" not in html
 
 
+def test_the_steps_that_were_trained_are_charted(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    write_rows(
+        run,
+        [
+            row(1) | {"credit_profile": [1.5, 0.5], "native_scale": [0.5, 1.5], "update_profile": [1.0, 1.0]},
+            row(2) | {"credit_profile": [0.5, 1.5], "native_scale": [0.5, 1.5], "update_profile": [0.3, 1.7]},
+            row(3) | {"credit_profile": None, "native_scale": [0.5, None], "update_profile": "no list"},
+        ],
+    )
+    html = page(run)
+    assert [attributes["class"] for attributes in Balance(html).named("svg")].count("chart") == 8
+    for told in ("credit 1", "sampler 0.5", "update 0.65"):
+        assert f"<title>{told} at denoising step 0</title>" in html
+    for told in ("credit 1", "sampler 1.5", "update 1.35"):
+        assert f"<title>{told} at denoising step 1</title>" in html
+    assert html.count("Which steps are trained") == 1 and "<figcaption>credit_profile" not in html
+
+
+def test_a_run_that_recorded_credit_alone_shows_that(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    write_rows(run, [row(1) | {"credit_profile": [1.5, 0.5]}])
+    html = page(run)
+    assert "credit 1.5 at denoising step 0" in html and "sampler" not in re.findall("</svg>(.*?)</span>", html)
+
+
 def test_one_reward_has_one_chart(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(run, [row(1), row(2)])

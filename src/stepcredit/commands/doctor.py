@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
+from stepcredit.plans import microbatch
 
 if TYPE_CHECKING:
     from stepcredit.policy.examination import Examination
@@ -57,10 +58,17 @@ def _text(model: str, config: TrainConfig, found: Examination) -> str:
         "replay": str(found.check),
         "trained": f"{adapter}: {found.trained:,} of {found.weights:,} weights of the denoiser; {reached}",
         "memory": f"{_size(found.fixed_bytes)} for weights and optimiser, {_size(found.sample_bytes)} per image of a "
-        "micro-batch",
+        f"micro-batch{_of_this_configuration(config, found)}",
         "suggested": fits,
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _of_this_configuration(config: TrainConfig, found: Examination) -> str:
+    if config.images_per_epoch is None:
+        return ""
+    images = microbatch(config.train, config.images_per_epoch)
+    return f", {_size(images * found.sample_bytes)} for the {images} of this configuration"
 
 
 def _size(count: float) -> str:

@@ -5,8 +5,10 @@ To add a rule, add one file here: a frozen dataclass with `needs_x0`, `__call__`
 `SHARED` are filled from the credit section of a recipe, any other from `credit.options`. The first line of its
 docstring is what `stepcredit list credit` prints.
 
-A step of zero variance (`trajectory.trainable` False) keeps its weight: what it earned was decided before it, and the
-reward-to-go hands it to the steps before it.
+There are two kinds. A rule of weights says what each step earned (they sum to 1), and a step trains on what was not yet
+spent before it; a step of zero variance (`trajectory.trainable` False) keeps its weight, because what it earned was
+decided before it, and the reward-to-go hands it to the steps before it. A rule of fixed factors scales the advantage of
+each step as it is; its factors have mean 1 over the trainable steps and are 0 at the others.
 """
 
 from stepcredit.config import CreditSection

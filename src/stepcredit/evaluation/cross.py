@@ -15,8 +15,8 @@ def cross_tables(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         evaluations: of runs, each with `source`, `model`, `trained_on` and `sets` (see `findings`).
 
     Returns:
-        For each `set`: `rewards`, the columns, and `rows`, each with `run`, `trained_on`, `model`, `prompts` (the source
-        of the set, which may differ by run) and `entries`, the Estimate of tuned minus base as a mapping per reward.
+        For each `set`: `rewards`, the columns, and `rows`, each with `run`, `trained_on`, `model`, `prompts` (the
+        source of the set, which may differ by run) and `entries`, per reward the Estimate of tuned minus base.
     """
     by_set = [{found["name"]: found for found in evaluation["sets"]} for evaluation in evaluations]
     common = [name for name in by_set[0] if all(name in found for found in by_set)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,8 +22,8 @@ def thumbnail(images: Tensor) -> Tensor:
 
     Images of any size and shape are averaged to 32 x 32 first, smaller ones repeated up to it.
     """
-    points = adaptive_avg_pool2d(images.detach().float().cpu(), SIZE).flatten(1)
-    return points / points.shape[1] ** 0.5
+    points: Tensor = adaptive_avg_pool2d(images.detach().float().cpu(), SIZE).flatten(1)
+    return points / math.sqrt(points.shape[1])
 
 
 class Spread:

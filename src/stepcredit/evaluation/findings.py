@@ -54,7 +54,9 @@ def findings(prompts: PromptSet, sides: Sides, seed: int) -> dict[str, Any]:
 def _figure(sides: Mapping[str, Tensor], texts: Sequence[str], seed: int) -> Figure:
     """Of values (P, N) of each side. Prompts of equal text are one cluster."""
     clusters = [text for text in texts for _ in range(sides[BASE].shape[1])]
-    figure = {side: _estimate(clustered_mean(values.flatten(), clusters, seed, unit=UNIT)) for side, values in sides.items()}
+    figure = {
+        side: _estimate(clustered_mean(values.flatten(), clusters, seed, unit=UNIT)) for side, values in sides.items()
+    }
     if TUNED in sides:
         after, before = sides[TUNED].flatten(), sides[BASE].flatten()
         figure[DIFFERENCE] = _estimate(paired_difference(after, before, clusters, seed, unit=UNIT))

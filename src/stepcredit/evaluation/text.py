@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stepcredit.evaluation.findings import BASE, DIFFERENCE, TUNED
 
 _HEADINGS = {BASE: "base", TUNED: "tuned", DIFFERENCE: "tuned - base"}
+_MOST_DIGITS = 8
 
 
 def evaluation_text(evaluation: dict[str, Any]) -> str:
@@ -25,7 +27,9 @@ def cross_text(table: dict[str, Any]) -> str:
     sources = list(dict.fromkeys(row["prompts"] for row in rows))
     notes = [f"prompts differ by run: {', '.join(sources)}"] if len(sources) > 1 else []
     models = list(dict.fromkeys(row["model"] for row in rows))
-    notes += [f"models differ by run: {', '.join(models)}; each entry is against its own base"] if len(models) > 1 else []
+    notes += (
+        [f"models differ by run: {', '.join(models)}; each entry is against its own base"] if len(models) > 1 else []
+    )
     remarks = _remarks(entry for row in rows for entry in row["entries"].values())
     return "\n".join([f"tuned - base on {table['set']} prompts", *_aligned(lines), *notes, *remarks])
 
@@ -45,21 +49,26 @@ def _set_text(found: dict[str, Any]) -> str:
     for name, figure in figures.items():
         lines.append([name, *(_estimate(figure[side], signed=side == DIFFERENCE) for side in sides)])
     source = f" of {found['source']}" if found["source"] != found["name"] else ""
-    title = f"{found['name']}: {found['prompts']} prompts{source}, {found['images']} images"
+    title = f"{found['name']}: {_counted(found['prompts'], 'prompt')}{source}, {_counted(found['images'], 'image')}"
     remarks = _remarks(figure[side] for figure in figures.values() for side in sides)
     return "\n".join([title, *_aligned(lines), *remarks])
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _estimate(estimate: dict[str, Any], signed: bool) -> str:
-    """`mean ± standard error [low, high]`, as far as there are any."""
-    if estimate["mean"] is None:
+    """`mean ± standard error [low, high]`, as far as there are any, to two digits of the standard error."""
+    mean, error, sign = estimate["mean"], estimate["standard_error"], "+" if signed else ""
+    if mean is None:
         return "-"
-    sign = "+" if signed else ""
-    text = f"{estimate['mean']:{sign}.4g}"
-    if estimate["standard_error"] is not None:
-        low, high = estimate["interval"]
-        text += f" ± {estimate['standard_error']:.2g} [{low:{sign}.4g}, {high:{sign}.4g}]"
-    return text
+    if not error:
+        return f"{mean:{sign}.4g}" + (" ± 0" if error == 0 else "")
+    digits = min(max(1 - math.floor(math.log10(error)), 0), _MOST_DIGITS)
+    number = f"{sign}.{digits}f"
+    low, high = estimate["interval"]
+    return f"{mean:{number}} ± {error:.{digits}f} [{low:{number}}, {high:{number}}]"
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -10,7 +10,19 @@ Conventions, everywhere in this package:
 - A wrong shape raises `ValueError`; nothing is broadcast by accident.
 """
 
-from stepcredit.maths import advantage, credit, ddim, flow, gaussian, loss, transition
+from stepcredit.maths import advantage, credit, ddim, flow, gaussian, loss, schedules, transition
+from stepcredit.maths.schedules import Schedule
 from stepcredit.maths.transition import Transition
 
-__all__ = ["Transition", "advantage", "credit", "ddim", "flow", "gaussian", "loss", "transition"]
+__all__ = [
+    "Schedule",
+    "Transition",
+    "advantage",
+    "credit",
+    "ddim",
+    "flow",
+    "gaussian",
+    "loss",
+    "schedules",
+    "transition",
+]

@@ -1,8 +1,11 @@
 """Step credit: how much of a trajectory's advantage each denoising step is trained on.
 
 A rule is a matrix of weights w (B, T) whose rows sum to 1. `reward_to_go` and `multiplier` turn it into the factor
-M / A that each step's advantage is scaled by; `step_advantages` does both.
+M / A that each step's advantage is scaled by; `step_advantages` does both. Rules that give such factors themselves, of
+mean 1 over the trained steps, are in `maths.schedules`; `scaled_advantages` takes them as they are.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +42,37 @@ def cosine_to_final(x0: Tensor, final: Tensor) -> Tensor:
     # Multiply and sum, not a matmul: a matmul may run in TF32 on the GPU.
     cosine = (steps * last.unsqueeze(1)).sum(-1).clamp(-1, 1)
     return torch.cat([cosine, last.ne(0).any(-1, keepdim=True).to(cosine.dtype)], dim=1)
+
+
+def contrast_to_group(x0: Tensor, final: Tensor, groups: Sequence[str]) -> Tensor:
+    """As `cosine_to_final`, of what sets a trajectory apart from the others of its group.
+
+        s_i = cos(x0_i - m, final - m),  i = 0..T-1;   s_T = 1,   m = mean of the group's final latents
+
+    A group advantage rewards what made an image better than its siblings, so it is how early that difference was
+    settled that should count, not how early the prompt's common layout was. Ours, no source.
+
+    Args:
+        x0: (B, T, *L), predicted clean latents from the guided model output.
+        final: (B, *L), the latent after the last step.
+        groups: B names, usually the prompts; equal names form a group and need not be adjacent.
+
+    Returns:
+        (B, T + 1), in [-1, 1].
+
+    Raises:
+        ValueError: as `cosine_to_final`, or not one name per trajectory.
+
+    Degenerate: in a group of one, and in one of equal final latents, a row of zeros.
+    """
+    require_shape("final", final, (len(groups), *x0.shape[2:]), "give one group per trajectory")
+    middle = upcast(final).clone()
+    for name in dict.fromkeys(groups):
+        rows = [row for row, group in enumerate(groups) if group == name]
+        members = upcast(final[rows])
+        # As an offset from the first, so that the mean of equal latents is exactly each of them.
+        middle[rows] = members[:1] + (members - members[:1]).mean(0, keepdim=True)
+    return cosine_to_final(upcast(x0) - middle.unsqueeze(1), upcast(final) - middle)
 
 
 def uniform_weights(steps: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -185,11 +219,31 @@ def step_advantages(advantage: Tensor, weights: Tensor, alpha: float) -> Tensor:
     Raises:
         ValueError: `weights` has neither 1 nor B rows, or alpha is outside [0, 1].
     """
-    require_dims("advantage", advantage, 1, "(B,)")
     require_dims("weights", weights, 2, "(B, T)")
     if weights.shape[0] != 1:
-        require_shape("weights", weights, (advantage.shape[0], weights.shape[1]), "give one row, or one per trajectory")
-    return upcast(advantage).unsqueeze(1) * multiplier(reward_to_go(weights), alpha)
+        require_shape("weights", weights, (len(advantage), weights.shape[1]), "give one row, or one per trajectory")
+    return scaled_advantages(advantage, reward_to_go(weights), alpha)
+
+
+def scaled_advantages(advantage: Tensor, factors: Tensor, alpha: float) -> Tensor:
+    """M_i = A (alpha + (1 - alpha) m_i).
+
+    Args:
+        advantage: (B,), per trajectory, standardised and clipped.
+        factors: m, (B, T), or (1, T) for one schedule shared by all.
+        alpha: in [0, 1], see `multiplier`.
+
+    Returns:
+        (B, T); at alpha = 1 exactly the advantage at every step.
+
+    Raises:
+        ValueError: `factors` has neither 1 nor B rows, or alpha is outside [0, 1].
+    """
+    require_dims("advantage", advantage, 1, "(B,)")
+    require_dims("factors", factors, 2, "(B, T)")
+    if factors.shape[0] != 1:
+        require_shape("factors", factors, (advantage.shape[0], factors.shape[1]), "give one row, or one per trajectory")
+    return upcast(advantage).unsqueeze(1) * multiplier(factors, alpha)
 
 
 def _unit(vectors: Tensor) -> Tensor:

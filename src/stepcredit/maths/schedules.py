@@ -6,7 +6,7 @@ such factors through `mean_one`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class Schedule:
 
     Attributes:
         stds: (T,), standard deviation of the step's noise; 0 is a deterministic step.
-        output_scales: (T,), |d mean / d model output|, see `output_scale`.
+        output_scales: (T,), |d mean / d model output|, see `of_units`.
         step_sizes: (T,), the time that the step covers, as a share of the whole schedule: the difference of the noise
             levels for a flow, that of the timesteps over their number for DDIM (which makes them all equal).
     """
@@ -45,10 +45,10 @@ class Schedule:
         return torch.where(noisy, self.output_scales / self.stds.masked_fill(~noisy, 1), 0)
 
 
-def output_scale(step: Callable[[Tensor, Tensor], Transition]) -> Tensor:
-    """|d mean / d model output| of a step, 0-d, float64.
+def of_units(units: Sequence[Transition], step_sizes: Sequence[float]) -> Schedule:
+    """The schedule of a walk from one `unit` transition per step: model output 1 at latent 0, both (1, 1).
 
-    The mean of every sampler is linear, mean = p x + q output, so q is the mean where x = 0 and output = 1:
+    The mean of every sampler is linear, mean = p x + q output, so q = d mean / d output is the mean of that transition:
 
     | step | q |
     |---|---|
@@ -58,12 +58,19 @@ def output_scale(step: Callable[[Tensor, Tensor], Transition]) -> Tensor:
     | flow, with c as in `maths.flow` | c (1 - s) - s (1 - s') |
 
     Args:
-        step: (model_output (1, 1), sample (1, 1)) -> Transition, with a linear mean.
+        units: T of them, in float64, because q is a small difference of larger numbers.
+        step_sizes: T numbers, see `Schedule`.
 
-    Degenerate: infinite for epsilon prediction at a = 0.
+    Returns:
+        float32, on the CPU.
+
+    Degenerate: q is infinite for epsilon prediction at a = 0.
     """
-    one = torch.ones(1, 1, dtype=torch.float64)
-    return step(one, torch.zeros_like(one)).mean.abs().squeeze()
+    return Schedule(
+        stds=torch.stack([unit.std.amax().cpu() for unit in units]).float(),
+        output_scales=torch.stack([unit.mean.abs().amax().cpu() for unit in units]).float(),
+        step_sizes=torch.tensor(step_sizes, dtype=torch.float32),
+    )
 
 
 def mean_one(weights: Tensor, trainable: Tensor) -> Tensor:
@@ -115,9 +122,9 @@ def discount_weights(steps: int, gamma: float) -> Tensor:
 def step_size_weights(schedule: Schedule) -> Tensor:
     """d_i / (native scale of i), (T,), with d the step sizes: every step moves the policy in proportion to its length.
 
-    Source: PCPO (arXiv 2509.25774), which makes the native scale proportional to d_i: by such weights for flows, and for
-    diffusion models by another noise schedule, where the timesteps are evenly spaced and the native scale is to be
-    constant. Here the noise stays as it is and weights do both.
+    Source: PCPO (arXiv 2509.25774), which makes the native scale proportional to d_i: by such weights for flows
+    (proposition 2), and for diffusion models, where all d_i are equal, by another noise schedule. Here the noise stays
+    as it is and weights do both.
 
     Degenerate: 0 where `inverse_scale_weights` is.
     """
@@ -130,7 +137,7 @@ def inverse_scale_weights(schedule: Schedule) -> Tensor:
     Degenerate: 0 for a step without noise, and where the native scale is 0 or infinite.
     """
     native = schedule.native_scales
-    usable = (native > 0) & native.isfinite()
+    usable = native > 0
     return torch.where(usable, 1 / native.masked_fill(~usable, 1), 0)
 
 

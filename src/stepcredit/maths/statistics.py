@@ -82,20 +82,28 @@ def clustered_mean(
 
 
 def paired_difference(
-    after: Tensor, before: Tensor, clusters: Sequence[Hashable], seed: int, **options: object
+    after: Tensor,
+    before: Tensor,
+    clusters: Sequence[Hashable],
+    seed: int,
+    *,
+    unit: str = "cluster",
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
 ) -> Estimate:
     """`clustered_mean` of after - before, value by value: what both share, such as prompt and noise, cancels.
 
     Args:
         after: (N,), finite.
         before: (N,), in the same order.
-        clusters, seed, options: as for `clustered_mean`.
+        clusters, seed, unit, level, resamples: as for `clustered_mean`.
 
     Raises:
         ValueError: other shapes, or as for `clustered_mean`.
     """
     require_shape("after", after, tuple(before.shape), "give both in the same order")
-    return clustered_mean(after.double() - before.double(), clusters, seed, **options)  # type: ignore[arg-type]
+    difference = after.double() - before.double()
+    return clustered_mean(difference, clusters, seed, unit=unit, level=level, resamples=resamples)
 
 
 def mean_pairwise_distance(points: Tensor) -> float | None:
@@ -115,7 +123,7 @@ def _totals(values: Tensor, clusters: Sequence[Hashable]) -> tuple[Tensor, Tenso
     require_dims("values", values, 1, "(N,)")
     if len(values) == 0 or not values.isfinite().all():
         raise ValueError(f"values are {'empty' if len(values) == 0 else 'not finite'}, expected finite numbers")
-    if isinstance(clusters, str) or len(clusters) != len(values):
+    if len(clusters) != len(values):
         raise ValueError(f"clusters has {len(clusters)} names for {len(values)} values: give one for each")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     rows = torch.tensor([numbers[name] for name in clusters])

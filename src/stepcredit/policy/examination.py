@@ -94,7 +94,7 @@ def _idle(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> int:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter += 1e-2 * torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=1e-2)
     _log_prob(policy, trajectory, step, torch.arange(len(trajectory))).sum().backward()
     idle = sum(parameter.grad is None or not bool(parameter.grad.any()) for parameter in policy.parameters())
     for parameter in policy.parameters():
@@ -109,9 +109,8 @@ def _sample_bytes(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> 
     backward pass.
     """
     measure = _peak_bytes if trajectory.latents.device.type == "cuda" else _saved_bytes
-    one, two = (
-        measure(lambda count=count: _log_prob(policy, trajectory, step, torch.arange(count)).sum()) for count in (1, 2)
-    )
+    one = measure(lambda: _log_prob(policy, trajectory, step, torch.arange(1)).sum())
+    two = measure(lambda: _log_prob(policy, trajectory, step, torch.arange(2)).sum())
     return max(two - one, 1)
 
 

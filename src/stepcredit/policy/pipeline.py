@@ -19,7 +19,7 @@ from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.encodings import Encodings
 from stepcredit.policy.families import family_of
 from stepcredit.policy.reentry import Recording, record, replay
-from stepcredit.policy.schedulers import recording_scheduler
+from stepcredit.policy.schedulers import recording_scheduler, walk_schedule
 from stepcredit.policy.tape import Recorder
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
@@ -164,6 +164,7 @@ class PipelinePolicy:
             timesteps=torch.stack(tapes[0].timesteps),
             log_probs=log_probs.masked_fill(~trainable.to(log_probs.device), 0.0),
             trainable=trainable.cpu(),
+            schedule=walk_schedule(self.scheduler, recording.noises),
             x0=torch.cat([torch.stack(tape.x0, dim=1) for tape in tapes])[:count] if tapes[0].keep_x0 else None,
             prompts=list(recording.prompts),
             metadata=list(metadata),

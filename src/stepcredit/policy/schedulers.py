@@ -7,6 +7,7 @@ steps of a schedule are numbered by the tape, not looked up by timestep: that wo
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError
-from stepcredit.maths import Transition, ddim, flow
+from stepcredit.maths import Schedule, Transition, ddim, flow, schedules
 from stepcredit.policy.tape import Tape
 
 
@@ -115,6 +116,10 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
             self.config.prediction_type,
         )
 
+    def step_size(self, position: int) -> float:
+        levels = int(self.config.num_train_timesteps)
+        return levels // int(self.num_inference_steps) / levels
+
     def step(
         self,
         model_output: Tensor,
@@ -192,6 +197,9 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
         sigma, following = self.levels[position : position + 2]
         return flow.transition(model_output, sample, sigma, following, noise, self.sampler, self.levels[1])
 
+    def step_size(self, position: int) -> float:
+        return float(self.levels[position] - self.levels[position + 1])
+
     def step(
         self,
         model_output: Tensor,
@@ -235,6 +243,13 @@ def taped_step(
         return sample, sample
     transition = scheduler.transition(model_output, tape.position, sample, tape.noise)
     return tape.take(transition, sample, timestep), transition.x0
+
+
+def walk_schedule(scheduler: RecordingDDIMScheduler | RecordingFlowScheduler, noises: Sequence[float]) -> Schedule:
+    """What is known of the steps of the schedule set last, taken with these noise scales; float32, on the CPU."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    units = [scheduler.transition(one, position, 0 * one, noise) for position, noise in enumerate(noises)]
+    return schedules.of_units(units, [scheduler.step_size(position) for position in range(len(noises))])
 
 
 def _hashable(values: Any) -> tuple[float, ...] | None:

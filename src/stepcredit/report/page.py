@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from numbers import Real
+from statistics import fmean
 from string import Template
 from typing import Any
 
@@ -36,6 +37,7 @@ $summary
 </header>
 <main>
 $reward
+$steps
 $curves
 $grids
 $environment
@@ -55,7 +57,16 @@ _TITLES = {
     "grad_norm": "Gradient norm",
     "ratio_max_deviation": "Largest |ratio − 1|",
 }
-_ELSEWHERE = {"epoch", "reward_queries", "reward_mean", "reward_std", "peak_memory_bytes", *_SECONDS.values()}
+_PROFILES = {"credit": "credit_profile", "sampler": "native_scale", "update": "update_profile"}
+_ELSEWHERE = {
+    "epoch",
+    "reward_queries",
+    "reward_mean",
+    "reward_std",
+    "peak_memory_bytes",
+    *_SECONDS.values(),
+    *_PROFILES.values(),
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ def render(
         verdict=verdict(rows),
         summary=_facts(_summary(config)),
         reward=_reward(rows) + _components(config.reward, rows),
+        steps=_steps(rows),
         curves=_curves(rows),
         grids=_grids(grids),
         environment=_environment(environment),
@@ -169,6 +181,30 @@ def _change(points: Sequence[Point]) -> str:
 def _reward_name(reward: RewardSection) -> str:
     parts = ", ".join(f"{number(part.weight)} × {part.called}" for part in reward.components)
     return f"{reward.name} of {parts}" if parts else reward.name
+
+
+def _steps(rows: Sequence[Row]) -> str:
+    """How much each denoising step counted: a chart of the profiles that were recorded, averaged over the epochs."""
+    lines = [Line(label, _profile(key, rows)) for label, key in _PROFILES.items()]
+    svg = line_chart(lines, x_label="denoising step", y_label="weight", width=600, height=290, letters=19)
+    if not svg:
+        return ""
+    keys = "".join(_key(index, line.label) for index, line in enumerate(lines) if line.points)
+    return (
+        f'<section>\n<h2>Which steps are trained</h2>\n<figure class="large"><figcaption>{keys}</figcaption>{svg}'
+        '</figure>\n<p class="note">Each scaled to mean 1, averaged over the epochs; step 0 is the noisiest. '
+        "<em>Credit</em>: mean |step advantage|, the rule’s doing. <em>Sampler</em>: how strongly the model output "
+        "moves the step’s log-probability, |d mean / d output| / std, whatever the rule. <em>Update</em>: their "
+        "product, what the policy gradient weighs the step by.</p>\n</section>"
+    )
+
+
+def _profile(key: str, rows: Sequence[Row]) -> list[Point]:
+    """The mean over epochs of a number per step."""
+    recorded = [row[key] for row in rows if isinstance(row.get(key), list)]
+    steps = range(min(map(len, recorded), default=0))
+    columns = [[value for values in recorded if isinstance(value := values[step], Real)] for step in steps]
+    return [Point(step, fmean(map(float, column))) for step, column in zip(steps, columns, strict=True) if column]
 
 
 def _curves(rows: Sequence[Row]) -> str:

@@ -1,0 +1,93 @@
+"""The pipeline that `against_trl.py` trains: Stable Diffusion in small, random weights, readable by old libraries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from stepcredit.embedded.tokenizer import build_tokenizer
+
+LATENT, TOKENS, TEXT_WIDTH = 8, 77, 32
+
+
+def unet() -> UNet2DConditionModel:
+    """1.8M weights."""
+    return UNet2DConditionModel(
+        sample_size=LATENT,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def build() -> StableDiffusionPipeline:
+    """Latents 8x8, images 32x32, 77 tokens."""
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = TOKENS
+    vocabulary = len(tokenizer)
+    text = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
+    )
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(16, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            norm_num_groups=16,
+            sample_size=4 * LATENT,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet(),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def save(folder: Path) -> None:
+    """`build` under seed 0, as files that transformers 4 reads alike: it would draw other weights without a word."""
+    torch.manual_seed(0)
+    build().save_pretrained(folder)
+    weights = folder / "text_encoder" / "model.safetensors"
+    prefix = "text_model."
+    named = {prefix + name.removeprefix(prefix): value for name, value in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
+    model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+
+
+def counted_gflop(denoiser: UNet2DConditionModel, rows: int = 2) -> tuple[float, float]:
+    """(forward, forward and backward) of one row, in GFLOP; a multiplication and an addition are two operations."""
+    inputs = torch.zeros(rows, 4, LATENT, LATENT), 1, torch.zeros(rows, TOKENS, TEXT_WIDTH)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        denoiser(*inputs)
+    with FlopCounterMode(display=False) as both:
+        denoiser(*inputs).sample.sum().backward()
+    return forward.get_total_flops() / rows / 1e9, both.get_total_flops() / rows / 1e9

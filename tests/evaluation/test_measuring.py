@@ -1,0 +1,165 @@
+"""Images scored by several rewards as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from tests.toy_policy import ToyPolicy
+from torch import Tensor
+
+from stepcredit import recipes
+from stepcredit.evaluation.measuring import PromptSet, measure
+from stepcredit.evaluation.sides import SideBySide
+from stepcredit.rewards import RewardError, build_reward, checked
+from stepcredit.rewards.warmth import Warmth
+from stepcredit.seeds import Stream, sample_seeds
+from stepcredit.types import Plan, Prompt
+
+LAKE, HILL, TREE = Prompt("a lake", {"number": 0}), Prompt("a hill", {"number": 1}), Prompt("a tree", {"number": 2})
+PROMPTS = [LAKE, HILL, TREE]
+WARMTH = {"warmth": checked(Warmth(), "warmth")}
+
+
+def plan(batch: int | None = None) -> Plan:
+    return Plan(4, None, batch)
+
+
+class Log:
+    """A reward that remembers what it was given; it fails where `wrong` says so."""
+
+    def __init__(self, wrong: str = "", batches: bool = False) -> None:
+        self.seen: list[tuple[int, list[str]]] = []
+        self.wrong, self.batches = wrong, batches
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        self.seen.append((len(images), list(prompts)))
+        if self.wrong in prompts or (self.batches and len(prompts) > 1):
+            raise ValueError("no judge")
+        return torch.tensor([float(row["number"]) for row in metadata])
+
+
+# One model
+
+
+def test_scores_are_by_prompt_and_image() -> None:
+    found = measure(ToyPolicy(), WARMTH | {"log": checked(Log(), "log")}, PROMPTS, 2, 0, plan())
+    assert found.scores["log"].tolist() == [[0, 0], [1, 1], [2, 2]]
+    images = ToyPolicy().rollout([LAKE] * 6, sample_seeds(0, Stream.EVALUATION, 0, 6)).images
+    assert torch.equal(found.scores["warmth"].flatten(), Warmth()(images, [""] * 6, [{}] * 6))
+    assert len(found.distances) == 3 and all(distance > 0 for distance in found.distances if distance is not None)
+
+
+def test_every_image_has_noise_of_its_own() -> None:
+    policy = ToyPolicy()
+    measure(policy, WARMTH, PROMPTS, 2, 5, plan())
+    ((texts, seeds),) = policy.rollouts
+    assert texts == ["a lake", "a lake", "a hill", "a hill", "a tree", "a tree"]
+    assert seeds == sample_seeds(5, Stream.EVALUATION, 0, 6)
+
+
+def test_all_rewards_score_the_same_images_once_and_a_batch_at_a_time() -> None:
+    policy, log, ticks = ToyPolicy(), Log(), list[int]()
+    found = measure(policy, WARMTH | {"log": checked(log, "log")}, PROMPTS, 3, 0, plan(4), tick=ticks.append)
+    assert [len(texts) for texts, _ in policy.rollouts] == [size for size, _ in log.seen] == ticks == [4, 4, 1]
+    whole = measure(ToyPolicy(), WARMTH, PROMPTS, 3, 0, plan())
+    assert torch.equal(found.scores["warmth"], whole.scores["warmth"])
+    assert found.distances == whole.distances
+
+
+def test_a_mixture_is_measured_with_its_components() -> None:
+    parts = [{"name": "warmth"}, {"name": "jpeg_compressibility", "weight": 2.0, "standardise": "none"}]
+    reward = build_reward(recipes.validate({"reward": {"components": parts}}, "here").reward)
+    scores = measure(ToyPolicy(), {"mixture": reward}, PROMPTS, 2, 0, plan(4)).scores
+    assert list(scores) == ["mixture", "mixture.warmth", "mixture.jpeg_compressibility"]
+    assert torch.allclose(scores["mixture"], scores["mixture.warmth"] + 2 * scores["mixture.jpeg_compressibility"])
+
+
+# Failing rewards
+
+
+def failure(reward: Log) -> str:
+    with pytest.raises(RewardError) as caught:
+        measure(ToyPolicy(), {"mine": checked(reward, "mine")}, PROMPTS, 2, 0, plan(5))
+    return str(caught.value)
+
+
+def test_the_prompt_that_fails_is_named_and_not_the_first_of_its_batch() -> None:
+    assert failure(Log(wrong="a hill")).startswith("image 1 of prompt 'a hill': reward 'mine' raised ValueError")
+
+
+def test_the_image_that_fails_is_named_though_another_of_its_prompt_does_not() -> None:
+    calls = 0
+
+    def second_only(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.full((len(prompts),), float("nan") if calls in (1, 5) else 0.0)
+
+    with pytest.raises(RewardError, match=r"^image 2 of prompt 'a hill': reward 'mine' returned nan"):
+        measure(ToyPolicy(), {"mine": checked(second_only, "mine")}, PROMPTS, 2, 0, plan())
+
+
+def test_a_batch_that_fails_only_as_such_names_its_prompts() -> None:
+    line = failure(Log(batches=True))
+    assert line.startswith("a batch of 5 images of prompts 'a lake', 'a hill', 'a tree', though none of them alone: ")
+
+
+# Base and tuned
+
+
+def trained(level: float) -> ToyPolicy:
+    policy = ToyPolicy()
+    with torch.no_grad():
+        policy.target.fill_(level)
+    return policy
+
+
+def test_both_sides_see_the_same_noise_and_differ_by_the_weights() -> None:
+    policy, prompts = trained(1.0), PromptSet("mine", "mine.txt", PROMPTS)
+    sides = SideBySide(WARMTH, 2, 3)(policy, prompts, plan(), True, "toy")
+    assert list(sides) == ["base", "tuned"]
+    (_, first), (_, second) = policy.rollouts
+    assert first == second
+    assert (sides["tuned"].scores["warmth"] > sides["base"].scores["warmth"]).all()
+    assert float(policy.target.detach().mean()) == 1
+    untrained = measure(ToyPolicy(), WARMTH, PROMPTS, 2, 3, plan())
+    assert torch.equal(sides["base"].scores["warmth"], untrained.scores["warmth"])
+
+
+def test_a_model_has_its_base_alone() -> None:
+    sides = SideBySide(WARMTH, 1, 0)(ToyPolicy(), PromptSet("mine", "mine.txt", PROMPTS), plan(), False, "toy")
+    assert list(sides) == ["base"]
+
+
+def test_a_base_in_common_is_measured_once_and_counted_as_done() -> None:
+    ticks, prompts = list[int](), PromptSet("mine", "mine.txt", PROMPTS)
+    measured = SideBySide(WARMTH, 1, 0, tick=ticks.append)
+    one, other, third, fourth = trained(1.0), trained(-1.0), trained(0.5), trained(0.5)
+    first = measured(one, prompts, plan(), True, "toy")
+    second = measured(other, prompts, plan(), True, "toy")
+    assert first["base"] is second["base"] and first["tuned"] is not second["tuned"]
+    assert [len(policy.rollouts) for policy in (one, other)] == [2, 1] and ticks == [3, 3, 3, 3]
+    measured(third, prompts, plan(), True, "another model")
+    measured(fourth, PromptSet("mine", "yours.txt", [LAKE]), plan(), True, "toy")
+    assert [len(policy.rollouts) for policy in (third, fourth)] == [2, 2]
+
+
+def test_tuned_are_the_averaged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import contextmanager
+
+    policy = trained(1.0)
+
+    @contextmanager
+    def averaged():  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            policy.target.fill_(0.5)
+            yield
+            policy.target.fill_(1.0)
+
+    monkeypatch.setattr(policy, "averaged", averaged)
+    sides = SideBySide(WARMTH, 1, 0)(policy, PromptSet("mine", "mine.txt", PROMPTS), plan(), True, "toy")
+    half = measure(trained(0.5), WARMTH, PROMPTS, 1, 0, plan())
+    assert torch.equal(sides["tuned"].scores["warmth"], half.scores["warmth"])

@@ -1,0 +1,190 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepcredit.maths.statistics import FEW, Estimate, clustered_mean, mean_pairwise_distance, paired_difference
+
+FLOATS = st.floats(-100, 100)
+
+
+def tensor(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def normal_clusters(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
+    """(count, size) of mean 0, in which the values of a cluster share half of their variance."""
+    shared = torch.randn(count, 1, generator=generator)
+    return shared + torch.randn(count, size, generator=generator)
+
+
+# Mean and standard error
+
+
+def test_mean_and_standard_error_of_equal_clusters():
+    # Cluster means 2, 4, 9: mean 5, variance (9 + 1 + 16) / 2 = 13.
+    found = clustered_mean(tensor(1, 3, 4, 4, 8, 10), list("aabbcc"), 0)
+    assert found.mean == 5
+    assert found.standard_error == pytest.approx(math.sqrt(13 / 3))
+
+
+def test_clusters_of_unequal_size_weigh_by_their_values():
+    # Mean 14 / 4 = 3.5; S - n mean = 12 - 10.5 = 1.5 and 2 - 3.5 = -1.5; sqrt(2 / 1 * 4.5) / 4 = 0.75.
+    found = clustered_mean(tensor(3, 4, 2, 5), ["a", "a", "b", "a"], 0)
+    assert found.mean == 3.5
+    assert found.standard_error == pytest.approx(0.75)
+
+
+def test_every_value_its_own_cluster_is_the_usual_standard_error():
+    values = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    assert clustered_mean(values, range(20), 0).standard_error == pytest.approx(float(values.double().std()) / 20**0.5)
+
+
+def test_copies_of_an_image_add_no_certainty():
+    values = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    once = clustered_mean(values, range(20), 0)
+    copied = clustered_mean(values.repeat_interleave(4), [row // 4 for row in range(80)], 0)
+    assert copied.standard_error == pytest.approx(once.standard_error)
+    assert copied.interval == pytest.approx(once.interval)
+
+
+# Interval
+
+
+def test_two_clusters_resample_to_three_means():
+    # The means are 0 a quarter of the time, 1/2 half of it and 1 a quarter.
+    found = clustered_mean(tensor(0, 1), ["a", "b"], 0, level=0.6)
+    assert found.interval == (0, 1)
+    assert clustered_mean(tensor(0, 1), ["a", "b"], 0, level=0.4).interval == (0.5, 0.5)
+
+
+def test_resamples_of_unequal_clusters_are_means_of_their_values():
+    # (4, 4) and (0): both drawn twice, or one of each.
+    found = clustered_mean(tensor(4, 4, 0), ["a", "a", "b"], 0, level=0.6)
+    assert found.interval == (0, 4)
+    assert clustered_mean(tensor(4, 4, 0), ["a", "a", "b"], 0, level=0.4).interval == pytest.approx((8 / 3, 8 / 3))
+
+
+def test_the_level_is_the_share_of_resampled_means_inside():
+    values = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    found = clustered_mean(values, range(200), 0)
+    half = (found.interval[1] - found.interval[0]) / 2
+    assert half == pytest.approx(1.96 * found.standard_error, rel=0.04)
+    narrow = clustered_mean(values, range(200), 0, level=0.5)
+    assert (narrow.interval[1] - narrow.interval[0]) / 2 == pytest.approx(0.674 * found.standard_error, rel=0.06)
+
+
+def test_intervals_of_clusters_cover_the_truth_and_those_of_images_do_not():
+    generator, rounds = torch.Generator().manual_seed(1), 400
+    clustered = independent = 0
+    for number in range(rounds):
+        values = normal_clusters(30, 4, generator).flatten()
+        low, high = clustered_mean(values, [row // 4 for row in range(120)], number, resamples=400).interval
+        clustered += low <= 0 <= high
+        low, high = clustered_mean(values, range(120), number, resamples=400).interval
+        independent += low <= 0 <= high
+    assert 0.89 <= clustered / rounds <= 0.97
+    assert independent / rounds < 0.85
+
+
+def test_the_seed_decides():
+    values, names = torch.randn(12, generator=torch.Generator().manual_seed(0)), [row // 2 for row in range(12)]
+    first, again, other = (clustered_mean(values, names, seed) for seed in (3, 3, 2**70))
+    assert first == again
+    assert first.interval != other.interval and first.mean == other.mean
+
+
+def test_blocks_of_resamples_draw_anew(monkeypatch):
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    whole = clustered_mean(values, range(12), 0)
+    monkeypatch.setattr("stepcredit.maths.statistics._BLOCK", 120)
+    assert clustered_mean(values, range(12), 0).interval == pytest.approx(whole.interval, abs=0.05)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(FLOATS, min_size=2, max_size=12), FLOATS, st.floats(0.1, 10))
+def test_shift_and_scale_carry_over(values, shift, scale):
+    plain = clustered_mean(tensor(*values), range(len(values)), 0, resamples=50)
+    moved = clustered_mean(tensor(*values) * scale + shift, range(len(values)), 0, resamples=50)
+    assert moved.mean == pytest.approx(plain.mean * scale + shift, abs=1e-6)
+    assert moved.standard_error == pytest.approx(plain.standard_error * scale, abs=1e-6)
+    assert moved.interval == pytest.approx([end * scale + shift for end in plain.interval], abs=1e-6)
+
+
+# Pairs
+
+
+def test_what_both_sides_share_cancels():
+    generator = torch.Generator().manual_seed(0)
+    before = normal_clusters(16, 4, generator).flatten() * 100
+    names = [row // 4 for row in range(64)]
+    after = before.double() + 0.25
+    found = paired_difference(after, before, names, 0)
+    assert found.mean == pytest.approx(0.25) and found.standard_error == pytest.approx(0, abs=1e-12)
+    assert clustered_mean(before, names, 0).standard_error > 10
+
+
+def test_equal_sides_differ_by_exactly_nothing():
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    assert paired_difference(values, values, [row % 20 for row in range(40)], 0) == Estimate(0, 0, (0, 0))
+
+
+def test_the_difference_is_after_minus_before():
+    assert paired_difference(tensor(3, 5), tensor(1, 1), ["a", "b"], 0).mean == 3
+
+
+# Too few
+
+
+def test_one_cluster_has_no_interval_and_says_why():
+    found = clustered_mean(tensor(1, 2, 6), ["a"] * 3, 0, unit="prompt")
+    assert found == Estimate(3, None, None, "one prompt only: it does not tell how far others would differ")
+
+
+@pytest.mark.parametrize(("count", "remark"), [(2, "2 seeds only: the interval is too narrow"), (FEW, "")])
+def test_few_clusters_are_remarked_on(count, remark):
+    found = clustered_mean(torch.arange(count), range(count), 0, unit="seed")
+    assert found.remark == remark and found.interval is not None
+
+
+# Distances
+
+
+def test_mean_of_all_pairs():
+    # Sides 3, 4 and 5.
+    assert mean_pairwise_distance(tensor(0, 0, 3, 0, 3, 4).reshape(3, 2)) == pytest.approx(4)
+
+
+def test_alike_and_alone():
+    assert mean_pairwise_distance(torch.ones(5, 7)) == 0
+    assert mean_pairwise_distance(torch.ones(1, 7)) is None
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "line"),
+    [
+        (tensor(), [], "values are empty"),
+        (tensor(1, math.nan), ["a", "b"], "values are not finite"),
+        (torch.zeros(2, 2), ["a", "b"], "values has shape (2, 2)"),
+        (tensor(1, 2), ["a"], "clusters has 1 names for 2 values"),
+    ],
+)
+def test_what_is_no_sample_is_refused(values, names, line):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        clustered_mean(values, names, 0)
+    assert str(caught.value).startswith(line)
+
+
+def test_pairs_are_of_equal_number():
+    with pytest.raises(ValueError, match="give both in the same order"):
+        paired_difference(tensor(1, 2), tensor(1), ["a", "b"], 0)
+
+
+def test_points_are_rows():
+    with pytest.raises(ValueError, match="points has shape"):
+        mean_pairwise_distance(tensor(1, 2))

@@ -1,0 +1,354 @@
+"""Whatever a user may switch on, the first ratios are 1: what is trained is what was sampled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from tests.families import FAMILIES
+from tests.families.proof import configuration
+from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
+from torch import Tensor
+
+from stepcredit.config import RewardSection
+from stepcredit.credit import build_credit
+from stepcredit.maths import gaussian, loss
+from stepcredit.plans import evaluation_plan, row_batches, training_plan
+from stepcredit.policy.loading import make_policy
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.self_check import self_check
+from stepcredit.rewards import build_reward
+from stepcredit.tracking import RunDirectory
+from stepcredit.trainer import Trainer
+from stepcredit.types import Plan, Trajectory
+from stepcredit.update import replay
+
+EXACT = 0.0
+"""In batches of one size and layout a replay runs the very kernels of its rollout on the very same numbers, in any
+dtype; recomputing activations, another memory of the decoder and the train mode of a model without dropout change
+neither."""
+
+COMPILED = 0.0
+"""A compiled block is compiled twice, without gradients for rollouts and with them for replays. Both are made of the
+same operations in the same order, which aot_eager runs one by one."""
+
+INDUCTOR = 1e-6
+"""Inductor may fuse the two differently, and so round differently: that of float32 in a mean over the elements."""
+
+OTHER_BATCH = {"float32": 1e-6, "bfloat16": 2e-2, "float16": 3e-3}
+"""Another batch size may take other kernels, which round each mean by 2^-24, 2^-9 or 2^-12 of itself; the last, small
+standard deviation magnifies it."""
+
+UNET_AND_TRANSFORMERS = ["sd", "sd3", "flux"]
+STOCK = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+"""Stock Euler schedulers of diffusers convert a tensor the way that numpy is about to drop."""
+
+Prepare = Callable[[PipelinePolicy], Any]
+
+
+def untouched(policy: PipelinePolicy) -> None:
+    return None
+
+
+def moved(name: str, prepare: Prepare = untouched, dtype: str = "float32", **sections: Any) -> PipelinePolicy:
+    """A policy of a tiny family that is not its reference, made ready by `prepare`."""
+    pipeline = FAMILIES[name].build(0).to(dtype=getattr(torch, dtype))
+    model = {"dtype": dtype, **sections.pop("model", {})}
+    policy = make_policy(pipeline, configuration(name, model=model, **sections))
+    perturb(policy)
+    prepare(policy)
+    return policy
+
+
+def walk_of(policy: PipelinePolicy, batch: int | None = None, noisy: range = range(4)) -> Trajectory:
+    return policy.rollout(PROMPTS, SEEDS, Plan(4, noisy, batch)).trajectory
+
+
+def first_ratio(policy: PipelinePolicy, walk: Trajectory, size: int = 4) -> float:
+    """Largest |ratio - 1| of an update that replays `size` images at a time, with gradients."""
+    found = [
+        _deviation(policy, walk, step, rows, size)
+        for step in walk.trainable.nonzero().flatten().tolist()
+        for rows in row_batches(len(walk), size)
+    ]
+    return float(torch.stack(found).amax())
+
+
+def _deviation(policy: PipelinePolicy, walk: Trajectory, step: int, rows: Tensor, size: int) -> Tensor:
+    transition = replay(policy, walk, step, rows, size)
+    assert transition.mean.requires_grad
+    value = gaussian.log_prob(walk.latents[rows, step + 1], transition.mean, transition.std)
+    return loss.ratio_max_deviation(value.detach(), walk.log_probs[rows, step])
+
+
+def gradients(policy: PipelinePolicy, walk: Trajectory, step: int = 1) -> list[Tensor]:
+    log_prob(policy, walk, step).sum().backward()
+    return [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", [*UNET_AND_TRANSFORMERS, "qwen_image"])
+def test_every_dtype(name: str, dtype: str) -> None:
+    policy = moved(name, dtype=dtype)
+    whole, halves = walk_of(policy), walk_of(policy, batch=2)
+    assert first_ratio(policy, whole) <= EXACT
+    assert first_ratio(policy, halves, size=2) <= EXACT
+    assert first_ratio(policy, whole, size=3) <= OTHER_BATCH[dtype]
+
+
+@pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
+def test_gradient_checkpointing_changes_neither_ratio_nor_gradient(name: str) -> None:
+    plain, recomputing = moved(name), moved(name, model={"gradient_checkpointing": True})
+    walk = walk_of(recomputing)
+    assert torch.equal(walk.latents, walk_of(plain).latents)
+    assert first_ratio(recomputing, walk) <= EXACT
+    expected, found = gradients(plain, walk_of(plain)), gradients(recomputing, walk)
+    assert expected and len(expected) == len(found)
+    assert all(torch.equal(left, right) for left, right in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
+def test_train_mode_is_eval_mode(name: str) -> None:
+    policy = moved(name)
+    walk = walk_of(policy)
+    getattr(policy.pipeline, policy.denoiser).train()
+    assert first_ratio(policy, walk) <= EXACT
+    assert torch.equal(walk_of(policy).latents, walk.latents)
+
+
+@pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
+def test_attention_slicing_switched_off_again(name: str) -> None:
+    def on_and_off(policy: PipelinePolicy) -> None:
+        policy.pipeline.enable_attention_slicing()
+        policy.pipeline.disable_attention_slicing()
+
+    policy = moved(name, on_and_off)
+    assert first_ratio(policy, walk_of(policy)) <= EXACT
+    assert torch.equal(walk_of(policy).latents, walk_of(moved(name)).latents)
+
+
+@pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
+def test_vae_tiling_is_for_images_alone(name: str) -> None:
+    plain, tiled = moved(name), moved(name, model={"vae_tiling": True})
+    tiled.pipeline.vae.tile_latent_min_size, tiled.pipeline.vae.tile_sample_min_size = 4, 8
+    walk = walk_of(tiled)
+    assert first_ratio(tiled, walk) <= EXACT
+    rollouts = [policy.rollout(PROMPTS, SEEDS, Plan(4, range(4))) for policy in (plain, tiled)]
+    assert torch.equal(rollouts[0].trajectory.latents, rollouts[1].trajectory.latents)
+    assert rollouts[0].images.shape == rollouts[1].images.shape
+    assert not torch.equal(rollouts[0].images, rollouts[1].images)
+
+
+@pytest.fixture
+def aot_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile as ever, but without a C++ compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+
+
+def compiled(name: str) -> PipelinePolicy:
+    policy = moved(name, model={"compile": True})
+    denoiser = getattr(policy.pipeline, policy.denoiser)
+    assert any(part._compiled_call_impl is not None for part in denoiser.modules())
+    return policy
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.usefixtures("aot_eager")
+@pytest.mark.parametrize("name", [pytest.param("sd", marks=pytest.mark.slow), "sd3"])
+def test_a_compiled_denoiser(name: str) -> None:
+    policy = compiled(name)
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
+    assert first_ratio(policy, walk) <= COMPILED
+    assert all(gradient.any() for gradient in gradients(policy, walk))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["sd", "sd3"])
+def test_a_denoiser_compiled_by_inductor(name: str) -> None:
+    torch._dynamo.reset()
+    policy = compiled(name)
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
+    assert first_ratio(policy, walk) <= INDUCTOR
+    assert all(gradient.any() for gradient in gradients(policy, walk))
+
+
+def trainer(folder: Path, name: str, dtype: str = "float32", **sections: Any) -> Trainer:
+    """Of 2 prompts with 2 images each, all in one update."""
+    sample = {"prompts_per_epoch": 2, "images_per_prompt": 2, **sections.pop("sample", {})}
+    train = {"epochs": 1, "updates_per_epoch": 1, **sections.pop("train", {})}
+    config = configuration(
+        name, model={"dtype": dtype}, sample=sample, train=train, credit={"window": 2}, run={"grid_every": 100}
+    )
+    pipeline = FAMILIES[name].build(0).to(dtype=getattr(torch, dtype))
+    run = RunDirectory.create(folder / "run", config, ["stepcredit"])
+    reward = build_reward(RewardSection(name="warmth"))
+    return Trainer(config, make_policy(pipeline, config), reward, build_credit(config.credit), PROMPTS[:2], run)
+
+
+def rows(run: Trainer) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_loss_is_scaled_in_float16_only(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler, asked = torch.amp.GradScaler, []
+
+    def on_the_cpu(*_: Any, enabled: bool) -> torch.amp.GradScaler:
+        asked.append(enabled)
+        return scaler("cpu", init_scale=2.0**10, enabled=enabled)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", on_the_cpu)
+    run = trainer(tmp_path, "sd", dtype)
+    before = [parameter.detach().clone() for parameter in run.policy.parameters()]
+    run.train()
+    assert asked == [dtype == "float16"]
+    assert [row["ratio_max_deviation"] for row in rows(run)] == [EXACT]
+    after = run.policy.parameters()
+    assert all(parameter.isfinite().all() and parameter.dtype == torch.float32 for parameter in after)
+    assert any(not torch.equal(left, right) for left, right in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("sampler", ["flow-sde", "dance-sde", "cps"])
+@pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
+def test_every_sampler_of_flow_models(name: str, sampler: str) -> None:
+    policy = moved(name, sample={"sampler": sampler, "noise_level": 0.4})
+    walk = walk_of(policy, batch=2)
+    check = self_check(policy, walk, batch=2)
+    assert check.max_deviation <= EXACT
+    assert first_ratio(policy, walk, size=2) <= EXACT
+    last = sampler != "cps"
+    assert walk.trainable.tolist() == [True, True, True, last]
+    assert walk.log_probs[:, 3].any() == last
+    left_out = "; not trained, without noise or with too little: step 4 of 4"
+    assert str(check).endswith(left_out) != last
+
+
+def test_samplers_draw_different_walks() -> None:
+    walks = [
+        walk_of(moved("sd3", sample={"sampler": name, "noise_level": 0.4})) for name in ("flow-sde", "dance-sde", "cps")
+    ]
+    for left, right in ((0, 1), (0, 2), (1, 2)):
+        assert torch.equal(walks[left].latents[:, 0], walks[right].latents[:, 0])
+        assert not torch.equal(walks[left].latents[:, 1], walks[right].latents[:, 1])
+
+
+@pytest.mark.parametrize(("name", "sampler"), [("sd", "flow-sde"), ("sd3", "cps")])
+def test_steps_of_little_noise_are_sampled_and_not_trained(name: str, sampler: str) -> None:
+    sample = {"sampler": sampler, "noise_level": 0.4}
+    usual = moved(name, sample=sample | {"min_std": 0.0})
+    everything = walk_of(usual)
+    stds = [float(usual.replay(everything, step).std) for step in range(4)]
+    assert stds[0] > stds[1] > stds[2] > stds[3]
+    policy = moved(name, sample=sample | {"min_std": (stds[1] + stds[2]) / 2})
+    walk = walk_of(policy)
+    assert walk.trainable.tolist() == [True, True, False, False]
+    assert torch.equal(walk.log_probs[:, 2:], torch.zeros(4, 2))
+    assert torch.equal(walk.log_probs[:, :2], everything.log_probs[:, :2])
+    assert torch.equal(walk.latents, everything.latents)
+    check = self_check(policy, walk)
+    assert check.trained == (0, 1) and check.max_deviation <= EXACT
+    assert str(check).endswith("; not trained, without noise or with too little: step 3, 4 of 4")
+
+
+def stock_walk(name: str) -> tuple[Tensor, Tensor]:
+    """Latents after each of four steps and images, of diffusers alone, with deterministic steps."""
+    pipeline, latents = FAMILIES[name].build(0), []
+    if "FlowMatch" not in type(pipeline.scheduler).__name__ and name != "sd":
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipeline.scheduler.config.flow_shift)
+
+    def remember(_: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        latents.append(tensors["latents"])
+        return tensors
+
+    images = pipeline(
+        prompt=[prompt.text for prompt in PROMPTS],
+        num_inference_steps=4,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        guidance_scale=FAMILIES[name].guidance,
+        output_type="pt",
+        callback_on_step_end=remember,
+        **FAMILIES[name].call,
+    ).images
+    return torch.stack(latents, dim=1), images
+
+
+@STOCK
+@pytest.mark.parametrize("name", ["sd", "sd3", "flux", "z_image", "sana"])
+def test_without_noise_a_walk_is_the_stock_pipelines_own(name: str) -> None:
+    config = configuration(name, sample={"evaluation_noise": False, "batch": 4})
+    policy = make_policy(FAMILIES[name].build(0), config)
+    rollout = policy.rollout(PROMPTS, SEEDS, evaluation_plan(config, 4))
+    latents, images = stock_walk(name)
+    assert torch.equal(rollout.trajectory.latents[:, 1:], latents)
+    assert torch.equal(rollout.images, images)
+    assert not rollout.trajectory.trainable.any() and not rollout.trajectory.log_probs.any()
+
+
+def test_grids_of_flow_models_draw_no_noise_unless_asked() -> None:
+    walks = {}
+    for noise in (None, False, True):
+        config = configuration("sd3", sample={"evaluation_noise": noise})
+        policy = make_policy(FAMILIES["sd3"].build(0), config)
+        walks[noise] = policy.rollout(PROMPTS, SEEDS, evaluation_plan(config, 4)).trajectory.final
+    assert torch.equal(walks[None], walks[False]) and not torch.equal(walks[None], walks[True])
+
+
+@STOCK
+@pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
+def test_outside_a_window_steps_are_those_of_the_stock_scheduler(name: str) -> None:
+    config = configuration(name, sample={"sde_window_size": 2, "sde_window_start": 1, "batch": 4})
+    policy = make_policy(FAMILIES[name].build(0), config)
+    plan = training_plan(config, 4)
+    assert plan.noisy == range(1, 3)
+    walk = policy.rollout(PROMPTS, SEEDS, plan).trajectory
+    assert walk.trainable.tolist() == [False, True, True, False]
+    assert torch.equal(walk.latents[:, 1], stock_walk(name)[0][:, 0])
+    last, scheduler = policy.replay(walk, 3), policy.scheduler
+    change = scheduler.levels[4] - scheduler.levels[3]
+    assert not last.std.any()
+    assert torch.equal(walk.latents[:, 4], last.mean.detach())
+    assert torch.equal(walk.latents[:, 4], (walk.latents[:, 3] + change * last.output).detach())
+    assert not torch.equal(walk.latents[:, 2], stock_walk(name)[0][:, 1])
+    assert self_check(policy, walk).trained == (1, 2)
+    assert first_ratio(policy, walk) <= EXACT
+
+
+def test_a_window_is_trained_and_nothing_else(tmp_path: Path) -> None:
+    run = trainer(tmp_path, "sd3", sample={"sde_window_size": 2, "sde_window_start": 1})
+    replayed, own = set(), run.policy.replay
+
+    def remembering(trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
+        replayed.add(step)
+        return own(trajectory, step, rows)
+
+    run.policy.replay = remembering
+    before = [parameter.detach().clone() for parameter in run.policy.parameters()]
+    run.train()
+    assert replayed == {1, 2}
+    assert [row["ratio_max_deviation"] for row in rows(run)] == [EXACT]
+    after = run.policy.parameters()
+    assert any(not torch.equal(left, right) for left, right in zip(before, after, strict=True))
+
+
+def test_a_moving_window_is_trained_where_it_is(tmp_path: Path) -> None:
+    sample = {"sde_window_size": 1, "sde_window_every": 1, "evaluation_steps": 2}
+    run = trainer(tmp_path, "sd3", sample=sample, train={"epochs": 2})
+    replayed: list[int] = []
+    own = run.policy.replay
+
+    def remembering(trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
+        replayed.append(step)
+        return own(trajectory, step, rows)
+
+    run.policy.replay = remembering
+    run.train()
+    assert list(dict.fromkeys(replayed)) == [0, 1]
+    assert [row["ratio_max_deviation"] for row in rows(run)] == [EXACT] * 2

@@ -1,0 +1,208 @@
+"""What encode_prompt returned is made once for all prompts and cut to the rows of any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd
+from torch import Tensor
+
+from stepcredit.errors import InputError
+from stepcredit.policy.encodings import Encode, Encodings
+from stepcredit.policy.reentry import _call
+from stepcredit.types import Plan
+
+TEXTS = ("a", "bb", "ccc")
+
+
+def number(text: str) -> float:
+    return float(ord(text[0]))
+
+
+def rows_of(texts: Sequence[str], length: int = 5) -> Tensor:
+    """(B, length, 2), all of it the number of the text."""
+    return torch.tensor([number(text) for text in texts]).view(-1, 1, 1).expand(-1, length, 2).clone()
+
+
+def encoded(encode: Encode, texts: Sequence[str] = TEXTS, layouts: Any = None, **named: Any) -> Encodings:
+    """The encodings of one call for all of `texts`."""
+    encodings = Encodings(texts, {} if layouts is None else layouts)
+    encodings.recording(encode, list(texts))(list(texts), **named)
+    return encodings
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 6])
+def test_a_sequence_as_long_as_the_batch_is_not_taken_for_one(length: int) -> None:
+    """(B, S, C) and a (S, 3) that belongs to no prompt, as FLUX's text positions do; S is B, 2 B and B + 1 too."""
+    positions = torch.arange(3.0 * length).view(length, 3)
+    encodings = encoded(lambda prompt: (rows_of(prompt, length), positions))
+    value, ids = encodings.of(["ccc", "a"])[0]
+    assert torch.equal(value, rows_of(["ccc", "a"], length))
+    assert torch.equal(ids, positions)
+
+
+def test_ragged_lists_are_cut_by_prompt() -> None:
+    encodings = encoded(lambda prompt: ([torch.full((len(text), 2), number(text)) for text in prompt], []))
+    value, negative = encodings.of(["ccc", "ccc", "bb"])[0]
+    assert [tuple(part.shape) for part in value] == [(3, 2), (3, 2), (2, 2)]
+    assert [float(part[0, 0]) for part in value] == [number("c"), number("c"), number("b")]
+    assert negative == []
+
+
+def test_a_list_of_layers_is_cut_inside() -> None:
+    encodings = encoded(lambda prompt: [rows_of(prompt), -rows_of(prompt), torch.ones(3)])
+    first, second, fixed = encodings.of(["bb"])[0]
+    assert torch.equal(first, rows_of(["bb"])) and torch.equal(second, -rows_of(["bb"]))
+    assert torch.equal(fixed, torch.ones(3))
+
+
+def test_a_batch_that_is_repeated_is_cut_in_every_block() -> None:
+    """Negative and positive prompts along one axis."""
+    encodings = encoded(lambda prompt: torch.cat([-rows_of(prompt), rows_of(prompt)]))
+    (value,) = encodings.of(["ccc", "a"])
+    assert torch.equal(value, torch.cat([-rows_of(["ccc", "a"]), rows_of(["ccc", "a"])]))
+
+
+def test_parts_that_are_nothing_or_numbers_are_handed_on() -> None:
+    scalar = torch.tensor(4.0)
+    encodings = encoded(lambda prompt: (rows_of(prompt), None, 7, scalar, (None, rows_of(prompt))))
+    value, nothing, seven, same, (inner, deep) = encodings.of(["bb"])[0]
+    assert torch.equal(value, rows_of(["bb"])) and torch.equal(deep, rows_of(["bb"]))
+    assert nothing is None and inner is None and seven == 7 and same is scalar
+
+
+def test_rows_that_fit_no_number_of_prompts() -> None:
+    with pytest.raises(InputError, match=r"returned 4 rows for 3 prompts: they cannot be told apart$"):
+        encoded(lambda prompt: rows_of([*prompt, "z"]))
+
+
+def test_order_and_duplicates_are_those_of_the_batch() -> None:
+    encodings = encoded(lambda prompt: rows_of(prompt), ["bb", "a", "bb", "ccc"])
+    assert encodings.prompts == ("bb", "a", "ccc")
+    batch = ["ccc", "a", "a", "bb", "ccc"]
+    assert torch.equal(encodings.of(batch)[0], rows_of(batch))
+    assert torch.equal(encodings.of(["a"])[0], rows_of(["a"]))
+    assert torch.equal(encodings.of(batch)[0], rows_of(batch))
+
+
+def test_every_distinct_prompt_is_encoded_once_for_all_batches() -> None:
+    asked: list[list[str]] = []
+
+    def encode(prompt: list[str]) -> Tensor:
+        asked.append(prompt)
+        return rows_of(prompt)
+
+    layouts: dict[Any, Any] = {}
+    for _ in range(2):
+        encodings = Encodings(["bb", "a", "bb", "ccc"], layouts)
+        for batch in (["bb", "a"], ["bb", "ccc"]):
+            assert torch.equal(encodings.recording(encode, batch)(batch), rows_of(batch))
+    assert asked == [["bb", "a", "ccc"], ["bb", "a", "ccc", "bb"], ["bb", "a", "ccc"]]
+
+
+def test_calls_are_told_apart_by_their_order() -> None:
+    """As where a pipeline encodes the prompt and then the negative prompt."""
+    encodings = Encodings(TEXTS, {})
+    for batch in (["a", "bb"], ["ccc", "a"]):
+        encode = encodings.recording(lambda prompt: rows_of(prompt), batch)
+        assert torch.equal(encode(batch), rows_of(batch))
+        assert torch.equal(encode(["no", "no"]), rows_of(["no", "no"]))
+    assert [tuple(value[:, 0, 0].tolist()) for value in encodings.of(["bb"])] == [(number("b"),), (number("n"),)]
+
+
+def test_a_structure_that_changes_from_one_rollout_to_the_next() -> None:
+    """With guidance there is a negative part, without it is None: what was found of the one is not used for the other."""
+    layouts: dict[Any, Any] = {}
+    plain = encoded(lambda prompt: (rows_of(prompt), None), layouts=layouts)
+    guided = encoded(lambda prompt: (rows_of(prompt), -rows_of(prompt)), layouts=layouts)
+    doubled = encoded(lambda prompt: (rows_of(prompt), torch.ones(6)), layouts=layouts)
+    assert plain.of(["bb"])[0][1] is None
+    assert torch.equal(guided.of(["bb"])[0][1], -rows_of(["bb"]))
+    assert torch.equal(doubled.of(["bb"])[0][1], torch.ones(6))
+    assert len(layouts) == 3
+
+
+def test_one_prompt_alone_is_not_taken_for_what_belongs_to_none() -> None:
+    encodings = encoded(lambda prompt: (rows_of(prompt), torch.ones(1, 2)), ["a"])
+    value, fixed = encodings.of(["a", "a"])[0]
+    assert torch.equal(value, rows_of(["a", "a"])) and torch.equal(fixed, torch.ones(1, 2))
+
+
+def test_one_text_for_all_images_is_given_for_all_prompts() -> None:
+    seen = []
+
+    def encode(prompt: list[str], negative_prompt: list[str]) -> Tensor:
+        seen.append(negative_prompt)
+        return rows_of(prompt) - rows_of(negative_prompt)
+
+    encodings = Encodings(TEXTS, {})
+    value = encodings.recording(encode, ["a", "bb"])(["a", "bb"], negative_prompt=["no", "no"])
+    assert torch.equal(value, rows_of(["a", "bb"]) - number("n"))
+    assert seen == [["no"] * 3, ["no"] * 4]
+
+
+def test_a_list_that_holds_no_texts_is_left_as_it_is() -> None:
+    """As the layers of the text encoder that FLUX.2 reads, which may be as many as the images."""
+    seen = []
+
+    def encode(prompt: list[str], layers: list[int]) -> Tensor:
+        seen.append(layers)
+        return rows_of(prompt)
+
+    encoded(encode, layers=[9, 18, 27])
+    assert seen == [[9, 18, 27]] * 2
+
+
+def test_another_text_for_every_image_is_refused() -> None:
+    with pytest.raises(InputError) as refused:
+        encoded(lambda prompt, negative_prompt: rows_of(prompt), negative_prompt=["x", "y", "z"])
+    assert str(refused.value) == (
+        "encode_prompt was given a different negative_prompt for every image: it cannot be replayed"
+    )
+
+
+def test_another_negative_prompt_for_every_image_is_refused_by_a_rollout() -> None:
+    policy = tiny_policy(call={"negative_prompt": ["w", "x", "y", "z"]})
+    with pytest.raises(InputError, match="a different negative_prompt for every image"):
+        policy.rollout(PROMPTS, SEEDS)
+    assert policy.scheduler.tape is None
+
+
+def test_a_negative_prompt_is_a_fresh_list_of_one_per_image_for_every_call() -> None:
+    policy = tiny_policy(steps=1, call={"negative_prompt": "bad"})
+    recording = policy.rollout(PROMPTS, SEEDS).trajectory.recording
+    first = _call(recording, PROMPTS[:3])["negative_prompt"]
+    first.append("spoilt")
+    assert _call(recording, PROMPTS[:3])["negative_prompt"] == ["bad"] * 3
+    assert _call(recording, PROMPTS[:1])["negative_prompt"] == ["bad"]
+    assert recording.call["negative_prompt"] == policy.sample.call["negative_prompt"] == "bad"
+
+
+def test_a_negative_prompt_counts_and_replays() -> None:
+    policy = tiny_policy(steps=2, call={"negative_prompt": "bad"})
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2), batch=3)).trajectory
+    plain = tiny_policy(steps=2).rollout(PROMPTS, SEEDS, Plan(2, range(2), batch=3)).trajectory
+    assert not torch.equal(walk.final, plain.final)
+    for rows in (torch.arange(3), torch.tensor([3, 3, 3])):
+        mean, again = policy.replay(walk, 1, rows).mean, policy.replay(walk, 1, rows).mean
+        assert torch.equal(mean, again)
+
+
+def test_a_rollout_asks_the_text_encoder_once_for_all_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(tiny_sd(), steps=1, guidance=1.0)
+    own, asked = type(policy.pipeline).encode_prompt, []
+
+    def encode(self: Any, prompt: list[str], *arguments: Any, **named: Any) -> Any:
+        asked.append(list(prompt))
+        return own(self, prompt, *arguments, **named)
+
+    monkeypatch.setattr(type(policy.pipeline), "encode_prompt", encode)
+    twice = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
+    for _ in range(2):
+        walk = policy.rollout(twice, SEEDS[:3], Plan(1, range(1), batch=2)).trajectory
+    policy.replay(walk, 0)
+    policy.replay(walk, 0, torch.tensor([2]))
+    assert asked == [["two dogs", "a cat"], ["two dogs", "a cat", "two dogs"], ["two dogs", "a cat"]]
