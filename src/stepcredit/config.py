@@ -51,7 +51,9 @@ class SampleSection(_Section):
     min_std: float = Field(1e-3, ge=0, description="steps with less noise are sampled but not trained")
     prompts_per_epoch: int | None = Field(8, ge=1, description="prompts drawn per epoch; None is all of them once")
     images_per_prompt: int = Field(8, ge=1, description="images of each drawn prompt: the group of a group advantage")
-    batch: int | None = Field(None, ge=1, description="images sampled at a time; None is as many as are trained at once")
+    batch: int | None = Field(
+        None, ge=1, description="images sampled at a time; None is as many as are trained at once"
+    )
     evaluation_steps: int | None = Field(None, ge=1, description="steps for grids and `sample`; None is `steps`")
     evaluation_noise: bool | None = Field(
         None, description="whether grids and `sample` draw noise; None: DDIM does, flow models do not"
@@ -100,7 +102,7 @@ class CreditSection(_Section):
     alpha: float = Field(0.0, ge=0, le=1, description="1 is no step credit")
     clamp: bool = Field(False, description="set negative contributions to zero")
     standardise: bool = Field(True, description="second standardisation, pooled over a prompt's images and steps")
-    options: dict[str, Any] = Field({}, description="further fields of the rule")
+    options: dict[str, Any] = Field({}, description="further fields of the rule, e.g. gamma of discount")
 
 
 class ComponentSection(_Section):

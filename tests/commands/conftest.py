@@ -29,4 +29,5 @@ def toy(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[ToyPolicy]:
         return loaded[-1]
 
     monkeypatch.setattr("stepcredit.policy.loading.load_policy", load_policy)
+    monkeypatch.setattr("stepcredit.policy.loading.make_policy", lambda pipeline, config, **_: load_policy(config))
     return loaded

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.commands.command_line import TOY, refused, stepcredit, tree
+from tests.tiny import tiny_sd
 from tests.toy_policy import ToyPolicy
 
 from stepcredit.config import TrainConfig
@@ -111,7 +112,12 @@ def test_steps_and_guidance_are_those_asked_for_or_usual(here: Path, monkeypatch
         seen.append((config.sample.steps, config.sample.guidance))
         return ToyPolicy(config.sample.steps)
 
+    def make_policy(pipeline: object, config: TrainConfig, **_: bool) -> ToyPolicy:
+        return load_policy(config)
+
     monkeypatch.setattr("stepcredit.policy.loading.load_policy", load_policy)
+    monkeypatch.setattr("stepcredit.policy.loading.make_policy", make_policy)
+    monkeypatch.setattr("stepcredit.policy.loading.load_pipeline", lambda section: tiny_sd())
     stepcredit("train", *TOY, "--run", "a")
     for source in ("a", "embedded", "some/model"):
         stepcredit("sample", source, "--prompt", "a lake", "--out", "plain")
