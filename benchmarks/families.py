@@ -28,8 +28,8 @@ the output of `python -m benchmarks.families`; the test suite asserts the same (
 - **without gradient**: trained tensors that no gradient reaches, of all.
 - **warmth**: mean of the reward over 32 fixed images before and after two epochs of the trainer (192 images each, every
   weight trained, contribution credit).
-- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its exported weights: a
-  LoRA by `load_lora_weights`, or the denoiser by `from_pretrained` where diffusers has no LoRA loader.
+- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its exported weights:
+  a LoRA by `load_lora_weights`, or the denoiser by `from_pretrained` where diffusers has no LoRA loader.
 - **overhead**: median milliseconds that a replay of four images spends outside the denoiser, after the first.
 
 | family | replay | trained steps | without gradient | warmth | reloaded | overhead, ms |

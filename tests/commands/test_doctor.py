@@ -183,7 +183,7 @@ def test_a_pipeline_that_starts_from_an_image(here: Path) -> None:
 def emptied(*names: str) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         index = json.loads((folder / "model_index.json").read_text())
-        (folder / "model_index.json").write_text(json.dumps(index | dict.fromkeys(names, [None, None])))
+        (folder / "model_index.json").write_text(json.dumps(index | {name: [None, None] for name in names}))
 
     return edit
 

@@ -321,34 +321,32 @@ def test_outside_a_window_steps_are_those_of_the_stock_scheduler(name: str) -> N
     assert first_ratio(policy, walk) <= EXACT
 
 
-def test_a_window_is_trained_and_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that were replayed so far."""
+    own, steps = PipelinePolicy.replay, []
+
+    def remembering(self: PipelinePolicy, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
+        steps.append(step)
+        return own(self, trajectory, step, rows)
+
+    monkeypatch.setattr(PipelinePolicy, "replay", remembering)
+    return steps
+
+
+def test_a_window_is_trained_and_nothing_else(tmp_path: Path, replayed: list[int]) -> None:
     run = trainer(tmp_path, "sd3", sample={"sde_window_size": 2, "sde_window_start": 1})
-    replayed, own = set(), run.policy.replay
-
-    def remembering(trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
-        replayed.add(step)
-        return own(trajectory, step, rows)
-
-    run.policy.replay = remembering
     before = [parameter.detach().clone() for parameter in run.policy.parameters()]
     run.train()
-    assert replayed == {1, 2}
+    assert set(replayed) == {1, 2}
     assert [row["ratio_max_deviation"] for row in rows(run)] == [EXACT]
     after = run.policy.parameters()
     assert any(not torch.equal(left, right) for left, right in zip(before, after, strict=True))
 
 
-def test_a_moving_window_is_trained_where_it_is(tmp_path: Path) -> None:
+def test_a_moving_window_is_trained_where_it_is(tmp_path: Path, replayed: list[int]) -> None:
     sample = {"sde_window_size": 1, "sde_window_every": 1, "evaluation_steps": 2}
     run = trainer(tmp_path, "sd3", sample=sample, train={"epochs": 2})
-    replayed: list[int] = []
-    own = run.policy.replay
-
-    def remembering(trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
-        replayed.append(step)
-        return own(trajectory, step, rows)
-
-    run.policy.replay = remembering
     run.train()
     assert list(dict.fromkeys(replayed)) == [0, 1]
     assert [row["ratio_max_deviation"] for row in rows(run)] == [EXACT] * 2

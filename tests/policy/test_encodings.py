@@ -114,7 +114,7 @@ def test_calls_are_told_apart_by_their_order() -> None:
 
 
 def test_a_structure_that_changes_from_one_rollout_to_the_next() -> None:
-    """With guidance there is a negative part, without it is None: what was found of the one is not used for the other."""
+    """With guidance there is a negative part, without it is None: what is known of one is not used for the other."""
     layouts: dict[Any, Any] = {}
     plain = encoded(lambda prompt: (rows_of(prompt), None), layouts=layouts)
     guided = encoded(lambda prompt: (rows_of(prompt), -rows_of(prompt)), layouts=layouts)
@@ -174,10 +174,10 @@ def test_another_negative_prompt_for_every_image_is_refused_by_a_rollout() -> No
 def test_a_negative_prompt_is_a_fresh_list_of_one_per_image_for_every_call() -> None:
     policy = tiny_policy(steps=1, call={"negative_prompt": "bad"})
     recording = policy.rollout(PROMPTS, SEEDS).trajectory.recording
-    first = _call(recording, PROMPTS[:3])["negative_prompt"]
+    first = _call(recording, TEXTS)["negative_prompt"]
     first.append("spoilt")
-    assert _call(recording, PROMPTS[:3])["negative_prompt"] == ["bad"] * 3
-    assert _call(recording, PROMPTS[:1])["negative_prompt"] == ["bad"]
+    assert _call(recording, TEXTS)["negative_prompt"] == ["bad"] * 3
+    assert _call(recording, TEXTS[:1])["negative_prompt"] == ["bad"]
     assert recording.call["negative_prompt"] == policy.sample.call["negative_prompt"] == "bad"
 
 

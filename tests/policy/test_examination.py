@@ -148,5 +148,5 @@ def test_a_model_that_does_not_replay() -> None:
         return (output[0] + torch.randn(output[0].shape, generator=generator),)
 
     policy.pipeline.unet.register_forward_hook(drift)
-    with pytest.raises(InputError, match="^this pipeline does not replay: log-probabilities differ by"):
+    with pytest.raises(InputError, match=r"^this pipeline does not replay: log-probabilities differ by"):
         examine(policy, config)

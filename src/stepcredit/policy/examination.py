@@ -1,4 +1,4 @@
-"""What a model needs to be trained here, found out by running it on two prompts: the substance of `stepcredit doctor`."""
+"""What a model needs to be trained here, found out by running it on two prompts: what `stepcredit doctor` prints."""
 
 from __future__ import annotations
 

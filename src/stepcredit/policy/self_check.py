@@ -97,9 +97,9 @@ def _require_alike(
     count = len(trajectory)
     if not largest <= tolerance:
         raise InputError(
-            f"replayed {microbatch} images at a time, what was sampled {min(batch or count, count)} at a time differs by "
-            f"{largest:.1e} (allowed {tolerance:.0e}), because kernels round by batch size: leave sample.batch unset, or "
-            "set it to train.microbatch"
+            f"replayed {microbatch} images at a time, what was sampled {min(batch or count, count)} at a time differs "
+            f"by {largest:.1e} (allowed {tolerance:.0e}), because kernels round by batch size: leave sample.batch "
+            "unset, or set it to train.microbatch"
         )
     return largest
 
