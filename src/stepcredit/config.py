@@ -22,6 +22,7 @@ class ModelSection(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the frozen weights; a LoRA, log-probabilities and credit are always float32"
     )
+    variant: str | None = Field(None, description="of the weight files, such as fp16; None is the plain ones")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     adapter: Literal["lora", "full"] = Field("lora", description="train a LoRA, or every weight of the denoiser")
     lora_rank: int = Field(4, ge=1, description="rank of the LoRA")

@@ -79,7 +79,8 @@ class Trainer:
             weight_decay=train.weight_decay,
         )
         self.optimiser.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
-        self.scaler = torch.amp.GradScaler(enabled=config.model.dtype == "float16")
+        device = policy.parameters()[0].device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=config.model.dtype == "float16")
         self.reward_statistics = PromptStatistics(train.buffer_size, train.min_count)
         self.step_statistics = StepStatistics(train.buffer_size, train.min_count)
         self._require_images()

@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_model(here: Path) -> None:
 def test_a_model_that_cannot_be_reached() -> None:
     line = refused("doctor", "no-such/model")
     assert line.startswith("no folder 'no-such/model', and the hub did not serve a model of that name")
-    assert line.endswith("or give a local folder")
+    assert line.endswith("and give the folder: model.path=FOLDER")
 
 
 def test_a_pipeline_without_prompts(here: Path) -> None:

@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     UNet2DModel,
 )
+from tests.families import FAMILIES
 from tests.tiny import PROMPTS, SEEDS, tiny_pixart, tiny_policy, tiny_sd, tiny_sdxl
 
 from stepcredit.config import ModelSection, TrainConfig
@@ -159,8 +160,24 @@ def test_a_damaged_folder(damage: Callable[[Path], Any], message: str, saved: Pa
 
 @pytest.mark.parametrize("path", ["no-such/model", "no_such_folder/", "/no/such/folder", "not a name"])
 def test_a_model_that_is_nowhere(path: str) -> None:
-    expected = f"no folder '{path}', and the hub did not serve a model of that name; check it, or give a local folder"
-    assert refusal(path) == expected
+    assert refusal(path) == (
+        f"no folder '{path}', and the hub did not serve a model of that name; check it, or download it elsewhere "
+        "(hf download NAME --local-dir FOLDER) and give the folder: model.path=FOLDER"
+    )
+
+
+def test_weights_of_a_variant(tmp_path: Path) -> None:
+    tiny_sd().save_pretrained(tmp_path, variant="fp16")
+    assert refusal(tmp_path) == f"{tmp_path} holds weights of variant fp16: set model.variant=fp16"
+    loaded = load_pipeline(ModelSection(path=str(tmp_path), variant="fp16"))
+    assert torch.equal(loaded.unet.conv_in.weight, tiny_sd().unet.conv_in.weight)
+
+
+def test_a_pipeline_saved_without_an_optional_part(tmp_path: Path) -> None:
+    pipeline = FAMILIES["sd3"].build(0)
+    pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipeline.save_pretrained(tmp_path)
+    assert load_pipeline(ModelSection(path=str(tmp_path))).text_encoder_3 is None
 
 
 def test_cuda_on_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def load_pipeline(section: ModelSection) -> DiffusionPipeline:
     device, dtype = resolve_device(section.device), getattr(torch, section.dtype)
     if section.path in embedded.NAMES:
         return embedded.load_pipeline(section.path).to(device=device, dtype=dtype)
-    pipeline = _from_pretrained(section.path, dtype)
+    pipeline = _from_pretrained(section.path, dtype, section.variant)
     require_text_to_image(pipeline)
     return pipeline.to(device=device)
 
@@ -103,7 +103,7 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
         raise InputError(f"{kind} has no vae with a unet or transformer: it is not a text-to-image pipeline")
 
 
-def _from_pretrained(path: str, dtype: torch.dtype) -> DiffusionPipeline:
+def _from_pretrained(path: str, dtype: torch.dtype, variant: str | None) -> DiffusionPipeline:
     folder = Path(path)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise InputError(f"{path} is not a diffusers pipeline folder: it has no model_index.json")
@@ -112,14 +112,17 @@ def _from_pretrained(path: str, dtype: torch.dtype) -> DiffusionPipeline:
         if folder.exists():
             _require_complete(folder)
             left_out = _left_out(folder)
-        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype, **left_out)
+        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype, variant=variant, **left_out)
         _require_weights(pipeline)
         return pipeline
     except Exception as error:  # a damaged folder makes diffusers, transformers and safetensors raise almost anything
         if not folder.exists() and not _downloaded(path):
             raise InputError(
-                f"no folder '{path}', and the hub did not serve a model of that name; check it, or give a local folder"
+                f"no folder '{path}', and the hub did not serve a model of that name; check it, or download it elsewhere "
+                "(hf download NAME --local-dir FOLDER) and give the folder: model.path=FOLDER"
             ) from error
+        if variant is None and next(folder.glob("*/*.fp16.safetensors"), None):
+            raise InputError(f"{path} holds weights of variant fp16: set model.variant=fp16") from error
         raise InputError(f"cannot load a pipeline from {path}: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -7,6 +7,7 @@ fed it. All of it happens on a double of the pipeline (`stand_in`).
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,6 +71,7 @@ def record(
     double = stand_in(pipeline, recording.device, scheduler=scheduler)
     encode = recording.encodings.recording(double.encode_prompt, prompts)
     double.__dict__["encode_prompt"] = encode
+    double.__dict__["prepare_latents"] = _contiguous(double.prepare_latents)
     if not recording.outputs:
         double.__dict__[denoiser] = _Watched(getattr(pipeline, denoiser), tape, recording.outputs)
     scheduler.tape = tape
@@ -132,6 +134,17 @@ def _call(recording: Recording, prompts: Sequence[str]) -> dict[str, Any]:
         name: [value] * len(prompts) if name.startswith("negative_prompt") and isinstance(value, str) else value
         for name, value in recording.call.items()
     }
+
+
+def _contiguous(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    """`prepare_latents` in the memory layout of stored latents: in half precision kernels round by layout."""
+
+    @functools.wraps(prepare)
+    def prepare_contiguous(*arguments: Any, **named: Any) -> Any:
+        value = prepare(*arguments, **named)
+        return (value[0].contiguous(), *value[1:]) if isinstance(value, tuple) else value.contiguous()
+
+    return prepare_contiguous
 
 
 def _in_turn(values: Sequence[Any]) -> Callable[..., Any]:
