@@ -118,8 +118,8 @@ def _from_pretrained(path: str, dtype: torch.dtype, variant: str | None) -> Diff
     except Exception as error:  # a damaged folder makes diffusers, transformers and safetensors raise almost anything
         if not folder.exists() and not _downloaded(path):
             raise InputError(
-                f"no folder '{path}', and the hub did not serve a model of that name; check it, or download it elsewhere "
-                "(hf download NAME --local-dir FOLDER) and give the folder: model.path=FOLDER"
+                f"no folder '{path}', and the hub did not serve a model of that name; check it, or download it "
+                "elsewhere (hf download NAME --local-dir FOLDER) and give the folder: model.path=FOLDER"
             ) from error
         if variant is None and next(folder.glob("*/*.fp16.safetensors"), None):
             raise InputError(f"{path} holds weights of variant fp16: set model.variant=fp16") from error
