@@ -24,7 +24,7 @@ def test_replays_of_every_step_are_exact(name: str) -> None:
     assert check.max_deviation == 0.0
     assert check.trained[:3] == (0, 1, 2)
     assert check.mode == ("full-walk" if name == "sd3-skip-layer-guidance" else "one-step")
-    assert self_check(policy, walk, batch=2, microbatch=3).max_deviation <= 1e-6
+    check_rows(policy, walk)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -47,7 +47,7 @@ class Alignment:
 def _score(log_probs: dict[str, float], prompt: str) -> float:
     if not log_probs:
         example = "a large red circle on a blue background"
-        raise InputError(f"'{prompt}' is not a caption of the shapes world, such as '{example}'")
+        raise InputError(f"{prompt!r} is not a caption of the shapes world, such as '{example}'")
     return sum(math.exp(value) for value in log_probs.values()) / len(log_probs)
 
 

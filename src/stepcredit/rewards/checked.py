@@ -76,7 +76,7 @@ class CheckedReward:
         if wrong:
             value, prompt = scores[wrong[0]].item(), shortened(prompts[wrong[0]])
             count = f"{len(wrong)} of {len(prompts)} images"
-            raise self._error(f"returned {where}{value} for {count}, first for prompt '{prompt}'")
+            raise self._error(f"returned {where}{value} for {count}, first for prompt {prompt!r}")
         return scores
 
     def _call(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Any:
