@@ -66,8 +66,9 @@ def test_a_packaged_recipe_names_a_credit_rule_there_is(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("embedded")])
 def test_an_embedded_recipe_needs_nothing_else(name: str) -> None:
     config = recipes.load(name)
-    assert config.model.path == "embedded"
-    assert config.reward.name in REWARDS.names()
+    assert config.model.path in ("embedded", "embedded-flow")
+    names = [component.name for component in config.reward.components] or [config.reward.name]
+    assert set(names) <= set(REWARDS.names()) and not config.reward.remote
     assert config.sample.prompts_per_epoch is not None
     assert len(load_prompts(config.prompts.source)) >= config.sample.prompts_per_epoch
 

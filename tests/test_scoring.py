@@ -58,7 +58,7 @@ def test_a_batch_is_taken_in_before_the_one_before_is_scored() -> None:
         assert judge.asked == []
         judge.may_begin.set()
         assert len(scoring.scores(IMAGES).values) == 5
-    assert judge.threads == {"reward_0"}
+    assert judge.threads == {"reward"}
 
 
 def test_without_overlap_all_images_are_one_call() -> None:
@@ -89,8 +89,29 @@ def test_leaving_drops_what_has_not_begun() -> None:
         scoring.add(IMAGES[number : number + 1], slice(number, number + 1))
     leaving = threading.Thread(target=scoring.__exit__, args=(None, None, None))
     leaving.start()
-    while not scoring._batches[-1].cancelled():
+    while not scoring._batches[-1][0].cancelled():
         assert leaving.is_alive()
     judge.may_begin.set()
     leaving.join()
     assert len(judge.asked) <= 1
+
+
+def test_a_reward_that_hangs_is_an_error_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepcredit.scoring.GRACE_SECONDS", 0.0)
+    judge = Judge()
+    judge.may_begin.clear()
+    with Scoring(checked(judge, "judge"), PROMPTS, timeout=0.01) as scoring:
+        scoring.add(IMAGES[:3], slice(0, 3))
+        with pytest.raises(RewardError, match=r"^reward 'judge' did not score 3 images within 0.01 s \("):
+            scoring.scores(IMAGES)
+    judge.may_begin.set()
+
+
+def test_a_time_out_of_the_rewards_own_stays_its_own() -> None:
+    def late(*_: Any) -> Tensor:
+        raise TimeoutError("the server is slow")
+
+    with Scoring(checked(late, "late"), PROMPTS, timeout=10) as scoring:
+        scoring.add(IMAGES, slice(0, 5))
+        with pytest.raises(RewardError, match="is slow"):
+            scoring.scores(IMAGES)

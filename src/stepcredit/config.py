@@ -154,6 +154,9 @@ class RewardSection(_Section):
     overlap: bool = Field(
         True, description="score finished images while others are sampled; False scores an epoch's in one call"
     )
+    timeout: float | None = Field(
+        1800.0, gt=0, description="seconds a batch may take; then the run keeps a checkpoint and ends; None is for ever"
+    )
     ray_workers: int | None = Field(None, ge=1, description="Ray actors that each hold the reward and share a batch")
     ray_gpus: float = Field(0.0, ge=0, description="GPUs that each of the ray_workers reserves; may be a fraction")
 

@@ -98,7 +98,7 @@ class Trainer:
     def epoch(self, epoch: int) -> None:
         clock = Clock()
         prompts = self.draw_prompts(epoch)
-        with Scoring(self.reward, prompts, overlap=self.config.reward.overlap) as scoring:
+        with self.scoring(prompts, overlap=self.config.reward.overlap) as scoring:
             with clock("sampling"), self.checkpoint_if_reward_fails(f"epoch {epoch + 1}"):
                 trajectory, images = self.sample(prompts, epoch, scoring)
             with clock("waiting"), self.checkpoint_if_reward_fails(f"epoch {epoch + 1}"):
@@ -155,8 +155,11 @@ class Trainer:
     def values(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Tensor:
         """Scores (B,) of images that are not trained on."""
         self.progress.phase("reward")
-        with self.checkpoint_if_reward_fails(where):
-            return self.reward(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
+        with self.checkpoint_if_reward_fails(where), self.scoring(prompts, overlap=False) as scoring:
+            return scoring.scores(images).values
+
+    def scoring(self, prompts: Sequence[Prompt], *, overlap: bool) -> Scoring:
+        return Scoring(self.reward, prompts, overlap=overlap, timeout=self.config.reward.timeout)
 
     @contextmanager
     def checkpoint_if_reward_fails(self, where: str) -> Iterator[None]:

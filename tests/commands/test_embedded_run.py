@@ -139,7 +139,7 @@ def test_the_run_can_be_sampled_and_differs_from_the_model(place: Path) -> None:
 
 def test_ctrl_c_stops_a_run_that_then_ends_as_if_it_had_not_come(place: Path) -> None:
     """A real signal to a real process in epoch 2, then on to the end."""
-    (place / "stop").write_text("3")
+    (place / "stop").write_text("4")
     command = [sys.executable, "-m", "stepcredit", "train", *TINY, "train.epochs=4", "reward.name=reward.py:reward"]
     code, err = interrupted([*command, "--run", "stopped run"])
     assert code == 130

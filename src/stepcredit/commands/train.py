@@ -16,8 +16,8 @@ from stepcredit.errors import InputError, Interrupted
 from stepcredit.tracking import RunDirectory, config_differences, next_run_path
 
 RUNS = Path("runs")
-MAY_CHANGE = ("train.epochs", "reward.remote", "reward.ray_workers", "reward.ray_gpus")
-"""What may change when a run goes on: how long it is, and where its reward lives."""
+MAY_CHANGE = ("train.epochs", "reward.remote", "reward.timeout", "reward.ray_workers", "reward.ray_gpus")
+"""What may change when a run goes on: how long it is, where its reward lives, and its patience."""
 
 
 def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool) -> None:
