@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from stepcredit.config import SampleSection, TrainConfig, TrainSection
-from stepcredit.plans import evaluation_plan, microbatch, noisy_steps, row_batches, training_plan
+from stepcredit.plans import evaluation_plan, filled, microbatch, noisy_steps, pair_batches, training_plan
 from stepcredit.types import Plan
 
 
@@ -59,18 +60,19 @@ def test_the_window_is_always_as_long() -> None:
         (12, 12, None, 1),
         (12, 4, 2, 2),
         (12, 4, 3, 3),
-        (12, 4, 50, 3),
-        (13, 4, 50, 4),
+        (12, 4, 5, 5),
+        (12, 4, 50, 12),
+        (13, 4, 50, 13),
     ],
 )
-def test_images_of_a_training_forward(images: int, updates: int, asked: int | None, size: int) -> None:
+def test_pairs_of_a_training_forward(images: int, updates: int, asked: int | None, size: int) -> None:
     assert microbatch(TrainSection(updates_per_epoch=updates, microbatch=asked), images) == size
 
 
 def test_as_many_images_are_sampled_at_once_as_are_trained_at_once() -> None:
     assert training_plan(config({"updates_per_epoch": 4}), 12).batch == 3
     assert training_plan(config({"updates_per_epoch": 4, "microbatch": 2}), 12).batch == 2
-    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 99}), 12).batch == 3
+    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 99}), 12).batch == 12
     assert training_plan(config({"updates_per_epoch": 4, "microbatch": 2}, batch=5), 12).batch == 5
 
 
@@ -104,16 +106,27 @@ def test_grids_are_sampled_in_the_batches_of_training() -> None:
     assert evaluation_plan(config(batch=7), 12).batch == 7
 
 
-@pytest.mark.parametrize(
-    ("count", "size", "batches"),
-    [
-        (4, 2, [[0, 1], [2, 3]]),
-        (5, 2, [[0, 1], [2, 3], [4, 4]]),
-        (5, 3, [[0, 1, 2], [3, 4, 4]]),
-        (4, 3, [[0, 1, 2], [3, 3, 3]]),
-        (3, 9, [[0, 1, 2]]),
-        (1, 1, [[0]]),
-    ],
-)
-def test_rows_in_batches_of_one_size(count: int, size: int, batches: list[list[int]]) -> None:
-    assert [rows.tolist() for rows in row_batches(count, size)] == batches
+PAIRS_OF_3_IMAGES = [
+    (2, True, [([4, 6], [0, 0]), ([9, 4], [0, 2]), ([6, 9], [2, 2])]),
+    (4, True, [([4, 6, 9, 4], [0, 0, 0, 2]), ([6, 9], [2, 2])]),
+    (9, True, [([4, 6, 9, 4, 6, 9], [0, 0, 0, 2, 2, 2])]),
+    (2, False, [([4, 6], [0, 0]), ([9], [0]), ([4, 6], [2, 2]), ([9], [2])]),
+    (9, False, [([4, 6, 9], [0, 0, 0]), ([4, 6, 9], [2, 2, 2])]),
+]
+
+
+@pytest.mark.parametrize(("size", "mixed", "batches"), PAIRS_OF_3_IMAGES)
+def test_pairs_in_batches(size: int, mixed: bool, batches: list[tuple[list[int], list[int]]]) -> None:
+    found = pair_batches(torch.tensor([4, 6, 9]), [0, 2], size, mixed=mixed)
+    assert [(rows.tolist(), steps.tolist()) for rows, steps in found] == batches
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_one_pair(mixed: bool) -> None:
+    ((rows, steps),) = pair_batches(torch.tensor([3]), [1], 4, mixed=mixed)
+    assert (rows.tolist(), steps.tolist()) == ([3], [1])
+
+
+def test_a_short_batch_is_filled_up_with_its_last_entry() -> None:
+    assert filled(torch.tensor([4, 6]), 5).tolist() == [4, 6, 6, 6, 6]
+    assert filled(torch.tensor([4, 6]), 2).tolist() == [4, 6]

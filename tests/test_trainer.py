@@ -277,7 +277,7 @@ def test_progress_hears_phases_and_rows_in_order(tmp_path: Path) -> None:
     epoch = ["sampling", "reward", "training"]
     grid = ["sample grid", "reward"]
     assert told.phases == [*grid, "sampling", "self-check", "reward", "training", *epoch, *grid]
-    assert told.notes == ["self-check: 4 steps of 8 images replay exact (one-step)"]
+    assert told.notes == ["self-check: 4 steps of 8 images replay exact (mixed-steps)"]
     assert [row["epoch"] for row in told.rows] == [1, 2] == [row["epoch"] for row in run.metrics()]
 
 
@@ -439,3 +439,19 @@ def test_the_self_check_can_be_left_out(tmp_path: Path) -> None:
     config = toy_config(train={"epochs": 1}, run={"self_check": False})
     row = finish(start(tmp_path, config, Drifting())).metrics()[0]
     assert row["ratio_max_deviation"] > 1e-6
+
+
+class OneStep(ToyPolicy):
+    """Cannot mix steps."""
+
+    replay_modes = ("full-walk",)
+    replay_mode = "full-walk"
+    mixes_steps = False
+
+
+def test_a_micro_batch_beyond_an_update_needs_steps_to_be_mixed(tmp_path: Path) -> None:
+    wide = toy_config(train={"microbatch": 8, "updates_per_epoch": 2})
+    finish(start(tmp_path / "mixed", wide, ToyPolicy()))
+    with pytest.raises(InputError, match=r"^train\.microbatch is 8 but an update has only 4 images, .* at most 4$"):
+        finish(start(tmp_path / "one", wide, OneStep()))
+    finish(start(tmp_path / "whole", toy_config(train={"microbatch": 4, "updates_per_epoch": 2}), OneStep()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -205,14 +206,16 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, statistics)
     measured = [float(value) for value in statistics.reference_kl]
     assert min(measured) > 0
-    assert (sum(measured[:STEPS]) * 4 + sum(measured[STEPS:]) * 2) / IMAGES == pytest.approx(expected, rel=1e-4)
+    total = sum(value * pairs for value, pairs in zip(measured, statistics.pairs, strict=True))
+    assert total / IMAGES == pytest.approx(expected, rel=1e-4)
 
     pull = taken(policy)
     weights = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
     descended = weights - 1e-3 * pull / pull.norm()
     torch.nn.utils.vector_to_parameters(descended, policy.parameters())
     accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, statistics)
-    assert sum(map(float, statistics.reference_kl[-8:])) < sum(measured)
+    pulled_back = [float(value) for value in statistics.reference_kl[len(measured) :]]
+    assert sum(map(operator.mul, pulled_back, statistics.pairs)) < total
 
 
 def test_kl_adds_to_the_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
@@ -222,13 +225,13 @@ def test_kl_adds_to_the_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> Non
     assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, kl_weight=0.5), apart) < 1e-9
 
 
-def test_the_reference_is_entered_once_per_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_is_entered_once_per_update(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     trajectory = walked(policy)
     entered, own = [], policy.reference
     monkeypatch.setattr(policy, "reference", lambda: entered.append(True) or own())
     gradient(policy, trajectory, STEP_ADVANTAGES, kl_weight=0.5, microbatch=3)
-    assert len(entered) == 2
+    assert len(entered) == 1
 
 
 def test_steps_without_variance_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,13 +240,14 @@ def test_steps_without_variance_are_not_replayed(monkeypatch: pytest.MonkeyPatch
     replayed: Counter[int] = Counter()
     own = policy.replay
 
-    def counting(trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
-        replayed[step] += 1
+    def counting(trajectory: Trajectory, step: Tensor, rows: Tensor | None = None) -> Any:
+        replayed.update(step.tolist())
         return own(trajectory, step, rows)
 
-    monkeypatch.setattr(policy, "replay", counting)
-    whole = gradient(policy, trajectory, STEP_ADVANTAGES)
-    assert replayed == {0: 1, 1: 1, 2: 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "replay", counting)
+        whole = gradient(policy, trajectory, STEP_ADVANTAGES)
+    assert replayed == dict.fromkeys(range(3), IMAGES)
     assert whole.isfinite().all() and whole.norm() > 0
     (
         -sum((STEP_ADVANTAGES[:, step] * log_prob(policy, trajectory, step)).sum() for step in range(3)) / (IMAGES * 3)
@@ -314,14 +318,15 @@ EIGHT = torch.arange(8)
 
 
 class Watched(ToyPolicy):
-    """Remembers the rows of every replay; None stands for all rows."""
+    """Remembers the pairs of every replay as (rows, steps)."""
 
     def __init__(self) -> None:
         super().__init__(STEPS)
-        self.replayed: list[list[int] | None] = []
+        self.replayed: list[tuple[list[int], list[int]]] = []
 
-    def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
-        self.replayed.append(None if rows is None else rows.tolist())
+    def replay(self, trajectory: Trajectory, step: int | Tensor, rows: Tensor | None = None) -> Transition:
+        assert isinstance(step, Tensor) and rows is not None
+        self.replayed.append((rows.tolist(), step.tolist()))
         return super().replay(trajectory, step, rows)
 
 
@@ -348,28 +353,43 @@ def test_copies_that_fill_a_micro_batch_add_nothing_to_the_gradient(group: Tenso
         torch.testing.assert_close(filled, whole, rtol=1e-5, atol=1e-7)
 
 
+class OneStep(Watched):
+    mixes_steps = False
+
+
+def pairs_of(replays: list[tuple[list[int], list[int]]]) -> list[tuple[int, int]]:
+    return sorted({pair for rows, steps in replays for pair in zip(rows, steps, strict=True)})
+
+
 @pytest.mark.parametrize("kl_weight", [0.0, 0.5])
-def test_every_replay_has_as_many_rows_as_a_micro_batch(kl_weight: float) -> None:
-    _, policy = toy_gradient(torch.tensor([0, 2, 3, 5, 7]), microbatch=3, kl_weight=kl_weight)
-    per_step = [[0, 2, 3], [5, 7, 7]]
-    times = STEPS * (2 if kl_weight else 1)
-    assert policy.replayed == [rows for rows in per_step for _ in range(times)]
+def test_every_replay_has_as_many_pairs_as_a_micro_batch(kl_weight: float) -> None:
+    group = torch.tensor([0, 2, 3, 5, 7])
+    _, policy = toy_gradient(group, microbatch=3, kl_weight=kl_weight)
+    once = -(-len(group) * STEPS // 3)
+    assert len(policy.replayed) == once * (2 if kl_weight else 1)
+    assert all(len(rows) == len(steps) == 3 for rows, steps in policy.replayed)
+    assert policy.replayed[:2] == [([0, 2, 3], [0, 0, 0]), ([5, 7, 0], [0, 0, 1])]
+    assert policy.replayed[:once] == policy.replayed[-once:]
+    assert pairs_of(policy.replayed) == [(row, step) for row in group.tolist() for step in range(STEPS)]
 
 
-@pytest.mark.parametrize("microbatch", [8, 20])
-def test_a_group_filled_up_to_the_size_of_the_walk_is_not_taken_for_the_walk(microbatch: int) -> None:
-    _, policy = toy_gradient(torch.tensor([1, 3, 4, 7]), microbatch=microbatch, updates_per_epoch=1)
-    assert policy.replayed == [[1, 3, 4, 7, 7, 7, 7, 7]] * STEPS
-    _, policy = toy_gradient(microbatch=microbatch, updates_per_epoch=1)
-    assert policy.replayed == [None] * STEPS
-
-
-@pytest.mark.parametrize("microbatch", [None, 8])
-def test_a_group_is_filled_up_to_the_largest_group(microbatch: int | None) -> None:
+@pytest.mark.parametrize("microbatch", [None, 3])
+def test_a_short_batch_is_filled_up(microbatch: int | None) -> None:
     _, policy = toy_gradient(torch.tensor([1, 3]), updates_per_epoch=3, microbatch=microbatch)
-    assert policy.replayed == [[1, 3, 3]] * STEPS
-    _, policy = toy_gradient(torch.tensor([1, 3, 4]), updates_per_epoch=3, microbatch=microbatch)
-    assert policy.replayed == [[1, 3, 4]] * STEPS
+    assert all(len(rows) == 3 for rows, _ in policy.replayed)
+    last = policy.replayed[-1]
+    assert last == (([3, 3, 3], [STEPS - 1] * 3) if 2 * STEPS % 3 == 1 else ([1, 3, 3], [STEPS - 1] * 3))
+
+
+def test_a_policy_of_one_step_at_a_time_gets_one() -> None:
+    policy = OneStep()
+    walked, (_, trajectory, advantages) = policy, toy_walk()
+    with torch.no_grad():
+        policy.target += torch.tensor([[[0.03, -0.02], [0.01, 0.05]]])
+    group = torch.tensor([0, 2, 3, 5, 7])
+    found = gradient(walked, trajectory, advantages, group, microbatch=3)
+    assert policy.replayed == [(rows, [step] * 3) for step in range(STEPS) for rows in ([0, 2, 3], [5, 7, 7])]
+    torch.testing.assert_close(found, toy_gradient(group, microbatch=3)[0], rtol=1e-5, atol=1e-7)
 
 
 def test_uneven_updates_replay_exactly() -> None:
@@ -412,7 +432,8 @@ def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
         given = section(kl_weight=0.5, kl_space=kl_space, microbatch=3)
         accumulate_gradient(policy, SCALER, trajectory, none, EIGHT, given, statistics)
         expected = scale * float(policy.target.detach().square().mean())
-        assert [float(value) for value in statistics.reference_kl] == pytest.approx([expected] * STEPS * 3, rel=1e-4)
+        measured = [float(value) for value in statistics.reference_kl]
+        assert measured == pytest.approx([expected] * len(statistics.pairs), rel=1e-4)
         pull = 0.5 * scale * 2 * policy.target.detach().flatten() / 4
         torch.testing.assert_close(taken(policy), pull, rtol=1e-4, atol=1e-8)
 

@@ -35,8 +35,9 @@ class ToyPolicy:
         replayed_with_x0: how many replays were given a trajectory that still held its x0.
     """
 
-    replay_modes: tuple[str, ...] = ("one-step",)
-    replay_mode: str = "one-step"
+    replay_modes: tuple[str, ...] = ("mixed-steps",)
+    replay_mode: str = "mixed-steps"
+    mixes_steps = True
 
     def __init__(self, steps: int = 4, last_std: float = STD) -> None:
         self.target = nn.Parameter(torch.zeros(LATENT))
@@ -82,10 +83,10 @@ class ToyPolicy:
             on_batch(images, slice(0, len(prompts)))
         return Rollout(trajectory, images)
 
-    def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
+    def replay(self, trajectory: Trajectory, step: int | Tensor, rows: Tensor | None = None) -> Transition:
         self.replayed_with_x0 += trajectory.x0 is not None
-        latents = trajectory.latents[:, step]
-        return self._transition(latents if rows is None else latents[rows], step)
+        rows = torch.arange(len(trajectory)) if rows is None else rows
+        return self._transition(trajectory.latents[rows, step], step)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -116,9 +117,11 @@ class ToyPolicy:
         save_file(self.state_dict(), folder / WEIGHTS)
         return folder / WEIGHTS
 
-    def _transition(self, latents: Tensor, step: int) -> Transition:
+    def _transition(self, latents: Tensor, step: int | Tensor) -> Transition:
         x0 = self.target + latents / 4
-        return Transition(latents + (x0 - latents) / 2, torch.tensor(self._std(step)), x0, output=x0)
+        steps = [step] * len(latents) if isinstance(step, int) else step.tolist()
+        stds = torch.tensor([self._std(step) for step in steps]).view(-1, 1, 1, 1)
+        return Transition(latents + (x0 - latents) / 2, stds, x0, output=x0)
 
     def _std(self, step: int) -> float:
         return self.last_std if step == self.steps - 1 else STD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,9 +30,16 @@ def evaluation_plan(config: TrainConfig, images: int) -> Plan:
 
 
 def microbatch(train: TrainSection, images: int) -> int:
-    """Images per training forward: `train.microbatch`, at most those of the largest update of an epoch of `images`."""
-    largest = -(-images // train.updates_per_epoch)
-    return min(train.microbatch or largest, largest)
+    """(image, step) pairs per training forward of an epoch of `images` images: `train.microbatch`, at most `images`.
+
+    By default those of the largest update at one step.
+    """
+    return min(train.microbatch or largest_update(train, images), images)
+
+
+def largest_update(train: TrainSection, images: int) -> int:
+    """Images of the largest update of an epoch of `images` images."""
+    return -(-images // train.updates_per_epoch)
 
 
 def noisy_steps(sample: SampleSection, epoch: int) -> range:
@@ -46,8 +53,21 @@ def noisy_steps(sample: SampleSection, epoch: int) -> range:
     return range(start, start + size)
 
 
-def row_batches(count: int, size: int) -> Iterator[Tensor]:
-    """The rows 0 .. count - 1, `size` (at most all) at a time, the last batch filled up with its last row."""
-    size = min(size, count)
-    for start in range(0, count, size):
-        yield torch.arange(start, start + size).clamp_max(count - 1)
+def pair_batches(rows: Tensor, steps: Sequence[int], size: int, *, mixed: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """All pairs of `rows` and `steps` as (rows (n,), steps (n,)), n <= `size`, step by step.
+
+    Args:
+        mixed: whether a batch may hold several steps; otherwise there may be a short batch in every step.
+    """
+    if not mixed:
+        for step in steps:
+            for batch in rows.split(size):
+                yield batch, torch.full_like(batch, step)
+        return
+    at, images = torch.cartesian_prod(torch.tensor(steps), rows).view(-1, 2).unbind(1)
+    yield from zip(images.split(size), at.split(size), strict=True)
+
+
+def filled(batch: Tensor, size: int) -> Tensor:
+    """`batch` with copies of its last entry up to `size`: kernels round by batch size, so replays keep to one size."""
+    return torch.cat([batch, batch[-1:].expand(size - len(batch))])

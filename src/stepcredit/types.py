@@ -129,10 +129,14 @@ class Policy(Protocol):
     Attributes:
         replay_modes: ways to replay, the cheapest first. Which of them is exact is for the self-check to find.
         replay_mode: the one in use.
+        mixes_steps: whether in this mode one replay may hold images at several steps.
     """
 
     replay_modes: tuple[Any, ...]
     replay_mode: Any
+
+    @property
+    def mixes_steps(self) -> bool: ...
 
     def rollout(
         self,
@@ -152,11 +156,14 @@ class Policy(Protocol):
         """
         ...
 
-    def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
+    def replay(self, trajectory: Trajectory, step: int | Tensor, rows: Tensor | None = None) -> Transition:
         """p(x_{step+1} | x_step) of the recorded latents (all, or those of `rows`) under the present weights.
 
         Carries gradients where they are enabled. The log-probability of the recorded step is
         `gaussian.log_prob(trajectory.latents[rows, step + 1], replay.mean, replay.std)`.
+
+        Args:
+            step: of all rows, or one for each of `rows`, alike unless `mixes_steps`.
         """
         ...
 

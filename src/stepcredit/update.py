@@ -12,7 +12,7 @@ from torch import Tensor
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
-from stepcredit.plans import microbatch
+from stepcredit.plans import filled, microbatch, pair_batches
 from stepcredit.types import Policy, Trajectory, Transition
 
 Tick = Callable[[int, int], None]
@@ -23,13 +23,13 @@ class UpdateStatistics:
     """Figures of every forward of an epoch; tensors until `summary`, so that no step waits for the device.
 
     Attributes:
-        images: how many images each forward counts for.
-        approx_kl, clip_fraction, reference_kl, loss: means over the images of each forward.
+        pairs: how many (image, step) pairs each forward counts for.
+        approx_kl, clip_fraction, reference_kl, loss: means over the pairs of each forward.
         grad_norm: of each update.
         first_ratio: max |ratio - 1| of each forward before the first update.
     """
 
-    images: list[int] = field(default_factory=list)
+    pairs: list[int] = field(default_factory=list)
     approx_kl: list[Tensor] = field(default_factory=list)
     clip_fraction: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
@@ -40,7 +40,7 @@ class UpdateStatistics:
     def summary(self) -> dict[str, float]:
         """Means over the epoch's images and steps; `ratio_max_deviation` is max |ratio - 1| before the first update."""
         means = {
-            name: float(np.average(torch.stack(getattr(self, name)).tolist(), weights=self.images))
+            name: float(np.average(torch.stack(getattr(self, name)).tolist(), weights=self.pairs))
             for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")
             if getattr(self, name)
         }
@@ -109,55 +109,54 @@ def accumulate_gradient(
     *,
     first: bool = False,
 ) -> None:
-    """Backpropagate the loss of one group: many images at one step per forward, one graph alive at a time."""
+    """Backpropagate the loss of one group: many images and steps per forward, one graph alive at a time."""
     steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
         raise InputError("every step of the walk has zero variance: nothing can be trained")
-    terms, size = len(group) * len(steps), max(len(group), microbatch(section, len(trajectory)))
-    size = min(size, section.microbatch or size)
-    for rows in group.split(size):
-        reference = reference_anchors(policy, trajectory, steps, rows, size, section) if section.kl_weight else {}
-        for step in steps:
-            transition = replay(policy, trajectory, step, rows, size)
-            value = step_loss(
-                transition, trajectory, advantages, step, rows, section, statistics, reference.get(step), first
-            )
-            scaler.scale(value.sum() / terms).backward()
+    size = microbatch(section, len(trajectory))
+    batches = list(pair_batches(group, steps, size, mixed=policy.mixes_steps))
+    anchors = (
+        reference_anchors(policy, trajectory, batches, size, section) if section.kl_weight else [None] * len(batches)
+    )
+    for (rows, at), anchor in zip(batches, anchors, strict=True):
+        transition = replay(policy, trajectory, rows, at, size)
+        value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first)
+        scaler.scale(value.sum() / (len(group) * len(steps))).backward()
 
 
 @torch.no_grad()
 def reference_anchors(
-    policy: Policy, trajectory: Trajectory, steps: Sequence[int], rows: Tensor, size: int, section: TrainSection
-) -> dict[int, Tensor]:
-    """What the KL is taken to, by step: the mean or the output of the reference.
+    policy: Policy, trajectory: Trajectory, batches: Sequence[tuple[Tensor, Tensor]], size: int, section: TrainSection
+) -> list[Tensor | None]:
+    """What the KL is taken to, by batch: the mean or the output of the reference.
 
-    All steps at once, because to swap the weights of a full adapter is slow.
+    All batches of a group at once, because to swap the weights of a full adapter is slow.
     """
     with policy.reference():
-        return {step: _anchor(replay(policy, trajectory, step, rows, size), section) for step in steps}
+        return [_anchor(replay(policy, trajectory, rows, at, size), section) for rows, at in batches]
 
 
-def step_loss(
+def pair_loss(
     transition: Transition,
     trajectory: Trajectory,
     advantages: Tensor,
-    step: int,
     rows: Tensor,
+    steps: Tensor,
     section: TrainSection,
     statistics: UpdateStatistics,
     reference: Tensor | None,
     first: bool,
 ) -> Tensor:
-    """Loss (len(rows),) of some images at one step, indexed by the true step; with KL if there is a reference."""
-    following, old = trajectory.latents[rows, step + 1], trajectory.log_probs[rows, step]
+    """Loss (len(rows),) of some images, each at its step, indexed by the true step; with KL if there is a reference."""
+    following, old = trajectory.latents[rows, steps + 1], trajectory.log_probs[rows, steps]
     log_prob = gaussian.log_prob(following, transition.mean, transition.std)
-    value = loss.clipped_surrogate(log_prob, old, advantages[rows, step], section.clip_range)
+    value = loss.clipped_surrogate(log_prob, old, advantages[rows, steps], section.clip_range)
     if reference is not None:
         divergence = divergence_from(reference, transition, section)
         statistics.reference_kl.append(divergence.detach().mean())
         value = value + section.kl_weight * divergence
     with torch.no_grad():
-        statistics.images.append(len(rows))
+        statistics.pairs.append(len(rows))
         statistics.loss.append(value.detach().mean())
         statistics.approx_kl.append(loss.approx_kl(log_prob, old))
         statistics.clip_fraction.append(loss.clip_fraction(log_prob, old, section.clip_range))
@@ -173,16 +172,14 @@ def divergence_from(reference: Tensor, transition: Transition, section: TrainSec
     return gaussian.kl(transition.mean, reference, transition.std)
 
 
-def replay(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor, size: int) -> Transition:
-    """The transition of the images `rows` at a step, replayed in a batch of `size`, which is at least as many.
+def replay(policy: Policy, trajectory: Trajectory, rows: Tensor, steps: Tensor, size: int) -> Transition:
+    """The transitions of the images `rows` at `steps`, replayed in a batch of `size`, which is at least as many.
 
-    Kernels round by batch size, so a short batch would not replay what was recorded at `size`: it is filled up with
-    copies of its last image, and they are cut off again before anything counts them or backpropagates.
+    A short batch is filled up, so that it replays what was recorded at `size`, and the rest is cut off again before
+    anything counts it or backpropagates.
     """
-    filled = torch.cat([rows, rows[-1:].expand(size - len(rows))])
-    everything = torch.equal(filled, torch.arange(len(trajectory)))
-    transition = policy.replay(trajectory, step, None if everything else filled)
-    return transition if len(filled) == len(rows) else transition.head(len(rows))
+    transition = policy.replay(trajectory, filled(steps, size), filled(rows, size))
+    return transition if len(rows) == size else transition.head(len(rows))
 
 
 def _anchor(transition: Transition, section: TrainSection) -> Tensor:

@@ -64,7 +64,7 @@ def test_the_embedded_model_in_words() -> None:
     lines = told("embedded", "model.device=cpu")
     assert lines["model"] == "embedded: StableDiffusionPipeline, family sd, latents 4x8x8, float32"
     assert lines["sampler"] == "DDIM steps, epsilon prediction"
-    assert lines["replay"] == "4 steps of 2 images replay exact (one-step)"
+    assert lines["replay"] == "4 steps of 2 images replay exact (mixed-steps)"
     assert lines["trained"] == (
         "LoRA of rank 4: 25,088 of 2,230,916 weights of the denoiser; a gradient reaches all of it"
     )
@@ -81,7 +81,7 @@ def test_a_flow_model_in_a_folder(folders: dict[str, Path]) -> None:
         "flow-sde steps on flow-matching sigmas, velocity prediction, in place of FlowMatchEulerDiscreteScheduler, "
         "whose steps have no density"
     )
-    assert lines["replay"] == "4 steps of 2 images replay exact (one-step)"
+    assert lines["replay"] == "4 steps of 2 images replay exact (mixed-steps)"
     assert lines["trained"] == "LoRA of rank 4: 2,304 of 26,992 weights of the denoiser; a gradient reaches all of it"
 
 
@@ -100,7 +100,7 @@ def test_as_json(folders: dict[str, Path]) -> None:
         "trained": [0, 1, 2, 3],
         "steps": 4,
         "samples": 2,
-        "mode": "one-step",
+        "mode": "mixed-steps",
         "exact": True,
     }
     assert (tree["trained"], tree["weights"], tree["idle"]) == (4096, 68892, 0)
@@ -117,7 +117,7 @@ def test_overrides_are_those_of_training(folders: dict[str, Path]) -> None:
     assert (tree["check"]["steps"], tree["check"]["trained"]) == (3, [0, 1])
     lines = told(folders["sd3"], *CALL["sd3"], *asked)
     assert lines["replay"] == (
-        "2 steps of 2 images replay exact (one-step); not trained, without noise or with too little: step 3 of 3"
+        "2 steps of 2 images replay exact (mixed-steps); not trained, without noise or with too little: step 3 of 3"
     )
     large = found(folders["sd3"], *CALL["sd3"][1:], "sample.call.height=32")
     assert large["latents"] == [4, 16, 8]
@@ -225,7 +225,12 @@ def test_a_pipeline_that_does_not_replay(folders: dict[str, Path], monkeypatch: 
 
     def drifting(self: PipelinePolicy, trajectory: Any, step: int, rows: Any = None) -> Transition:
         transition = own(self, trajectory, step, rows)
-        return Transition(transition.mean + (step == 2), transition.std, transition.x0, transition.output)
+        return Transition(
+            transition.mean + (torch.as_tensor(step) == 2).view(-1, 1, 1, 1),
+            transition.std,
+            transition.x0,
+            transition.output,
+        )
 
     monkeypatch.setattr(PipelinePolicy, "replay", drifting)
     line = refused("doctor", folders["sd"], *CALL["sd"])

@@ -52,7 +52,7 @@ def test_a_run_says_what_it_does_and_where_everything_is(here: Path) -> None:
     opening, check, *epochs, result, before, after, curve, weights, sample = said.out.splitlines()
     run = "runs/embedded_jpeg-001"
     assert opening == f"training: embedded, reward warmth, credit contribution, 8 images x 4 steps an epoch, in {run}"
-    assert check == "self-check: 4 steps of 8 images replay exact (one-step)"
+    assert check == "self-check: 4 steps of 8 images replay exact (mixed-steps)"
     assert [line[:11] for line in epochs] == ["epoch   1/3", "epoch   2/3", "epoch   3/3"]
     assert result.startswith("reward ") and result.endswith("after 24 reward queries")
     assert before.split() == ["pictures", f"{run}/samples/epoch_0000.png", "(before)"]
@@ -359,7 +359,7 @@ def test_resume_refuses_another_configuration(here: Path) -> None:
     assert line == (
         "a holds a different run (sample.eta: 1.0 there, 0.5 here; train.learning_rate: 0.05 there, 1.0 here; "
         "credit.name: contribution there, uniform here; and 1 more); only train.epochs, reward.remote, "
-        "reward.ray_workers, reward.ray_gpus may change on resume"
+        "reward.timeout, reward.ray_workers, reward.ray_gpus may change on resume"
     )
     assert refused("train", "embedded_alignment", "--resume", "--run", "a").startswith("a holds a different run (")
 

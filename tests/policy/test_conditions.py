@@ -19,7 +19,7 @@ from torch import Tensor
 from stepcredit.config import RewardSection
 from stepcredit.credit import build_credit
 from stepcredit.maths import gaussian, loss
-from stepcredit.plans import evaluation_plan, row_batches, training_plan
+from stepcredit.plans import evaluation_plan, pair_batches, training_plan
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import self_check
@@ -73,20 +73,22 @@ def walk_of(policy: PipelinePolicy, batch: int | None = None, noisy: range = ran
 
 
 def first_ratio(policy: PipelinePolicy, walk: Trajectory, size: int = 4) -> float:
-    """Largest |ratio - 1| of an update that replays `size` images at a time, with gradients."""
-    found = [
-        _deviation(policy, walk, step, rows, size)
-        for step in walk.trainable.nonzero().flatten().tolist()
-        for rows in row_batches(len(walk), size)
-    ]
-    return float(torch.stack(found).amax())
+    """Largest |ratio - 1| of an update that replays `size` pairs at a time, steps mixed and not, with gradients."""
+    steps = walk.trainable.nonzero().flatten().tolist()
+    mixed = pair_batches(torch.arange(len(walk)), list(reversed(steps)), size, mixed=policy.mixes_steps)
+    every_image = (
+        (rows, at)
+        for row in range(len(walk))
+        for rows, at in pair_batches(torch.tensor([row]), steps, size, mixed=policy.mixes_steps)
+    )
+    return float(torch.stack([_deviation(policy, walk, *batch, size) for batch in [*mixed, *every_image]]).amax())
 
 
-def _deviation(policy: PipelinePolicy, walk: Trajectory, step: int, rows: Tensor, size: int) -> Tensor:
-    transition = replay(policy, walk, step, rows, size)
+def _deviation(policy: PipelinePolicy, walk: Trajectory, rows: Tensor, steps: Tensor, size: int) -> Tensor:
+    transition = replay(policy, walk, rows, steps, size)
     assert transition.mean.requires_grad
-    value = gaussian.log_prob(walk.latents[rows, step + 1], transition.mean, transition.std)
-    return loss.ratio_max_deviation(value.detach(), walk.log_probs[rows, step])
+    value = gaussian.log_prob(walk.latents[rows, steps + 1], transition.mean, transition.std)
+    return loss.ratio_max_deviation(value.detach(), walk.log_probs[rows, steps])
 
 
 def gradients(policy: PipelinePolicy, walk: Trajectory, step: int = 1) -> list[Tensor]:
@@ -249,7 +251,7 @@ def test_steps_of_little_noise_are_sampled_and_not_trained(name: str, sampler: s
     sample = {"sampler": sampler, "noise_level": 0.4}
     usual = moved(name, sample=sample | {"min_std": 0.0})
     everything = walk_of(usual)
-    stds = [float(usual.replay(everything, step).std) for step in range(4)]
+    stds = [float(usual.replay(everything, step).std[0]) for step in range(4)]
     assert stds[0] > stds[1] > stds[2] > stds[3]
     policy = moved(name, sample=sample | {"min_std": (stds[1] + stds[2]) / 2})
     walk = walk_of(policy)
@@ -330,8 +332,8 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that were replayed so far."""
     own, steps = PipelinePolicy.replay, []
 
-    def remembering(self: PipelinePolicy, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Any:
-        steps.append(step)
+    def remembering(self: PipelinePolicy, trajectory: Trajectory, step: Tensor, rows: Tensor | None = None) -> Any:
+        steps.extend(step.tolist())
         return own(self, trajectory, step, rows)
 
     monkeypatch.setattr(PipelinePolicy, "replay", remembering)

@@ -23,7 +23,7 @@ def test_replays_of_every_step_are_exact(name: str) -> None:
     check = self_check(policy, walk, batch=2)
     assert check.max_deviation == 0.0
     assert check.trained[:3] == (0, 1, 2)
-    assert check.mode == ("full-walk" if name == "sd3-skip-layer-guidance" else "one-step")
+    assert check.mode == ("full-walk" if name == "sd3-skip-layer-guidance" else "mixed-steps")
     check_rows(policy, walk)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb, tiny_pixart, tiny_policy, tiny_sd, tiny_sdxl
 
 from stepcredit.errors import InputError
@@ -162,8 +164,44 @@ def test_a_replays_graph_is_freed_at_once() -> None:
         gc.enable()
 
 
+class Silent(StableDiffusionPipeline):
+    @torch.no_grad()
+    def __call__(self, **_: Any) -> None:
+        """Returns before any step."""
+
+
 def test_a_pipeline_that_never_steps_is_told() -> None:
     policy = tiny_policy()
     walk = policy.rollout(PROMPTS, SEEDS).trajectory
-    with pytest.raises(InputError, match=r"StableDiffusionPipeline finished without calling scheduler\.step at step 4"):
+    policy.pipeline.__class__ = Silent
+    with pytest.raises(InputError, match=r"Silent finished without calling scheduler\.step at step 2"):
+        policy.replay(walk, 2)
+
+
+def test_a_step_that_the_walk_does_not_have() -> None:
+    policy = tiny_policy()
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    with pytest.raises(InputError, match="the walk has 4 steps; there is no step 4"):
         policy.replay(walk, walk.steps)
+
+
+def test_steps_with_noise_and_without_are_not_mixed() -> None:
+    policy = tiny_policy()
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(2))).trajectory
+    with pytest.raises(InputError, match="steps with noise and steps without"):
+        policy.replay(walk, torch.tensor([0, 1, 2, 1]), torch.arange(4))
+
+
+def test_rows_at_steps_of_their_own_are_those_of_the_steps() -> None:
+    policy = tiny_policy()
+    perturb(policy)
+    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    rows, steps = torch.tensor([2, 0, 2, 3]), torch.tensor([1, 3, 0, 3])
+    mixed = policy.replay(walk, steps, rows)
+    for number, (row, step) in enumerate(zip(rows, steps.tolist(), strict=True)):
+        alone = policy.replay(walk, step, row.expand(4))
+        for name in ("mean", "std", "x0", "output"):
+            assert torch.equal(getattr(mixed, name)[number], getattr(alone, name)[0]), name
+    policy.replay_mode = "one-step"
+    with pytest.raises(InputError, match=r"cannot replay several steps at a time \(one-step\)"):
+        policy.replay(walk, steps, rows)

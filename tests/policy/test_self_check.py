@@ -23,8 +23,8 @@ def walked() -> tuple[PipelinePolicy, Trajectory]:
 
 def test_a_sound_pipeline_passes_exactly(walked: tuple[PipelinePolicy, Trajectory]) -> None:
     check = self_check(*walked)
-    assert check == SelfCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="one-step")
-    assert str(check) == "4 steps of 4 images replay exact (one-step)"
+    assert check == SelfCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="mixed-steps")
+    assert str(check) == "4 steps of 4 images replay exact (mixed-steps)"
     assert all(parameter.grad is None for parameter in walked[0].parameters())
 
 
@@ -61,11 +61,11 @@ def test_the_walk_is_replayed_whole_where_only_that_is_exact(
     def off_in_one_step(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
         tried.append(policy.replay_mode)
         transition = own(trajectory, step, rows)
-        return replace(transition, mean=transition.mean + (policy.replay_mode == "one-step"))
+        return replace(transition, mean=transition.mean + (policy.replay_mode != "full-walk"))
 
     monkeypatch.setattr(policy, "replay", off_in_one_step)
     check = self_check(policy, walk)
-    assert tried[0] == "one-step"
+    assert list(dict.fromkeys(tried)) == ["mixed-steps", "one-step", "full-walk"]
     assert check.mode == policy.replay_mode == "full-walk" and check.max_deviation == 0.0
 
 
@@ -126,3 +126,47 @@ def test_a_walk_with_nothing_to_train(walked: tuple[PipelinePolicy, Trajectory])
     policy, walk = walked
     with pytest.raises(InputError, match=r"no step of the walk has enough noise to be trained: raise sample\.eta"):
         self_check(policy, replace(walk, trainable=torch.zeros(4, dtype=torch.bool)))
+
+
+def test_a_pipeline_that_fails_with_steps_mixed_is_replayed_step_by_step(
+    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, walk = walked
+    own = policy.replay
+
+    def failing(trajectory: Trajectory, step: Any, rows: Any = None) -> Any:
+        if policy.mixes_steps:
+            raise RuntimeError("The expanded size of the tensor (8) must match the existing size (4)")
+        return own(trajectory, step, rows)
+
+    monkeypatch.setattr(policy, "replay", failing)
+    check = self_check(policy, walk)
+    assert check.mode == "one-step" and check.max_deviation == 0.0
+
+
+def test_a_failure_with_one_step_is_told_as_it_is(
+    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, walk = walked
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(policy, "replay", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        self_check(policy, walk)
+
+
+def test_the_check_mixes_as_many_steps_as_it_can(
+    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, walk = walked
+    own, kinds = policy.replay, []
+
+    def counting(trajectory: Trajectory, step: Any, rows: Any = None) -> Any:
+        kinds.append(len(set(step.tolist())))
+        return own(trajectory, step, rows)
+
+    monkeypatch.setattr(policy, "replay", counting)
+    self_check(policy, walk, batch=4)
+    assert kinds == [4, 4, 4, 4, 1]

@@ -2,6 +2,8 @@
 
 Statistics are taken in float64 on the CPU, with the population standard deviation; results are float32 on the device of
 the input. A set of equal values has mean exactly that value and spread exactly 0, so its advantages are exactly 0.
+Values that differ by much less than EPSILON count as nearly equal: their advantages are (r - mean) / EPSILON, near 0.
+Any float32 is small enough to be squared here; float64 beyond 1e150 is not.
 """
 
 from collections import deque

@@ -35,6 +35,8 @@ def cosine_to_final(x0: Tensor, final: Tensor) -> Tensor:
         ValueError: `x0` has no latent dimensions, or `final` does not match it.
 
     Degenerate: a zero vector has cosine 0 with everything, so a zero final latent gives a row of zeros, s_T included.
+    Latents whose squares overflow or vanish (all beyond 1e19, or all below 1e-19 in float32) give a finite number that
+    means nothing.
     """
     require_dims("x0", x0, 3, "(B, T, *L)", exact=False)
     require_shape("final", final, (x0.shape[0], *x0.shape[2:]), "give the last latents of the trajectories of x0")
@@ -143,6 +145,8 @@ def contribution_weights(similarity: Tensor, window: int, clamp: bool = False) -
         ValueError: window < 1, or `similarity` holds no step.
 
     Degenerate: rows of `degenerate_rows` get 1/T. It is the signed gains that decide, so `clamp` does not change which.
+    Just above their limit the weights of a similarity that rose and fell again are as large as 2e6, finite, and still
+    sum to 1 up to rounding of that size; step advantages are clipped by `train.advantage_clip`.
     """
     gains, sizes = contribution_gain(similarity, window)
     degenerate = _degenerate(gains).unsqueeze(1)

@@ -23,7 +23,8 @@ than the next step expects, the more the longer the step, and noise in the finis
 `cps` repairs.
 
 Noise levels `sigma` and `sigma_next` are floats, 0-d tensors (as diffusers' `scheduler.sigmas` holds them) or (B,),
-with 0 <= sigma_next < sigma <= 1. They are compared where they lie, so a call waits for an accelerator that holds them.
+with 0 <= sigma_next < sigma <= 1. They are compared where they lie, so give them on the CPU: a call would wait for an
+accelerator that holds them.
 """
 
 import math
@@ -148,9 +149,15 @@ def flow_sde(
     """
     _require_noise_level(noise_level)
     step = _step(velocity, sample, sigma, sigma_next)
-    top = step.sigma_next if sigma_max is None else per_sample("sigma_max", sigma_max, step.sample)
-    if not bool(((top >= 0) & (top < 1 - _ROUNDING)).all()) and bool((step.sigma > 1 - _ROUNDING).any()):
-        raise ValueError(f"sigma_max is {top.tolist()}, expected a number in [0, 1): the noise level after the first")
+    second = sigma_next if sigma_max is None else sigma_max
+    highest = torch.as_tensor(second)
+    if not bool(((highest >= 0) & (highest < 1 - _ROUNDING)).all()) and bool(
+        (torch.as_tensor(sigma) > 1 - _ROUNDING).any()
+    ):
+        raise ValueError(
+            f"sigma_max is {highest.tolist()}, expected a number in [0, 1): the noise level after the first"
+        )
+    top = per_sample("sigma_max", second, step.sample)
     clean = 1 - torch.where(step.sigma > 1 - _ROUNDING, top, step.sigma)
     return step.diffused(noise_level * (step.sigma / clean).sqrt())
 
@@ -268,13 +275,13 @@ class _Step:
 def _step(velocity: Tensor, sample: Tensor, sigma: float | Tensor, sigma_next: float | Tensor) -> _Step:
     require_dims("sample", sample, 2, "(B, *L)", exact=False)
     require_shape("velocity", velocity, tuple(sample.shape), "one velocity element per latent element")
-    x = upcast(sample)
-    level, following = per_sample("sigma", sigma, x), per_sample("sigma_next", sigma_next, x)
+    x, level, following = upcast(sample), torch.as_tensor(sigma), torch.as_tensor(sigma_next)
+    scaled = per_sample("sigma", sigma, x), per_sample("sigma_next", sigma_next, x)
     if not bool(((following >= 0) & (following < level) & (level <= 1 + _ROUNDING)).all()):
         raise ValueError(
             f"sigma is {sigma} and sigma_next {sigma_next}, expected 0 <= sigma_next < sigma <= 1: noise levels fall"
         )
-    return _Step(upcast(velocity), x, level, following)
+    return _Step(upcast(velocity), x, *scaled)
 
 
 def _require_noise_level(noise_level: float, most: float = math.inf) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from stepcredit.maths._checks import require_dims, require_shape, require_std, upcast
@@ -33,7 +34,12 @@ def log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         ValueError: `x` and `mean` differ in shape, or `std` does not broadcast to `mean` at equal rank.
 
     Degenerate: where std == 0 the step is deterministic and has no density; those elements count 0, with zero gradient,
-    so the ratio of such a step is exactly 1.
+    so the ratio of such a step is exactly 1. So does a std whose square is no normal number of its precision (below
+    1.1e-19 in float32). Everything else is finite as long as |x - mean| < 1e19 and |x - mean| / std < 1e19.
+
+    Half precision: computed in float32. Give the `x` that was rounded to the dtype the pipeline consumes, not the draw
+    before rounding: a replay can only know the former, and the density of the latter differs by up to
+    |x| |x - mean| / (256 std^2) an element in bfloat16.
     """
     require_dims("mean", mean, 2, "(B, *L)", exact=False)
     require_shape("x", x, tuple(mean.shape), "give x and mean of the same step and batch")
@@ -62,7 +68,7 @@ def kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
     Raises:
         ValueError: the means differ in shape, or `std` does not broadcast to `mean` at equal rank.
 
-    Degenerate: 0, with zero gradient, where std == 0 (the true value would be infinite).
+    Degenerate: 0, with zero gradient, where std == 0 (the true value would be infinite) or vanishes as in `log_prob`.
     """
     require_dims("mean", mean, 2, "(B, *L)", exact=False)
     require_shape("reference_mean", reference_mean, tuple(mean.shape), "give both means of the same step and batch")
@@ -93,6 +99,6 @@ def _scale(std: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return (`std` with zeros replaced by 1, where it was zero), on the device of `mean`."""
     require_std(std, mean)
     std = upcast(std.detach()).to(mean.device)
-    # `== 0` rather than `<= 0`: a negative or NaN std is a bug and must come out as NaN.
-    deterministic = std == 0
+    # A negative or NaN std is a bug and must come out as NaN.
+    deterministic = (std >= 0) & (std**2 < torch.finfo(std.dtype).tiny)
     return std.masked_fill(deterministic, 1.0), deterministic

@@ -5,11 +5,14 @@ from torch import Tensor
 
 from stepcredit.maths._checks import require_dims, require_shape, upcast
 
+LARGEST_LOG_RATIO = 20.0
+"""Where the surrogate cuts log ratios: exp of more soon overflows, and infinity times 0 is no gradient."""
+
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     """PPO's clipped objective, negated for minimisation, one value per entry.
 
-        max( -A r, -A clamp(r, 1 - c, 1 + c) ),   r = exp(log_prob - old_log_prob)
+        max( -A r, -A clamp(r, 1 - c, 1 + c) ),   r = exp(min(log_prob - old_log_prob, 20))
 
     Source: PPO (arXiv 1707.06347), equation 7, as used by DDPO and CoCA (`train_coca.py`). Gradients flow through
     `log_prob` only. The caller takes the mean.
@@ -26,10 +29,12 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
     Raises:
         ValueError: shapes differ, or clip_range is not positive.
 
-    Degenerate: before any update r = 1 exactly, the loss is -A and its gradient -A d(log_prob).
+    Degenerate: before any update r = 1 exactly, the loss is -A and its gradient -A d(log_prob). A policy that has run
+    away, by more than 20 nats per latent element, gets no gradient from the entry instead of one that overflows: for
+    finite log-probs and any finite A below 1e29, loss and gradient are finite.
     """
     require_shape("advantage", advantage, tuple(log_prob.shape), "give one advantage per log-prob")
-    ratio = _ratio(log_prob, old_log_prob)
+    ratio = _log_ratio(log_prob, old_log_prob).clamp(max=LARGEST_LOG_RATIO).exp()
     clipped = ratio.clamp(*_bounds(clip_range))
     gain = upcast(advantage.detach())
     return torch.maximum(-gain * ratio, -gain * clipped)

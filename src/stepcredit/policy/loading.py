@@ -112,7 +112,9 @@ def _from_pretrained(path: str, dtype: torch.dtype, variant: str | None) -> Diff
         if folder.exists():
             _require_complete(folder)
             left_out = _left_out(folder)
-        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype, variant=variant, **left_out)
+        pipeline = DiffusionPipeline.from_pretrained(
+            path, dtype=dtype, variant=variant, trust_remote_code=False, **left_out
+        )
         _require_weights(pipeline)
         return pipeline
     except Exception as error:  # a damaged folder makes diffusers, transformers and safetensors raise almost anything

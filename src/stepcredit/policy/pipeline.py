@@ -16,6 +16,7 @@ from stepcredit.config import SampleSection
 from stepcredit.errors import InputError, unknown
 from stepcredit.maths import Transition
 from stepcredit.policy.adapters import Adapter, denoiser_name
+from stepcredit.policy.denoisers import knows_time
 from stepcredit.policy.encodings import Encodings
 from stepcredit.policy.families import family_of
 from stepcredit.policy.reentry import Recording, record, replay
@@ -43,8 +44,6 @@ class PipelinePolicy:
         defaults: arguments of the pipeline's call that `sample.call` may override.
     """
 
-    replay_modes: tuple[Any, ...] = ("one-step", "full-walk")
-
     def __init__(
         self,
         pipeline: DiffusionPipeline,
@@ -59,7 +58,9 @@ class PipelinePolicy:
         self.scheduler = recording_scheduler(pipeline.scheduler, sample)
         self.adapter = adapter
         self.sample = sample
-        self.replay_mode: Any = "one-step"
+        mixing: tuple[Any, ...] = ("mixed-steps",) if knows_time(getattr(pipeline, self.denoiser)) else ()
+        self.replay_modes = (*mixing, "one-step", "full-walk")
+        self.replay_mode = self.replay_modes[0]
         self._defaults = {**self.family.call, **(defaults or {})}
         self._layouts: dict[Any, Any] = {}
 
@@ -95,12 +96,22 @@ class PipelinePolicy:
         trajectory = self._trajectory(tapes, recording, [prompt.metadata for prompt in prompts])
         return Rollout(trajectory, torch.cat(images))
 
-    def replay(self, trajectory: Trajectory, step: int, rows: Tensor | None = None) -> Transition:
-        recording: Recording = trajectory.recording
-        latents = trajectory.latents[:, step].contiguous()  # as it was sampled: kernels round by layout
-        if rows is not None:
-            recording, latents = recording.rows(rows), latents[rows]
-        return replay(self.pipeline, self.denoiser, self.scheduler, recording, latents, step, self.replay_mode)
+    @property
+    def mixes_steps(self) -> bool:
+        return bool(self.replay_mode == "mixed-steps")
+
+    def replay(self, trajectory: Trajectory, step: int | Tensor, rows: Tensor | None = None) -> Transition:
+        rows = torch.arange(len(trajectory)) if rows is None else rows
+        steps = torch.full_like(rows, step) if isinstance(step, int) else step
+        return replay(
+            self.pipeline,
+            self.denoiser,
+            self.scheduler,
+            trajectory.recording.rows(rows),
+            trajectory.latents[rows, steps],  # contiguous, as it was sampled: kernels round by layout
+            steps.tolist(),
+            self.replay_mode,
+        )
 
     def averaged(self) -> AbstractContextManager[None]:
         return self.adapter.averaged()

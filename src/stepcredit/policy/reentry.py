@@ -1,4 +1,4 @@
-"""Enter a stock pipeline's own `__call__`: once to record a whole walk, then again for any single step with gradients.
+"""Enter a stock pipeline's own `__call__`: once to record a whole walk, then again for any of its steps with gradients.
 
 The pipeline keeps its prompt handling, guidance and model inputs; we only remember what `encode_prompt` returned and
 put the stored latents in the place of those of `prepare_latents`, so that a replay feeds the denoiser what the rollout
@@ -16,16 +16,16 @@ from typing import Any, Literal
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
+from stepcredit.policy.denoisers import DenoiserCall, IdleDenoiser, TimedDenoiser, WatchedDenoiser
 from stepcredit.policy.encodings import Encodings
 from stepcredit.policy.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
 from stepcredit.policy.stand_in import stand_in
 from stepcredit.policy.tape import Recorder, Replayer, StepReached
 
-ReplayMode = Literal["one-step", "full-walk"]
+ReplayMode = Literal["mixed-steps", "one-step", "full-walk"]
 Scheduler = RecordingDDIMScheduler | RecordingFlowScheduler
 
 
@@ -41,7 +41,7 @@ class Recording:
         device: where the pipeline runs.
         batch: images of the first batch.
         prepared: what `prepare_latents` returned beside latents, by batch size, and how to ask it for another size.
-        outputs: of the first batch, what each call of the denoiser returned, as shapes, per step.
+        calls: of the first batch, the calls of the denoiser, per step.
     """
 
     call: dict[str, Any]
@@ -51,7 +51,7 @@ class Recording:
     device: torch.device
     batch: int
     prepared: dict[int, Any] = field(default_factory=dict)
-    outputs: list[list[Any]] = field(default_factory=list)
+    calls: list[list[DenoiserCall]] = field(default_factory=list)
 
     def rows(self, rows: Tensor) -> Recording:
         """The recording of some of its samples."""
@@ -72,8 +72,8 @@ def record(
     encode = recording.encodings.recording(double.encode_prompt, prompts)
     double.__dict__["encode_prompt"] = encode
     double.__dict__["prepare_latents"] = _contiguous(double.prepare_latents)
-    if not recording.outputs:
-        double.__dict__[denoiser] = _Watched(getattr(pipeline, denoiser), tape, recording.outputs)
+    if not recording.calls:
+        double.__dict__[denoiser] = WatchedDenoiser(getattr(pipeline, denoiser), tape, recording.calls)
     scheduler.tape = tape
     try:
         return type(pipeline).__call__(
@@ -89,16 +89,27 @@ def replay(
     scheduler: Scheduler,
     recording: Recording,
     latents: Tensor,
-    step: int,
+    steps: Sequence[int],
     mode: ReplayMode,
 ) -> Transition:
-    """The transition of one step from `latents` (B, *L), by re-entering `__call__` and stopping at that step.
+    """The transitions from `latents` (B, *L), row n at `steps[n]`, by re-entering `__call__` and stopping there.
 
     "one-step" begins the pipeline's loop at the step; it is wrong where the pipeline looks at the loop's index.
-    "full-walk" runs the whole loop with an idle denoiser until it gets there. Gradients are on or off as they are for
-    the caller: the pipeline's own no_grad decorator is bypassed.
+    "mixed-steps" does so for rows at several steps: the denoiser gets each row's own time; it is wrong where the
+    pipeline uses the time for anything else. "full-walk" runs the whole loop with an idle denoiser until it gets to the
+    step. Gradients are on or off as they are for the caller: the pipeline's own no_grad decorator is bypassed.
+
+    Raises:
+        InputError: rows at several steps in another mode or with different noise, a step that the walk does not have,
+            or the pipeline ends before it.
     """
-    tape = Replayer(recording.noises, step, whole=mode == "full-walk")
+    if mode != "mixed-steps" and len(set(steps)) > 1:
+        raise InputError(f"{type(pipeline).__name__} cannot replay several steps at a time ({mode})")
+    if not all(0 <= step < len(recording.noises) for step in steps):
+        raise InputError(f"the walk has {len(recording.noises)} steps; there is no step {max(steps)}")
+    if len({recording.noises[step] for step in steps}) > 1:
+        raise InputError("steps with noise and steps without cannot be replayed together")
+    tape = Replayer(recording.noises, steps, whole=mode == "full-walk")
     double = stand_in(
         pipeline,
         recording.device,
@@ -107,7 +118,11 @@ def replay(
     )
     double.__dict__["prepare_latents"] = _prepared(double.prepare_latents, recording, latents)
     if mode == "full-walk":
-        double.__dict__[denoiser] = _Idle(getattr(pipeline, denoiser), tape, recording, len(latents))
+        double.__dict__[denoiser] = IdleDenoiser(
+            getattr(pipeline, denoiser), tape, recording.calls, recording.batch, len(latents)
+        )
+    elif mode == "mixed-steps":
+        double.__dict__[denoiser] = TimedDenoiser(getattr(pipeline, denoiser), recording.calls, steps)
     scheduler.tape = tape
     try:
         undecorated_call(pipeline)(double, prompt=list(recording.prompts), **_call(recording, recording.prompts))
@@ -115,7 +130,7 @@ def replay(
         return reached.transition
     finally:
         scheduler.tape = None
-    raise InputError(f"{type(pipeline).__name__} finished without calling scheduler.step at step {step}")
+    raise InputError(f"{type(pipeline).__name__} finished without calling scheduler.step at step {steps[0]}")
 
 
 def undecorated_call(pipeline: DiffusionPipeline) -> Callable[..., Any]:
@@ -166,65 +181,3 @@ def _prepared(own: Callable[..., Any], recording: Recording, latents: Tensor) ->
         return latents if beside is None else (latents, *beside)
 
     return prepare
-
-
-class _Passing:
-    """Stands in a pipeline for its denoiser; everything but calls goes to it."""
-
-    def __init__(self, denoiser: torch.nn.Module) -> None:
-        self._denoiser = denoiser
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
-
-
-class _Watched(_Passing):
-    """Notes the shapes of everything the denoiser returns, step by step."""
-
-    def __init__(self, denoiser: torch.nn.Module, tape: Recorder, outputs: list[list[Any]]) -> None:
-        super().__init__(denoiser)
-        self._tape = tape
-        self._outputs = outputs
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        output = self._denoiser(*arguments, **named)
-        while len(self._outputs) <= self._tape.position:
-            self._outputs.append([])
-        self._outputs[self._tape.position].append(tree_map(_blank, output))
-        return output
-
-
-class _Idle(_Passing):
-    """Returns zeros of the recorded shapes, for a batch of `count`, until the tape comes to its step."""
-
-    def __init__(self, denoiser: torch.nn.Module, tape: Replayer, recording: Recording, count: int) -> None:
-        super().__init__(denoiser)
-        self._tape = tape
-        self._recording = recording
-        self._count = count
-        self._made = 0
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if not self._tape.passes():
-            return self._denoiser(*arguments, **named)
-        before = sum(map(len, self._recording.outputs[: self._tape.position]))
-        blank = self._recording.outputs[self._tape.position][self._made - before]
-        self._made += 1
-        return _zeros(blank, self._recording.batch, self._count)
-
-
-def _blank(value: Any) -> Any:
-    """A tensor of the same shape that takes no memory."""
-    return value.detach().new_zeros(()).expand(value.shape) if isinstance(value, Tensor) else value
-
-
-def _zeros(blank: Any, batch: int, count: int) -> Any:
-    """Zeros like `blank`, whose first axis or list holds the batch once or more often, for `count` images."""
-    if isinstance(blank, Tensor):
-        return torch.zeros(len(blank) * count // batch, *blank.shape[1:], dtype=blank.dtype, device=blank.device)
-    if isinstance(blank, list):
-        first = _zeros(blank[0], 1, 1)
-        return [first] * (len(blank) * count // batch)
-    if isinstance(blank, tuple):
-        return tuple(_zeros(part, batch, count) for part in blank)
-    return type(blank)(**{name: _zeros(part, batch, count) for name, part in blank.items()})

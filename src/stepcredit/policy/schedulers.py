@@ -2,6 +2,8 @@
 
 Pipelines look at the signatures of `set_timesteps` and `step`, so both keep their parents' parameters exactly. The
 steps of a schedule are numbered by the tape, not looked up by timestep: that would wait for the device at every step.
+Noise levels are given row by row even where all rows are at one step: an accelerator may divide by a single number in
+another way than by a row of them, and a replay may hold rows of several steps.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
 
     tape: Tape | None = None
     timesteps: Tensor
-    levels: list[int]
+    alphas: Tensor
+    next_alphas: Tensor
     schedules: _Schedules
 
     @classmethod
@@ -98,23 +101,20 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
         key = (num_inference_steps, str(device))
         if not self.schedules.restore(self, key):
             super().set_timesteps(num_inference_steps, device)
-            self.levels = self.timesteps.tolist()
-            self.schedules.keep(self, key, "timesteps", "num_inference_steps", "levels")
+            levels = self.timesteps.cpu()
+            following = levels - self.config.num_train_timesteps // num_inference_steps
+            cleaner = self.alphas_cumprod[following.clamp_min(0)]
+            self.alphas = self.alphas_cumprod[levels]
+            self.next_alphas = torch.where(following >= 0, cleaner, self.final_alpha_cumprod)
+            self.schedules.keep(self, key, "timesteps", "num_inference_steps", "alphas", "next_alphas")
         if self.tape is not None and self.tape.only is not None:
             self.timesteps = self.timesteps[self.tape.only : self.tape.only + 1]
 
-    def transition(self, model_output: Tensor, position: int, sample: Tensor, noise: float) -> Transition:
-        """p(x_next | x) of step number `position` of this schedule."""
-        level = self.levels[position]
-        previous = level - self.config.num_train_timesteps // self.num_inference_steps
-        return ddim.transition(
-            model_output,
-            sample,
-            self.alphas_cumprod[level],
-            self.alphas_cumprod[previous] if previous >= 0 else self.final_alpha_cumprod,
-            noise,
-            self.config.prediction_type,
-        )
+    def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
+        """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
+        at = torch.tensor(steps)
+        kind = self.config.prediction_type
+        return ddim.transition(model_output, sample, self.alphas[at], self.next_alphas[at], noise, kind)
 
     def step_size(self, position: int) -> float:
         levels = int(self.config.num_train_timesteps)
@@ -150,7 +150,7 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
     tape: Tape | None = None
     timesteps: Tensor
     sigmas: Tensor
-    levels: list[Tensor]
+    levels: Tensor
     schedules: _Schedules
     sampler: flow.SamplerName
 
@@ -186,15 +186,16 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
         key = (num_inference_steps, str(device), _hashable(sigmas), mu, _hashable(timesteps))
         if not self.schedules.restore(self, key):
             super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
-            self.levels = list(self.sigmas.cpu())
+            self.levels = self.sigmas.cpu()
             self.schedules.keep(self, key, "timesteps", "sigmas", "num_inference_steps", "levels")
         self._step_index = self._begin_index = None
         if self.tape is not None and self.tape.only is not None:
             self.timesteps = self.timesteps[self.tape.only : self.tape.only + 1]
 
-    def transition(self, model_output: Tensor, position: int, sample: Tensor, noise: float) -> Transition:
-        """p(x_next | x) of step number `position` of this schedule."""
-        sigma, following = self.levels[position : position + 2]
+    def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
+        """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
+        at = torch.tensor(steps)
+        sigma, following = self.levels[at], self.levels[at + 1]
         return flow.transition(model_output, sample, sigma, following, noise, self.sampler, self.levels[1])
 
     def step_size(self, position: int) -> float:
@@ -241,14 +242,14 @@ def taped_step(
     if tape.passes():
         tape.position += 1
         return sample, sample
-    transition = scheduler.transition(model_output, tape.position, sample, tape.noise)
+    transition = scheduler.transition(model_output, tape.steps(len(sample)), sample, tape.noise)
     return tape.take(transition, sample, timestep), transition.x0
 
 
 def walk_schedule(scheduler: RecordingDDIMScheduler | RecordingFlowScheduler, noises: Sequence[float]) -> Schedule:
     """What is known of the steps of the schedule set last, taken with these noise scales; float32, on the CPU."""
     one = torch.ones(1, 1, dtype=torch.float64)
-    units = [scheduler.transition(one, position, 0 * one, noise) for position, noise in enumerate(noises)]
+    units = [scheduler.transition(one, [position], 0 * one, noise) for position, noise in enumerate(noises)]
     return schedules.of_units(units, [scheduler.step_size(position) for position in range(len(noises))])
 
 

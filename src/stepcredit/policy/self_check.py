@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
-from stepcredit.plans import row_batches
+from stepcredit.plans import filled
 from stepcredit.types import Policy, Trajectory
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
@@ -54,8 +55,8 @@ def self_check(
     The policy's replay modes are tried in order and the first that is exact stays set.
 
     Args:
-        batch: images per replay, None is all. With that of the rollout a sound pipeline replays exactly.
-        microbatch: images per training forward, if that is another number: replayed as well.
+        batch: images sampled at a time, None is all: replayed as many at a time, a sound pipeline replays exactly.
+        microbatch: (image, step) pairs per training forward, if that is another number: replayed as well.
 
     Raises InputError, saying what was found, if the difference exceeds TOLERANCE or no gradient reaches the weights: a
     policy that fails would be trained on something other than what it sampled.
@@ -64,7 +65,7 @@ def self_check(
     tolerance = TOLERANCE[trajectory.latents.dtype]
     for mode in policy.replay_modes:
         policy.replay_mode = mode
-        largest, step = _worst(policy, trajectory, steps, batch or len(trajectory))
+        largest, step = _tried(policy, trajectory, steps, min(batch or len(trajectory), len(trajectory)))
         if largest <= tolerance:
             break
     else:
@@ -78,16 +79,33 @@ def self_check(
     return SelfCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode)
 
 
+def _tried(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> tuple[float, int]:
+    """As `_worst`; a pipeline that cannot even run with steps mixed counts as infinitely far off in that mode."""
+    try:
+        return _worst(policy, trajectory, steps, size)
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        if not policy.mixes_steps:
+            raise
+        return math.inf, steps[0]
+
+
 def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> tuple[float, int]:
-    """(largest |log ratio|, its step) over all steps and images; NaN counts as largest."""
+    """(largest |log ratio|, its step) over all pairs of images and steps; NaN counts as largest.
+
+    Where steps are mixed, each replay holds as many different ones as it can.
+    """
+    at, rows = torch.cartesian_prod(torch.tensor(steps), torch.arange(len(trajectory))).view(-1, 2).unbind(1)
+    if policy.mixes_steps:
+        order = rows.argsort(stable=True)
+        batches = list(zip(at[order].split(size), rows[order].split(size), strict=True))
+    else:
+        batches = [
+            (at[rows_of], rows[rows_of]) for step in steps for rows_of in (at == step).nonzero().flatten().split(size)
+        ]
     with torch.no_grad():
-        deviations = torch.stack(
-            [
-                torch.stack([_deviation(policy, trajectory, step, rows) for rows in row_batches(len(trajectory), size)])
-                for step in steps
-            ]
-        ).amax(1)
-    return float(deviations.amax()), steps[int(deviations.argmax())]
+        found = [_deviations(policy, trajectory, filled(at, size), filled(rows, size)) for at, rows in batches]
+    deviations, stepped = torch.cat(found).cpu(), torch.cat([filled(at, size) for at, _ in batches])
+    return float(deviations.amax()), int(stepped[deviations.argmax()])
 
 
 def _require_alike(
@@ -105,7 +123,7 @@ def _require_alike(
 
 
 def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None:
-    deviation = _deviation(policy, trajectory, step, torch.arange(1))
+    deviation = _deviations(policy, trajectory, torch.tensor([step]), torch.arange(1)).max()
     if not deviation.requires_grad:
         raise InputError("no gradient reaches the trained weights: the pipeline disables it inside its __call__")
     if not float(deviation.detach()) <= SINGLE_TOLERANCE:
@@ -115,11 +133,11 @@ def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None
         )
 
 
-def _deviation(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor) -> Tensor:
-    """Largest |log ratio| of some images at one step."""
-    transition = policy.replay(trajectory, step, rows)
-    log_prob = gaussian.log_prob(trajectory.latents[rows, step + 1], transition.mean, transition.std)
-    return (log_prob - trajectory.log_probs[rows, step]).abs().max()
+def _deviations(policy: Policy, trajectory: Trajectory, steps: Tensor, rows: Tensor) -> Tensor:
+    """|log ratio| of some images, each at its step."""
+    transition = policy.replay(trajectory, steps, rows)
+    log_prob = gaussian.log_prob(trajectory.latents[rows, steps + 1], transition.mean, transition.std)
+    return (log_prob - trajectory.log_probs[rows, steps]).abs()
 
 
 def _trainable_steps(trajectory: Trajectory) -> list[int]:

@@ -28,6 +28,10 @@ class Tape(Protocol):
         """The noise scale of the step at `position`; 0 is deterministic."""
         ...
 
+    def steps(self, count: int) -> list[int]:
+        """The step that each of `count` rows is at."""
+        ...
+
     def passes(self) -> bool:
         """Whether the step at `position` is passed by; the walk then goes on from the latents it came with."""
         ...
@@ -65,6 +69,9 @@ class Recorder:
     def noise(self) -> float:
         return self.noises[self.position]
 
+    def steps(self, count: int) -> list[int]:
+        return [self.position] * count
+
     def passes(self) -> bool:
         return False
 
@@ -94,26 +101,29 @@ class StepReached(Exception):
 
 
 class Replayer:
-    """Stops the walk at `step`, before anything is drawn.
+    """Stops the walk at the steps wanted, before anything is drawn.
 
     Args:
         noises: the noise scale of every step.
-        step: the step wanted.
-        whole: walk there past all steps before, instead of beginning at it.
+        steps: the step wanted of each row; several of them, which must have one noise scale, stand for the first.
+        whole: walk there past all steps before, instead of beginning at it; for all rows alike.
     """
 
-    def __init__(self, noises: Sequence[float], step: int, whole: bool) -> None:
+    def __init__(self, noises: Sequence[float], steps: Sequence[int], whole: bool) -> None:
         self.noises = tuple(noises)
-        self.step = step
-        self.only = None if whole else step
-        self.position = 0 if whole else step
+        self.wanted = list(steps)
+        self.only = None if whole else steps[0]
+        self.position = 0 if whole else steps[0]
 
     @property
     def noise(self) -> float:
         return self.noises[self.position]
 
+    def steps(self, count: int) -> list[int]:
+        return self.wanted
+
     def passes(self) -> bool:
-        return self.position < self.step
+        return self.position < self.wanted[0]
 
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
         raise StepReached(transition)
