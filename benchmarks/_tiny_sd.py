@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from stepcredit.embedded.tokenizer import build_tokenizer
+from stepcredit.policy import transformers4
 
 LATENT, TOKENS, TEXT_WIDTH = 8, 77, 32
 
@@ -70,17 +69,10 @@ def build() -> StableDiffusionPipeline:
 
 
 def save(folder: Path) -> None:
-    """`build` under seed 0, as files that transformers 4 reads alike: it would draw other weights without a word."""
+    """`build` under seed 0, as files that transformers 4 reads too."""
     torch.manual_seed(0)
     build().save_pretrained(folder)
-    weights = folder / "text_encoder" / "model.safetensors"
-    prefix = "text_model."
-    named = {prefix + name.removeprefix(prefix): value for name, value in load_file(weights).items()}
-    save_file(named, weights, metadata={"format": "pt"})
-    model = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    transformers4.readable(folder)
 
 
 def counted_gflop(denoiser: UNet2DConditionModel, rows: int = 2) -> tuple[float, float]:

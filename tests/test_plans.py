@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stepcredit.config import SampleSection, TrainConfig, TrainSection
+from stepcredit.errors import InputError
 from stepcredit.plans import evaluation_plan, filled, microbatch, noisy_steps, pair_batches, training_plan
 from stepcredit.types import Plan
 
@@ -130,3 +131,10 @@ def test_one_pair(mixed: bool) -> None:
 def test_a_short_batch_is_filled_up_with_its_last_entry() -> None:
     assert filled(torch.tensor([4, 6]), 5).tolist() == [4, 6, 6, 6, 6]
     assert filled(torch.tensor([4, 6]), 2).tolist() == [4, 6]
+
+
+def test_auto_has_to_be_measured() -> None:
+    with pytest.raises(InputError, match=r"train\.microbatch=auto has to be measured"):
+        microbatch(TrainSection(microbatch="auto"), 12)
+    with pytest.raises(ValueError, match="microbatch"):
+        TrainSection(microbatch="most")

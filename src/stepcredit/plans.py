@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import SampleSection, TrainConfig, TrainSection
+from stepcredit.errors import InputError
 from stepcredit.types import Plan
 
 
@@ -32,8 +33,11 @@ def evaluation_plan(config: TrainConfig, images: int) -> Plan:
 def microbatch(train: TrainSection, images: int) -> int:
     """(image, step) pairs per training forward of an epoch of `images` images: `train.microbatch`, at most `images`.
 
-    By default those of the largest update at one step.
+    By default those of the largest update at one step. Raises InputError for `auto`, which `policy.examination` turns
+    into a number.
     """
+    if train.microbatch == "auto":
+        raise InputError("train.microbatch=auto has to be measured first: `stepcredit train` does; give a number")
     return min(train.microbatch or largest_update(train, images), images)
 
 
@@ -66,6 +70,12 @@ def pair_batches(rows: Tensor, steps: Sequence[int], size: int, *, mixed: bool) 
         return
     at, images = torch.cartesian_prod(torch.tensor(steps), rows).view(-1, 2).unbind(1)
     yield from zip(images.split(size), at.split(size), strict=True)
+
+
+def entries(values: Tensor, rows: Tensor, steps: Tensor) -> Tensor:
+    """`values[rows, steps]` where `values` are; nobody waits for the indices to get there."""
+    device, aside = values.device, values.device.type == "cuda"
+    return values[rows.to(device, non_blocking=aside), steps.to(device, non_blocking=aside)]
 
 
 def filled(batch: Tensor, size: int) -> Tensor:

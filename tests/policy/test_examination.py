@@ -8,10 +8,19 @@ import pytest
 import torch
 from tests.families import FAMILIES
 from tests.families.proof import configuration
+from tests.tiny import PROMPTS, SEEDS, tiny_policy
 from torch import nn
 
 from stepcredit.errors import InputError
-from stepcredit.policy.examination import HEADROOM, Examination, _microbatch, _saved_bytes, examine
+from stepcredit.policy import examination
+from stepcredit.policy.examination import (
+    HEADROOM,
+    Examination,
+    _microbatch,
+    _saved_bytes,
+    examine,
+    fitting_microbatch,
+)
 from stepcredit.policy.loading import make_policy
 
 FREE = 10_000_000
@@ -150,3 +159,30 @@ def test_a_model_that_does_not_replay() -> None:
     policy.pipeline.unet.register_forward_hook(drift)
     with pytest.raises(InputError, match=r"^this pipeline does not replay: log-probabilities differ by"):
         examine(policy, config)
+
+
+def test_auto_is_what_fits_at_most_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: 1 << 40)
+    assert fitting_microbatch(policy, images=100, update=4) == examination.CPU_MOST
+    assert fitting_microbatch(policy, images=6, update=4) == 6
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    needed = examination._sample_bytes(policy, policy.rollout(PROMPTS, SEEDS).trajectory, 0)
+    fixed = 12 * sum(parameter.numel() for parameter in policy.parameters())
+    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: fixed + int(5.1 * needed / HEADROOM))
+    assert fitting_microbatch(policy, images=100, update=1) == 4
+
+
+def test_auto_is_at_most_an_update_where_steps_cannot_be_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    policy.replay_modes = ("one-step",)
+    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: 1 << 40)
+    assert fitting_microbatch(policy, images=100, update=3) == 3
+
+
+def test_auto_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: 0)
+    with pytest.raises(InputError, match=r"^not even one image fits .* set model\.gradient_checkpointing=true"):
+        fitting_microbatch(tiny_policy(), images=4, update=4)

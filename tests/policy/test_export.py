@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.families import FAMILIES
 from tests.policy.adapted import attached, images, shift
 from tests.tiny import tiny_sd
 
+from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters import denoiser_name
 from stepcredit.policy.export import FORMATS, loading_hint, write
@@ -159,3 +161,17 @@ def test_what_to_type_to_load_it(
     monkeypatch.chdir(tmp_path)
     pipeline = tiny_sd()
     assert loading_hint(pipeline, write(pipeline, attached(pipeline, adapter=kind), form, Path("out"))) == hint
+
+
+def test_a_merged_pipeline_has_the_names_and_files_of_transformers_4(tmp_path: Path) -> None:
+    pipeline = tiny_sd()
+    pipeline.tokenizer = build_tokenizer()
+    write(pipeline, attached(pipeline), "merged", tmp_path)
+    weights = load_file(tmp_path / "text_encoder" / "model.safetensors")
+    assert weights and all(name.startswith("text_model.") for name in weights)
+    expected = {f"text_model.{name}": value for name, value in pipeline.text_encoder.state_dict().items()}
+    assert weights.keys() == {name for name in expected if not name.endswith("position_ids")}
+    vocabulary = json.loads((tmp_path / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    assert vocabulary == pipeline.tokenizer.get_vocab()
+    version, *merges, end = (tmp_path / "tokenizer" / "merges.txt").read_text(encoding="utf-8").split("\n")
+    assert version.startswith("#version") and end == "" and all(len(merge.split()) == 2 for merge in merges) and merges

@@ -33,7 +33,8 @@ class DenoiserCall:
 
 def knows_time(denoiser: torch.nn.Module) -> bool:
     """Whether rows of a call can be given times of their own."""
-    return _time_argument(type(denoiser)) is not None
+    kind: Any = type(denoiser)
+    return _time_argument(kind) is not None
 
 
 class PassingDenoiser:
@@ -110,7 +111,8 @@ class TimedDenoiser(PassingDenoiser):
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         times = torch.stack([self._calls[step][self._made].time for step in self._steps])  # type: ignore[misc]
         self._made += 1
-        position, name = _time_argument(type(self._denoiser))  # type: ignore[misc]
+        kind: Any = type(self._denoiser)
+        position, name = _time_argument(kind) or (0, "")
         rows = len(arguments[0] if arguments else next(iter(named.values())))
         times = times.repeat(rows // len(times))
         if name in named:
@@ -127,7 +129,7 @@ def _time_argument(kind: Any) -> tuple[int, str] | None:
     return next(((number, name) for number, name in enumerate(names) if name in _TIMES), None)
 
 
-def _time(kind: type[torch.nn.Module], arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor | None:
+def _time(kind: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor | None:
     found = _time_argument(kind)
     if found is None:
         return None

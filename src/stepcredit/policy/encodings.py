@@ -121,4 +121,4 @@ def _select(value: Any, layout: Any, rows: Sequence[int], count: int) -> Any:
     wanted = [block * count + row for block in range(layout) for row in rows]
     if isinstance(value, list):
         return [value[row] for row in wanted]
-    return value[torch.tensor(wanted, device=value.device)]
+    return value[torch.tensor(wanted).to(value.device, non_blocking=value.is_cuda)]

@@ -9,15 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.config import TrainConfig
+from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
 from stepcredit.measure import available_memory_bytes
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import SelfCheck, self_check
-from stepcredit.types import Prompt, Trajectory
+from stepcredit.types import Plan, Prompt, Trajectory
 
 PROMPTS = (Prompt("a photo of a cat"), Prompt("two red apples on a wooden table, morning light"))
 HEADROOM = 0.8
 """The part of the free memory that a suggestion fills."""
+
+CPU_MOST = 16
+"""Beyond this many pairs a CPU gets no faster."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,41 @@ def examine(policy: PipelinePolicy, config: TrainConfig) -> Examination:
     )
 
 
+def fitting_microbatch(policy: PipelinePolicy, images: int, update: int) -> int:
+    """(image, step) pairs per training forward that fit into the free memory: a power of two, at most `images`.
+
+    Measured on two images, at no more than two steps, without changing any weight. On a CPU at most `CPU_MOST`. Where
+    steps cannot be mixed, at most the images of an `update`.
+
+    Raises InputError if the pipeline does not replay, or not even one pair fits.
+    """
+    trajectory = policy.rollout(PROMPTS, range(len(PROMPTS)), Plan(2, range(2))).trajectory
+    self_check(policy, trajectory)
+    trained = sum(parameter.numel() for parameter in policy.parameters())
+    device = trajectory.latents.device
+    needed = max(_sample_bytes(policy, trajectory, 0), _rollout_bytes(policy, device))
+    for parameter in policy.parameters():
+        parameter.grad = None
+    free = available_memory_bytes(device)
+    fits = _microbatch(free - 3 * 4 * trained, needed)
+    if fits < 1:
+        raise InputError(
+            f"not even one image fits into the {free >> 20} MiB free on {device} in training, it needs {needed >> 20}: "
+            "set model.gradient_checkpointing=true, a smaller model.dtype or smaller images"
+        )
+    return min(fits, images if policy.mixes_steps else update, CPU_MOST if device.type == "cpu" else fits)
+
+
+def _rollout_bytes(policy: PipelinePolicy, device: torch.device) -> int:
+    """Memory of one image more in a rollout, decoding included, on an accelerator; 0 on a CPU, which is not asked."""
+    if device.type != "cuda":
+        return 0
+    plan = Plan(1, range(1))
+    one = _peak_bytes(lambda: policy.rollout(PROMPTS[:1], range(1), plan))
+    two = _peak_bytes(lambda: policy.rollout(PROMPTS[:2], range(2), plan))
+    return max(two - one, 1)
+
+
 def _idle(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> int:
     """Trained tensors without a gradient, a little away from the start, where half of a LoRA has none."""
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +147,7 @@ def _sample_bytes(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> 
     On an accelerator the peak of forward and backward; on a CPU, which keeps no such account, the tensors saved for the
     backward pass.
     """
-    measure = _peak_bytes if trajectory.latents.device.type == "cuda" else _saved_bytes
+    measure = _training_bytes if trajectory.latents.device.type == "cuda" else _saved_bytes
     one = measure(lambda: _log_prob(policy, trajectory, step, torch.arange(1)).sum())
     two = measure(lambda: _log_prob(policy, trajectory, step, torch.arange(2)).sum())
     return max(two - one, 1)
@@ -129,11 +168,16 @@ def _saved_bytes(forward: Callable[[], Tensor]) -> int:
     return sum(saved.values())
 
 
-def _peak_bytes(forward: Callable[[], Tensor]) -> int:
+def _training_bytes(forward: Callable[[], Tensor]) -> int:
     """Peak of the CUDA memory that forward and backward allocate."""
+    return _peak_bytes(lambda: forward().backward())
+
+
+def _peak_bytes(work: Callable[[], object]) -> int:
+    """Peak of the CUDA memory while `work` is done."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    forward().backward()
+    work()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated()
 

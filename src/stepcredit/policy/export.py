@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from stepcredit.errors import unknown
-from stepcredit.policy import kohya
+from stepcredit.policy import kohya, transformers4
 from stepcredit.policy.adapters import Adapter, denoiser_name
 
 FORMATS = ("diffusers", "kohya", "merged")
@@ -19,7 +19,8 @@ def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path
     Args:
         form: `diffusers` is a LoRA for `load_lora_weights`, or the folder of the denoiser where every weight was
             trained; `kohya` is that LoRA as ComfyUI and A1111 read it; `merged` is a whole pipeline for
-            `from_pretrained` with the scheduler and in the dtypes that it came with, and ends `adapter`.
+            `from_pretrained` (of transformers 4 and 5) with the scheduler and in the dtypes that it came with, and ends
+            `adapter`.
 
     Raises:
         InputError: the format is unknown or cannot hold this pipeline.
@@ -34,6 +35,7 @@ def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path
             with adapter.averaged():
                 adapter.merge()
                 pipeline.save_pretrained(folder)
+            transformers4.readable(folder)
             return folder
     raise unknown("export format", form, FORMATS)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError, unknown
 from stepcredit.maths import Transition
+from stepcredit.plans import entries
 from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.denoisers import knows_time
 from stepcredit.policy.encodings import Encodings
@@ -108,7 +109,7 @@ class PipelinePolicy:
             self.denoiser,
             self.scheduler,
             trajectory.recording.rows(rows),
-            trajectory.latents[rows, steps],  # contiguous, as it was sampled: kernels round by layout
+            entries(trajectory.latents, rows, steps),  # contiguous, as it was sampled: kernels round by layout
             steps.tolist(),
             self.replay_mode,
         )

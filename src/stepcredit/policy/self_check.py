@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.errors import InputError
+from stepcredit.faults import out_of_memory
 from stepcredit.maths import gaussian
 from stepcredit.plans import filled
 from stepcredit.types import Policy, Trajectory
@@ -83,8 +84,8 @@ def _tried(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) 
     """As `_worst`; a pipeline that cannot even run with steps mixed counts as infinitely far off in that mode."""
     try:
         return _worst(policy, trajectory, steps, size)
-    except (IndexError, RuntimeError, TypeError, ValueError):
-        if not policy.mixes_steps:
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        if not policy.mixes_steps or out_of_memory(error):
             raise
         return math.inf, steps[0]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
+from stepcredit.interruption import finished_first
 from stepcredit.policy.adapters.protocol import Adapter
 
 _UPDATES = "ema.updates"
@@ -85,13 +86,14 @@ class AveragedAdapter:
         self._require_trained("shown averaged")
         parameters = self._inner.parameters()
         trained = [parameter.detach().clone() for parameter in parameters]
-        self._put(parameters, self._averages)
-        self._shown = True
         try:
+            self._put(parameters, self._averages)
+            self._shown = True
             yield
         finally:
-            self._shown = False
-            self._put(parameters, trained)
+            with finished_first():
+                self._shown = False
+                self._put(parameters, trained)
 
     def merge(self) -> None:
         self._inner.merge()
