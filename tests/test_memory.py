@@ -28,7 +28,7 @@ def live_bytes() -> int:
     gc.collect()
     storages = {}
     for value in gc.get_objects():
-        if isinstance(value, Tensor) and value.layout == torch.strided:
+        if issubclass(type(value), Tensor) and value.layout == torch.strided:
             storage = value.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
@@ -71,23 +71,26 @@ def test_an_update_keeps_no_more_of_a_long_walk_than_of_a_short_one() -> None:
 
 
 class Epochs(RunDirectory):
-    """Weighs all tensors after each epoch."""
+    """Weighs all tensors after some of the epochs."""
 
     def append_metrics(self, row: Any) -> None:
         super().append_metrics(row)
-        self.weights = [*getattr(self, "weights", []), live_bytes()]
+        if row["epoch"] in (10, 30, 50):
+            self.weights = [*getattr(self, "weights", []), live_bytes()]
 
 
-@pytest.mark.parametrize("advantage", ["group", "running"])
-def test_fifty_epochs_leave_nothing_behind(tmp_path: Path, advantage: str) -> None:
+@pytest.mark.slow
+def test_fifty_epochs_leave_nothing_behind(tmp_path: Path) -> None:
     config = toy_config(
         sample={"steps": 3, "prompts_per_epoch": 2, "images_per_prompt": 2},
-        train={"epochs": 50, "advantage": advantage},
+        train={"epochs": 50, "advantage": "running", "buffer_size": 8, "min_count": 4},
         credit={"window": 1},
         run={"grid_every": 1000, "checkpoint_every": 1000},
     )
     run = Epochs(RunDirectory.create(tmp_path / "run", config, []).path)
     reward, credit = build_reward(config.reward), build_credit(config.credit)
-    Trainer(config, tiny_policy(steps=3), reward, credit, PROMPTS, run).train()
-    assert len(run.weights) == 50
-    assert max(run.weights[10:]) - min(run.weights[10:]) <= 1024
+    with run:
+        Trainer(config, tiny_policy(steps=3), reward, credit, PROMPTS, run).train()
+    first, *later = run.weights
+    assert len(later) == 2
+    assert max(abs(weight - first) for weight in later) <= 1024
