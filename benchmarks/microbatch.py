@@ -49,7 +49,7 @@ def main() -> None:
     trajectory = sampled(policy, config, options.images)
     advantages = torch.randn(trajectory.log_probs.shape, generator=torch.Generator().manual_seed(0))
     ways = {
-        "batched": lambda: ours(policy, trajectory, advantages, config, None),
+        "batched": lambda: ours(policy, trajectory, advantages, config, options.images),
         "single": lambda: ours(policy, trajectory, advantages, config, 1),
         "bare": lambda: bare(policy, trajectory, advantages, config),
     }
@@ -82,7 +82,7 @@ def ours(
 def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig) -> None:
     """One (image, step) per forward and backward, with the denoiser called directly."""
     unet, scheduler, guidance = policy.pipeline.unet, policy.scheduler, config.sample.guidance
-    embeddings, negative = trajectory.recording.encodings[0]
+    embeddings, negative = trajectory.recording.encodings.of(trajectory.prompts)[0]
     terms = len(trajectory) * trajectory.steps
     stride = scheduler.config.num_train_timesteps // config.sample.steps
     for row in range(len(trajectory)):

@@ -13,12 +13,11 @@ import argparse
 import json
 import multiprocessing
 import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
+from _throughput import configuration, rollout, square, timed, update
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -32,15 +31,10 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from stepcredit.config import TrainConfig
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.measure import peak_memory_bytes
-from stepcredit.plans import training_plan
 from stepcredit.policy.loading import make_policy
 from stepcredit.quiet import quiet_libraries
-from stepcredit.recipes import validate
-from stepcredit.types import Prompt
-from stepcredit.update import update_policy
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -165,65 +159,47 @@ def sd35m() -> DiffusionPipeline:
 MODELS: dict[str, Callable[[], DiffusionPipeline]] = {"sd15": sd15, "sdxl": sdxl, "sd35m": sd35m}
 
 
-def configuration(options: argparse.Namespace) -> TrainConfig:
-    return validate(
-        {
-            "model": {"dtype": options.dtype, "gradient_checkpointing": options.checkpointing},
-            "sample": {
-                "steps": options.steps,
-                "guidance": 5.0,
-                "prompts_per_epoch": 1,
-                "images_per_prompt": options.images,
-                "call": {"height": options.size, "width": options.size},
-            },
-            "train": {"updates_per_epoch": 1, "microbatch": options.microbatch, "learning_rate": 1e-4},
-        },
-        "real_size",
-    )
+def build(name: str, dtype: str, device: torch.device) -> DiffusionPipeline:
+    """One of MODELS on a device."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with device:
+            pipeline = MODELS[name]()
+    finally:
+        torch.set_default_dtype(default)
+    return pipeline.to(device)
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One rollout and one update of a model, on the device there is."""
     torch.manual_seed(0)
     quiet_libraries()
-    device, config = torch.device(options.device), configuration(options)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, options.dtype))
-    try:
-        with device:
-            pipeline = MODELS[name]()
-    finally:
-        torch.set_default_dtype(default)
-    policy = make_policy(pipeline.to(device), config)
-    prompts = [Prompt("a red circle on a blue background")] * options.images
+    device = torch.device(options.device)
+    config = configuration(
+        options.images,
+        options.steps,
+        square(options.size),
+        options.microbatch,
+        dtype=options.dtype,
+        gradient_checkpointing=options.checkpointing,
+    )
+    policy = make_policy(build(name, options.dtype, device), config)
     figures: dict[str, Any] = {
         "weights": sum(weight.numel() for weight in policy.pipeline.components[policy.denoiser].parameters())
     }
     if device.type == "cuda":  # kernels are chosen and cached
-        policy.rollout(prompts, range(options.images), training_plan(config, options.images))
-    started = clock(device)
-    trajectory = policy.rollout(prompts, range(options.images), training_plan(config, options.images)).trajectory
-    sampled = clock(device)
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=1e-4)
-    scaler = torch.amp.GradScaler(enabled=options.dtype == "float16")
-    advantages = torch.ones(options.images, options.steps, device=device)
-    rng = np.random.default_rng(0)
-    result = update_policy(policy, optimiser, scaler, trajectory, advantages, config.train, rng)
-    trained = clock(device)
+        rollout(policy, config)
+    trajectory, sampling = timed(device, lambda: rollout(policy, config))
+    result, training = timed(device, lambda: update(policy, config, trajectory))
     return figures | {
-        "seconds_sampling": round(sampled - started, 2),
-        "seconds_training": round(trained - sampled, 2),
-        "samples_per_second": round(options.images / (trained - started), 4),
+        "seconds_sampling": round(sampling.wall, 2),
+        "seconds_training": round(training.wall, 2),
+        "samples_per_second": round(options.images / (sampling.wall + training.wall), 4),
         "ratio_max_deviation": result["ratio_max_deviation"],
         "grad_norm": result["grad_norm"],
         "peak_memory_gb": round(peak_memory_bytes() / 1e9, 2),
     }
-
-
-def clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def main() -> None:

@@ -147,7 +147,9 @@ def test_an_epoch_can_be_saved_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_0001"]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_sync", "_digest"])
+@pytest.mark.parametrize(
+    "failing", ["stepcredit.checkpoint.save_file", "stepcredit.checkpoint._digest", "stepcredit.folders.sync"]
+)
 def test_a_save_that_fails_leaves_the_checkpoints_before_it(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,11 +160,11 @@ def test_a_save_that_fails_leaves_the_checkpoints_before_it(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, failing, full)
+        patched.setattr(failing, full)
         for epoch in (2, 3):
             with pytest.raises(OSError, match="No space left"):
                 saved(tmp_path, epoch, keep=1)
-    assert epochs(tmp_path) == [2]
+    assert epochs(tmp_path) == [2] and len(list(tmp_path.iterdir())) == 1
     assert checkpoint.load(checkpoint.found(tmp_path)[0]).tensors["value"].item() == 5.0
 
 

@@ -54,7 +54,9 @@ def test_help_answers_at_once(command: list[str]) -> None:
     assert min(seconds) < 0.5
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "--help"], []], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["compare", "--help"], []], ids=" ".join
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from stepcredit.cli import main; code = main(sys.argv[1:]); "
@@ -66,7 +68,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert said.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["train", "sampel.steps=3"], ["train", "no-such-recipe"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["train", "sampel.steps=3"], ["train", "no-such-recipe"], ["compare", "no-such"]], ids=" ".join
+)
 def test_a_mistyped_word_is_told_before_anything_heavy_is_imported(arguments: list[str]) -> None:
     code = (
         "import sys; from stepcredit.cli import main; code = main(sys.argv[1:]); "

@@ -163,7 +163,7 @@ def test_an_override_into_an_empty_section(recipe: Path) -> None:
         ("train.epochs", "'train.epochs' is not an override; write section.key=value"),
         ("train.=3", "'train.=3' is not an override; write section.key=value"),
         ("run.seed=-1", "run.seed = -1 in the defaults: input should be greater than or equal to 0"),
-        ("train.learning_rate=.nan", "train.learning_rate = nan in the defaults: input should be greater than 0"),
+        ("train.learning_rate=.nan", "train.learning_rate = nan in the defaults: input should be a finite number"),
         ("sample.eta=0", "sample.eta = 0 in the defaults: input should be greater than 0"),
         ("credit.alpha=2", "credit.alpha = 2 in the defaults: input should be less than or equal to 1"),
         (
@@ -196,7 +196,7 @@ def test_an_override_through_a_value() -> None:
         ("- a", "must hold a mapping of sections, not a list"),
         ("a: [", "is not valid YAML: "),
         ("run: {seed: 2024-13-45}", "is not valid YAML: month must be in 1..12"),
-        ("1: 2", "keys should be strings"),
+        ("1: 2", "the key 1 is a int: quote it"),
         ("train: 3", "train = 3 in "),
         ("train: {epochs: many}", "train.epochs = 'many' in "),
         ("sample: {windw: 3}\ncredit: {widow: 3}", "; unknown key 'credit.widow' in "),

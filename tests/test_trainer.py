@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
+from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT, build_credit
 from stepcredit.errors import InputError
@@ -184,6 +186,7 @@ def test_metrics_written_after_the_last_checkpoint_are_forgotten(tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         finish(stopped)
     assert [row["epoch"] for row in stopped.run.metrics()] == [1]
+    shutil.rmtree(tmp_path / "checkpoints" / "epoch_0001")  # killed, it could not have kept it
     trainer = resume(tmp_path, config)
     assert trainer.finished_epochs == 0 and trainer.run.metrics() == []
 
@@ -238,6 +241,7 @@ def test_a_row_of_the_metrics(tmp_path: Path) -> None:
         "approx_kl",
         "clip_fraction",
         "grad_norm",
+        "skipped_updates",
         "credit_fallbacks",
         "credit_similarity_start",
         "credit_profile",
@@ -310,9 +314,33 @@ def test_grids_show_the_same_prompts_with_the_same_noise(tmp_path: Path) -> None
 
 
 def test_checkpoints_are_written_when_due_and_the_newest_kept(tmp_path: Path) -> None:
-    config = toy_config(train={"epochs": 5}, run={"checkpoint_every": 2, "keep_checkpoints": 3})
+    config = toy_config(train={"epochs": 5}, run={"checkpoint_every": 2, "keep_checkpoints": 3, "keep_best": 0})
     run = finish(start(tmp_path, config))
     assert sorted(path.name for path in run.checkpoint_root.iterdir()) == ["epoch_0002", "epoch_0004", "epoch_0005"]
+
+
+class Scripted:
+    """Scores whose mean is the next of `means` at every call."""
+
+    def __init__(self, means: Sequence[float]) -> None:
+        self.means = iter(means)
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        spread = torch.linspace(-1, 1, len(images))
+        return next(self.means) + spread
+
+
+@pytest.mark.parametrize(("keep_best", "kept"), [(0, [5, 6]), (1, [1, 5, 6]), (2, [1, 3, 5, 6])])
+def test_the_checkpoints_that_the_best_images_were_sampled_with_are_kept(
+    tmp_path: Path, keep_best: int, kept: list[int]
+) -> None:
+    """Epoch 2 scores best, and its images were sampled with the weights after epoch 1."""
+    grid, means = 0.0, [0.2, 0.9, 0.1, 0.7, 0.3, 0.4]
+    run = {"keep_checkpoints": 2, "keep_best": keep_best, "grid_every": 9}
+    config = toy_config(train={"epochs": 6}, run=run)
+    directory = finish(start(tmp_path, config, reward=Scripted([grid, *means, grid])))
+    assert [row["reward_mean"] for row in directory.metrics()] == pytest.approx(means)
+    assert [checkpoint.epoch_of(folder) for folder in checkpoint.found(directory.checkpoint_root)] == kept
 
 
 def test_no_epochs_make_a_run_with_its_starting_grid(tmp_path: Path) -> None:

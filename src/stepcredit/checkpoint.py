@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stepcredit.errors import InputError
+from stepcredit.folders import written_whole
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
@@ -29,50 +30,79 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `root`/epoch_NNNN through a temporary folder and a rename, then drop all but the newest `keep`."""
+def save(root: Path, checkpoint: Checkpoint, keep: int, best: Container[int] = ()) -> Path:
+    """Write `root`/epoch_NNNN whole or not at all, then drop all but the newest `keep` and those of the epochs `best`.
+
+    Raises OSError, and leaves the checkpoints that are there, if it cannot be written.
+    """
     target = root / f"epoch_{checkpoint.epoch:04d}"
-    partial = root / f".partial_{target.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in checkpoint.tensors.items()}
-    save_file(tensors, partial / _TENSORS)
-    digest = _digest(partial / _TENSORS)
-    body = {"epoch": checkpoint.epoch, "tensors_sha256": digest, "state": checkpoint.state}
-    (partial / _STATE).write_text(json.dumps(body | {"sha256": _seal(body)}))
-    for path in (partial / _TENSORS, partial / _STATE, partial):
-        _sync(path)
-    replaced = root / f".replaced_{target.name}"
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        target.rename(replaced)
-    partial.rename(target)
-    _sync(root)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with written_whole(target) as folder:
+        save_file(tensors, folder / _TENSORS)
+        digest = _digest(folder / _TENSORS)
+        body = {"epoch": checkpoint.epoch, "tensors_sha256": digest, "state": checkpoint.state}
+        (folder / _STATE).write_text(json.dumps(body | {"sha256": _seal(body)}))
     for old in found(root)[:-keep]:
-        shutil.rmtree(old)
+        if epoch_of(old) not in best:
+            shutil.rmtree(old)
     return target
 
 
 def found(root: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
-    numbered = {path.name.removeprefix("epoch_"): path for path in root.glob("epoch_*")}
+    numbered = {path.name.removeprefix("epoch_"): path for path in root.glob("epoch_*") if path.is_dir()}
     return [numbered[digits] for digits in sorted(filter(str.isdecimal, numbered), key=int)]
+
+
+def epoch_of(folder: Path) -> int:
+    """The epoch that a checkpoint's folder is named after."""
+    return int(folder.name.removeprefix("epoch_"))
+
+
+def newest_sound(root: Path, told: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+    """The newest checkpoint that is not damaged; None if there is none at all.
+
+    One that is damaged is told of and renamed to `damaged_epoch_NNNN`, once a sound one is found before it.
+
+    Raises:
+        InputError: all of them are damaged.
+    """
+    damaged: list[tuple[Path, InputError]] = []
+    for folder in reversed(found(root)):
+        try:
+            saved = load(folder)
+        except InputError as error:
+            damaged.append((folder, error))
+            continue
+        for other, complaint in damaged:
+            set_aside = root / f"damaged_{other.name}"
+            shutil.rmtree(set_aside, ignore_errors=True)
+            other.rename(set_aside)
+            told(f"{complaint}; put aside as {set_aside.name}, going back to {folder.name}")
+        return folder, saved
+    if damaged:
+        before = ", as is every one before it" if len(damaged) > 1 else ""
+        raise InputError(f"{damaged[0][1]}{before}")
+    return None
 
 
 def load(folder: Path) -> Checkpoint:
     """Read one checkpoint; InputError naming the folder if it is incomplete or damaged."""
+    for name in (_STATE, _TENSORS):
+        if not (folder / name).is_file():  # a pipe or a device could be read for ever
+            raise InputError(f"checkpoint {folder} is damaged: it has no file {name}")
     try:
-        body = json.loads((folder / _STATE).read_text())
+        body = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         for name, sound in (
             (_STATE, body.pop("sha256") == _seal(body)),
             (_TENSORS, body["tensors_sha256"] == _digest(folder / _TENSORS)),
         ):
             if not sound:
                 raise InputError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
+        _require_types(body)
         return Checkpoint(body["epoch"], load_file(folder / _TENSORS), body["state"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise InputError(f"checkpoint {folder} is damaged: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise InputError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -94,6 +124,12 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
+def _require_types(body: dict[str, Any]) -> None:
+    epoch, state = body["epoch"], body["state"]
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0 or not isinstance(state, dict):
+        raise TypeError("epoch is no whole number, or state no mapping")
+
+
 def _seal(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
@@ -101,11 +137,3 @@ def _seal(body: dict[str, Any]) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

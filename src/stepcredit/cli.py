@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stepcredit.errors import Interrupted, StepcreditError
+from stepcredit.errors import Interrupted, StepcreditError, printable
 
 app = typer.Typer(
     name="stepcredit",
@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except StepcreditError as error:
-        print(f"stepcredit: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"stepcredit: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
-        print(f"stepcredit: {error.format_message()} (see stepcredit --help)", file=sys.stderr)
+        print(f"stepcredit: {printable(error.format_message())} (see stepcredit --help)", file=sys.stderr)
         return error.exit_code
 
 
@@ -104,6 +104,38 @@ def evaluate(
 
     asked = {"steps": steps, "guidance": guidance}
     command(sources, prompts or [], reward or [], out, images, seed, asked, cross, json)
+
+
+@app.command()
+def compare(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE|RECIPE [section.key=value ...]", help="comparison file, or recipe; overrides"),
+    ],
+    run: Annotated[Path | None, typer.Option(help="folder; runs/<name> by default, where it goes on")] = None,
+    credit: Annotated[str | None, typer.Option(metavar="A,B,...", help="on a recipe: the rules to compare")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="on a recipe: fresh seeds, 5 by default")] = None,
+    learning_rates: Annotated[
+        str | None, typer.Option(metavar="X,Y,...", help="on a recipe: the grid of every rule; else its own rate")
+    ] = None,
+    tuning_seeds: Annotated[
+        int | None, typer.Option(min=1, help="on a recipe: seeds on which rates are chosen, 2 by default")
+    ] = None,
+    reward: Annotated[str | None, typer.Option(metavar="A,B,...", help="on a recipe: instead of its own")] = None,
+    reference: Annotated[str | None, typer.Option(help="on a recipe: uniform, or the first rule")] = None,
+    last_epochs: Annotated[int | None, typer.Option(min=1, help="on a recipe: the criterion's, 3 by default")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs at a time; one per core, or per CUDA device")] = None,
+    skip_failed: Annotated[
+        bool, typer.Option("--skip-failed", help="report without the runs that fail, and name them")
+    ] = False,
+) -> None:
+    """Compare credit rules: each at its best learning rate, on fresh seeds, against one of them. Can be resumed."""
+    from stepcredit.commands.compare import Asked
+    from stepcredit.commands.compare import compare as command
+
+    asked = Asked(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs)
+    given = [word for word in arguments if "=" not in word]
+    command(given, [word for word in arguments if "=" in word], asked, run, jobs, skip_failed)
 
 
 @app.command()

@@ -12,7 +12,7 @@ MIXTURE = "mixture"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -41,7 +41,7 @@ class ModelSection(_Section):
 class SampleSection(_Section):
     """How trajectories are drawn."""
 
-    steps: int = Field(20, ge=1, description="denoising steps T")
+    steps: int = Field(20, ge=1, le=10_000, description="denoising steps T")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance scale, in sampling and in training")
     eta: float = Field(1.0, gt=0, le=1, description="noise of DDIM steps; 0 has no density to train on")
     sampler: Literal["flow-sde", "dance-sde", "cps"] = Field("flow-sde", description="noisy steps of flow models")
@@ -55,7 +55,9 @@ class SampleSection(_Section):
     batch: int | None = Field(
         None, ge=1, description="images sampled at a time; None is as many as are trained at once"
     )
-    evaluation_steps: int | None = Field(None, ge=1, description="steps for grids and `sample`; None is `steps`")
+    evaluation_steps: int | None = Field(
+        None, ge=1, le=10_000, description="steps for grids and `sample`; None is `steps`"
+    )
     evaluation_noise: bool | None = Field(
         None, description="whether grids and `sample` draw noise; None: DDIM does, flow models do not"
     )
@@ -66,7 +68,7 @@ class TrainSection(_Section):
     """How the weights are updated.
 
     An epoch's images are shuffled and split into `updates_per_epoch` groups. Each group is one optimiser update over
-    all its images and all their steps, computed `microbatch` images at a time, each forward at a single step.
+    all its images and all their steps, computed `microbatch` (image, step) pairs at a time.
     """
 
     epochs: int = Field(10, ge=0, description="rounds of sampling, scoring and updating")
@@ -77,7 +79,11 @@ class TrainSection(_Section):
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this norm")
     updates_per_epoch: int = Field(4, ge=1, description="optimiser steps per pass over an epoch's images")
     inner_epochs: int = Field(1, ge=1, description="passes over an epoch's images")
-    microbatch: int | None = Field(None, ge=1, description="images per forward; None is a whole update group")
+    microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="(image, step) pairs per training forward, at most the images of an epoch; more than the images of "
+        "an update are several steps of them; None is the images of an update at one step, auto what fits into memory",
+    )
     clip_range: float = Field(1e-2, gt=0, description="c of the clipped ratio; ratios are per latent element")
     kl_weight: float = Field(
         0.0, ge=0, description="weight in the loss of the KL divergence from the untrained model, per latent element"
@@ -93,6 +99,9 @@ class TrainSection(_Section):
     advantage_clip: float = Field(5.0, gt=0, description="advantages, and step advantages, are cut to +- this")
     buffer_size: int = Field(32, ge=1, description="images remembered per prompt by `running` and credit.standardise")
     min_count: int = Field(16, ge=1, description="images a prompt needs before its own buffer is used")
+    max_skipped_updates: int = Field(
+        5, ge=0, description="updates in a row that may be skipped because their loss or gradient is not finite"
+    )
 
 
 class CreditSection(_Section):
@@ -117,12 +126,12 @@ class ComponentSection(_Section):
     options: dict[str, Any] = Field({}, description="arguments of the reward's constructor")
     remote: str | list[str] | None = Field(None, description="as in reward.remote, for this component alone")
     label: str = Field("", description="what figures call it; empty is the name, or the function of module:function")
-    weight: float = Field(1.0, allow_inf_nan=False, description="below 0 the score is to fall, at 0 it is only watched")
+    weight: float = Field(1.0, ge=-1e9, le=1e9, description="below 0 the score is to fall, at 0 it is only watched")
     standardise: Literal["prompt", "fixed", "none"] = Field(
         "prompt", description="per prompt, by mean and scale, or raw"
     )
-    mean: float = Field(0.0, allow_inf_nan=False, description="taken away from the scores if fixed")
-    scale: float = Field(1.0, gt=0, allow_inf_nan=False, description="what the scores are divided by if fixed")
+    mean: float = Field(0.0, description="taken away from the scores if fixed")
+    scale: float = Field(1.0, gt=0, description="what the scores are divided by if fixed")
 
     @property
     def called(self) -> str:
@@ -211,7 +220,11 @@ class RunSection(_Section):
     grid_images: int = Field(16, ge=1, description="images on a sample grid")
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    keep_best: int = Field(
+        1, ge=0, description="checkpoints kept besides: those that the best images of the run were sampled with"
+    )
     self_check: bool = Field(True, description="replay the first batch before training and refuse a mismatch")
+    profile: bool = Field(False, description="write a torch profiler trace and a table of the second epoch to profile/")
 
 
 class TrainConfig(_Section):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1500
+
 
 class StepcreditError(Exception):
     """Base of every error of this package; `exit_code` is what the command line returns."""
@@ -34,3 +36,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     return InputError(f"unknown {kind} '{name}'{hint}; known: {', '.join(names) or 'none'}")
+
+
+def shortened(text: str, width: int = 80) -> str:
+    """`text` on one line of at most `width` characters, for an error."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
+def printable(text: str) -> str:
+    """`text` on one line of at most 1500 letters, with escapes for what a terminal would act on or could not show."""
+    line = " ".join(text.splitlines())
+    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

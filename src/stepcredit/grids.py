@@ -15,6 +15,7 @@ from stepcredit.tracking import write_atomically
 _SMALLEST, _LARGEST = 160, 256  # pixels of a picture's longer side
 _TEXT_SIZE, _LINE_HEIGHT = 13, 17
 _MARGIN, _GAP, _CAPTION_GAP = 20, 20, 6
+_LINES, _LETTERS = 12, 600  # of a caption's paragraph, at most
 _PAPER, _INK, _FAINT, _EDGE = "white", (24, 24, 27), (98, 98, 108), (210, 210, 216)
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -34,8 +35,8 @@ def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: i
     """Write `images` (N,3,H,W) in [0,1] as a PNG, left to right and down, each over its caption.
 
     Pictures whose longer side is under 160 pixels are enlarged by a whole factor without smoothing, those over 256 are
-    reduced. Captions are wrapped; what follows a caption's first newline is set apart in grey. Values outside [0,1] are
-    clipped and NaN is black.
+    reduced. Captions are wrapped and end after 12 lines; what follows a caption's first newline is set apart in grey.
+    Values outside [0,1] are clipped and NaN is black.
     """
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}; expected (N,3,H,W) with N of at least 1")
@@ -103,9 +104,23 @@ def _caption(text: str, width: int, font: Font) -> list[tuple[str, tuple[int, in
     """The wrapped lines of a caption, each with its colour."""
     return [
         (line, _FAINT if number else _INK)
-        for number, paragraph in enumerate(text.splitlines())
-        for line in _wrap(paragraph, width, font)
+        for number, paragraph in enumerate(_paragraphs(text))
+        for line in _cut(_wrap(paragraph[:_LETTERS], width, font), shortened=len(paragraph) > _LETTERS)
     ]
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The lines of a caption, of very many the first and the last ones."""
+    lines = text.splitlines()
+    return lines if len(lines) <= _LINES else [*lines[: _LINES - 1], lines[-1]]
+
+
+def _cut(lines: Iterator[str], shortened: bool) -> list[str]:
+    """The first lines, ending in dots if there is more."""
+    kept = list(lines)
+    if len(kept) <= _LINES and not shortened:
+        return kept
+    return [*kept[: _LINES - 1], "..."]
 
 
 def _wrap(text: str, width: int, font: Font) -> Iterator[str]:

@@ -30,7 +30,8 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            yield
+            with torch.profiler.record_function(phase):
+                yield
         finally:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()

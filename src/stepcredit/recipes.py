@@ -11,10 +11,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError, unknown
+from stepcredit.errors import InputError, shortened, unknown
+from stepcredit.plain_yaml import load_plain
+from stepcredit.secrets import secret_place
 
 _PLACES = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
 DEFAULT = "embedded_jpeg"
+LARGEST_FILE = 2**20
+"""Bytes of a recipe, at most."""
 
 
 def packaged() -> dict[str, Path]:
@@ -28,7 +32,7 @@ def packaged() -> dict[str, Path]:
 def find(recipe: str) -> Path:
     """The file of a recipe given by path or packaged name."""
     path = Path(recipe)
-    if path.is_file():
+    if _is_file(path):
         return path
     if path.suffix in (".yaml", ".yml"):
         raise InputError(f"no recipe file {recipe}")
@@ -52,11 +56,13 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
 def read_tree(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, an empty section being one of defaults; InputError if it is not a mapping."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise InputError(f"{path} is larger than {LARGEST_FILE} bytes: is it a recipe?")
+        tree = parse(text.decode("utf-8-sig"), f"{path} is not valid YAML")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -64,8 +70,22 @@ def read_tree(path: Path) -> dict[str, Any]:
     return {section: {} if body is None else body for section, body in tree.items()}
 
 
+def parse(text: str, complaint: str) -> Any:
+    """The value of a YAML text; InputError that begins with `complaint` if it is not plain (see `plain_yaml`)."""
+    try:
+        return load_plain(text)
+    except ValueError as error:
+        raise InputError(f"{complaint}: {error}") from error
+
+
 def validate(tree: dict[str, Any], where: str) -> TrainConfig:
     """A TrainConfig of the mapping, or an InputError that says in one line what is wrong and where."""
+    place = secret_place(tree)
+    if place is not None:
+        raise InputError(
+            f"{place} in {where} looks like a secret, which config.yaml and the list of processes show to others: "
+            "have it read from an environment variable or a file"
+        )
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
@@ -82,16 +102,20 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise InputError(f"'{override}' is not an override; write section.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"cannot read the value of '{override}': {' '.join(str(error).split())}") from error
+    value = parse(text, f"cannot read the value of '{shortened(override)}'")
     node = tree
     for part in parts[:-1]:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
             raise InputError(f"'{key}' goes through '{part}', which holds a value, not a section")
     node[parts[-1]] = value
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or in a folder that is closed
+        return False
 
 
 def _complaint(item: Any, where: str) -> str:
@@ -104,7 +128,7 @@ def _complaint(item: Any, where: str) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not location:
         return f"{where}: {message}"
-    return f"{key} = {item['input']!r} in {where}: {message[0].lower()}{message[1:]}"
+    return f"{key} = {shortened(repr(item['input']))} in {where}: {message[0].lower()}{message[1:]}"
 
 
 def _keys() -> Iterable[str]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,9 @@ from typing import Any, Self
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
+from stepcredit.scalars import Scalars
+from stepcredit.secrets import masked
 
 _PACKAGES = ("stepcredit", "torch", "diffusers", "transformers", "peft", "numpy")
 _SHOWN = 3
@@ -32,8 +35,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer: Any = None
-        self._purge_step: int | None = None
+        self._scalars = Scalars(self.tensorboard_dir)
 
     @classmethod
     def create(cls, path: Path | str, config: TrainConfig, command: Sequence[str]) -> RunDirectory:
@@ -42,18 +44,22 @@ class RunDirectory:
         Raises InputError, and leaves everything as it was, where the folder is not empty, is a file or is not writable.
         """
         run = cls(Path(path))
+        ours = False
         try:
             _refuse_occupied(run.path, config)
             run.path.mkdir(parents=True, exist_ok=True)
             with run.config_path.open("x", encoding="utf-8") as file:  # "x": of two runs started at once one gets it
+                ours = True
                 file.write(recipes.dump(config))
+            write_atomically(run.environment_path, (json.dumps(environment(command), indent=2) + "\n").encode())
         except FileExistsError:
             raise InputError(_occupied(run.path)) from None
         except OSError as error:
+            if ours:
+                shutil.rmtree(run.path, ignore_errors=True)
             raise InputError(
                 f"cannot write the run directory {path}: {error.strerror}; choose another --run"
             ) from error
-        write_atomically(run.environment_path, (json.dumps(environment(command), indent=2) + "\n").encode())
         return run
 
     @classmethod
@@ -101,24 +107,28 @@ class RunDirectory:
     def tensorboard_dir(self) -> Path:
         return self.path / "tensorboard"
 
+    @property
+    def profile_dir(self) -> Path:
+        return self.path / "profile"
+
     def grid_path(self, epoch: int) -> Path:
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
+    def append_metrics(self, row: Mapping[str, Any]) -> str | None:
         """Add one epoch, on disk when this returns: a line of metrics.jsonl and a TensorBoard scalar per number.
 
         `row["epoch"]` is the number of finished epochs and TensorBoard's step. JSON has no NaN and no infinity: they
         are written as null. TensorBoard gets them as they are. `row["reward_components"]`, {name: {mean, std}}, goes to
         TensorBoard as `reward/<name>_mean` and `reward/<name>_std`.
+
+        Returns what is to be told if TensorBoard has failed, once. Raises OSError, and leaves no part of a line, if
+        metrics.jsonl cannot be written.
         """
         epoch = int(row["epoch"])
         line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False) + "\n"
         self._mend()
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        self._write_scalars(epoch, row)
+        _append_whole(self.metrics_path, line.encode())
+        return self._scalars.write(epoch, _numbers(row))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, without a last line torn by a crash; InputError for any other unreadable line."""
@@ -129,7 +139,7 @@ class RunDirectory:
         for number, line in enumerate(lines, start=1):
             try:
                 rows.append(_row(line))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 if number < len(lines):
                     raise InputError(f"{self.metrics_path} line {number} is not a JSON object: {error}") from error
         return rows
@@ -138,13 +148,11 @@ class RunDirectory:
         """Forget what came after `epoch`, so that a run resumed there records each epoch once."""
         self._replace_metrics([row for row in self.metrics() if row["epoch"] <= epoch])
         self.close()
-        self._purge_step = epoch + 1
+        self._scalars = Scalars(self.tensorboard_dir, epoch + 1)
 
     def close(self) -> None:
         """Finish the TensorBoard file. A later append_metrics starts another."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._scalars.close()
 
     def __enter__(self) -> Self:
         return self
@@ -164,18 +172,6 @@ class RunDirectory:
     def _replace_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
-    def _write_scalars(self, epoch: int, row: Mapping[str, Any]) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only training needs it
-
-            writer: Any = SummaryWriter
-            self._writer = writer(str(self.tensorboard_dir), purge_step=self._purge_step)
-            self._purge_step = None
-        for key, value in {**row, **_component_scalars(row)}.items():
-            if key != "epoch" and isinstance(value, Real) and not isinstance(value, bool):
-                self._writer.add_scalar(key, float(value), epoch)
-        self._writer.flush()
-
 
 def next_run_path(root: Path, name: str) -> Path:
     """`root/name-001`, or with the first number that is free."""
@@ -186,20 +182,37 @@ def next_run_path(root: Path, name: str) -> Path:
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:
-    """Where and how a run was started: versions, machine, commit, command. No environment variables."""
+    """Where and how a run was started: versions, machine, commit, command. No environment variables, no secrets."""
     import torch
 
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": list(command),
+        "command": [masked(word) for word in command],
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of the packages that a run's numbers depend on; None for one that is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def changed_versions(then: Any) -> str:
+    """`name 1.2 then, 1.3 now` of every package whose version was another; empty for what is no record of versions."""
+    if not isinstance(then, Mapping):
+        return ""
+    now = package_versions()
+    return "; ".join(
+        f"{name} {shortened(str(then[name]), 20)} then, {now[name]} now"
+        for name in now
+        if name in then and then[name] != now[name]
+    )
 
 
 def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -263,15 +276,37 @@ def _row(line: bytes) -> dict[str, Any]:
     row = json.loads(line)
     if not isinstance(row, dict):
         raise TypeError(f"it holds a {type(row).__name__}")
+    epoch = row.get("epoch")
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**63:
+        raise TypeError("it has no whole number `epoch`")
     return row
 
 
-def _component_scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    return {
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """What TensorBoard gets of a row."""
+    components = {
         f"reward/{name}_{key}": value
         for name, figures in row.get("reward_components", {}).items()
         for key, value in figures.items()
     }
+    return {
+        key: float(value)
+        for key, value in {**row, **components}.items()
+        if key != "epoch" and isinstance(value, Real) and not isinstance(value, bool)
+    }
+
+
+def _append_whole(path: Path, data: bytes) -> None:
+    """Append `data`, on disk when this returns, or nothing."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(size)
+            raise
 
 
 def _plain(value: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+import operator
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,26 @@ import torch
 from torch import Tensor
 
 from stepcredit import checkpoint
-from stepcredit.checkpoint import Checkpoint
+from stepcredit.checkpoint import Checkpoint, newest_sound
 from stepcredit.config import TrainConfig
 from stepcredit.credit.profiles import step_profiles
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation import evaluate
+from stepcredit.faults import Guard, Stopped, out_of_memory, require_finite
+from stepcredit.folders import sweep, written_whole
 from stepcredit.grids import save_grid
+from stepcredit.interruption import finished_first
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
 from stepcredit.measure import Clock, peak_memory_bytes
-from stepcredit.plans import evaluation_plan, microbatch, training_plan
-from stepcredit.policy.self_check import TOLERANCE, self_check
+from stepcredit.plans import evaluation_plan, largest_update, microbatch, training_plan
+from stepcredit.policy.self_check import SINGLE_TOLERANCE, TOLERANCE, self_check
+from stepcredit.profiling import profiled, profiled_epoch
 from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import RewardError, Scores, checked
 from stepcredit.scoring import Scoring
 from stepcredit.seeds import Stream, epoch_generator, sample_seeds
-from stepcredit.tracking import RunDirectory
+from stepcredit.tracking import RunDirectory, changed_versions, package_versions
 from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
 
@@ -37,8 +42,11 @@ from stepcredit.update import update_policy
 class Trainer:
     """Trains `policy` on `reward`, spreading each image's advantage over its steps by `credit`.
 
-    Every random number of a run is a function of its seed, the epoch and the image's index, so the state of a run is:
-    weights, optimiser, statistics of rewards and step advantages, and two counters. Nothing is written before `train`.
+    Every random number of a run is a function of its seed, the epoch and the image's index, so that no generator has
+    a state to keep. The state of a run is: weights and their averages, optimiser, loss scaler, statistics of rewards
+    and step advantages, and counters. It changes in one part of an epoch only, from the moment when the scores are
+    there until the metrics are recorded; whatever stops the run elsewhere leaves a checkpoint of it. Nothing is written
+    before `train`.
 
     Args:
         prompts: the whole prompt source; each epoch draws from it.
@@ -70,50 +78,65 @@ class Trainer:
         self.finished_epochs = 0
         self.reward_queries = 0
         self.replays = not config.run.self_check
-        train = config.train
+        self.guard = Guard(config.train.max_skipped_updates, self.progress.note)
+        self._intact = True  # the state is that after `finished_epochs`
+        self._saved: int | None = None  # the epoch of the newest checkpoint
+        train, device = config.train, policy.parameters()[0].device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=config.model.dtype == "float16")
         self.optimiser = torch.optim.AdamW(
             policy.parameters(),
             lr=train.learning_rate,
             betas=train.betas,
             eps=train.adam_epsilon,
             weight_decay=train.weight_decay,
+            fused=device == "cuda" and not self.scaler.is_enabled(),  # fused, it counts steps that the scaler skips
         )
         self.optimiser.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
-        device = policy.parameters()[0].device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=config.model.dtype == "float16")
         self.reward_statistics = PromptStatistics(train.buffer_size, train.min_count)
         self.step_statistics = StepStatistics(train.buffer_size, train.min_count)
         self._require_images()
 
     def train(self) -> Path:
-        """Run the epochs that are left, export the weights and return where they are: the run directory is complete."""
-        if self.finished_epochs == 0:
-            self.save_checkpoint()
-        if self._due(self.config.run.grid_every) and not self.run.grid_path(self.finished_epochs).exists():
-            self.draw_grid()
-        while self.finished_epochs < self.config.train.epochs:
-            self.epoch(self.finished_epochs)
-        return self.policy.export(self.weights_dir)
+        """Run the epochs that are left, export the weights and return where they are: the run directory is complete.
+
+        However it stops before that, no finished epoch is lost, unless in the middle of an update.
+
+        Raises:
+            RewardError, Stopped: the run can go on once what the line says is mended.
+            OSError: the run directory cannot be written; what is in it is whole.
+        """
+        with self._kept_if_stopped():
+            if self.finished_epochs == 0:
+                self.save_checkpoint()
+            if self._due(self.config.run.grid_every) and not self.run.grid_path(self.finished_epochs).exists():
+                self.draw_grid()
+            looked_at = profiled_epoch(self.finished_epochs, self.config.train.epochs)
+            while self.finished_epochs < self.config.train.epochs:
+                with self._profiled(self.finished_epochs == looked_at):
+                    self.epoch(self.finished_epochs)
+            return self._export()
 
     def epoch(self, epoch: int) -> None:
         clock = Clock()
         prompts = self.draw_prompts(epoch)
-        with self.scoring(prompts, overlap=self.config.reward.overlap) as scoring:
-            with clock("sampling"), self.checkpoint_if_reward_fails(f"epoch {epoch + 1}"):
+        with self._placed(f"epoch {epoch + 1}"), self.scoring(prompts, self.config.reward.overlap) as scoring:
+            with clock("sampling"):
                 trajectory, images = self.sample(prompts, epoch, scoring)
-            with clock("waiting"), self.checkpoint_if_reward_fails(f"epoch {epoch + 1}"):
+            with clock("waiting"):
                 scores = self.score(images, scoring)
         clock.add("reward", scoring.seconds)
-        advantage = self.advantage(trajectory.prompts, scores.trained(trajectory.prompts))
-        step_advantages = self.step_advantages(trajectory, advantage)
-        credited = self.credit.diagnostics(trajectory) | step_profiles(trajectory, step_advantages)
-        trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
-        with clock("training"):
-            updated = self.update(trajectory, step_advantages, epoch)
 
-        self.finished_epochs += 1
-        self.reward_queries += len(prompts)
-        self.record(scores, updated | credited | clock.metrics())
+        with self._placed(f"epoch {epoch + 1}"), self._indivisible():
+            advantage = self.advantage(trajectory.prompts, scores.trained(trajectory.prompts))
+            step_advantages = self.step_advantages(trajectory, advantage)
+            credited = self.credit.diagnostics(trajectory) | step_profiles(trajectory, step_advantages)
+            trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
+            with clock("training"):
+                updated = self.update(trajectory, step_advantages, epoch)
+            self.finished_epochs += 1
+            self.reward_queries += len(prompts)
+            self.record(scores, updated | credited | clock.metrics())
+
         if self._due(self.config.run.checkpoint_every):
             self.save_checkpoint()
         if self._due(self.config.run.grid_every):
@@ -144,7 +167,9 @@ class Trainer:
             trained_at_once = microbatch(self.config.train, len(prompts))
             found = self_check(self.policy, rollout.trajectory, plan.batch, trained_at_once)
             self.progress.note(f"self-check: {found}")
+            self._require_mixing(trained_at_once, len(prompts))
             self.replays = True
+        require_finite("the latents that the model draws", rollout.trajectory.final)
         return rollout.trajectory, rollout.images
 
     def score(self, images: Tensor, scoring: Scoring) -> Scores:
@@ -152,23 +177,14 @@ class Trainer:
         self.progress.phase("reward")
         return scoring.scores(images)
 
-    def values(self, images: Tensor, prompts: Sequence[Prompt], where: str) -> Tensor:
+    def values(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """Scores (B,) of images that are not trained on."""
         self.progress.phase("reward")
-        with self.checkpoint_if_reward_fails(where), self.scoring(prompts, overlap=False) as scoring:
+        with self.scoring(prompts, overlap=False) as scoring:
             return scoring.scores(images).values
 
-    def scoring(self, prompts: Sequence[Prompt], *, overlap: bool) -> Scoring:
+    def scoring(self, prompts: Sequence[Prompt], overlap: bool) -> Scoring:
         return Scoring(self.reward, prompts, overlap=overlap, timeout=self.config.reward.timeout)
-
-    @contextmanager
-    def checkpoint_if_reward_fails(self, where: str) -> Iterator[None]:
-        """If the reward fails: a checkpoint, and RewardError says `where` and how to go on."""
-        try:
-            yield
-        except RewardError as error:
-            self.save_checkpoint()
-            raise RewardError(f"{where}: {error}; mend it and go on with: {resume_command(self.run.path)}") from error
 
     def advantage(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
         """A (B,): rewards standardised as `train.advantage` says, then clipped."""
@@ -199,7 +215,7 @@ class Trainer:
         return self._clip(spread)
 
     def update(self, trajectory: Trajectory, step_advantages: Tensor, epoch: int) -> dict[str, float]:
-        """Update the policy; says so if the first ratios were further from 1 than replays may be."""
+        """Update the policy; says so if updates were skipped, or first ratios further from 1 than replays may be."""
         self.progress.phase("training")
         figures = update_policy(
             self.policy,
@@ -210,8 +226,15 @@ class Trainer:
             self.config.train,
             epoch_generator(self.config.run.seed, Stream.SHUFFLE, epoch),
             self.progress.tick,
+            self.guard,
         )
+        if figures["skipped_updates"]:
+            self.progress.note(
+                f"epoch {epoch + 1}: {figures['skipped_updates']} updates skipped, their loss or gradient is not finite"
+            )
         deviation, allowed = figures["ratio_max_deviation"], TOLERANCE[trajectory.latents.dtype]
+        if self.guard.microbatch is not None:
+            allowed = SINGLE_TOLERANCE
         if not deviation <= allowed:
             self.progress.note(
                 f"epoch {epoch + 1}: first ratios deviate from 1 by {deviation:.1e} (allowed {allowed:.0e})"
@@ -230,8 +253,10 @@ class Trainer:
             **figures,
             "peak_memory_bytes": peak_memory_bytes(),
         }
-        self.run.append_metrics(row)
+        complaint = self.run.append_metrics(row)
         self.progress.epoch(row)
+        if complaint:
+            self.progress.note(complaint)
 
     def draw_grid(self) -> None:
         """Sample the same prompts with the same noise as every time, score them and keep the picture."""
@@ -240,40 +265,124 @@ class Trainer:
         where = f"sample grid after epoch {self.finished_epochs}" if self.finished_epochs else "first sample grid"
         first = self.draw_prompts(epoch=0)[:: self.config.sample.images_per_prompt]
         plan = evaluation_plan(self.config, len(self.draw_prompts(epoch=0)))
-        seen = evaluate(self.policy, partial(self.values, where=where), first, run.grid_images, run.seed, plan)
+        with self._placed(where):
+            seen = evaluate(self.policy, self.values, first, run.grid_images, run.seed, plan)
         save_grid(self.run.grid_path(self.finished_epochs), seen.images, seen.captions())
 
     def save_checkpoint(self) -> None:
+        weights = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        require_finite(f"the weights after epoch {self.finished_epochs}", *weights.values())
         state = {
             "reward_queries": self.reward_queries,
             "reward_statistics": self.reward_statistics.state_dict(),
             "step_statistics": self.step_statistics.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "skipped_in_a_row": self.guard.skipped_in_a_row,
+            "microbatch": {"asked": self.config.train.microbatch, "halved": self.guard.microbatch},
+            "config": self.config.model_dump(mode="json"),
+            "versions": package_versions(),
         }
-        weights = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
         tensors = weights | checkpoint.optimiser_tensors(self.optimiser)
-        saved = Checkpoint(self.finished_epochs, tensors, state)
-        checkpoint.save(self.run.checkpoint_root, saved, self.config.run.keep_checkpoints)
+        saved, run = Checkpoint(self.finished_epochs, tensors, state), self.config.run
+        checkpoint.save(self.run.checkpoint_root, saved, run.keep_checkpoints, self._best(run.keep_best))
+        self._saved = self.finished_epochs
 
     def resume(self) -> None:
-        """Go back to the newest checkpoint of the run, forgetting metrics written after it."""
-        folders = checkpoint.found(self.run.checkpoint_root)
-        if not folders:
+        """Go back to the newest sound checkpoint of the run, forgetting metrics written after it."""
+        found = newest_sound(self.run.checkpoint_root, self.progress.note)
+        if found is None:
             raise InputError(f"{self.run.path} holds no checkpoint to resume from")
-        saved = checkpoint.load(folders[-1])
+        folder, saved = found
         if saved.epoch > self.config.train.epochs:
             raise InputError(
                 f"{self.run.path} has finished {saved.epoch} epochs already: "
                 f"train.epochs={self.config.train.epochs} cannot take any back"
             )
+        try:
+            self._restore(saved)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"checkpoint {folder} does not fit this run: {type(error).__name__}: {shortened(str(error))}"
+            ) from error
+        changed = changed_versions(saved.state.get("versions"))
+        if changed:
+            self.progress.note(f"resuming with other versions, which may round otherwise: {changed}")
+        sweep(self.run.path)
+        self.run.truncate_metrics(saved.epoch)
+
+    @contextmanager
+    def _kept_if_stopped(self) -> Iterator[None]:
+        """Whatever stops the run: a checkpoint of the epochs that are finished, where there is none yet."""
+        try:
+            yield
+        except BaseException:
+            if self._intact and self._saved != self.finished_epochs:
+                with suppress(OSError, Stopped):
+                    self.save_checkpoint()
+            raise
+
+    @contextmanager
+    def _indivisible(self) -> Iterator[None]:
+        """The state changes inside: a signal waits for the end of it, what fails leaves the newest checkpoint only."""
+        with finished_first(lambda: self.progress.note("stopping when this epoch's updates are made; again: at once")):
+            self._intact = False
+            yield
+            self._intact = True
+
+    @contextmanager
+    def _placed(self, where: str) -> Iterator[None]:
+        """Errors of which a run can be mended say `where` they came up and how to go on."""
+        resume = resume_command(self.run.path)
+        try:
+            yield
+        except RewardError as error:
+            raise RewardError(f"{where}: {error}; mend it and go on with: {resume}") from error
+        except Stopped as error:
+            raise Stopped(f"{where}: {error}; go on with: {' '.join([resume, error.overrides]).strip()}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            doing = "sampling or decoding" if self._intact else "the optimiser's step"
+            raise Stopped(
+                f"{where}: out of memory in {doing}; free some, or lower sample.batch, and go on with: {resume}"
+            ) from error
+
+    def _require_mixing(self, pairs: int, images: int) -> None:
+        """Refuse what would train every image of an update several times over, to no use."""
+        largest = largest_update(self.config.train, images)
+        if pairs > largest and not self.policy.mixes_steps:
+            raise InputError(
+                f"train.microbatch is {pairs} but an update has only {largest} images, and this pipeline replays one "
+                f"step at a time ({self.policy.replay_mode}): give at most {largest}"
+            )
+
+    def _restore(self, saved: Checkpoint) -> None:
         self.policy.load_state_dict(policy_tensors(saved))
         checkpoint.restore_optimiser(self.optimiser, saved.tensors)
         self.reward_statistics.load_state_dict(saved.state["reward_statistics"])
         self.step_statistics.load_state_dict(saved.state["step_statistics"])
         self.scaler.load_state_dict(saved.state["scaler"])
-        self.finished_epochs = saved.epoch
-        self.reward_queries = saved.state["reward_queries"]
-        self.run.truncate_metrics(saved.epoch)
+        self.guard.skipped_in_a_row = operator.index(saved.state.get("skipped_in_a_row", 0))
+        size = saved.state.get("microbatch", {})
+        if size and size["halved"] is not None and size["asked"] == self.config.train.microbatch:
+            self.guard.microbatch = max(1, operator.index(size["halved"]))
+        self.reward_queries = operator.index(saved.state["reward_queries"])
+        self.finished_epochs = self._saved = saved.epoch
+
+    def _export(self) -> Path:
+        with written_whole(self.weights_dir) as folder:
+            weights = self.policy.export(folder).relative_to(folder)
+        return self.weights_dir / weights
+
+    def _best(self, count: int) -> list[int]:
+        """The epochs of the `count` checkpoints whose images scored best.
+
+        The reward that an epoch records is that of the checkpoint before it, which its images were sampled with.
+        """
+        scores = {row["epoch"] - 1: row.get("reward_mean") for row in self.run.metrics()}
+        there = map(checkpoint.epoch_of, checkpoint.found(self.run.checkpoint_root))
+        known = {epoch: score for epoch in there if isinstance(score := scores.get(epoch), float)}
+        return heapq.nlargest(count, known, key=lambda epoch: known[epoch])
 
     def _clip(self, advantage: Tensor) -> Tensor:
         limit = self.config.train.advantage_clip
@@ -282,6 +391,11 @@ class Trainer:
     def _due(self, every: int) -> bool:
         """Whether what is done `every` so many epochs is due: every so many, and when the run is over."""
         return self.finished_epochs % every == 0 or self.finished_epochs == self.config.train.epochs
+
+    def _profiled(self, wanted: bool) -> AbstractContextManager[None]:
+        if not (wanted and self.config.run.profile):
+            return nullcontext()
+        return profiled(self.run.profile_dir, self.optimiser, self.progress)
 
     def _require_images(self) -> None:
         images, updates = len(self.draw_prompts(epoch=0)), self.config.train.updates_per_epoch

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
+from stepcredit.faults import Guard
 from stepcredit.maths import gaussian, loss
-from stepcredit.plans import filled, microbatch, pair_batches
+from stepcredit.plans import entries, filled, microbatch, pair_batches
 from stepcredit.types import Policy, Trajectory, Transition
 
 Tick = Callable[[int, int], None]
@@ -27,6 +30,8 @@ class UpdateStatistics:
         approx_kl, clip_fraction, reference_kl, loss: means over the pairs of each forward.
         grad_norm: of each update.
         first_ratio: max |ratio - 1| of each forward before the first update.
+        skipped: updates that were not made because their loss or gradient was not finite; the figures above are of the
+            others, but for `first_ratio`.
     """
 
     pairs: list[int] = field(default_factory=list)
@@ -36,16 +41,35 @@ class UpdateStatistics:
     loss: list[Tensor] = field(default_factory=list)
     grad_norm: list[Tensor] = field(default_factory=list)
     first_ratio: list[Tensor] = field(default_factory=list)
+    skipped: int = 0
+
+    def add(self, other: UpdateStatistics) -> None:
+        """Take in the figures of one more update."""
+        for name in ("pairs", "approx_kl", "clip_fraction", "reference_kl", "loss", "grad_norm", "first_ratio"):
+            getattr(self, name).extend(getattr(other, name))
+
+    def skip(self, other: UpdateStatistics) -> None:
+        """Count an update that was not made."""
+        self.first_ratio += other.first_ratio
+        self.skipped += 1
+
+    def finite(self) -> bool:
+        """Whether every loss and gradient norm is. Waits for the device."""
+        return bool(torch.stack([*self.loss, *self.grad_norm]).isfinite().all())
 
     def summary(self) -> dict[str, float]:
-        """Means over the epoch's images and steps; `ratio_max_deviation` is max |ratio - 1| before the first update."""
-        means = {
-            name: float(np.average(torch.stack(getattr(self, name)).tolist(), weights=self.pairs))
-            for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")
-            if getattr(self, name)
-        }
-        deviation, norm = torch.stack(self.first_ratio).max(), torch.stack(self.grad_norm).mean()
-        return {"ratio_max_deviation": float(deviation), **means, "grad_norm": float(norm)}
+        """Means over the epoch's images and steps, NaN if every update was skipped.
+
+        `ratio_max_deviation` is max |ratio - 1| before the first update.
+        """
+        shown = ["loss", "approx_kl", "clip_fraction", *(["reference_kl"] if self.reference_kl else [])]
+        means = {name: self._mean(getattr(self, name)) for name in shown}
+        norm = float(torch.stack(self.grad_norm).mean()) if self.grad_norm else math.nan
+        deviation = float(torch.stack(self.first_ratio).max())
+        return {"ratio_max_deviation": deviation, **means, "grad_norm": norm, "skipped_updates": self.skipped}
+
+    def _mean(self, figures: Sequence[Tensor]) -> float:
+        return float(np.average(torch.stack(list(figures)).tolist(), weights=self.pairs)) if figures else math.nan
 
 
 def update_policy(
@@ -57,6 +81,7 @@ def update_policy(
     section: TrainSection,
     rng: np.random.Generator,
     tick: Tick = lambda done, total: None,
+    guard: Guard | None = None,
 ) -> dict[str, float]:
     """Train on every trainable (image, step) of `trajectory`, `section.inner_epochs` times.
 
@@ -70,19 +95,34 @@ def update_policy(
         advantages: (B, T), M of every step.
         rng: shuffles images into `section.updates_per_epoch` groups.
         tick: called with (updates done, updates in all).
+        guard: halves the micro-batch where memory runs out, and ends a row of updates that are not finite.
 
     Returns:
         the summary of `UpdateStatistics`.
+
+    Raises:
+        Stopped: `guard` has seen enough.
     """
     statistics = UpdateStatistics()
-    parameters = policy.parameters()
+    guard = guard or Guard()
     done, total = 0, section.inner_epochs * section.updates_per_epoch
     for _ in range(section.inner_epochs):
         for group in image_groups(len(trajectory), section.updates_per_epoch, rng):
-            accumulate_gradient(policy, scaler, trajectory, advantages, group, section, statistics, first=done == 0)
+            found = guard.in_memory(
+                partial(_gradient, policy, scaler, trajectory, advantages, group, section, done == 0),
+                optimiser.zero_grad,
+                microbatch(section, len(trajectory)),
+            )
             scaler.unscale_(optimiser)
-            statistics.grad_norm.append(torch.nn.utils.clip_grad_norm_(parameters, section.max_grad_norm).detach())
-            scaler.step(optimiser)
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), section.max_grad_norm)
+            found.grad_norm.append(norm.detach())
+            if found.finite():
+                scaler.step(optimiser)
+                statistics.add(found)
+                guard.stepped()
+            else:
+                statistics.skip(found)
+                guard.skipped(scaler)
             scaler.update()
             optimiser.zero_grad(set_to_none=True)
             done += 1
@@ -96,6 +136,23 @@ def image_groups(count: int, updates: int, rng: np.random.Generator) -> Iterator
         raise InputError(f"train.updates_per_epoch is {updates} but the epoch has only {count} images")
     for rows in np.array_split(rng.permutation(count), updates):
         yield torch.from_numpy(np.sort(rows))
+
+
+def _gradient(
+    policy: Policy,
+    scaler: torch.amp.GradScaler,
+    trajectory: Trajectory,
+    advantages: Tensor,
+    group: Tensor,
+    section: TrainSection,
+    first: bool,
+    size: int,
+) -> UpdateStatistics:
+    """`accumulate_gradient` with micro-batches of `size`, and its figures."""
+    found = UpdateStatistics()
+    section = section.model_copy(update={"microbatch": size})
+    accumulate_gradient(policy, scaler, trajectory, advantages, group, section, found, first=first)
+    return found
 
 
 def accumulate_gradient(
@@ -148,9 +205,9 @@ def pair_loss(
     first: bool,
 ) -> Tensor:
     """Loss (len(rows),) of some images, each at its step, indexed by the true step; with KL if there is a reference."""
-    following, old = trajectory.latents[rows, steps + 1], trajectory.log_probs[rows, steps]
+    following, old = entries(trajectory.latents, rows, steps + 1), entries(trajectory.log_probs, rows, steps)
     log_prob = gaussian.log_prob(following, transition.mean, transition.std)
-    value = loss.clipped_surrogate(log_prob, old, advantages[rows, steps], section.clip_range)
+    value = loss.clipped_surrogate(log_prob, old, entries(advantages, rows, steps), section.clip_range)
     if reference is not None:
         divergence = divergence_from(reference, transition, section)
         statistics.reference_kl.append(divergence.detach().mean())

@@ -190,6 +190,14 @@ def test_all_weights_are_exported_under_the_name_of_what_they_are(place: Path) -
     assert all(torch.equal(trained[name], saved[f"policy.{name}"]) for name in trained)
 
 
+def test_a_measured_micro_batch_is_written_down(place: Path) -> None:
+    said = stepcredit("train", *TINY, "train.epochs=1", "train.microbatch=auto", "--run", "auto")
+    assert said.code == 0
+    assert RunDirectory.open(place / "auto").config.train.microbatch == 4
+    assert rows(place / "auto")[0]["ratio_max_deviation"] == 0
+    assert stepcredit("train", "--resume", "--run", "auto", "train.epochs=2").code == 0
+
+
 # Models that cannot be trained
 
 

@@ -358,16 +358,21 @@ def test_resume_refuses_another_configuration(here: Path) -> None:
     line = refused("train", "--resume", "--run", "a", "train.epochs=4", *changes)
     assert line == (
         "a holds a different run (sample.eta: 1.0 there, 0.5 here; train.learning_rate: 0.05 there, 1.0 here; "
-        "credit.name: contribution there, uniform here; and 1 more); only train.epochs, reward.remote, "
-        "reward.timeout, reward.ray_workers, reward.ray_gpus may change on resume"
+        "credit.name: contribution there, uniform here; and 1 more); only train.epochs, train.microbatch, "
+        "train.max_skipped_updates, sample.batch, model.gradient_checkpointing, reward.remote, reward.timeout, "
+        "reward.ray_workers, reward.ray_gpus, run.checkpoint_every, run.keep_checkpoints, run.keep_best may change on "
+        "resume"
     )
     assert refused("train", "embedded_alignment", "--resume", "--run", "a").startswith("a holds a different run (")
 
 
 def test_resume_needs_a_sound_checkpoint(here: Path) -> None:
     stepcredit("train", *TOY, "--run", "a")
-    (here / "a" / "checkpoints" / "epoch_0003" / "tensors.safetensors").write_bytes(b"torn")
-    assert "checkpoint a/checkpoints/epoch_0003 is damaged" in refused("train", "--resume", "--run", "a")
+    for folder in (here / "a" / "checkpoints").iterdir():
+        (folder / "tensors.safetensors").write_bytes(b"torn")
+    line = refused("train", "--resume", "--run", "a")
+    assert line.startswith("checkpoint a/checkpoints/epoch_0003 is damaged: tensors.safetensors does not match")
+    assert line.endswith("its checksum, as is every one before it")
     for path in (here / "a" / "checkpoints").rglob("*"):
         path.rename(here / path.name) if path.is_dir() else None
     assert refused("train", "--resume", "--run", "a", "train.epochs=5") == "a holds no checkpoint to resume from"

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepcredit.maths.statistics import FEW, Estimate, clustered_mean, mean_pairwise_distance, paired_difference
+from stepcredit.maths.statistics import (
+    FEW,
+    Estimate,
+    bootstrap_median,
+    clustered_mean,
+    mean_pairwise_distance,
+    paired_difference,
+)
 
 FLOATS = st.floats(-100, 100)
 
@@ -188,3 +195,48 @@ def test_pairs_are_of_equal_number():
 def test_points_are_rows():
     with pytest.raises(ValueError, match="points has shape"):
         mean_pairwise_distance(tensor(1, 2))
+
+
+# Median
+
+
+def test_median_of_an_odd_and_an_even_number():
+    assert bootstrap_median(tensor(5, 1, 2), 0).median == 2
+    assert bootstrap_median(tensor(5, 1, 2, 9), 0).median == 3.5
+
+
+def test_the_resampled_medians_of_three_values_are_the_values():
+    # Of 27 draws 7 have at least two 1s, 13 have median 2, 7 at least two 5s: 26%, 48%, 26%.
+    assert bootstrap_median(tensor(5, 1, 2), 0).interval == (1, 5)
+    assert bootstrap_median(tensor(5, 1, 2), 0, level=0.4).interval == (2, 2)
+
+
+def test_one_wild_value_moves_a_mean_and_not_a_median():
+    values = tensor(1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 0.0)
+    wild = values.clone()
+    wild[8] = 1e6
+    assert bootstrap_median(wild, 0).median == bootstrap_median(values, 0).median == pytest.approx(1.55)
+    assert bootstrap_median(wild, 0).interval[1] < 2.1
+
+
+def test_median_intervals_cover_the_truth():
+    generator, rounds, covered = torch.Generator().manual_seed(2), 300, 0
+    for _ in range(rounds):
+        low, high = bootstrap_median(torch.randn(12, generator=generator), 0, resamples=1000).interval
+        covered += low <= 0 <= high
+    assert 0.88 < covered / rounds < 0.99
+
+
+def test_a_median_of_one_value_has_no_interval_and_of_few_a_remark():
+    one = bootstrap_median(tensor(2), 0, unit="seed")
+    assert (one.median, one.interval) == (2, None)
+    assert one.remark == "one seed only: it does not tell how far others would differ"
+    four, five = (bootstrap_median(torch.arange(count), 0, unit="seed") for count in (4, 5))
+    assert four.remark == "4 seeds only: the interval is too narrow"
+    assert five.remark == ""
+
+
+@pytest.mark.parametrize("values", [tensor(), tensor(1, float("nan")), torch.zeros(2, 2)])
+def test_a_median_of_no_numbers_is_refused(values):
+    with pytest.raises(ValueError, match="values"):
+        bootstrap_median(values, 0)

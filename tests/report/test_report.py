@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.test_trainer import trainer_of
+from tests.toy_policy import toy_config
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.grids import save_grid
 from stepcredit.report import write_report
 from stepcredit.tracking import RunDirectory
+from stepcredit.types import Prompt
 
 ATTACK = "<script>alert('x')</script>"
 
@@ -189,6 +192,20 @@ def test_strings_from_outside_do_not_become_tags(tmp_path: Path) -> None:
     assert not parsed.named("script") and not parsed.named("b") and not parsed.named("img")
     assert html.count("&lt;script&gt;") >= 4
     assert "<figcaption>$name</figcaption>" in html
+
+
+def test_a_prompt_with_script_tags_reaches_the_page_as_text_at_most(tmp_path: Path) -> None:
+    """A whole run on such a prompt, which the reward quotes in a name of its own figures."""
+    config = toy_config(train={"epochs": 1}, sample={"prompts_per_epoch": 1})
+    trainer = trainer_of(RunDirectory.create(tmp_path / "a", config, ["stepcredit"]), config, prompts=[Prompt(ATTACK)])
+    with trainer.run:
+        trainer.train()
+    trainer.run.append_metrics({"epoch": 2, f"score of {ATTACK}": 1.0, "note": ATTACK})
+    trainer.run.close()
+    html = page(trainer.run)
+    assert not Balance(html).named("script")
+    assert "score of &lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in html
+    assert Balance(html).named("img"), "the grid under which the prompt is written"
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:

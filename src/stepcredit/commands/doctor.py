@@ -67,6 +67,8 @@ def _text(model: str, config: TrainConfig, found: Examination) -> str:
 def _of_this_configuration(config: TrainConfig, found: Examination) -> str:
     if config.images_per_epoch is None:
         return ""
+    if config.train.microbatch == "auto":
+        return f", {_size(found.microbatch * found.sample_bytes)} for the {found.microbatch} that auto would choose"
     images = microbatch(config.train, config.images_per_epoch)
     return f", {_size(images * found.sample_bytes)} for the {images} of this configuration"
 

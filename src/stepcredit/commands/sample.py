@@ -14,7 +14,7 @@ from stepcredit import checkpoint, recipes
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.plans import evaluation_plan
-from stepcredit.prompts import load_prompts
+from stepcredit.prompts import load_prompts, prompt_text
 from stepcredit.rewards.images import to_pil
 from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.tracking import RunDirectory, write_atomically
@@ -39,7 +39,9 @@ def sample(
 
     `steps` and `guidance` are by default those of the run; for a model, 20 and 3 (embedded) or its pipeline's own.
     """
-    prompts = [Prompt(text) for text in texts] + (load_prompts(prompt_source) if prompt_source else [])
+    prompts = [Prompt(prompt_text(text, "--prompt")) for text in texts] + (
+        load_prompts(prompt_source) if prompt_source else []
+    )
     if not prompts:
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
     policy, config = _policy(source, {"steps": steps, "guidance": guidance})

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
+from stepcredit import recipes
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.preprocess import to_unit
 
@@ -76,10 +76,7 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not (equals and key):
             raise InputError(f"'{pair}' is not an option; write key=value")
-        try:
-            options[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise InputError(f"cannot read the value of '{pair}': {' '.join(str(error).split())}") from error
+        options[key] = recipes.parse(text, f"cannot read the value of '{shortened(pair)}'")
     return options
 
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
-import yaml
-
 from stepcredit import recipes
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.service.limits import Limits
@@ -82,10 +80,7 @@ def _option(text: str, names: Sequence[str]) -> tuple[str, str, Any]:
         raise InputError(f"'{text}' is not an option; write key=value")
     if owner is None:
         raise InputError(f"'{text}' does not say whose option it is; write NAME.{text} with NAME one of {list(names)}")
-    try:
-        return owner, key, yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"cannot read the value of '{text}': {' '.join(str(error).split())}") from error
+    return owner, key, recipes.parse(value, f"cannot read the value of '{shortened(text)}'")
 
 
 def _url(place: socket) -> str:

@@ -5,7 +5,6 @@ torch and diffusers take seconds to import, so a mistyped key is told before.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,26 @@ from pathlib import Path
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, Interrupted
+from stepcredit.interruption import interruptible
 from stepcredit.tracking import RunDirectory, config_differences, next_run_path
 
 RUNS = Path("runs")
-MAY_CHANGE = ("train.epochs", "reward.remote", "reward.timeout", "reward.ray_workers", "reward.ray_gpus")
-"""What may change when a run goes on: how long it is, where its reward lives, and its patience."""
+MAY_CHANGE = (
+    "train.epochs",
+    "train.microbatch",
+    "train.max_skipped_updates",
+    "sample.batch",
+    "model.gradient_checkpointing",
+    "reward.remote",
+    "reward.timeout",
+    "reward.ray_workers",
+    "reward.ray_gpus",
+    "run.checkpoint_every",
+    "run.keep_checkpoints",
+    "run.keep_best",
+)
+"""What may change when a run goes on: how long it is, the memory it takes, where its reward lives, its patience, and
+what it keeps."""
 
 
 def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool) -> None:
@@ -65,14 +79,8 @@ def _resumed_config(directory: RunDirectory, recipe: str | None, overrides: Sequ
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGTERM ends a run as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt:
         raise Interrupted("interrupted before training began; nothing was written") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -5,27 +5,34 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError, Interrupted
+from stepcredit.faults import Stopped
+from stepcredit.plans import largest_update
 from stepcredit.progress import ConsoleProgress
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
 from stepcredit.rewards import RewardError, build_reward
 from stepcredit.tracking import RunDirectory
 from stepcredit.trainer import Trainer, resume_command
+from stepcredit.types import Prompt
+
+if TYPE_CHECKING:
+    from stepcredit.policy.pipeline import PipelinePolicy
 
 
 def start_run(config: TrainConfig, path: Path) -> None:
     """A new run in `path`. Nothing of one that cannot begin is left behind."""
     progress = ConsoleProgress(config.train.epochs)
     trainer = _trainer(config, RunDirectory(path), progress)
-    RunDirectory.create(path, config, ["stepcredit", *sys.argv[1:]])
+    RunDirectory.create(path, trainer.config, ["stepcredit", *sys.argv[1:]])
     with _discarded_unless_begun(trainer):
         _train(trainer, progress)
 
@@ -34,9 +41,10 @@ def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
     """Go on with the run in `directory` under `config`, which becomes its configuration."""
     progress = ConsoleProgress(config.train.epochs)
     trainer = _trainer(config, directory, progress)
-    trainer.resume()
-    if config != directory.config:
-        directory.rewrite_config(config)
+    with _writable(directory):
+        trainer.resume()
+        if config != directory.config:
+            directory.rewrite_config(config)
     _train(trainer, progress)
 
 
@@ -51,15 +59,27 @@ def _trainer(config: TrainConfig, directory: RunDirectory, progress: ConsoleProg
 
     quiet_libraries()
     policy = load_policy(config)
+    config = _measured(config, policy, prompts)
     full = config.model.adapter == "full"
     weights_dir = directory.path / denoiser_name(policy.pipeline) if full else directory.lora_dir
     return Trainer(config, policy, reward, credit, prompts, directory, progress, weights_dir)
 
 
+def _measured(config: TrainConfig, policy: PipelinePolicy, prompts: Sequence[Prompt]) -> TrainConfig:
+    """`config` with a number for `train.microbatch: auto`."""
+    if config.train.microbatch != "auto":
+        return config
+    from stepcredit.policy.examination import fitting_microbatch
+
+    images = config.images_per_epoch or len(prompts) * config.sample.images_per_prompt
+    fitting = fitting_microbatch(policy, images, largest_update(config.train, images))
+    return config.model_copy(update={"train": config.train.model_copy(update={"microbatch": fitting})})
+
+
 def _train(trainer: Trainer, progress: ConsoleProgress) -> None:
     directory = trainer.run
     try:
-        with progress, directory, _reported(directory):
+        with _writable(directory), progress, directory, _reported(directory):
             progress.start(trainer.finished_epochs)
             progress.note(_opening(trainer))
             weights = trainer.train()
@@ -74,16 +94,26 @@ def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
     directory = trainer.run
     try:
         yield
-    except RewardError:
-        raise  # the run goes on once the reward is mended
+    except (RewardError, Stopped, Interrupted):  # the run goes on once that is mended
+        if not checkpoint.found(directory.checkpoint_root):
+            shutil.rmtree(directory.path, ignore_errors=True)
+        raise
     except InputError:
         if trainer.finished_epochs == 0:
             shutil.rmtree(directory.path, ignore_errors=True)
         raise
-    except Interrupted:
-        if not checkpoint.found(directory.checkpoint_root):
-            shutil.rmtree(directory.path, ignore_errors=True)
-        raise
+
+
+@contextmanager
+def _writable(directory: RunDirectory) -> Iterator[None]:
+    """A full disk, or a folder that is closed or gone, is a line and not a traceback."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)) + (f" ({error.filename})" if error.filename else "")
+        kept = checkpoint.found(directory.checkpoint_root)
+        on = f"go on with: {resume_command(directory.path)}" if kept else "nothing was kept: choose another --run"
+        raise Stopped(f"cannot write the run directory {directory.path}: {reason}; make room there; {on}") from error
 
 
 @contextmanager

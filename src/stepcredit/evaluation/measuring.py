@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stepcredit.errors import shortened
 from stepcredit.evaluation.diversity import Embedding, Spread, thumbnail
 from stepcredit.rewards import CheckedReward, RewardError, Scores, join
-from stepcredit.rewards.checked import shortened
 from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.types import Plan, Policy, Prompt
 

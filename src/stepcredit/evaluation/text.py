@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stepcredit.evaluation.findings import BASE, DIFFERENCE, TUNED
@@ -22,7 +22,7 @@ def cross_text(table: dict[str, Any]) -> str:
     rows, rewards = table["rows"], table["rewards"]
     lines = [["trained on", "run", "model", *rewards]]
     for row in rows:
-        entries = [_estimate(row["entries"][reward], signed=True) for reward in rewards]
+        entries = [estimate_text(row["entries"][reward], signed=True) for reward in rewards]
         lines.append([row["trained_on"], row["run"], row["model"], *entries])
     sources = list(dict.fromkeys(row["prompts"] for row in rows))
     notes = [f"prompts differ by run: {', '.join(sources)}"] if len(sources) > 1 else []
@@ -30,8 +30,8 @@ def cross_text(table: dict[str, Any]) -> str:
     notes += (
         [f"models differ by run: {', '.join(models)}; each entry is against its own base"] if len(models) > 1 else []
     )
-    remarks = _remarks(entry for row in rows for entry in row["entries"].values())
-    return "\n".join([f"tuned - base on {table['set']} prompts", *_aligned(lines), *notes, *remarks])
+    notes += remarks(entry for row in rows for entry in row["entries"].values())
+    return "\n".join([f"tuned - base on {table['set']} prompts", *aligned(lines), *notes])
 
 
 def _heading(evaluation: dict[str, Any]) -> str:
@@ -47,18 +47,18 @@ def _set_text(found: dict[str, Any]) -> str:
     sides = list(next(iter(figures.values())))
     lines = [["", *(_HEADINGS[side] for side in sides)]]
     for name, figure in figures.items():
-        lines.append([name, *(_estimate(figure[side], signed=side == DIFFERENCE) for side in sides)])
+        lines.append([name, *(estimate_text(figure[side], signed=side == DIFFERENCE) for side in sides)])
     source = f" of {found['source']}" if found["source"] != found["name"] else ""
     title = f"{found['name']}: {_counted(found['prompts'], 'prompt')}{source}, {_counted(found['images'], 'image')}"
-    remarks = _remarks(figure[side] for figure in figures.values() for side in sides)
-    return "\n".join([title, *_aligned(lines), *remarks])
+    notes = remarks(figure[side] for figure in figures.values() for side in sides)
+    return "\n".join([title, *aligned(lines), *notes])
 
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _estimate(estimate: dict[str, Any], signed: bool) -> str:
+def estimate_text(estimate: Mapping[str, Any], signed: bool) -> str:
     """`mean ± standard error [low, high]`, as far as there are any, to two digits of the standard error."""
     mean, error, sign = estimate["mean"], estimate["standard_error"], "+" if signed else ""
     if mean is None:
@@ -71,11 +71,13 @@ def _estimate(estimate: dict[str, Any], signed: bool) -> str:
     return f"{mean:{number}} ± {error:.{digits}f} [{low:{number}}, {high:{number}}]"
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of a table as lines, their columns one under the other."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
-def _remarks(estimates: Iterator[dict[str, Any]]) -> list[str]:
+def remarks(estimates: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What estimates say against themselves, each once, in brackets."""
     return [f"({remark})" for remark in dict.fromkeys(estimate["remark"] for estimate in estimates) if remark]

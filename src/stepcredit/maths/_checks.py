@@ -33,7 +33,12 @@ def per_sample(name: str, value: float | Tensor, x: Tensor) -> Tensor:
         # Left on the CPU if it is there, as in diffusers: CUDA divides by a CPU scalar through its reciprocal.
         return value
     require_shape(name, value, (x.shape[0],), "give one value for the batch, or one per sample")
-    return value.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+    return moved(value, x.device).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; nobody waits for a copy to an accelerator."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def require_std(std: Tensor, mean: Tensor) -> None:

@@ -6,6 +6,7 @@ Values that differ by much less than EPSILON count as nearly equal: their advant
 Any float32 is small enough to be squared here; float64 beyond 1e150 is not.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -85,7 +86,9 @@ class StepStatistics:
     Raises:
         ValueError: either is below 1.
 
-    Degenerate: entries that are all equal give 0.
+    Degenerate: entries that are all equal give 0. With more trajectories of a prompt in a batch than `buffer_size`, the
+    first of them are compared with a buffer they are not in, and where that has no spread come out as large as their
+    distance from it over 1e-6: finite, and left to `train.advantage_clip`.
     """
 
     def __init__(self, buffer_size: int = 32, min_count: int = 16) -> None:
@@ -123,9 +126,13 @@ class StepStatistics:
         return {prompt: [list(pair) for pair in pairs] for prompt, pairs in self._trajectories.items()}
 
     def load_state_dict(self, state: dict[str, list[list[float]]]) -> None:
-        """Replace the buffers by those of `state_dict`; the newest `buffer_size` trajectories of each are kept."""
+        """Replace the buffers by those of `state_dict`; the newest `buffer_size` trajectories of each are kept.
+
+        Raises ValueError or TypeError, and keeps the buffers, for what `state_dict` cannot have given.
+        """
         self._trajectories = {
-            prompt: deque(((mu, s) for mu, s in pairs), maxlen=self.buffer_size) for prompt, pairs in state.items()
+            prompt: deque(((_finite(mu), _finite(s)) for mu, s in pairs), maxlen=self.buffer_size)
+            for prompt, pairs in state.items()
         }
 
     def _remember(self, prompt: str, values: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -156,7 +163,7 @@ class PromptStatistics:
     Raises:
         ValueError: either is below 1.
 
-    Degenerate: equal rewards give 0.
+    Degenerate: equal rewards give 0; for a batch longer than the buffer see `StepStatistics`.
     """
 
     def __init__(self, buffer_size: int = 32, min_count: int = 16) -> None:
@@ -185,6 +192,12 @@ class PromptStatistics:
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """Replace the buffers by those of `state_dict`; the newest `buffer_size` rewards of each prompt are kept."""
         self._statistics.load_state_dict({prompt: [[r, 0.0] for r in rewards] for prompt, rewards in state.items()})
+
+
+def _finite(value: float) -> float:
+    if isinstance(value, bool | str) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no statistic, expected a finite number")
+    return float(value)
 
 
 def _values(name: str, tensor: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     1.1e-19 in float32). Everything else is finite as long as |x - mean| < 1e19 and |x - mean| / std < 1e19.
 
     Half precision: computed in float32. Give the `x` that was rounded to the dtype the pipeline consumes, not the draw
-    before rounding: a replay can only know the former, and the density of the latter differs by up to
+    before rounding: a replay can only know the former, and the density of the latter differs by about
     |x| |x - mean| / (256 std^2) an element in bfloat16.
     """
     require_dims("mean", mean, 2, "(B, *L)", exact=False)

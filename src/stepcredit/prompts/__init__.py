@@ -3,10 +3,10 @@
 from stepcredit.errors import InputError, unknown
 from stepcredit.prompts.bundled import BUNDLED, read_bundled
 from stepcredit.prompts.draw import draw_prompts
-from stepcredit.prompts.files import SUFFIXES, read_prompt_file
+from stepcredit.prompts.files import SUFFIXES, prompt_text, read_prompt_file
 from stepcredit.types import Prompt
 
-__all__ = ["draw_prompts", "load_prompts", "prompt_names"]
+__all__ = ["draw_prompts", "load_prompts", "prompt_names", "prompt_text"]
 
 
 def prompt_names() -> dict[str, str]:

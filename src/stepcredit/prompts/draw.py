@@ -9,6 +9,9 @@ from stepcredit.errors import InputError
 from stepcredit.seeds import Stream, epoch_generator
 from stepcredit.types import Prompt
 
+MOST_IMAGES = 10**7
+"""Images of an epoch."""
+
 
 def draw_prompts(
     prompts: Sequence[Prompt],
@@ -33,9 +36,15 @@ def draw_prompts(
         count * images_per_prompt prompts.
 
     Raises:
-        InputError: `fixed` and fewer than `count` prompts. Repeating them would weigh some more than others unasked.
+        InputError: `fixed` and fewer than `count` prompts (repeating them would weigh some more than others unasked),
+            or more than MOST_IMAGES in all.
     """
     count = len(prompts) if count is None else count
+    if count * images_per_prompt > MOST_IMAGES:
+        raise InputError(
+            f"{count} prompts of {images_per_prompt} images each are more than {MOST_IMAGES} images an epoch: "
+            "lower sample.prompts_per_epoch or sample.images_per_prompt"
+        )
     if order == "random":
         rows = epoch_generator(seed, Stream.PROMPTS, epoch).integers(len(prompts), size=count).tolist()
     elif count > len(prompts):

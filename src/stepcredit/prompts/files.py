@@ -1,7 +1,8 @@
 """Prompt files of the user's.
 
 A `.txt` file has one prompt per line. A `.jsonl` file has per line an object with a string `prompt`, whose other keys
-become the prompt's metadata, or just a string. Both are UTF-8; blank lines are skipped.
+become the prompt's metadata, or just a string. Both are UTF-8; blank lines are skipped. A prompt is at most 20,000
+characters of Unicode without NUL: no text encoder reads more than a few hundred.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
 from stepcredit.types import Prompt
 
 SUFFIXES = (".txt", ".jsonl")
+LONGEST = 20_000
+"""Characters of a prompt."""
 
 
 def read_prompt_file(path: str | Path) -> list[Prompt]:
@@ -30,6 +33,19 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
     return prompts
 
 
+def prompt_text(text: str, where: str) -> str:
+    """`text` as it is; InputError that begins with `where` if it cannot be a prompt."""
+    if len(text) > LONGEST:
+        raise InputError(f"{where}: the prompt has {len(text)} characters, expected at most {LONGEST}")
+    if "\0" in text:
+        raise InputError(f"{where}: the prompt holds NUL characters: is it UTF-8 text?")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: character {error.start + 1} of the prompt is half a surrogate pair") from error
+    return text
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -39,10 +55,12 @@ def _read(path: Path) -> str:
         raise InputError(f"no prompt file {path}") from error
     except OSError as error:
         raise InputError(f"cannot read prompt file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no name of a file") from error
 
 
 def _parse_text(line: str, where: str) -> Prompt:
-    return Prompt(line)
+    return Prompt(prompt_text(line, where))
 
 
 def _parse_json(line: str, where: str) -> Prompt:
@@ -54,11 +72,11 @@ def _parse_json(line: str, where: str) -> Prompt:
     if not isinstance(fields, dict):
         raise InputError(f"{where} is a JSON {_kind(value)}, expected an object with `prompt`, or a string")
     if "prompt" not in fields:
-        raise InputError(f"{where} has no key `prompt`; its keys: {', '.join(fields) or 'none'}")
+        raise InputError(f"{where} has no key `prompt`; its keys: {shortened(', '.join(fields)) or 'none'}")
     text = fields.pop("prompt")
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: `prompt` is {text!r}, expected a string that is not blank")
-    return Prompt(text, fields)
+        raise InputError(f"{where}: `prompt` is {shortened(repr(text))}, expected a string that is not blank")
+    return Prompt(prompt_text(text, where), fields)
 
 
 def _kind(value: object) -> str:

@@ -28,7 +28,7 @@ def write_report(run: Path) -> Path:
         rows=directory.metrics(),
         grids=_grids(run / "samples"),
     )
-    write_atomically(directory.report_path, html.encode())
+    write_atomically(directory.report_path, html.encode(errors="replace"))  # halves of surrogate pairs
     return directory.report_path
 
 
@@ -36,13 +36,17 @@ def _environment(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+        facts = json.loads(path.read_bytes())
+        if not isinstance(facts, dict):
+            raise TypeError(f"it holds a {type(facts).__name__}")
+        return facts
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON object: {error}; delete it to do without") from error
 
 
 def _grids(folder: Path) -> list[Grid]:
     """The first and the last epoch_NNNN.png of a folder, the only ones shown."""
-    found = {int(name[1]): path for path in folder.glob("*.png") if (name := re.fullmatch(r"epoch_(\d+)", path.stem))}
+    pictures = [path for path in folder.glob("*.png") if path.is_file()]
+    found = {int(name[1]): path for path in pictures if (name := re.fullmatch(r"epoch_(\d+)", path.stem))}
     epochs = sorted(found)
     return [Grid(epoch, found[epoch].read_bytes()) for epoch in dict.fromkeys([*epochs[:1], *epochs[-1:]])]

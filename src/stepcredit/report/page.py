@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from numbers import Real
 from statistics import fmean
 from string import Template
 from typing import Any
@@ -50,6 +49,7 @@ $environment
 </html>
 """)
 
+_DRAWN = 1e150
 _SECONDS = {"sampling": "seconds_sampling", "reward": "seconds_reward", "training": "seconds_training"}
 _TITLES = {
     "approx_kl": "Approximate KL to the sampling policy",
@@ -162,7 +162,7 @@ def _components(reward: RewardSection, rows: Sequence[Row]) -> str:
 
 
 def _component(part: ComponentSection, rows: Sequence[Row]) -> str:
-    figures = [(row, (row.get("reward_components") or {}).get(part.called) or {}) for row in rows]
+    figures = [(row, _mapping(_mapping(row.get("reward_components")).get(part.called))) for row in rows]
     points = [
         Point(_value(row, "reward_queries"), _value(scores, "mean"), _finite(_value(scores, "std")))
         for row, scores in figures
@@ -203,8 +203,8 @@ def _profile(key: str, rows: Sequence[Row]) -> list[Point]:
     """The mean over epochs of a number per step."""
     recorded = [row[key] for row in rows if isinstance(row.get(key), list)]
     steps = range(min(map(len, recorded), default=0))
-    columns = [[value for values in recorded if isinstance(value := values[step], Real)] for step in steps]
-    return [Point(step, fmean(map(float, column))) for step, column in zip(steps, columns, strict=True) if column]
+    columns = [[value for values in recorded if math.isfinite(value := _number(values[step]))] for step in steps]
+    return [Point(step, fmean(column)) for step, column in zip(steps, columns, strict=True) if column]
 
 
 def _curves(rows: Sequence[Row]) -> str:
@@ -252,8 +252,9 @@ def _environment(environment: Mapping[str, Any]) -> str:
     if not environment:
         return ""
     known = dict(environment)
-    command = shlex.join(map(str, known.pop("command", [])))
-    packages = known.pop("packages", {})
+    words = known.pop("command", [])
+    command = shlex.join(map(str, words)) if isinstance(words, list) else str(words)
+    packages = _mapping(known.pop("packages", {}))
     facts = {key.replace("_", " "): str(value) for key, value in known.items() if value is not None}
     facts["packages"] = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
     return f"<section>\n<h2>Where it ran</h2>\n<pre>{escape(command)}</pre>\n{_facts(facts)}\n</section>"
@@ -266,8 +267,18 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 def _value(row: Row, key: str) -> float:
     """The number recorded under `key`, NaN where there is none."""
-    value = row.get(key)
-    return float(value) if isinstance(value, Real) else math.nan
+    return _number(row.get(key))
+
+
+def _number(value: Any) -> float:
+    """`value` if it is a number that can be drawn: the range of sizes beyond 1e150 overflows, below 1e-150 vanishes."""
+    if not isinstance(value, int | float) or not -_DRAWN < value < _DRAWN:
+        return math.nan
+    return float(value) if abs(value) > 1 / _DRAWN else 0.0
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _finite(value: float) -> float:

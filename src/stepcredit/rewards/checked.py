@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
 from stepcredit.rewards.scores import Scores
+
+MOST_SCORES = 2**20
+"""Numbers that a reward may return, whatever they are: far more than any batch has images."""
 
 
 class RewardError(InputError):
@@ -85,19 +88,20 @@ class CheckedReward:
                 return self.reward(images, prompts, metadata)
         except InputError as error:
             raise self._error(f"failed: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = f"on {len(prompts)} images, first prompt '{shortened(prompts[0])}'" if prompts else "on no images"
-            raise self._error(f"raised {type(error).__name__} ({shortened(str(error), 300)}) {where}") from error
+            raise self._error(f"raised {type(error).__name__} ({_said(error, 300)}) {where}") from error
 
     def _numbers(self, output: Any, where: str) -> Tensor:
         try:
+            _require_small(output)
             # An array is copied first: torch warns of one that is read-only.
             tensor = torch.as_tensor(output.copy() if isinstance(output, np.ndarray) else output)
             if tensor.is_complex():
                 raise TypeError("complex numbers")
             return tensor.detach().to("cpu", torch.float32, copy=True)
-        except (TypeError, ValueError, RuntimeError) as error:
-            found = f"a {type(output).__name__} that does not convert to numbers ({shortened(str(error), 200)})"
+        except Exception as error:  # what converts itself may raise anything
+            found = f"a {type(output).__name__} that does not convert to numbers ({_said(error, 200)})"
             raise self._error(f"returned {where}{found}, expected one number per image") from error
 
     def _error(self, what: str) -> RewardError:
@@ -109,7 +113,21 @@ def checked(reward: Scorer, name: str) -> CheckedReward:
     return reward if isinstance(reward, CheckedReward) else CheckedReward(reward, name)
 
 
-def shortened(text: str, width: int = 80) -> str:
-    """`text` on one line of at most `width` characters, for an error."""
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 3]}..."
+def _require_small(output: Any) -> None:
+    """ValueError for what would take minutes or all memory to copy, as a tensor expanded from one number."""
+    if isinstance(output, Tensor):
+        size = output.numel()
+    elif isinstance(output, np.ndarray):
+        size = output.size
+    else:
+        size = len(output) if isinstance(output, Sized) else 0
+    if size > MOST_SCORES:
+        raise ValueError(f"it holds {size} of them")
+
+
+def _said(error: BaseException, width: int) -> str:
+    """What an exception says, or that it cannot."""
+    try:
+        return shortened(str(error), width)
+    except Exception:
+        return "it cannot be printed"

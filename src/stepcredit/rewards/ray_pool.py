@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError
-from stepcredit.rewards.checked import RewardError, shortened
+from stepcredit.errors import InputError, shortened
+from stepcredit.rewards.checked import RewardError
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.scores import Scores, join
 

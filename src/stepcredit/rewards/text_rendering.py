@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.errors import unknown
+from stepcredit.errors import shortened, unknown
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards.card import RewardCard
-from stepcredit.rewards.checked import RewardError, shortened
+from stepcredit.rewards.checked import RewardError
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.images import Images, to_pil
 

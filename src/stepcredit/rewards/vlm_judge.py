@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stepcredit.errors import InputError, unknown
+from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.checked import RewardError, shortened
+from stepcredit.rewards.checked import RewardError
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.images import Images, to_pil
+from stepcredit.secrets import masked, secret_place
 
 _QUESTIONS = {
     "logits": 'Does this image show "{prompt}"? Answer with one word, yes or no.',
@@ -229,6 +230,8 @@ def _client(base_url: str, key: str, timeout: float, max_retries: int) -> Any:
     import openai
 
     if not base_url.startswith(("http://", "https://")):
-        raise InputError(f"vlm_judge base_url is '{base_url}', expected http://... or https://...")
+        raise InputError(f"vlm_judge base_url is '{masked(base_url)}', expected http://... or https://...")
+    if secret_place(base_url) is not None:
+        raise InputError("vlm_judge base_url must hold no password or key: name the key's variable in api_key_variable")
     # Without a key the client would send OPENAI_API_KEY, whoever the server is.
     return openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=max_retries)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError  # the error, not the format: torch refuses code with it
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise InputError(f"cannot read weights from {file}: {one_line(error)}") from error
     tensors = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from stepcredit.errors import InputError
-from stepcredit.rewards.checked import RewardError, shortened
+from stepcredit.errors import InputError, shortened
+from stepcredit.rewards.checked import RewardError
 
 if TYPE_CHECKING:
     import httpx

@@ -20,8 +20,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from torch import Tensor
 
-from stepcredit.errors import InputError
-from stepcredit.rewards.checked import shortened
+from stepcredit.errors import InputError, shortened
 from stepcredit.rewards.images import to_uint8
 from stepcredit.rewards.service.limits import Limits
 

@@ -1,0 +1,199 @@
+"""The table, the laws and the plot of `scaling.py`, from its measurements."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+import stepcredit.report
+from stepcredit.report.charts import Line, Point, line_chart
+
+if TYPE_CHECKING:
+    from scaling import Cost, Law, Measured
+
+PHASES = ("sampling", "training")
+LINEAR = 0.1
+"""Largest deviation of a median, relative to the line, at which a law is called linear."""
+FLAT = 0.1
+"""Largest share of the line's lowest value that it may rise by over the measured range to be called flat."""
+PANEL, HEIGHT, GAP = (320, 200), 34, 16
+
+HEAD = """# Scaling
+
+What a reward query costs, measured by `benchmarks/scaling.py`, which wrote this page and its plot: do not edit it by
+hand. [speed.md](speed.md) says what the other benchmarks are for.
+
+A tiny Stable Diffusion (1.8M weights, random) is sampled and trained with guidance 5, in float32 on one thread: a
+rollout with its decoding, and one update of its LoRA over all images and steps; no reward. What does not vary is:
+{base}.
+Every figure is per query, the median over rounds with its range. The points of a law are measured in turn. Where the
+machine had other work, time on the clock, and with it the law of processes, tells of that work too.
+
+A line a + b x is fitted to the medians with the least relative error; within {linear:.0%} of all of them is called
+linear. The power is that of x with which the cost changed from the first point to the last.
+
+The absolute figures are those of this small model on this machine. What carries over is the form of each law; the
+constants are to be measured again where it matters, and on a GPU by `benchmarks/gpu.py`.
+"""
+
+
+class Fit(NamedTuple):
+    """y = intercept + slope x; `deviation` is the largest |y - line| / line."""
+
+    intercept: float
+    slope: float
+    deviation: float
+
+    def __call__(self, x: float) -> float:
+        return self.intercept + self.slope * x
+
+
+def fit(x: Sequence[float], y: Sequence[float]) -> Fit:
+    """The line through (x, y > 0) with the least sum of squared errors relative to y."""
+    slope, intercept = np.polyfit(x, y, 1, w=1 / np.array(y))
+    line = intercept + slope * np.array(x)
+    return Fit(float(intercept), float(slope), float(np.max(np.abs(np.array(y) / line - 1))))
+
+
+def series(costs: Sequence[Sequence[Cost]], phase: str, clock: str) -> list[list[float]]:
+    """Milliseconds a query: for each value of a law, one a round."""
+    return [[getattr(getattr(cost, phase), clock) for cost in rounds] for rounds in costs]
+
+
+def fits(law: Law, costs: Sequence[Sequence[Cost]]) -> dict[str, Fit]:
+    """The line of each phase."""
+    x = [law.against(value) for value in law.values]
+    return {phase: fit(x, [*map(statistics.median, series(costs, phase, law.clock))]) for phase in PHASES}
+
+
+def page(laws: Sequence[Law], measured: Measured, setting: str) -> str:
+    base = laws[0].base
+    fixed = f"{base.steps} steps, latents of {base.latent}x{base.latent}, LoRA of rank {base.rank}, one process"
+    images = " or ".join(str(count) for count in sorted({law.base.images for law in laws}))
+    parts = [HEAD.format(base=f"{fixed}, {images} images, all at a time", linear=LINEAR), *tables(laws, measured)]
+    return "\n".join([*parts, "", "![cost against each](images/scaling.svg)", "", f"Machine: {setting}.", ""])
+
+
+def tables(laws: Sequence[Law], measured: Measured) -> list[str]:
+    """The measurements as one table in Markdown, then what each law says."""
+    lines = [
+        "| law | | sampling, CPU-ms | sampling, ms | training, CPU-ms | training, ms | peak memory, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for law in laws:
+        costs = measured[law.name]
+        for index, value in enumerate(law.values):
+            cells = [spread(series(costs, phase, clock)[index]) for phase in PHASES for clock in ("cpu", "wall")]
+            peak = spread([cost.peak for cost in costs[index]])
+            lines.append(f"| {law.name} | {value} | {' | '.join(cells)} | {peak} |")
+    return [*lines, *(line for law in laws for line in ("", *sentences(law, measured[law.name])))]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, and the range if there is one."""
+    middle = number(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({number(min(values))}–{number(max(values))})"
+
+
+def number(value: float) -> str:
+    """Three digits, without an exponent.
+
+    >>> [number(value) for value in (0.01234, 12.345, 1234.5)]
+    ['0.0123', '12.3', '1234']
+    """
+    return (f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
+
+
+def sentences(law: Law, costs: Sequence[Sequence[Cost]]) -> Iterator[str]:
+    """What was measured, in words, and why it should be so."""
+    unit = "CPU-ms" if law.clock == "cpu" else "ms"
+    yield f"**{law.name[0].upper() + law.name[1:]}.** {law.because}"
+    for phase, line in fits(law, costs).items():
+        sign = "−" if line.slope < 0 else "+"
+        off = f"{line.deviation:.0%}"
+        verdict = f"linear: within {off}" if line.deviation <= LINEAR else f"not linear: off by up to {off}"
+        yield (
+            f"- {phase}: {number(line.intercept)} {sign} {number(abs(line.slope))} × ({law.formula}) {unit} a query, "
+            f"{verdict}. {consequence(law, phase, costs)}"
+        )
+    low, high = (statistics.median(cost.peak for cost in costs[end]) for end in (0, -1))
+    yield f"- peak memory: {number(low)} MB at {law.values[0]}, {number(high)} MB at {law.values[-1]}."
+
+
+def consequence(law: Law, phase: str, costs: Sequence[Sequence[Cost]]) -> str:
+    """From the first of the law's values to its last: how the cost changed, against what, and with which power."""
+    unit = "CPU" if law.clock == "cpu" else "the time"
+    first, last = (statistics.median(series(costs, phase, law.clock)[end]) for end in (0, -1))
+    ends = f"From {law.values[0]} to {law.values[-1]}"
+    change = last / first
+    if abs(change - 1) <= FLAT:
+        return f"{ends} {unit} a query stays within {FLAT:.0%}."
+    in_x = law.against(law.values[-1]) / law.against(law.values[0])
+    power = math.log(change) / math.log(in_x)
+    text = f"{ends} {unit} a query changes {change:.2f}-fold, {law.formula} {in_x:.3g}-fold: power {power:.2f}."
+    return text.replace("-0.", "−0.")
+
+
+def chart(laws: Sequence[Law], measured: Measured) -> str:
+    """One panel a law, as an SVG that stands alone: measured points with their range, and the lines fitted to them."""
+    columns = min(3, len(laws))
+    rows = -(-len(laws) // columns)
+    width, height = columns * (PANEL[0] + GAP), rows * (PANEL[1] + HEIGHT + GAP) + HEIGHT
+    panels = []
+    for index, law in enumerate(laws):
+        x, y = (index % columns) * (PANEL[0] + GAP), (index // columns) * (PANEL[1] + HEIGHT + GAP)
+        unit = "CPU-ms" if law.clock == "cpu" else "ms"
+        title = escape(f"{law.name}: {unit} a query")
+        panels.append(f'<text class="title" x="{x + 8}" y="{y + 22}">{title}</text>')
+        panels.append(_placed(_panel(law, measured[law.name]), x, y + HEIGHT))
+    legend = (
+        f'<text x="8" y="{height - 10}"><tspan class="s0">■</tspan> sampling <tspan class="s1">■</tspan> training, '
+    )
+    legend += "with the range over rounds; dotted: a + b x</text>"
+    return (
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}"><style>{_style()}</style><rect class="paper" width="{width}" height="{height}"/>'
+        f"{''.join(panels)}{legend}</svg>\n"
+    )
+
+
+def _panel(law: Law, costs: Sequence[Sequence[Cost]]) -> str:
+    measurements = [
+        Line(phase, [_point(law.values[index], values) for index, values in enumerate(series(costs, phase, law.clock))])
+        for phase in PHASES
+    ]
+    lines = [
+        Line(f"{phase}, fitted", [Point(value, line(law.against(value))) for value in law.values])
+        for phase, line in fits(law, costs).items()
+    ]
+    return line_chart([*measurements, *lines], x_label=law.field, y_label="cost", width=PANEL[0], height=PANEL[1])
+
+
+def _point(value: float, rounds: Sequence[float]) -> Point:
+    """The middle of the range over rounds, and half its height."""
+    return Point(value, (min(rounds) + max(rounds)) / 2, (max(rounds) - min(rounds)) / 2)
+
+
+def _placed(svg: str, x: int, y: int) -> str:
+    return svg.replace('<svg class="chart"', f'<svg x="{x}" y="{y}" width="{PANEL[0]}" height="{PANEL[1]}"', 1)
+
+
+def _style() -> str:
+    """Colours and letters of the run report, with what the fitted lines and the panels' titles need besides."""
+    report = (Path(stepcredit.report.__file__).parent / "style.css").read_text(encoding="utf-8")
+    rules = re.findall(
+        r"^(?::root|@media \(prefers.*?^\}|\.(?:chart text|rule|base|s\d|line|band|dot)).*?\}$", report, re.S | re.M
+    )
+    own = ".paper { fill: var(--paper); } .chart text.title { fill: var(--ink); font-size: 14px; }"
+    own += " tspan.s0 { fill: var(--s0); } tspan.s1 { fill: var(--s1); } .s1 .line { stroke-dasharray: none; }"
+    own += (
+        " .s2 .line, .s3 .line { stroke: var(--faint); stroke-dasharray: 2 3; } .s2 .dot, .s3 .dot { display: none; }"
+    )
+    return " ".join([*rules, own])

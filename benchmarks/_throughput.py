@@ -1,0 +1,81 @@
+"""One rollout and one update of a policy: the work that `real_size.py`, `scaling.py` and `gpu.py` measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from stepcredit.config import TrainConfig
+from stepcredit.plans import training_plan
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.recipes import validate
+from stepcredit.types import Prompt, Trajectory
+from stepcredit.update import update_policy
+
+PROMPT = Prompt("a red circle on a blue background")
+GUIDANCE = 5.0
+Value = TypeVar("Value")
+
+
+class Seconds(NamedTuple):
+    """What something took: on the clock, and of this process's CPU."""
+
+    wall: float
+    cpu: float
+
+
+def configuration(
+    images: int, steps: int, call: dict[str, Any] | None = None, batch: int | None = None, **model: Any
+) -> TrainConfig:
+    """One epoch of one update: `images` images of one prompt with guidance, `batch` at a time in sampling and training.
+
+    Args:
+        call: further arguments of the pipeline's call.
+        model: keys of the section of that name.
+    """
+    sample = {"steps": steps, "guidance": GUIDANCE, "prompts_per_epoch": 1, "images_per_prompt": images}
+    return validate(
+        {
+            "model": model,
+            "sample": {**sample, "batch": batch, "call": call or {}},
+            "train": {"updates_per_epoch": 1, "microbatch": batch, "learning_rate": 1e-4},
+        },
+        "benchmark",
+    )
+
+
+def square(pixels: int) -> dict[str, int]:
+    """The arguments of a pipeline's call that ask for images of that size."""
+    return {"height": pixels, "width": pixels}
+
+
+def rollout(policy: PipelinePolicy, config: TrainConfig) -> Trajectory:
+    images = config.images_per_epoch or 1
+    return policy.rollout([PROMPT] * images, range(images), training_plan(config, images)).trajectory
+
+
+def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) -> dict[str, float]:
+    """One step of the optimiser, every advantage 1; returns the figures of the epoch."""
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=config.train.learning_rate)
+    device = trajectory.latents.device
+    scaler = torch.amp.GradScaler(device.type, enabled=config.model.dtype == "float16")
+    advantages = torch.ones(trajectory.log_probs.shape, device=device)
+    return update_policy(policy, optimiser, scaler, trajectory, advantages, config.train, np.random.default_rng(0))
+
+
+def timed(device: torch.device, work: Callable[[], Value]) -> tuple[Value, Seconds]:
+    """What `work` returns, and its seconds until the device has done it."""
+    synchronise(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = work()
+    synchronise(device)
+    return value, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,88 @@
+"""Inflict every fault and hostile input of the tests and write their counts into docs/reliability.md.
+
+    uv run python benchmarks/faults.py          # everything, many minutes: what the page holds
+    uv run python benchmarks/faults.py --fast   # what every run of the test suite does
+
+A test that fails writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reliability.md"
+TABLES = {"faults": ["tests/faults"], "hostile": ["tests/hostile"]}
+VARIABLE = "STEPCREDIT_FAULT_ROWS"
+
+
+def inflicted(tests: list[str], fast: bool) -> list[dict[str, str | int]]:
+    """What the tests have counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.jsonl"
+        which = "not slow" if fast else "slow or not slow"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", which, *tests]
+        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, VARIABLE: str(rows), "OMP_NUM_THREADS": "1"})
+        return [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+
+
+def table(rows: Iterable[dict[str, str | int]]) -> str:
+    """Markdown: one line for each thing that went wrong in one way."""
+    outcomes: dict[tuple[str, str], Counter[str]] = {}
+    losses: dict[tuple[str, str], Counter[str]] = {}
+    for row in rows:
+        key, times = (str(row["what"]), str(row["how"])), int(row["times"])
+        outcomes.setdefault(key, Counter())[str(row["outcome"])] += times
+        losses.setdefault(key, Counter())[str(row["lost"])] += times
+    total = sum(sum(counted.values()) for counted in outcomes.values())
+    lines = ["| what | how | times | outcome | lost work |", "|---|---|---|---|---|"]
+    for key in sorted(outcomes):
+        cells = [*key, f"{sum(outcomes[key].values()):,}", _counted(outcomes[key]), _counted(losses[key])]
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join([*lines, "", f"{total:,} in all."])
+
+
+def _counted(counted: Counter[str]) -> str:
+    if len(counted) == 1:
+        return next(iter(counted))
+    return "; ".join(f"{what}: {times:,}" for what, times in counted.most_common())
+
+
+def put(page: str, name: str, text: str) -> str:
+    """The page with `text` between the marks of `name`."""
+    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    pattern = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.DOTALL)
+    if not pattern.search(page):
+        raise SystemExit(f"{PAGE} has no marks {marks}")
+    return pattern.sub(lambda _: f"{marks[0]}\n{text}\n{marks[1]}", page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="only what is not marked slow")
+    parser.add_argument("--only", choices=TABLES, help="one of the tables")
+    options = parser.parse_args()
+    names = [options.only] if options.only else list(TABLES)
+    made = {name: table(inflicted(TABLES[name], options.fast)) for name in names}
+    where = f"Python {platform.python_version()}, torch {torch.__version__}, {platform.system()}, float32 on the CPU"
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in made.items():
+        note = f"{'Fast part. ' if options.fast else ''}{where}."
+        page = put(page, name, f"{note}\n\n{text}")
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

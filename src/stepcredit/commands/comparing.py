@@ -1,0 +1,118 @@
+"""Carries a comparison out: protocol, tuning runs, choice of rates, fresh runs, findings."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stepcredit.comparison.cells import Cell, fresh_cells, pairs, tuned, tuning_cells
+from stepcredit.comparison.choice import Choices, choose, chosen
+from stepcredit.comparison.curves import Curve, read_curve
+from stepcredit.comparison.directory import ComparisonDirectory, locked, open_comparison
+from stepcredit.comparison.display import Display
+from stepcredit.comparison.findings import comparison_findings
+from stepcredit.comparison.interrupts import Interrupts
+from stepcredit.comparison.protocol import Protocol, make_protocol
+from stepcredit.comparison.reading import ComparisonFile
+from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
+from stepcredit.comparison.text import markdown, printed
+from stepcredit.errors import StepcreditError
+from stepcredit.tracking import environment, write_atomically
+
+_NAMED = 3
+
+
+def carry_out(
+    file: ComparisonFile,
+    folder: Path,
+    interrupts: Interrupts,
+    skip_failed: bool,
+    train: Sequence[str] | None = None,
+) -> None:
+    """From a comparison file to results.json, summary.md and the printed tables.
+
+    Raises:
+        InputError: the comparison or its folder is wrong; told before anything runs.
+        StepcreditError: runs failed, and `skip_failed` is not asked for; all others are finished.
+    """
+    begun = environment(["stepcredit", *sys.argv[1:]])
+    protocol = make_protocol(file, begun["packages"])
+    directory = open_comparison(folder, protocol, begun)
+    places = slots(protocol.base, file.jobs)
+    with (
+        locked(directory) as lock,
+        Display(*_extent(protocol)) as display,
+        Runner(directory, protocol, places, display, interrupts, lock, train or TRAIN) as runner,
+    ):
+        choices, failures = _tune(protocol, directory, runner, skip_failed)
+        display.note(f"learning rates: {_rates(choices)}")
+        cells = fresh_cells(protocol, chosen(choices))
+        failures += runner(cells)
+    if failures and not skip_failed:
+        raise StepcreditError(_failed(failures))
+    results = {
+        **comparison_findings(protocol, choices, _curves(protocol, directory, cells)),
+        "protocol": protocol.tree(),
+        "failed": [str(failure) for failure in failures],
+        "jobs": len(places),
+    }
+    directory.write_json(directory.results_path, results)
+    write_atomically(directory.summary_path, markdown(results, shlex.join(begun["command"])).encode())
+    print(printed(results))
+    print(f"\n{directory.results_path} and {directory.summary_path} have it all")
+
+
+def _tune(
+    protocol: Protocol, directory: ComparisonDirectory, runner: Runner, skip_failed: bool
+) -> tuple[Choices, list[Failure]]:
+    """The learning rates, written down before the first run that uses them."""
+    cells = tuning_cells(protocol)
+    failures = runner(cells)
+    criteria = {
+        cell: curve.criterion(protocol.last_epochs) for cell, curve in _curves(protocol, directory, cells).items()
+    }
+    choices = choose(protocol, criteria, skip_failed)
+    plain: dict[str, Any] = {reward: {} for reward in protocol.rewards}
+    for (reward, arm), choice in choices.items():
+        plain[reward][arm] = choice.plain()
+    directory.write_json(directory.rates_path, plain)
+    return choices, failures
+
+
+def _rates(choices: Choices) -> str:
+    return ", ".join(
+        f"{reward} {arm} {'none' if choice.rate is None else f'{choice.rate:g}'}"
+        for (reward, arm), choice in choices.items()
+    )
+
+
+def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[Cell]) -> Mapping[Cell, Curve]:
+    """Of the runs that are finished."""
+    return {
+        cell: read_curve(directory.run(cell), protocol.watch, cell.config(protocol).train.epochs)
+        for cell in cells
+        if directory.finished(cell)
+    }
+
+
+def _extent(protocol: Protocol) -> tuple[int, int]:
+    """Runs, and the epochs of all of them, whatever rates are chosen."""
+    runs = {
+        (reward, arm): len(protocol.fresh_seeds)
+        + (len(protocol.tuning_seeds) * len(protocol.grid(arm)) if tuned(protocol, arm) else 0)
+        for reward, arm in pairs(protocol)
+    }
+    epochs = sum(number * protocol.config(*pair, None, 0).train.epochs for pair, number in runs.items())
+    return sum(runs.values()), epochs
+
+
+def _failed(failures: Sequence[Failure]) -> str:
+    more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+    return (
+        f"{len(failures)} of the runs failed, all that could be are finished: "
+        f"{'; '.join(map(str, failures[:_NAMED]))}{more}; mend it and give the same command again, or report without "
+        "them with --skip-failed"
+    )

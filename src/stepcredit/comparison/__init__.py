@@ -1,0 +1,6 @@
+"""Credit rules against each other, at a fair learning rate each, on seeds that nothing was chosen on.
+
+`reading` takes a comparison file, `protocol` is all of what was decided beforehand, `cells` the runs that follow from
+it, `directory` keeps them, `running` gets them done, `curves` reads what they measured, `choice` picks learning rates,
+`findings` says what it amounts to, `text` prints it.
+"""

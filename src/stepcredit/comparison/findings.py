@@ -1,0 +1,216 @@
+"""What finished runs amount to, as plain data that JSON holds. Whatever a clock decides has `seconds` in its key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepcredit.comparison.cells import Cell
+from stepcredit.comparison.choice import Choices
+from stepcredit.comparison.curves import Curve
+from stepcredit.comparison.protocol import Protocol
+from stepcredit.maths.statistics import LEVEL, RESAMPLES, bootstrap_median, clustered_mean, paired_difference
+
+UNIT = "seed"
+BOOTSTRAP_SEED = 0
+METHOD = {
+    "rewards": (
+        "mean reward of an epoch's training images, which are drawn before its update; curves are trailing means over "
+        "as many epochs as the criterion has"
+    ),
+    "uncertainty": (
+        f"{LEVEL:.0%} percentile bootstrap over the fresh seeds, {RESAMPLES} resamples; differences and factors are "
+        "paired by seed"
+    ),
+    "queries_to_reference": (
+        "reward queries after which an arm's curve first is at the final reward of the reference with the same seed, "
+        "on straight lines between epochs; the reference itself may be there before its end"
+    ),
+    "factor": "the reference's queries to its own final reward over the arm's; an arm that is never there counts as 0",
+    "watched_at_reference": (
+        "trailing mean of the watched reward on the training images at that point; seeds that never are there are left "
+        "out"
+    ),
+    "seconds": (
+        "sampling, scoring and training of one process with one thread, without start-up, grids and checkpoints; "
+        "processes at work at the same time share cores, caches and memory, so seconds compare only roughly"
+    ),
+}
+
+Curves = Mapping[Cell, Curve]
+Arms = Mapping[str, Mapping[int, Curve]]
+"""By arm and seed, on one reward."""
+
+
+def comparison_findings(protocol: Protocol, choices: Choices, curves: Curves) -> dict[str, Any]:
+    """Everything about the finished fresh runs, reward by reward.
+
+    Returns:
+        `reference`, `last_epochs`, `method` (in words) and `rewards`: for each its `arms`, see `_arm`, and
+        `differences`, {arm: {other: Estimate of final - the other's final}} of all ordered pairs.
+    """
+    return {
+        "reference": protocol.reference,
+        "last_epochs": protocol.last_epochs,
+        "method": METHOD,
+        "rewards": {
+            reward: _reward(protocol, reward, choices, _arms(protocol, reward, curves)) for reward in protocol.rewards
+        },
+    }
+
+
+def _arms(protocol: Protocol, reward: str, curves: Curves) -> dict[str, dict[int, Curve]]:
+    found: dict[str, dict[int, Curve]] = {arm: {} for arm in protocol.arms}
+    for cell, curve in curves.items():
+        if cell.phase == "fresh" and cell.reward == reward:
+            found[cell.arm][cell.seed] = curve
+    return found
+
+
+def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> dict[str, Any]:
+    last = protocol.last_epochs
+    finals = {arm: {seed: curve.criterion(last) for seed, curve in runs.items()} for arm, runs in arms.items()}
+    return {
+        "arms": {
+            arm: {
+                "overrides": dict(protocol.arms[arm]),
+                "tuning": choices[reward, arm].plain(),
+                **_arm(runs, arms[protocol.reference], last),
+            }
+            for arm, runs in arms.items()
+        },
+        "differences": {
+            arm: {other: _difference(finals[arm], finals[other]) for other in arms if other != arm} for arm in arms
+        },
+    }
+
+
+def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> dict[str, Any]:
+    """One arm on one reward.
+
+    Returns:
+        `final`, an Estimate of the criterion; `difference`, of final - the reference's; `factor`, a Median with
+        `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `watched`, for each
+        watched reward Estimates `at_reference`, `difference` and `final`; `curve`; `by_seed`.
+    """
+    by_seed = [_seed(seed, curve, reference.get(seed), last) for seed, curve in runs.items()]
+    own, theirs = ({seed: curve.criterion(last) for seed, curve in side.items()} for side in (runs, reference))
+    return {
+        "final": _mean(list(own.values())),
+        "difference": _difference(own, theirs),
+        "factor": _factor([row["factor"] for row in by_seed]),
+        "seconds_factor": _factor([row["seconds_factor"] for row in by_seed]),
+        "seconds_per_epoch": _mean([float(curve.seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
+        "watched": {name: _watched(name, by_seed, reference, last) for name in _watched_names(runs)},
+        "curve": _band(list(runs.values())),
+        "by_seed": by_seed,
+    }
+
+
+def _seed(seed: int, curve: Curve, reference: Curve | None, last: int) -> dict[str, Any]:
+    """One run, beside the reference's with the same seed; without that there is nothing to measure it against."""
+    row = {
+        "seed": seed,
+        "final": curve.criterion(last),
+        "rewards": curve.rewards.tolist(),
+        "queries": [int(queries) for queries in curve.queries.tolist()],
+        "watched": {name: values.tolist() for name, values in curve.watched.items()},
+        "seconds": curve.seconds.tolist(),
+    }
+    nothing = dict.fromkeys(("queries_to_reference", "factor", "seconds_to_reference", "seconds_factor"))
+    if reference is None:
+        return row | nothing | {"watched_at_reference": {}}
+    level = reference.criterion(last)
+    needed, yardstick = curve.queries_to(level, last), reference.queries_to(level, last)
+    assert yardstick is not None, "a curve's last value is its criterion"
+    if needed is None:
+        return row | nothing | {"factor": 0.0, "seconds_factor": 0.0, "watched_at_reference": {}}
+    seconds = curve.seconds_at(needed)
+    return row | {
+        "queries_to_reference": needed,
+        "factor": yardstick / needed,
+        "seconds_to_reference": seconds,
+        "seconds_factor": reference.seconds_at(yardstick) / seconds if seconds else None,
+        "watched_at_reference": {name: curve.watched_at(name, needed, last) for name in curve.watched},
+    }
+
+
+def _factor(factors: Sequence[float | None]) -> dict[str, Any]:
+    known = [factor for factor in factors if factor is not None]
+    counts = {
+        "never": sum(factor == 0 for factor in known),
+        "above_one": sum(factor > 1 for factor in known),
+        "of": len(known),
+    }
+    if not known:
+        return {"median": None, "interval": None, "remark": "no seed has both the arm and the reference"} | counts
+    return _plain(bootstrap_median(_column(known), BOOTSTRAP_SEED, unit=UNIT)) | counts
+
+
+def _watched(name: str, by_seed: Sequence[Mapping[str, Any]], reference: Mapping[int, Curve], last: int) -> Any:
+    there = {row["seed"]: row["watched_at_reference"][name] for row in by_seed if name in row["watched_at_reference"]}
+    theirs = {}
+    for seed, curve in reference.items():
+        reached = curve.queries_to(curve.criterion(last), last)
+        assert reached is not None, "a curve's last value is its criterion"
+        theirs[seed] = curve.watched_at(name, reached, last)
+    return {
+        "at_reference": _mean(list(there.values())),
+        "difference": _difference(there, theirs),
+        "final": _mean([sum(row["watched"][name][-last:]) / last for row in by_seed]),
+        "left_out": len(by_seed) - len(there),
+    }
+
+
+def _watched_names(runs: Mapping[int, Curve]) -> list[str]:
+    return list(next(iter(runs.values())).watched) if runs else []
+
+
+def _band(curves: Sequence[Curve]) -> dict[str, Any]:
+    """Mean reward at each epoch with the interval over seeds, and the watched rewards' means."""
+    if not curves:
+        return {"queries": [], "mean": [], "low": [], "high": [], "watched": {}, "seconds": []}
+    at_epochs = [_mean(rewards) for rewards in zip(*(curve.rewards.tolist() for curve in curves), strict=True)]
+    ends = [estimate["interval"] or (None, None) for estimate in at_epochs]
+    return {
+        "queries": [int(queries) for queries in curves[0].queries.tolist()],
+        "mean": [estimate["mean"] for estimate in at_epochs],
+        "low": [low for low, _ in ends],
+        "high": [high for _, high in ends],
+        "watched": {
+            name: torch.stack([curve.watched[name] for curve in curves]).mean(0).tolist() for name in curves[0].watched
+        },
+        "seconds": torch.stack([curve.seconds for curve in curves]).mean(0).tolist(),
+    }
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    if not values:
+        return _nothing("no seed")
+    return _plain(clustered_mean(_column(values), range(len(values)), BOOTSTRAP_SEED, unit=UNIT))
+
+
+def _difference(own: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any]:
+    """Of the seeds that both have."""
+    seeds = [seed for seed in own if seed in theirs]
+    if not seeds:
+        return _nothing("no seed in common")
+    after, before = (_column([side[seed] for seed in seeds]) for side in (own, theirs))
+    return _plain(paired_difference(after, before, seeds, BOOTSTRAP_SEED, unit=UNIT))
+
+
+def _nothing(why: str) -> dict[str, Any]:
+    return {"mean": None, "standard_error": None, "interval": None, "remark": why}
+
+
+def _plain(estimate: Any) -> dict[str, Any]:
+    fields = asdict(estimate)
+    return fields | {"interval": list(fields["interval"]) if fields["interval"] else None}
+
+
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

@@ -1,0 +1,226 @@
+"""All that is decided before the first run: what is compared, on which seeds, and what counts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepcredit import recipes
+from stepcredit.comparison.reading import ComparisonFile, Overrides
+from stepcredit.config import MIXTURE, ComponentSection, RewardSection, TrainConfig
+from stepcredit.credit import build_credit
+from stepcredit.errors import InputError, unknown
+from stepcredit.prompts import load_prompts
+from stepcredit.rewards import REWARDS
+from stepcredit.rewards.user import load_user_reward
+
+EMBEDDED = ("embedded", "embedded-flow")
+CAPTIONS = ("shapes", "shapes-held-out")
+FAITHFULNESS = "alignment"
+_RATE = "train.learning_rate"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A comparison, complete: equal protocols and versions give equal numbers on one machine.
+
+    Attributes:
+        base: the configuration that every run starts from.
+        arms: by name, what each changes in it, as `section.key`.
+        rewards: by name, what each changes in it.
+        reference: the arm that the others are measured against.
+        learning_rates: the grid; empty is the base's own rate.
+        tuning_seeds: on which every arm's rate is chosen from the grid.
+        fresh_seeds: on which the arms are compared.
+        last_epochs: the criterion is the mean reward of so many.
+        watch: rewards that are measured on every training image and not trained on.
+        versions: of the packages that the numbers depend on.
+    """
+
+    base: TrainConfig
+    arms: Mapping[str, Overrides]
+    rewards: Mapping[str, Overrides]
+    reference: str
+    learning_rates: tuple[float, ...]
+    tuning_seeds: tuple[int, ...]
+    fresh_seeds: tuple[int, ...]
+    last_epochs: int
+    watch: tuple[str, ...]
+    versions: Mapping[str, str | None]
+
+    def grid(self, arm: str) -> tuple[float, ...]:
+        """The learning rates of an arm: the grid, or the one it gives itself, or the recipe's."""
+        own = self.arms[arm].get(_RATE)
+        if own is not None:
+            return (self.config(next(iter(self.rewards)), arm, None, 0).train.learning_rate,)
+        return self.learning_rates or (self.base.train.learning_rate,)
+
+    def config(self, reward: str, arm: str, rate: float | None, seed: int) -> TrainConfig:
+        """The configuration of one run; with no rate the arm's own, or the recipe's.
+
+        Raises:
+            InputError: an override that the configuration refuses, with the arm's or the reward's name.
+        """
+        tree = self.base.model_dump(mode="json")
+        _apply(tree, self.rewards[reward])
+        where = f"arm '{arm}' on reward '{reward}'"
+        _apply(tree, self.arms[arm])
+        if rate is not None:
+            _apply(tree, {_RATE: rate})
+        _apply(tree, {"run.seed": seed})
+        found = recipes.validate(tree, where)
+        return found.model_copy(update={"reward": watching(found.reward, self.watch)})
+
+    def tree(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "base": self.base.model_dump(mode="json"),
+            "arms": {name: dict(overrides) for name, overrides in self.arms.items()},
+            "rewards": {name: dict(overrides) for name, overrides in self.rewards.items()},
+            "reference": self.reference,
+            "learning_rates": list(self.learning_rates),
+            "tuning_seeds": list(self.tuning_seeds),
+            "fresh_seeds": list(self.fresh_seeds),
+            "criterion": {"last_epochs": self.last_epochs},
+            "watch": list(self.watch),
+            "versions": dict(self.versions),
+        }
+
+
+def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> Protocol:
+    """The protocol of a comparison file, every run of which can be built.
+
+    Raises:
+        InputError: an unknown recipe, credit rule, reward, option or key (the nearest one is named), an override that
+            is not an arm's to make, or fewer epochs than the criterion asks for.
+    """
+    base = _base(file)
+    arms = {name: _arm(name, given) for name, given in file.arms.items()}
+    rewards = {name: _reward(name, given) for name, given in file.named_rewards().items()} or {_called(base): {}}
+    watch = _watch(base) if file.watch is None else tuple(file.watch)
+    seeds = tuple(file.tuning_seeds), tuple(file.fresh_seeds)
+    grid, last = tuple(file.learning_rates), file.criterion.last_epochs
+    protocol = Protocol(base, arms, rewards, file.reference, grid, *seeds, last, watch, versions)
+    _require_sound(protocol)
+    return protocol
+
+
+def watching(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
+    """The same reward with others beside it that weigh nothing: training is the same, bit by bit."""
+    own = [component.model_dump() for component in reward.components] or [
+        {"name": reward.name, "options": reward.options, "remote": reward.remote, "standardise": "none"}
+    ]
+    known = {component.called for component in reward.components} or {reward.name.rpartition(":")[2]}
+    beside = [{"name": name, "weight": 0.0, "standardise": "none"} for name in watch if name not in known]
+    if not beside:
+        return reward
+    kept = reward.model_dump(exclude={"name", "options", "remote", "components"})
+    return RewardSection.model_validate({**kept, "name": MIXTURE, "components": [*own, *beside]})
+
+
+def _base(file: ComparisonFile) -> TrainConfig:
+    tree = recipes.load(file.recipe).model_dump(mode="json")
+    overrides = _flat(file.overrides)
+    _refuse(overrides, "overrides", {"run.seed": "tuning_seeds and fresh_seeds"})
+    _apply(tree, overrides)
+    return recipes.validate(tree, f"overrides of {file.recipe}")
+
+
+def _arm(name: str, given: str | Overrides) -> Overrides:
+    overrides = {"credit.name": given} if isinstance(given, str) else _flat(given)
+    _refuse(overrides, f"arm '{name}'", {"run.seed": "tuning_seeds and fresh_seeds", "reward.": "rewards"})
+    return overrides
+
+
+def _reward(name: str, given: str | Overrides) -> Overrides:
+    overrides = {"reward.name": given} if isinstance(given, str) else _flat(given)
+    other = next((key for key in overrides if not key.startswith("reward.")), None)
+    if other is not None:
+        raise InputError(f"reward '{name}' overrides {other}: only keys of the reward section may differ by reward")
+    return overrides
+
+
+def _refuse(overrides: Overrides, where: str, elsewhere: Mapping[str, str]) -> None:
+    for key in overrides:
+        for prefix, place in elsewhere.items():
+            if key == prefix or (prefix.endswith(".") and key.startswith(prefix)):
+                raise InputError(f"{key} does not belong in {where}: give it under {place}")
+
+
+def _flat(overrides: Overrides) -> Overrides:
+    """Sections of keys as `section.key`."""
+    flat: Overrides = {}
+    for key, value in overrides.items():
+        inside = {f"{key}.{inner}": one for inner, one in value.items()} if _is_section(key, value) else {key: value}
+        flat |= inside
+    return flat
+
+
+def _is_section(key: str, value: Any) -> bool:
+    return key in TrainConfig.model_fields and isinstance(value, dict)
+
+
+def _apply(tree: dict[str, Any], overrides: Overrides) -> None:
+    """Put overrides into a complete configuration. Options of another rule or reward go with its name."""
+    for key, follow in (("credit.name", ("options",)), ("reward.name", ("options", "components"))):
+        section, _, name = key.partition(".")
+        if key in overrides and overrides[key] != tree[section][name]:
+            tree[section] |= {part: [] if part == "components" else {} for part in follow}
+    if "reward.components" in overrides:
+        tree["reward"] |= {"name": MIXTURE, "options": {}}
+    for key, value in overrides.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise InputError(f"'{key}' goes through '{part}', which holds a value, not a section")
+        node[last] = copy.deepcopy(value)
+
+
+def _called(base: TrainConfig) -> str:
+    return base.reward.name.rpartition(":")[2]
+
+
+def _watch(base: TrainConfig) -> tuple[str, ...]:
+    """The checker of the shapes world where it can judge, which is where prompts are its captions."""
+    return (FAITHFULNESS,) if base.model.path in EMBEDDED and base.prompts.source in CAPTIONS else ()
+
+
+def _require_sound(protocol: Protocol) -> None:
+    for name in protocol.watch:
+        _require_reward(f"watched reward '{name}'", name, {})
+    load_prompts(protocol.base.prompts.source)
+    for reward in protocol.rewards:
+        for arm in protocol.arms:
+            config = protocol.config(reward, arm, None, 0)
+            _require_parts(reward, arm, config)
+            if config.train.epochs < protocol.last_epochs:
+                raise InputError(
+                    f"the criterion is the mean of the last {protocol.last_epochs} epochs, but arm '{arm}' has "
+                    f"{config.train.epochs}: lower criterion.last_epochs"
+                )
+
+
+def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
+    try:
+        build_credit(config.credit)
+    except InputError as error:
+        raise InputError(f"arm '{arm}': {error}") from error
+    parts: Sequence[RewardSection | ComponentSection] = config.reward.components or [config.reward]
+    for part in parts:
+        if part.remote is None:
+            _require_reward(f"reward '{reward}'", part.name, part.options)
+
+
+def _require_reward(where: str, name: str, options: Mapping[str, Any]) -> None:
+    """The reward is there; it is not built, because that may load weights."""
+    try:
+        if ":" in name:
+            load_user_reward(name, options)
+        elif name not in REWARDS.names():
+            raise unknown("reward", name, REWARDS.names())
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error

@@ -1,0 +1,163 @@
+"""Findings as tables that a person reads, on a terminal or as Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from stepcredit.evaluation.text import aligned, estimate_text, remarks
+
+Table = list[list[str]]
+WIDTH = 110
+
+
+def printed(results: Mapping[str, Any]) -> str:
+    """The tables of `results.json` for a terminal."""
+    blocks = []
+    for reward, found in results["rewards"].items():
+        tables = ["\n".join(aligned(table)) for table in _tables(results, found)]
+        blocks.append("\n\n".join(["\n".join([_title(results, reward, found), *_remarks(results, found)]), *tables]))
+    return "\n\n".join([*blocks, "\n".join(textwrap.fill(note, WIDTH) for note in _notes(results))])
+
+
+def markdown(results: Mapping[str, Any], command: str) -> str:
+    """The same as a page, with the command that made it."""
+    parts = ["# Comparison", f"`{command}`"]
+    for reward, found in results["rewards"].items():
+        parts.append(f"## {reward}")
+        parts.append(
+            "\n".join([_title(results, reward, found) + ".", *(f"{line}." for line in _remarks(results, found))])
+        )
+        parts += [_pipes(table) for table in _tables(results, found)]
+    notes = "\n".join(f"- {note}" for note in _notes(results))
+    return "\n\n".join([*parts, "## How to read it", notes]) + "\n"
+
+
+def _title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) -> str:
+    seeds = max(len(arm["by_seed"]) for arm in found["arms"].values())
+    return (
+        f"{reward}: {seeds} fresh seed{'s' if seeds > 1 else ''}, mean reward of the last {results['last_epochs']} "
+        f"epochs, reference {results['reference']}"
+    )
+
+
+def _tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
+    tables = [_efficiency(results["reference"], found["arms"]), _factors(found["arms"])]
+    watched = list(dict.fromkeys(name for arm in found["arms"].values() for name in arm["watched"]))
+    tables += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
+    return [*tables, _pairs(found["differences"])] if len(found["arms"]) > 2 else tables
+
+
+def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
+    lines = [["arm", "learning rate", "final reward", f"- {reference}", "queries factor", "> 1", "never", "s/epoch"]]
+    for name, arm in arms.items():
+        factor, other = arm["factor"], name != reference
+        lines.append(
+            [
+                name,
+                _rate(arm),
+                estimate_text(arm["final"], signed=False),
+                estimate_text(arm["difference"], signed=True) if other else "reference",
+                _median(factor) if other else "1",
+                f"{factor['above_one']} of {factor['of']}" if other else "",
+                str(factor["never"]) if other else "",
+                estimate_text({**arm["seconds_per_epoch"], "standard_error": None}, signed=False),
+            ]
+        )
+    return lines
+
+
+def _factors(arms: Mapping[str, Any]) -> Table:
+    """Per seed: the spread that a median hides."""
+    seeds = list(dict.fromkeys(row["seed"] for arm in arms.values() for row in arm["by_seed"]))
+    lines = [["queries factor by seed", *map(str, seeds), "factor in seconds"]]
+    for name, arm in arms.items():
+        factors = {row["seed"]: row["factor"] for row in arm["by_seed"]}
+        lines.append([name, *(_one(factors.get(seed)) for seed in seeds), _median(arm["seconds_factor"])])
+    return lines
+
+
+def _faithfulness(watched: str, reference: str, arms: Mapping[str, Any]) -> Table:
+    lines = [[f"{watched} at matched reward", "there", f"- {reference}", "at the end", "seeds left out"]]
+    for name, arm in arms.items():
+        found = arm["watched"].get(watched)
+        if found is not None:
+            difference = estimate_text(found["difference"], signed=True) if name != reference else "reference"
+            there, end = (estimate_text(found[key], signed=False) for key in ("at_reference", "final"))
+            lines.append([name, there, difference, end, str(found["left_out"])])
+    return lines
+
+
+def _pairs(differences: Mapping[str, Mapping[str, Any]]) -> Table:
+    arms = list(differences)
+    lines = [["final reward, row - column", *arms]]
+    for arm, others in differences.items():
+        lines.append([arm, *(_bounds(others[other]) if other != arm else "" for other in arms)])
+    return lines
+
+
+def _rate(arm: Mapping[str, Any]) -> str:
+    rate = arm["tuning"]["learning_rate"]
+    return "-" if rate is None else f"{rate:g}" + ("" if arm["tuning"]["grid"] else " (given)")
+
+
+def _median(figure: Mapping[str, Any]) -> str:
+    if figure["median"] is None:
+        return "-"
+    if figure["interval"] is None:
+        return _one(figure["median"])
+    low, high = figure["interval"]
+    return f"{_one(figure['median'])} [{_one(low)}, {_one(high)}]"
+
+
+def _one(factor: float | None) -> str:
+    return "-" if factor is None else "never" if factor == 0 else f"{factor:.2f}"
+
+
+def _bounds(estimate: Mapping[str, Any]) -> str:
+    """Without the standard error, which many columns have no room for."""
+    if estimate["mean"] is None:
+        return "-"
+    if estimate["interval"] is None:
+        return f"{estimate['mean']:+.3g}"
+    return f"{estimate['mean']:+.3g} [{estimate['interval'][0]:+.3g}, {estimate['interval'][1]:+.3g}]"
+
+
+def _remarks(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    arms = found["arms"]
+    said = remarks(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
+    medians = remarks(arm["factor"] for arm in arms.values())
+    rates = [f"({name}: {arm['tuning']['remark']})" for name, arm in arms.items() if arm["tuning"]["remark"]]
+    rates += _no_yardstick(arms[results["reference"]])
+    if not any(arm["tuning"]["grid"] for arm in arms.values()):
+        rates.append("(no learning rate was tuned: an arm may be ahead by its rate alone)")
+    failed = [f"(left out, it failed: {line})" for line in results["failed"]]
+    return list(dict.fromkeys([*said, *(f"(factors: {line[1:]}" for line in medians), *rates, *failed]))
+
+
+def _no_yardstick(reference: Mapping[str, Any]) -> list[str]:
+    """Of a reference that ends where it began; every arm that begins there too has factor 1."""
+    rows = reference["by_seed"]
+    at_once = [str(row["seed"]) for row in rows if row["queries_to_reference"] == row["queries"][0]]
+    if not at_once:
+        return []
+    return [f"(the reference ends no higher than it began on seed {', '.join(at_once)}: factors say little there)"]
+
+
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    method = results["method"]
+    return [
+        f"mean ± standard error [interval], median [interval]: {method['uncertainty']}",
+        f"reward: {method['rewards']}",
+        f"queries to the reference: {method['queries_to_reference']}",
+        f"factor: {method['factor']}",
+        f"at matched reward: {method['watched_at_reference']}",
+        f"seconds: {method['seconds']}; {results['jobs']} at a time",
+    ]
+
+
+def _pipes(table: Table) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in table]
+    head, *rest = [f"| {' | '.join(line)} |" for line in cells]
+    return "\n".join([head, f"|{'---|' * len(cells[0])}", *rest])

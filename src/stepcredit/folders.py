@@ -1,0 +1,58 @@
+"""Folders that are there whole or not at all, and what a killed process leaves of those that were not finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+_PARTIAL, _REPLACED = ".partial_", ".replaced_"
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Gives a new folder to write into, which takes the place of `target` at the end, or goes if the writing fails.
+
+    Everything is on disk before it is renamed. Between the two renames that replace an older folder, and only there, a
+    kill leaves neither. What safetensors cannot write is an OSError like any other.
+    """
+    partial, replaced = (target.with_name(f"{prefix}{target.name}") for prefix in (_PARTIAL, _REPLACED))
+    for left in (partial, replaced):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        sync(target.parent)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {target}: {error}") from error
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        for left in (partial, replaced):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Delete what processes that were killed have left in `root` and below: unfinished folders and files."""
+    for path in [*root.rglob(f"{_PARTIAL}*"), *root.rglob(f"{_REPLACED}*")]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in root.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""`stepcredit compare` from the command line: a file or a recipe, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.commands.command_line import refused, stepcredit
+from tests.comparison.faked import FAKE, FILE, results, timeless
+
+from stepcredit.commands import comparing
+from stepcredit.comparison import running
+
+TINY = Path(__file__).parents[1] / "comparison" / "tiny.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "TRAIN", FAKE)
+    monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
+    (here / "mine.yaml").write_text(FILE)
+
+
+def protocol(run: str) -> dict[str, object]:
+    found: dict[str, object] = yaml.safe_load(Path(run, "protocol.yaml").read_text())["protocol"]
+    return found
+
+
+def test_a_file_gives_tables_on_stdout_and_progress_on_stderr(here: Path) -> None:
+    said = stepcredit("compare", "mine.yaml", "train.epochs=3", "--run", "a", "--jobs", "3")
+    assert said.code == 0
+    assert said.out.startswith("jpeg_compressibility: 3 fresh seeds, mean reward of the last 2 epochs, reference unif")
+    assert said.out.endswith("a/results.json and a/summary.md have it all\n")
+    lines = said.err.splitlines()
+    assert len([line for line in lines if line.startswith("run ")]) == 18
+    assert "learning rates: jpeg_compressibility uniform 0.01, jpeg_compressibility linear 0.01" in lines
+    assert lines[-1].startswith("run  18/18  fresh/")
+    assert len(results(here / "a")["rewards"]["jpeg_compressibility"]["arms"]["linear"]["by_seed"][0]["rewards"]) == 3
+    assert {path.name for path in (here / "a").iterdir()} == {
+        ".lock",
+        "learning_rates.json",
+        "protocol.yaml",
+        "results.json",
+        "runs",
+        "summary.md",
+    }
+
+
+def test_a_recipe_is_compared_on_the_rules_asked_for(here: Path) -> None:
+    rules = ["--credit", "linear,uniform", "--learning-rates", "0.01,0.02", "--seeds", "2", "--last-epochs", "1"]
+    said = stepcredit("compare", "embedded_jpeg", "train.epochs=2", *rules, "--reward", "warmth")
+    assert said.code == 0, said
+    found = protocol("runs/embedded_jpeg-compare")
+    assert found["arms"] == {"linear": {"credit.name": "linear"}, "uniform": {"credit.name": "uniform"}}
+    assert (found["reference"], found["learning_rates"]) == ("uniform", [0.01, 0.02])
+    assert (found["tuning_seeds"], found["fresh_seeds"]) == ([1, 2], [101, 102])
+    assert (found["rewards"], found["criterion"]) == ({"warmth": {"reward.name": "warmth"}}, {"last_epochs": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["mine.yml"], "no recipe file mine.yml"),
+        (["mine.yaml", "embedded_jpeg"], "give one comparison file or recipe, not 2"),
+        (["mine.yaml", "--credit", "linear"], "mine.yaml is a comparison, which says itself what --credit would"),
+        (["mine.yaml", "--run", "lr=3"], "lr=3 has a '=' in it"),
+        (["mine.yaml", "train.epoch=3"], "unknown key 'train.epoch' in overrides of embedded_jpeg; did you mean"),
+        (["embedded_jpeg"], "embedded_jpeg is a recipe: say what to compare on it with --credit NAME,NAME,..."),
+        (["embedded_jpeg", "--credit", "uniform,uniform"], "--credit names uniform twice; each must be given once"),
+        (["embedded_jpeg", "--credit", "uniform,"], "--credit uniform, has an empty name in it"),
+        (["embedded_jpeg", "--credit", "uniform"], "arms = {'uniform': 'uniform'} in the command line: dictionary sh"),
+        (["embedded_jpeg", "--credit", "uniform,liner"], "arm 'liner': unknown credit rule 'liner' (did you mean 'li"),
+        (["embedded_jpeg", "--credit", "uniform,linear", "--reference", "x"], "the command line: unknown reference a"),
+        (["embedded_jpeg", "--credit", "uniform,linear", "--learning-rates", "1,x"], "learning_rates.1 = 'x' in the"),
+        (["embedded_jpeg", "--credit", "uniform,linear", "--tuning-seeds", "3"], "the command line: tuning_seeds have"),
+        (
+            ["embedded_jpeg", "--credit", "uniform,linear", "--learning-rates", "1,2", "--tuning-seeds", "101"],
+            "the command line: tuning_seeds and fresh_seeds share 101: ",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments: list[str], line: str) -> None:
+    assert refused("compare", *arguments).startswith(line)
+
+
+def test_the_tiny_example_is_a_sound_comparison(here: Path) -> None:
+    assert stepcredit("compare", TINY, "--run", "a").code == 0
+
+
+# The embedded pipeline itself
+
+
+def embedded(run: str, *, kill_after: int | None = None) -> int:
+    """The tiny example in a process of its own, killed with all its runs when so many have ended; the exit code."""
+    command = [sys.executable, "-m", "stepcredit", "compare", str(TINY), "--run", run, "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if kill_after is not None and line.startswith(f"run {kill_after:>3}/"):
+                said = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+                process.kill()
+                for child in said.stdout.split():
+                    os.kill(int(child), signal.SIGKILL)
+        return process.wait()
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed_or_left_alone_the_numbers_are_the_same(here: Path) -> None:
+    assert embedded("whole") == 0
+    assert [embedded("killed", kill_after=2), embedded("killed", kill_after=6)] == [-signal.SIGKILL] * 2
+    assert not (here / "killed" / "results.json").exists()
+    assert embedded("killed") == 0
+    assert results(here / "killed") == results(here / "whole")
+    arms = json.loads((here / "whole" / "results.json").read_text())["rewards"]["jpeg_compressibility"]["arms"]
+    finals = [row["final"] for arm in arms.values() for row in arm["by_seed"]]
+    assert len(set(finals)) == len(finals) == 4
+    assert all(arm["watched"]["alignment"]["final"]["mean"] > 0.5 for arm in arms.values())
+    assert timeless(json.loads((here / "killed" / "learning_rates.json").read_text())) == timeless(
+        json.loads((here / "whole" / "learning_rates.json").read_text())
+    )

@@ -1,0 +1,399 @@
+"""Every fault of the list ends in one clear line and a run that can be resumed, or is told and survived."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.commands.command_line import TOY, Said, newest_checkpoint, rows, stepcredit, tree
+from tests.faults.disk import BROKEN, CLOSED, FULL, failing_fsync, remount, small_disk
+from tests.faults.killing import hidden
+from tests.hostile.trials import REFUSED, record
+from tests.toy_policy import WEIGHTS, ToyPolicy
+
+from stepcredit import checkpoint, scalars, scoring
+from stepcredit.maths import loss
+from stepcredit.rewards.warmth import Warmth
+
+pytestmark = pytest.mark.usefixtures("toy")
+CARRIES_ON = "told, carries on"
+Injection = Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def patched(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, wrap(getattr(owner, name)))
+        yield
+
+
+def at_calls(owner: Any, name: str, calls: range, change: Callable[[Any], Any]) -> AbstractContextManager[None]:
+    """The calls of `name` numbered in `calls`, from 1, return, or raise, what `change` makes of their result."""
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        count = 0
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            result = original(*arguments, **named)
+            return change(result) if count in calls else result
+
+        return called
+
+    return patched(owner, name, wrap)
+
+
+def raising(error: BaseException) -> Callable[[Any], Any]:
+    def change(_: Any) -> Any:
+        raise error
+
+    return change
+
+
+EPOCH_2 = range(3, 4)
+"""Of rewards and rollouts: the first grid comes first, then epoch 1. Of updates: two an epoch."""
+ALWAYS = 10**6
+
+
+def reward(change: Callable[[Any], Any]) -> Injection:
+    return lambda: at_calls(Warmth, "__call__", EPOCH_2, change)
+
+
+def rollout(change: Callable[[Any], Any]) -> Injection:
+    return lambda: at_calls(ToyPolicy, "rollout", EPOCH_2, change)
+
+
+def replays(calls: range, error: BaseException) -> Injection:
+    """Training forwards: the self-check has 9, an epoch 8, or 33 and 32 with one image at a time."""
+    return lambda: at_calls(ToyPolicy, "replay", calls, raising(error))
+
+
+def gradients(calls: range, value: float) -> Injection:
+    """The norms of some updates' gradients."""
+    return lambda: at_calls(torch.nn.utils, "clip_grad_norm_", calls, lambda norm: norm * value)
+
+
+def full(part: str, visits: int = 1, number: int = FULL) -> Injection:
+    return lambda: failing_fsync(part, number, visits)
+
+
+@contextmanager
+def hanging_reward() -> Iterator[None]:
+    woken = Event()
+    with pytest.MonkeyPatch.context() as patch, at_calls(Warmth, "__call__", EPOCH_2, lambda _: woken.wait(60)):
+        patch.setattr(scoring, "GRACE_SECONDS", 0.01)
+        yield
+    woken.set()
+
+
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory: you tried to allocate")
+
+
+@contextmanager
+def infinite_weights() -> Iterator[None]:
+    """The optimiser's third step overflows."""
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        count = 0
+
+        def step(self: torch.optim.AdamW, *arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            result = original(self, *arguments, **named)
+            if count == 3:
+                self.param_groups[0]["params"][0].data.fill_(float("inf"))
+            return result
+
+        return step
+
+    with patched(torch.optim.AdamW, "step", wrap):
+        yield
+
+
+def nan_latents(rollout: Any) -> Any:
+    rollout.trajectory.latents[0, -1] = torch.nan
+    return rollout
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        what, how: for the table.
+        inject: active while the run is.
+        line: in the error that ends it, a pattern; where it carries on, the note that it prints.
+        carries_on: the run ends well in spite of it.
+        alike: how far the run is then, or once resumed without the fault, the one without it.
+        overrides: of the run.
+    """
+
+    what: str
+    how: str
+    inject: Injection
+    line: str
+    carries_on: bool = False
+    alike: Literal["in every bit", "within rounding", "not"] = "in every bit"
+    overrides: tuple[str, ...] = ()
+
+
+MEMORY = "out of memory in training"
+FAULTS = [
+    Fault("reward raises", "in epoch 2", reward(raising(OSError("down"))),
+          r"epoch 2: reward 'warmth' raised OSError \(down"),
+    Fault("reward hangs", "in epoch 2, longer than reward.timeout", hanging_reward,
+          "epoch 2: reward 'warmth' did not score 8 images within 1 s", overrides=("reward.timeout=1",)),
+    Fault("reward returns NaN", "for one image", reward(lambda s: s.index_fill(0, torch.tensor([1]), torch.nan)),
+          "epoch 2: reward 'warmth' returned nan for 1 of 8 images"),
+    Fault("reward returns infinity", "for all images", reward(lambda s: s + torch.inf),
+          "epoch 2: reward 'warmth' returned inf for 8 of 8 images"),
+    Fault("reward returns too few scores", "3 of 8", reward(lambda s: s[:3]), r"shape \(3,\), expected \(8,\)"),
+    Fault("gradient not finite", "NaN in one update", gradients(range(3, 4), torch.nan), "epoch 2: 1 updates skipped",
+          carries_on=True, alike="not"),
+    Fault("gradient not finite", "infinite in one update, none may be skipped", gradients(range(3, 4), torch.inf),
+          "epoch 2: the loss or gradient of 1 updates in a row was not finite",
+          overrides=("train.max_skipped_updates=0",)),
+    Fault("gradient not finite", "in every update from epoch 2, two may be skipped", gradients(range(3, 99), torch.nan),
+          "epoch 3: the loss or gradient of 3 updates in a row was not finite", alike="not",
+          overrides=("train.max_skipped_updates=2",)),
+    Fault("loss not finite", "infinite in one micro-batch, its gradient finite",
+          lambda: at_calls(loss, "clipped_surrogate", range(9, 10), lambda value: value + torch.inf),
+          "epoch 2: 1 updates skipped", carries_on=True, alike="not"),
+    Fault("weights overflow", "in an optimiser step of epoch 2", infinite_weights,
+          "epoch_0002|the weights after epoch 2 are not finite"),
+    Fault("model draws NaN", "in the latents of epoch 2", rollout(nan_latents),
+          "epoch 2: the latents that the model draws are not finite"),
+    Fault(MEMORY, "once, as CUDA tells it", replays(range(20, 21), CUDA),
+          "out of memory in training with a micro-batch of 4: ", carries_on=True, alike="within rounding"),
+    Fault(MEMORY, "once, as the CPU tells it", replays(range(24, 25), CPU),
+          "out of memory in training with a micro-batch of 4: ", carries_on=True, alike="within rounding"),
+    Fault(MEMORY, "every time from epoch 2", replays(range(20, ALWAYS), CUDA),
+          "epoch 2: out of memory in training with train.microbatch halved to 2 already; go on with: stepcredit train "
+          "--resume --run a train.microbatch=1"),
+    Fault(MEMORY, "with one image at a time", replays(range(70, ALWAYS), CPU), "with train.microbatch=1, the smallest",
+          alike="within rounding", overrides=("train.microbatch=1",)),
+    Fault(MEMORY, "in the optimiser's step", lambda: at_calls(torch.optim.AdamW, "step", EPOCH_2, raising(CUDA)),
+          "epoch 2: out of memory in the optimiser's step"),
+    Fault("out of memory in sampling", "in epoch 2", rollout(raising(CUDA)),
+          "epoch 2: out of memory in sampling or decoding; free some, or lower sample.batch, and go on with: "),
+    Fault("disk full", "writing metrics; injected", full("metrics.jsonl", 2), "No space left on device"),
+    Fault("disk full", "writing a checkpoint's tensors; injected", full("epoch_0002/tensors"), "No space left"),
+    Fault("disk full", "writing a checkpoint's state; injected", full("epoch_0002/state"), "No space left"),
+    Fault("disk full", "writing a sample grid; injected", full("epoch_0003.png"), "No space left"),
+    Fault("disk full", "exporting the weights; injected", full(WEIGHTS), "No space left"),
+    Fault("disk full", "writing the report; injected", full("report.html"), "No space left"),
+    Fault("disk full", "writing the first checkpoint; injected", full("epoch_0000/state"),
+          "nothing was kept: choose another --run"),
+    Fault("disk full", "writing environment.json; injected", full("environment.json"),
+          "cannot write the run directory a: No space left"),
+    Fault("disk broken", "writing a checkpoint; injected", full("epoch_0002/tensors", 1, BROKEN), "Input/output error"),
+    Fault("run directory read-only", "from epoch 2 on; injected", full("epoch_0002", 1, CLOSED),
+          "Read-only file system"),
+    Fault("TensorBoard fails", "from the start",
+          lambda: patched(scalars, "_begun", lambda _: raising(OSError(5, "no!"))),
+          "TensorBoard's file in a/tensorboard cannot be written (no!); the run goes on without it", carries_on=True),
+    Fault("TensorBoard fails", "in epoch 2",
+          lambda: at_calls(scalars.Scalars, "_add", range(20, ALWAYS), raising(ValueError("odd"))),
+          "TensorBoard's file in a/tensorboard cannot be written (odd); the run goes on without it", carries_on=True),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to which nothing happens."""
+    path = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.setattr("stepcredit.policy.loading.load_policy", lambda config, **_: ToyPolicy(config.sample.steps))
+        assert stepcredit("train", *TOY, "--run", "a").code == 0
+    return path / "a"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.what}, {fault.how}")
+def test_a_fault_costs_no_run(here: Path, whole: Path, toy: list[ToyPolicy], fault: Fault) -> None:
+    command = ["train", *TOY, *fault.overrides, "--run", "a"]
+    with fault.inject():
+        said = stepcredit(*command)
+    if fault.carries_on:
+        assert (said.code, said.err) == (0, "") and said.out.count(fault.line) == 1, said
+        record(fault.what, fault.how, CARRIES_ON)
+    else:
+        assert_one_line(said, fault.line)
+        record(fault.what, fault.how, f"{REFUSED}; resumed without the fault", lost(here / "a", toy[-1:]))
+        assert_ends(command)
+    assert_like(here / "a", whole, fault.alike)
+
+
+def assert_one_line(said: Said, pattern: str) -> None:
+    assert said.code == 2, said
+    assert said.err.count("\n") == 1 and said.err.startswith("stepcredit: "), said.err
+    assert re.search(pattern, said.err), said.err
+
+
+def assert_ends(command: list[str]) -> None:
+    """Go on with run `a`, or start it if nothing was kept."""
+    resumed = ["train", "--resume", "--run", "a", "reward.timeout=600"]
+    said = stepcredit(*(resumed if Path("a").exists() else command))
+    assert (said.code, said.err) == (0, ""), said
+
+
+def assert_like(path: Path, whole: Path, alike: str) -> None:
+    assert [row["epoch"] for row in rows(path)] == [1, 2, 3]
+    assert hidden(path) == []
+    weights = [load_file(run / "lora" / WEIGHTS)["target"] for run in (path, whole)]
+    if alike == "within rounding":
+        assert not torch.equal(*weights) or rows(path) != rows(whole), "the fault has had no effect"
+        torch.testing.assert_close(*weights, atol=1e-4, rtol=0)
+    elif alike == "not":
+        assert not torch.equal(*weights)
+    else:
+        assert rows(path) == rows(whole)
+        assert newest_checkpoint(path)["tensors.safetensors"] == newest_checkpoint(whole)["tensors.safetensors"]
+        for folder in ("samples", "lora"):
+            assert tree(path / folder) == tree(whole / folder)
+
+
+def lost(path: Path, policies: list[ToyPolicy]) -> str:
+    """What has to be done again, at most the epoch in work; what is in the folder is whole."""
+    assert not path.exists() or hidden(path) == []
+    saved = [checkpoint.load(folder) for folder in checkpoint.found(path / "checkpoints")]
+    assert all(value.isfinite().all() for one in saved for value in one.tensors.values())
+    metrics = path / "metrics.jsonl"
+    assert not metrics.exists() or metrics.read_bytes()[-1:] in (b"", b"\n")
+    begun = sum(len(texts) == 8 for policy in policies for texts, _ in policy.rollouts)
+    again = begun - max((one.epoch for one in saved), default=0)
+    assert again in (0, 1)
+    return "the epoch in work" if again else "nothing"
+
+
+# Real disks
+
+
+SIZES = [44, 72, *(pytest.param(size, marks=pytest.mark.slow) for size in range(4, 200, 8))]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_disk_that_is_too_small_costs_no_run(here: Path, whole: Path, toy: list[ToyPolicy], size: int) -> None:
+    """Wherever the run is when it is full."""
+    command = ["train", *TOY, "--run", "a"]
+    with small_disk(here / "disk", size), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here / "disk")
+        said = stepcredit(*command)
+        if said.code != 0:
+            assert_one_line(said, "No space left on device")
+        record("disk full", "a tmpfs of 4 to 196 KiB", f"{REFUSED}; resumed", lost(Path("a"), toy[-1:]))
+        remount(here / "disk", "size=64m")
+        assert_ends(command)
+        assert_like(Path("a"), whole, "in every bit")
+
+
+def test_a_read_only_disk(here: Path, whole: Path) -> None:
+    command = ["train", *TOY, "train.epochs=2", "--run", "a"]
+    with small_disk(here / "disk", 65536), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here / "disk")
+        assert stepcredit(*command).code == 0
+        remount(here / "disk", "ro")
+        before = tree(here / "disk")
+        for words in ([*command[:-1], "b"], ["train", "--resume", "--run", "a", "train.epochs=3"]):
+            assert_one_line(stepcredit(*words), r"cannot write the run directory [ab]: Read-only file system")
+            record("run directory read-only", "a tmpfs mounted read-only", REFUSED)
+        assert tree(here / "disk") == before
+        remount(here / "disk", "rw")
+        assert stepcredit("train", "--resume", "--run", "a", "train.epochs=3").code == 0
+        assert rows(Path("a")) == rows(whole)
+
+
+# Damaged checkpoints
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("how", ["torn", "one bit flipped", "empty", "gone"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    here: Path, whole: Path, name: str, how: str
+) -> None:
+    assert stepcredit("train", *TOY, "train.epochs=2", "--run", "a").code == 0
+    file = here / "a" / "checkpoints" / "epoch_0002" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"torn": content[: len(content) // 2], "one bit flipped": content, "empty": b""}
+    file.unlink() if how == "gone" else file.write_bytes(damaged[how])
+    said = stepcredit("train", "--resume", "--run", "a", "train.epochs=3")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[0].startswith("checkpoint a/checkpoints/epoch_0002 is damaged: ")
+    assert said.out.splitlines()[0].endswith("; put aside as damaged_epoch_0002, going back to epoch_0001")
+    assert (here / "a" / "checkpoints" / "damaged_epoch_0002").is_dir()
+    assert rows(here / "a") == rows(whole)
+    assert newest_checkpoint(here / "a")["tensors.safetensors"] == newest_checkpoint(whole)["tensors.safetensors"]
+    record("newest checkpoint damaged", f"a file {how}", "named; the one before is used", "one epoch")
+
+
+def test_all_checkpoints_damaged(here: Path) -> None:
+    assert stepcredit("train", *TOY, "--run", "a").code == 0
+    for folder in checkpoint.found(here / "a" / "checkpoints"):
+        (folder / "state.json").write_text("{}")
+    before = tree(here)
+    said = stepcredit("train", "--resume", "--run", "a")
+    assert_one_line(said, "checkpoint a/checkpoints/epoch_0003 is damaged: .*, as is every one before it$")
+    assert tree(here) == before
+    record("every checkpoint damaged", "state.json overwritten", REFUSED, "the run")
+
+
+# Once more after a fault
+
+
+def test_a_halved_micro_batch_is_part_of_the_state(here: Path) -> None:
+    """A run resumed after memory ran out is the run that was not stopped after it."""
+    with replays(range(24, 25), CPU)():
+        assert stepcredit("train", *TOY, "--run", "whole").code == 0
+    with replays(range(24, 25), CPU)():
+        assert stepcredit("train", *TOY, "train.epochs=2", "--run", "parts").code == 0
+    assert stepcredit("train", "--resume", "--run", "parts", "train.epochs=3").code == 0
+    assert rows(here / "parts") == rows(here / "whole")
+    assert newest_checkpoint(here / "parts") == newest_checkpoint(here / "whole")
+
+
+def test_a_micro_batch_given_on_resume_comes_before_the_halved_one(here: Path, toy: list[ToyPolicy]) -> None:
+    with replays(range(20, ALWAYS), CUDA)():
+        assert stepcredit("train", *TOY, "--run", "a").code == 2
+    said = stepcredit("train", "--resume", "--run", "a", "train.microbatch=1")
+    assert said.code == 0, said
+    assert "out of memory" not in said.out
+
+
+def test_skipped_updates_are_counted(here: Path) -> None:
+    with gradients(range(3, 5), float("nan"))():
+        assert stepcredit("train", *TOY, "--run", "a").code == 0
+    first, second, third = rows(here / "a")
+    assert [row["skipped_updates"] for row in (first, second, third)] == [0, 2, 0]
+    assert (second["loss"], second["grad_norm"]) == (None, None) and second["ratio_max_deviation"] == 0
+    assert third["loss"] is not None
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_what_stops_between_updates_costs_no_finished_epoch(here: Path, every: int) -> None:
+    """However rarely checkpoints are due."""
+    with at_calls(Warmth, "__call__", range(4, 5), raising(KeyboardInterrupt())):
+        said = stepcredit("train", *TOY, f"run.checkpoint_every={every}", "--run", "a")
+    assert said.code == 130
+    assert "kept a/checkpoints/epoch_0002, go on with" in said.err
+
+
+def test_other_versions_are_told_of_on_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stepcredit("train", *TOY, "--run", "a", "train.epochs=1").code == 0
+    monkeypatch.setattr("stepcredit.tracking._PACKAGES", ("torch", "numpy"))
+    monkeypatch.setattr("stepcredit.tracking._version", {"torch": "9.9", "numpy": torch.__version__}.get)
+    said = stepcredit("train", "--resume", "--run", "a", "train.epochs=2")
+    assert said.code == 0
+    assert re.search(
+        r"^resuming with other versions, which may round otherwise: torch \S+ then, 9.9 now; numpy", said.out
+    )

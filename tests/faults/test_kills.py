@@ -1,0 +1,98 @@
+"""A run that is killed at any moment and resumed is the run that was never killed, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from tests.commands.command_line import TINY, TOY
+from tests.faults.killing import SIGNALS, Harness, hidden, lost
+from tests.faults.victim import PHASES
+from tests.hostile.trials import record
+
+KILLS = 2
+"""How often each run is killed before it may end."""
+OUTCOME = {
+    "SIGINT": "one line, exit 130, a checkpoint; resumed: bit for bit the same run",
+    "SIGTERM": "one line, exit 130, a checkpoint; resumed: bit for bit the same run",
+    "SIGKILL": "resumed: bit for bit the same run",
+}
+
+
+@pytest.fixture(scope="module")
+def toy_runs(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    advantage = ["train.advantage=running", "prompts.order=random"]
+    return Harness(tmp_path_factory.mktemp("toy"), [*TOY, *advantage], toy=True)
+
+
+@pytest.fixture(scope="module")
+def embedded_runs(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    return Harness(tmp_path_factory.mktemp("embedded"), [*TINY, "train.epochs=3", "model.ema=0.5"], toy=False)
+
+
+def survives(harness: Harness, name: str, phase: str, seed: int) -> None:
+    """Kill a run KILLS times in a phase, let it end, and compare it; count the kills that hit."""
+    rng = np.random.default_rng([seed, list(SIGNALS).index(name), PHASES.index(phase)])
+    path = harness.folder / "killed"
+    shutil.rmtree(path, ignore_errors=True)
+    what = f"{name} while {DOING[phase]}"
+    policy = "toy policy" if harness.toy else "embedded pipeline"
+    for _ in range(KILLS):
+        ended = harness.process("killed", harness.random_moment(rng, phase, SIGNALS[name]))
+        if ended.hit is None:
+            assert ended.code == 0, ended
+            break
+        if name == "SIGKILL":
+            assert ended.code == -SIGNALS[name], ended
+        else:
+            assert ended.code == 130 and ended.err.count("\n") == 1, ended
+            assert ended.err.startswith("stepcredit: interrupted; kept killed/checkpoints/epoch_"), ended
+            assert hidden(path) == []
+        epochs = lost(path, ended.hit)
+        assert 0 <= epochs <= 1
+        record(what, f"{policy}, random calls", OUTCOME[name], "the epoch in work" if epochs else "nothing")
+    final = harness.process("killed", None)
+    assert (final.code, final.err) == (0, ""), final
+    harness.compare("killed")
+
+
+DOING = {
+    "sampling": "sampling",
+    "reward": "the reward scores",
+    "update": "updating",
+    "checkpoint": "a checkpoint is written",
+}
+FAST = [("SIGKILL", "checkpoint", 0), ("SIGTERM", "sampling", 0), ("SIGINT", "update", 0)]
+SLOW = [(name, phase, seed) for name in SIGNALS for phase in PHASES for seed in range(1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "seed"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
+def test_a_killed_run_is_the_run_that_was_never_killed(toy_runs: Harness, name: str, phase: str, seed: int) -> None:
+    survives(toy_runs, name, phase, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_killed_run_of_a_pipeline_is_the_run_that_was_never_killed(
+    embedded_runs: Harness, name: str, phase: str
+) -> None:
+    survives(embedded_runs, name, phase, seed=0)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
+def test_the_first_signal_lets_an_update_end_and_the_second_does_not(toy_runs: Harness, name: str) -> None:
+    rng = np.random.default_rng(0)
+    for again, told in ((False, 0), (True, 1)):
+        shutil.rmtree(toy_runs.folder / "killed", ignore_errors=True)
+        moment = toy_runs.random_moment(rng, "update", SIGNALS[name], again)
+        ended = toy_runs.process("killed", moment)
+        assert ended.code == 130 and ended.hit is not None
+        assert "stopping when this epoch's updates are made; again: at once\n" in ended.out
+        assert lost(toy_runs.folder / "killed", ended.hit) == told, "the epoch is finished, or is to be done again"
+        assert toy_runs.process("killed", None).code == 0
+        toy_runs.compare("killed")
+    record(f"{name} twice while updating", "toy policy, random calls", OUTCOME[name], "the epoch in work")
