@@ -11,6 +11,7 @@ import torch
 from stepcredit.errors import InputError
 
 Result = TypeVar("Result")
+_REMEDY = "a new run with a smaller train.learning_rate may do better; if something else was the cause"
 _MEMORY = ("not enough memory", "DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 
 
@@ -98,9 +99,8 @@ class Guard:
         self.skipped_in_a_row += 1
         if self._most_skipped is not None and self.skipped_in_a_row > self._most_skipped:
             raise Stopped(
-                f"the loss or gradient of {self.skipped_in_a_row} updates in a row was not finite, and none of them "
-                f"was made (train.max_skipped_updates={self._most_skipped}); a new run with a smaller "
-                "train.learning_rate may do better, or this one",
+                f"updates skipped in a row because their loss or gradient is not finite: {self.skipped_in_a_row} "
+                f"(train.max_skipped_updates={self._most_skipped}); {_REMEDY}"
             )
 
 
@@ -122,4 +122,4 @@ def require_finite(what: str, *tensors: torch.Tensor) -> None:
     """Raises Stopped that says that `what` is not finite, if any of the tensors has NaN or infinity. Waits once."""
     found = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
     if found and not torch.stack(found).all():
-        raise Stopped(f"{what} are not finite: a new run with a smaller train.learning_rate may do better, or this one")
+        raise Stopped(f"{what} are not finite; {_REMEDY}")

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
+from stepcredit.durable import append_whole
 from stepcredit.errors import InputError, shortened
 from stepcredit.scalars import Scalars
 from stepcredit.secrets import masked
@@ -127,7 +128,7 @@ class RunDirectory:
         epoch = int(row["epoch"])
         line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False) + "\n"
         self._mend()
-        _append_whole(self.metrics_path, line.encode())
+        append_whole(self.metrics_path, line.encode())
         return self._scalars.write(epoch, _numbers(row))
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -147,12 +148,11 @@ class RunDirectory:
     def truncate_metrics(self, epoch: int) -> None:
         """Forget what came after `epoch`, so that a run resumed there records each epoch once."""
         self._replace_metrics([row for row in self.metrics() if row["epoch"] <= epoch])
-        self.close()
         self._scalars = Scalars(self.tensorboard_dir, epoch + 1)
 
     def close(self) -> None:
         """Finish the TensorBoard file. A later append_metrics starts another."""
-        self._scalars.close()
+        self._scalars = Scalars(self.tensorboard_dir)
 
     def __enter__(self) -> Self:
         return self
@@ -294,19 +294,6 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
         for key, value in {**row, **components}.items()
         if key != "epoch" and isinstance(value, Real) and not isinstance(value, bool)
     }
-
-
-def _append_whole(path: Path, data: bytes) -> None:
-    """Append `data`, on disk when this returns, or nothing."""
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            while data:
-                data = data[file.write(data) :]
-            os.fsync(file.fileno())
-        except BaseException:
-            file.truncate(size)
-            raise
 
 
 def _plain(value: Any) -> Any:

@@ -18,10 +18,10 @@ from stepcredit import checkpoint
 from stepcredit.checkpoint import Checkpoint, newest_sound
 from stepcredit.config import TrainConfig
 from stepcredit.credit.profiles import step_profiles
+from stepcredit.durable import sweep, written_whole
 from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation import evaluate
 from stepcredit.faults import Guard, Stopped, out_of_memory, require_finite
-from stepcredit.folders import sweep, written_whole
 from stepcredit.grids import save_grid
 from stepcredit.interruption import finished_first
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
@@ -165,7 +165,8 @@ class Trainer:
         if not self.replays:
             self.progress.phase("self-check")
             trained_at_once = microbatch(self.config.train, len(prompts))
-            found = self_check(self.policy, rollout.trajectory, plan.batch, trained_at_once)
+            checked_at_once = trained_at_once if self.guard.microbatch is None else plan.batch
+            found = self_check(self.policy, rollout.trajectory, plan.batch, checked_at_once)
             self.progress.note(f"self-check: {found}")
             self._require_mixing(trained_at_once, len(prompts))
             self.replays = True
@@ -228,9 +229,14 @@ class Trainer:
             self.progress.tick,
             self.guard,
         )
+        require_finite("the weights", *self.policy.parameters())
         if figures["skipped_updates"]:
+            skipped, asked = (
+                figures["skipped_updates"],
+                self.config.train.updates_per_epoch * self.config.train.inner_epochs,
+            )
             self.progress.note(
-                f"epoch {epoch + 1}: {figures['skipped_updates']} updates skipped, their loss or gradient is not finite"
+                f"epoch {epoch + 1}: updates skipped because their loss or gradient is not finite: {skipped} of {asked}"
             )
         deviation, allowed = figures["ratio_max_deviation"], TOLERANCE[trajectory.latents.dtype]
         if self.guard.microbatch is not None:
@@ -271,7 +277,6 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         weights = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        require_finite(f"the weights after epoch {self.finished_epochs}", *weights.values())
         state = {
             "reward_queries": self.reward_queries,
             "reward_statistics": self.reward_statistics.state_dict(),
@@ -317,7 +322,7 @@ class Trainer:
             yield
         except BaseException:
             if self._intact and self._saved != self.finished_epochs:
-                with suppress(OSError, Stopped):
+                with suppress(OSError):
                     self.save_checkpoint()
             raise
 
@@ -338,7 +343,7 @@ class Trainer:
         except RewardError as error:
             raise RewardError(f"{where}: {error}; mend it and go on with: {resume}") from error
         except Stopped as error:
-            raise Stopped(f"{where}: {error}; go on with: {' '.join([resume, error.overrides]).strip()}") from error
+            raise Stopped(f"{where}: {error}, go on with: {f'{resume} {error.overrides}'.strip()}") from error
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

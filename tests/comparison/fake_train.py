@@ -40,6 +40,7 @@ def wait_or_fail(run: Path) -> None:
         print("some lines\n\nstepcredit: reward 'x' is down\n", file=sys.stderr)
         sys.exit(2)
     if stop.exists():
+        signal.alarm(60)  # whoever listens may have failed
         with stop.open("w") as listener:
             print(f"{run}", file=listener, flush=True)
             signal.pause()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,7 @@ class Listener:
     def all_gone(self) -> None:
         """Wait until no process holds the FIFO."""
         os.close(self._kept)
+        assert select.select([self._file], [], [], 20)[0], "a run is left behind"
         assert self._file.read() == ""
         self._file.close()
         Path("stop").unlink()

@@ -158,19 +158,19 @@ FAULTS = [
     Fault("reward returns infinity", "for all images", reward(lambda s: s + torch.inf),
           "epoch 2: reward 'warmth' returned inf for 8 of 8 images"),
     Fault("reward returns too few scores", "3 of 8", reward(lambda s: s[:3]), r"shape \(3,\), expected \(8,\)"),
-    Fault("gradient not finite", "NaN in one update", gradients(range(3, 4), torch.nan), "epoch 2: 1 updates skipped",
+    Fault("gradient not finite", "NaN in one update", gradients(range(3, 4), torch.nan), "epoch 2: updates skipped because their loss or gradient is not finite: 1 of 2",
           carries_on=True, alike="not"),
     Fault("gradient not finite", "infinite in one update, none may be skipped", gradients(range(3, 4), torch.inf),
-          "epoch 2: the loss or gradient of 1 updates in a row was not finite",
+          "epoch 2: updates skipped in a row because their loss or gradient is not finite: 1 ",
           overrides=("train.max_skipped_updates=0",)),
     Fault("gradient not finite", "in every update from epoch 2, two may be skipped", gradients(range(3, 99), torch.nan),
-          "epoch 3: the loss or gradient of 3 updates in a row was not finite", alike="not",
+          "epoch 3: updates skipped in a row because their loss or gradient is not finite: 3 ", alike="not",
           overrides=("train.max_skipped_updates=2",)),
     Fault("loss not finite", "infinite in one micro-batch, its gradient finite",
           lambda: at_calls(loss, "clipped_surrogate", range(9, 10), lambda value: value + torch.inf),
-          "epoch 2: 1 updates skipped", carries_on=True, alike="not"),
+          "epoch 2: updates skipped because their loss or gradient is not finite: 1 of 2", carries_on=True, alike="not"),
     Fault("weights overflow", "in an optimiser step of epoch 2", infinite_weights,
-          "epoch_0002|the weights after epoch 2 are not finite"),
+          "epoch 2: the weights are not finite; .*, go on with: stepcredit train --resume --run a$"),
     Fault("model draws NaN", "in the latents of epoch 2", rollout(nan_latents),
           "epoch 2: the latents that the model draws are not finite"),
     Fault(MEMORY, "once, as CUDA tells it", replays(range(20, 21), CUDA),
@@ -178,7 +178,7 @@ FAULTS = [
     Fault(MEMORY, "once, as the CPU tells it", replays(range(24, 25), CPU),
           "out of memory in training with a micro-batch of 4: ", carries_on=True, alike="within rounding"),
     Fault(MEMORY, "every time from epoch 2", replays(range(20, ALWAYS), CUDA),
-          "epoch 2: out of memory in training with train.microbatch halved to 2 already; go on with: stepcredit train "
+          "epoch 2: out of memory in training with train.microbatch halved to 2 already, go on with: stepcredit train "
           "--resume --run a train.microbatch=1"),
     Fault(MEMORY, "with one image at a time", replays(range(70, ALWAYS), CPU), "with train.microbatch=1, the smallest",
           alike="within rounding", overrides=("train.microbatch=1",)),
@@ -200,10 +200,10 @@ FAULTS = [
     Fault("run directory read-only", "from epoch 2 on; injected", full("epoch_0002", 1, CLOSED),
           "Read-only file system"),
     Fault("TensorBoard fails", "from the start",
-          lambda: patched(scalars, "_begun", lambda _: raising(OSError(5, "no!"))),
+          lambda: patched(scalars, "_new_path", lambda _: raising(OSError(5, "no!"))),
           "TensorBoard's file in a/tensorboard cannot be written (no!); the run goes on without it", carries_on=True),
     Fault("TensorBoard fails", "in epoch 2",
-          lambda: at_calls(scalars.Scalars, "_add", range(20, ALWAYS), raising(ValueError("odd"))),
+          lambda: at_calls(scalars, "_records", range(2, ALWAYS), raising(ValueError("odd"))),
           "TensorBoard's file in a/tensorboard cannot be written (odd); the run goes on without it", carries_on=True),
 ]  # fmt: skip
 
@@ -279,7 +279,7 @@ def lost(path: Path, policies: list[ToyPolicy]) -> str:
 # Real disks
 
 
-SIZES = [44, 72, *(pytest.param(size, marks=pytest.mark.slow) for size in range(4, 200, 8))]
+SIZES = [16, 56, *(pytest.param(size, marks=pytest.mark.slow) for size in range(4, 77, 4))]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -289,9 +289,8 @@ def test_a_disk_that_is_too_small_costs_no_run(here: Path, whole: Path, toy: lis
     with small_disk(here / "disk", size), pytest.MonkeyPatch.context() as patch:
         patch.chdir(here / "disk")
         said = stepcredit(*command)
-        if said.code != 0:
-            assert_one_line(said, "No space left on device")
-        record("disk full", "a tmpfs of 4 to 196 KiB", f"{REFUSED}; resumed", lost(Path("a"), toy[-1:]))
+        assert_one_line(said, "No space left on device")
+        record("disk full", "a tmpfs of 4 to 76 KiB", f"{REFUSED}; resumed", lost(Path("a"), toy[-1:]))
         remount(here / "disk", "size=64m")
         assert_ends(command)
         assert_like(Path("a"), whole, "in every bit")
@@ -362,12 +361,16 @@ def test_a_halved_micro_batch_is_part_of_the_state(here: Path) -> None:
     assert newest_checkpoint(here / "parts") == newest_checkpoint(here / "whole")
 
 
-def test_a_micro_batch_given_on_resume_comes_before_the_halved_one(here: Path, toy: list[ToyPolicy]) -> None:
-    with replays(range(20, ALWAYS), CUDA)():
-        assert stepcredit("train", *TOY, "--run", "a").code == 2
-    said = stepcredit("train", "--resume", "--run", "a", "train.microbatch=1")
-    assert said.code == 0, said
-    assert "out of memory" not in said.out
+def test_a_micro_batch_given_on_resume_comes_before_the_halved_one(here: Path) -> None:
+    with replays(range(20, 21), CUDA)():
+        assert stepcredit("train", *TOY, "train.epochs=2", "--run", "a").code == 0
+    assert sizes(here / "a") == {"asked": None, "halved": 2}
+    assert stepcredit("train", "--resume", "--run", "a", "train.epochs=3", "train.microbatch=4").code == 0
+    assert sizes(here / "a") == {"asked": 4, "halved": None}
+
+
+def sizes(path: Path) -> Any:
+    return checkpoint.load(checkpoint.found(path / "checkpoints")[-1]).state["microbatch"]
 
 
 def test_skipped_updates_are_counted(here: Path) -> None:

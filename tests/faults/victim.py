@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorboard.compat.proto.event_pb2
-import tensorboard.summary.writer.record_writer  # noqa: F401  imported once, before the fork
+import tensorboard.summary.writer.record_writer  # noqa: F401  # imported once, before the fork
 import torch
 from tests.toy_policy import ToyPolicy
 

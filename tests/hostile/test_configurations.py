@@ -43,7 +43,7 @@ def taken(config: TrainConfig) -> None:
         order=config.prompts.order,
         images_per_prompt=sample.images_per_prompt,
     )
-    if ":" not in config.reward.name.strip(":"):  # a module would be imported, as was asked for
+    if ":" not in config.reward.name.strip(":") and config.reward.ray_workers is None:  # no import, no cluster
         build_reward(config.reward)
 
 
@@ -106,13 +106,16 @@ def test_any_value_under_any_key(tmp_path: Path, cases: int) -> None:
 def test_any_override(cases: int) -> None:
     keys = st.sampled_from([*KEYS, "reward.options.quality", "credit.options.gamma", "model", "", ".", "a.b.c"]) | TEXT
     values = NUMBERS.map(str) | TEXT | JSON_VALUES.map(str) | st.sampled_from(["true", "null", "[]", "{}", "1", "0.5"])
-    strategy = st.lists(st.tuples(st.sampled_from(KEYS) | keys, values), min_size=1, max_size=2)
+    small = st.integers(1, 8).map(str) | st.floats(0, 1).map(str) | st.booleans().map(str)
+    pairs = st.tuples(st.sampled_from(KEYS), small) | st.tuples(st.sampled_from(KEYS) | keys, values)
+    strategy = st.lists(pairs, min_size=1, max_size=2)
 
     def attempt(pairs: list[tuple[str, str]]) -> None:
         names = [pair for pair in pairs if pair[0].strip() not in ("reward.name", "reward")]
         taken(recipes.load(None, [f"{key}={value}" for key, value in names]))
 
-    survive(OVERRIDE, "texts and values of every kind", cases, strategy, attempt)
+    found = survive(OVERRIDE, "texts and values of every kind", cases, strategy, attempt)
+    assert found[WORKS] and found[REFUSED]
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(

@@ -66,18 +66,23 @@ LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_chara
 def test_any_request(cases: int) -> None:
     """The server answers what it was asked or one line of JSON, and lives on."""
     app = app_of(request_bytes=10**5, images=4, pixels=400)
-    content = st.sampled_from(TYPES).flatmap(lambda kind: damaged(VALID[kind])) | st.binary(max_size=50)
+    damages = st.sampled_from(TYPES).flatmap(lambda kind: st.tuples(st.just(kind), damaged(VALID[kind])))
+    content = (
+        st.sampled_from(sorted(VALID.items())) | damages | st.tuples(st.sampled_from(TYPES), st.binary(max_size=50))
+    )
     paths = (
         st.sampled_from(["/v1/score/sum", "/v1/rewards", "/health", "/v1/score/", "/v1/score/../../etc", "/"]) | TEXT
     )
     usual = st.just(("POST", "/v1/score/sum"))
     methods = st.sampled_from(["POST", "POST", "POST", "GET", "PUT", "DELETE", "OPTIONS", "X"])
     headers = st.dictionaries(HEADERS, st.sampled_from([SAFETENSORS, JSON, "gzip", "0", "9" * 30, "-1"]) | LATIN)
-    strategy = st.tuples(usual | st.tuples(methods, paths), headers, content, st.sampled_from([True, True, False]))
+    strategy = st.tuples(
+        usual | st.tuples(methods, paths), st.just({}) | headers, content, st.sampled_from([True, True, False])
+    )
 
-    def attempt(case: tuple[tuple[str, str], dict[str, str], bytes, bool]) -> str:
-        (method, path), given, payload, authorised = case
-        raw = {**(AUTHORISED if authorised else {}), **given}
+    def attempt(case: tuple[tuple[str, str], dict[str, str], tuple[str, bytes], bool]) -> str:
+        (method, path), given, (kind, payload), authorised = case
+        raw = {"content-type": kind, **(AUTHORISED if authorised else {}), **given}
         answer = conversation(app, lambda client: ask(client, method, path, payload, raw))
         if answer.status_code == 200:
             return WORKS
@@ -86,7 +91,8 @@ def test_any_request(cases: int) -> None:
         assert line and "\n" not in line and "Traceback" not in line
         return REFUSED
 
-    survive(REQUEST, "methods, paths, headers and bodies of every kind", cases, strategy, attempt)
+    found = survive(REQUEST, "methods, paths, headers and bodies of every kind", cases, strategy, attempt)
+    assert found[WORKS] and found[REFUSED]
 
 
 async def ask(

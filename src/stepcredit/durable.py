@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, and what a killed process leaves of those that were not finished."""
+"""Folders and lines that are there whole or not at all, and what a killed process leaves of those not finished."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ def written_whole(target: Path) -> Iterator[Path]:
             replaced.rename(target)
         for left in (partial, replaced):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append `data`, on disk when this returns, or nothing."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(size)
+            raise
 
 
 def sweep(root: Path) -> None:

@@ -1,0 +1,41 @@
+"""docs/reliability.md tells of every fault, and its tables add up what the tests have counted."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from tests.faults.test_faults import FAULTS
+from tests.faults.test_kills import DOING
+from tests.faults.victim import SIGNALS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+GENERATOR = runpy.run_path(str(ROOT / "benchmarks" / "faults.py"))
+
+
+def test_every_fault_and_every_kill_is_on_the_page() -> None:
+    expected = [f"| {fault.what} | {fault.how} | " for fault in FAULTS]
+    expected += [f"| {name} while {doing} | " for name in SIGNALS for doing in DOING.values()]
+    assert [line for line in expected if line not in PAGE] == [], "run: python benchmarks/faults.py"
+
+
+def test_equal_faults_are_added_up() -> None:
+    row = {"what": "b", "how": "x|y", "outcome": "stops", "lost": "nothing", "times": 1200}
+    rows = [row, row | {"times": 1}, row | {"outcome": "works"}, row | {"what": "a"}]
+    assert GENERATOR["table"](rows).splitlines()[2:] == [
+        "| a | x/y | 1,200 | stops | nothing |",
+        "| b | x/y | 2,401 | stops: 1,201; works: 1,200 | nothing |",
+        "",
+        "3,601 in all.",
+    ]
+
+
+def test_a_table_takes_the_place_of_the_one_before() -> None:
+    page = "a\n<!-- x -->\nold\n<!-- end of x -->\nb\n"
+    once = GENERATOR["put"](page, "x", r"new \1")
+    assert once == "a\n<!-- x -->\nnew \\1\n<!-- end of x -->\nb\n"
+    assert GENERATOR["put"](once, "x", "old") == page
+    with pytest.raises(SystemExit, match="has no marks"):
+        GENERATOR["put"](page, "y", "")

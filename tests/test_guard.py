@@ -1,0 +1,118 @@
+"""What an update does where memory runs out and gradients are not finite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stepcredit.faults import Guard, Stopped, out_of_memory, require_finite
+
+PLAIN = torch.amp.GradScaler("cpu", enabled=False)
+MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+def huge() -> None:
+    torch.empty(2**60, dtype=torch.int8)
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=str)
+def test_memory_that_runs_out_is_known_by_its_words(error: BaseException) -> None:
+    assert out_of_memory(error)
+
+
+def test_what_torch_raises_here_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        huge()
+    assert out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ValueError("out of memory"), KeyboardInterrupt()])
+def test_other_errors_are_not(error: BaseException) -> None:
+    assert not out_of_memory(error)
+
+
+class Attempt:
+    """Needs a micro-batch of at most `fits`."""
+
+    def __init__(self, fits: int, error: BaseException = MEMORY[0]) -> None:
+        self.fits, self.error = fits, error
+        self.log: list[int | str] = []
+
+    def __call__(self, size: int) -> str:
+        self.log.append(size)
+        if size > self.fits:
+            raise self.error
+        return "done"
+
+    def undo(self) -> None:
+        self.log.append("undone")
+
+
+def test_a_micro_batch_is_halved_once_and_stays_so() -> None:
+    notes: list[str] = []
+    guard, attempt = Guard(note=notes.append), Attempt(fits=4)
+    assert guard.in_memory(attempt, attempt.undo, 7) == "done"
+    assert guard.in_memory(attempt, attempt.undo, 7) == "done"
+    assert attempt.log == [7, "undone", 3, 3]
+    assert guard.microbatch == 3 and guard.size(8) == 3 and guard.size(2) == 2
+    assert len(notes) == 1 and "with a micro-batch of 7" in notes[0] and "train.microbatch=3" in notes[0]
+
+
+def test_where_half_is_too_much_the_next_is_named() -> None:
+    guard, attempt = Guard(), Attempt(fits=1)
+    with pytest.raises(Stopped, match=r"train\.microbatch halved to 4 already") as caught:
+        guard.in_memory(attempt, attempt.undo, 8)
+    assert caught.value.overrides == "train.microbatch=2"
+    assert attempt.log == [8, "undone", 4]
+
+
+def test_one_cannot_be_halved() -> None:
+    guard, attempt = Guard(), Attempt(fits=0)
+    with pytest.raises(Stopped, match=r"train\.microbatch=1, the smallest"):
+        guard.in_memory(attempt, attempt.undo, 1)
+    assert attempt.log == [1] and guard.microbatch is None
+
+
+def test_other_errors_pass() -> None:
+    guard, attempt = Guard(), Attempt(fits=1, error=RuntimeError("size mismatch"))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        guard.in_memory(attempt, attempt.undo, 8)
+    assert attempt.log == [8] and guard.microbatch is None
+
+
+def test_skipped_updates_count_in_a_row() -> None:
+    guard = Guard(most_skipped=2)
+    for _ in range(3):
+        guard.skipped(PLAIN)
+        guard.skipped(PLAIN)
+        guard.stepped()
+    guard.skipped(PLAIN)
+    guard.skipped(PLAIN)
+    with pytest.raises(Stopped, match=r"skipped in a row .*: 3 \(train\.max_skipped_updates=2\)"):
+        guard.skipped(PLAIN)
+
+
+def test_a_loss_scaler_may_find_its_scale_first() -> None:
+    guard = Guard(most_skipped=0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(1))
+    for scale in (4.0, 2.0):
+        assert scaler.get_scale() == scale
+        guard.skipped(scaler)
+        scaler.update(scale / 2)
+    with pytest.raises(Stopped):
+        guard.skipped(scaler)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_named(value: float) -> None:
+    require_finite("the weights", torch.ones(3), torch.tensor([1, 2]))
+    require_finite("nothing")
+    with pytest.raises(Stopped, match=r"^the weights are not finite; a new run with a smaller"):
+        require_finite("the weights", torch.ones(3), torch.tensor([1.0, value]))
