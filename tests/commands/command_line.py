@@ -68,8 +68,12 @@ def only_line(said: Said) -> str:
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """Everything in a folder: the content of files, None for folders."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    """Everything in a folder: the content of files, None for folders; without what Python compiles beside a plugin."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ class CheckedReward:
         except InputError as error:
             raise self._error(f"failed: {error}") from error
         except (Exception, SystemExit) as error:
-            where = f"on {len(prompts)} images, first prompt '{shortened(prompts[0])}'" if prompts else "on no images"
+            where = f"on {len(prompts)} images, first prompt {shortened(prompts[0])!r}" if prompts else "on no images"
             raise self._error(f"raised {type(error).__name__} ({_said(error, 300)}) {where}") from error
 
     def _numbers(self, output: Any, where: str) -> Tensor:
