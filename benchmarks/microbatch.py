@@ -31,7 +31,7 @@ from stepcredit.prompts import draw_prompts, load_prompts
 from stepcredit.quiet import quiet_libraries
 from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.types import Trajectory
-from stepcredit.update import UpdateStatistics, accumulate_gradient
+from stepcredit.update import accumulate_gradient
 
 LARGEST_DIFFERENCE = 1e-5
 
@@ -70,13 +70,10 @@ def sampled(policy: PipelinePolicy, config: TrainConfig, images: int) -> Traject
     return policy.rollout(prompts, sample_seeds(0, Stream.TRAINING, 0, images)).trajectory
 
 
-def ours(
-    policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig, microbatch: int | None
-) -> None:
-    section = config.train.model_copy(update={"microbatch": microbatch})
+def ours(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig, size: int) -> None:
     scaler = torch.amp.GradScaler(enabled=False)
     rows = torch.arange(len(trajectory))
-    accumulate_gradient(policy, scaler, trajectory, advantages, rows, section, UpdateStatistics())
+    accumulate_gradient(policy, scaler, trajectory, advantages, rows, config.train, size)
 
 
 def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig) -> None:

@@ -20,7 +20,7 @@ from stepcredit.policy.adapters.ema import AveragedAdapter, warmed_up
 from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.tracking import RunDirectory
-from stepcredit.trainer import Trainer, policy_tensors
+from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt, Rollout
 
 PROMPTS = [Prompt("a lake"), Prompt("a hill"), Prompt("a road")]
@@ -123,6 +123,6 @@ def test_a_reward_that_fails_on_a_grid_leaves_the_trained_weights_in_the_checkpo
         trainer(tmp_path, toy_config(run={"grid_every": 1}), policy, reward).train()
     saved = checkpoint.load(checkpoint.found(tmp_path / "checkpoints")[-1])
     assert saved.epoch == 1
-    state = policy_tensors(saved)
+    state = checkpoint.policy_tensors(saved)
     assert torch.equal(state["target"], policy.stepped_to[1])
     assert torch.allclose(state["ema.0"], averages(policy.stepped_to)[1], atol=1e-6)

@@ -89,8 +89,7 @@ def test_fifty_epochs_leave_nothing_behind(tmp_path: Path) -> None:
     )
     run = Epochs(RunDirectory.create(tmp_path / "run", config, []).path)
     reward, credit = build_reward(config.reward), build_credit(config.credit)
-    with run:
-        Trainer(config, tiny_policy(steps=3), reward, credit, PROMPTS, run).train()
+    Trainer(config, tiny_policy(steps=3), reward, credit, PROMPTS, run).train()
     first, *later = run.weights
     assert len(later) == 2
     assert max(abs(weight - first) for weight in later) <= 1024

@@ -235,8 +235,7 @@ def test_one_prompt_one_image_trains_finitely_and_learns_nothing(
     )
     trainer = start(tmp_path / "run", config, prompts=[Prompt("a lake")])
     before = {name: value.clone() for name, value in trainer.policy.state_dict().items()}
-    with trainer.run:
-        trainer.train()
+    trainer.train()
     rows = trainer.run.metrics()
     assert [row["epoch"] for row in rows] == [1, 2]
     assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))

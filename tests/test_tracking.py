@@ -25,7 +25,6 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def scalars(run: RunDirectory, key: str) -> list[tuple[int, float]]:
-    run.close()
     events = EventAccumulator(str(run.tensorboard_dir))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(key)]
@@ -215,7 +214,6 @@ def test_rewards_of_a_mixture_get_curves_of_their_own(run: RunDirectory) -> None
 def test_resuming_records_each_epoch_once(run: RunDirectory) -> None:
     for epoch in (1, 2, 3):
         run.append_metrics({"epoch": epoch, "reward_mean": 1.0})
-    run.close()
     resumed = RunDirectory.open(run.path)
     resumed.truncate_metrics(1)
     assert resumed.metrics() == [{"epoch": 1, "reward_mean": 1.0}]

@@ -96,8 +96,7 @@ def trainer_of(
 
 
 def finish(trainer: Trainer) -> RunDirectory:
-    with trainer.run:
-        trainer.train()
+    trainer.train()
     return trainer.run
 
 
@@ -196,8 +195,9 @@ def test_the_statistics_of_the_rewards_are_part_of_the_state(tmp_path: Path) -> 
     first = start(tmp_path, config)
     finish(first)
     again = resume(tmp_path, config)
-    assert again.reward_statistics.state_dict() == first.reward_statistics.state_dict() != {}
-    assert again.step_statistics.state_dict() == first.step_statistics.state_dict() != {}
+    remembered = first.state.advantages.state_dict()
+    assert again.state.advantages.state_dict() == remembered
+    assert all(remembered[name] for name in ("reward_statistics", "step_statistics"))
     assert again.reward_queries == first.reward_queries == 24
 
 
@@ -352,7 +352,6 @@ def test_weights_are_exported_where_they_are_asked_for(tmp_path: Path) -> None:
     trainer = start(tmp_path, toy_config(train={"epochs": 1}))
     trainer.weights_dir = tmp_path / "unet"
     assert trainer.train() == tmp_path / "unet" / "toy.safetensors"
-    trainer.run.close()
     assert not trainer.run.lora_dir.exists()
 
 

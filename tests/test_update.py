@@ -20,9 +20,10 @@ from stepcredit.credit.linear import Linear
 from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
+from stepcredit.plans import microbatch
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Prompt, Trajectory, Transition
-from stepcredit.update import UpdateStatistics, accumulate_gradient, image_groups, update_policy
+from stepcredit.update import accumulate_gradient, image_groups, update_policy
 
 IMAGES, STEPS = 6, 4
 ADVANTAGE = torch.tensor([1.5, -0.3, 0.8, -1.1, 0.4, -2.0])
@@ -57,8 +58,9 @@ def gradient(
     policy: PipelinePolicy, walk: Trajectory, advantages: Tensor, group: Tensor = EVERY, **options: Any
 ) -> Tensor:
     """The flat gradient that an update of `group` accumulates."""
-    statistics = UpdateStatistics()
-    accumulate_gradient(policy, SCALER, walk, advantages, group, section(**options), statistics, first=True)
+    given = section(**options)
+    size = microbatch(given, len(walk))
+    accumulate_gradient(policy, SCALER, walk, advantages, group, given, size, first=True)
     return taken(policy)
 
 
@@ -117,8 +119,8 @@ def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
     policy, trajectory = walk
     whole = gradient(policy, trajectory, STEP_ADVANTAGES)
     assert whole.norm() > 0
-    for microbatch in (1, 4):
-        assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, microbatch=microbatch), whole) < 1e-9
+    for size in (1, 4):
+        assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, microbatch=size), whole) < 1e-9
 
     for image in range(IMAGES):
         for step in range(STEPS):
@@ -201,9 +203,8 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
         with policy.reference():
             base = [policy.replay(trajectory, step).mean for step in range(STEPS)]
     expected = sum(float(gaussian.kl(now.mean, was, now.std).mean()) for now, was in zip(means, base, strict=True))
-    statistics = UpdateStatistics()
-    pulled = section(kl_weight=0.5, microbatch=4)
-    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, statistics)
+    pulled = section(kl_weight=0.5)
+    statistics = accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, 4)
     measured = [float(value) for value in statistics.reference_kl]
     assert min(measured) > 0
     total = sum(value * pairs for value, pairs in zip(measured, statistics.pairs, strict=True))
@@ -213,8 +214,8 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     weights = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
     descended = weights - 1e-3 * pull / pull.norm()
     torch.nn.utils.vector_to_parameters(descended, policy.parameters())
-    accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, statistics)
-    pulled_back = [float(value) for value in statistics.reference_kl[len(measured) :]]
+    statistics = accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, 4)
+    pulled_back = [float(value) for value in statistics.reference_kl]
     assert sum(map(operator.mul, pulled_back, statistics.pairs)) < total
 
 
@@ -348,8 +349,8 @@ def toy_gradient(group: Tensor = EIGHT, **options: Any) -> tuple[Tensor, Watched
 @pytest.mark.parametrize("group", [EIGHT, torch.tensor([1, 3, 4, 7])])
 def test_copies_that_fill_a_micro_batch_add_nothing_to_the_gradient(group: Tensor, kl: dict[str, Any]) -> None:
     whole, _ = toy_gradient(group, **kl)
-    for microbatch in (3, 5, 8, 20):
-        filled, _ = toy_gradient(group, microbatch=microbatch, **kl)
+    for size in (3, 5, 8, 20):
+        filled, _ = toy_gradient(group, microbatch=size, **kl)
         torch.testing.assert_close(filled, whole, rtol=1e-5, atol=1e-7)
 
 
@@ -401,20 +402,20 @@ def test_uneven_updates_replay_exactly() -> None:
     for seed in range(3):
         rng = np.random.default_rng(seed)
         for group in image_groups(IMAGES, 4, rng):
-            statistics = UpdateStatistics()
             given = section(updates_per_epoch=4)
-            accumulate_gradient(
-                policy, SCALER, trajectory, STEP_ADVANTAGES[:IMAGES], group, given, statistics, first=True
-            )
+            size = microbatch(given, IMAGES)
+            assert size == 2
+            advantages = STEP_ADVANTAGES[:IMAGES]
+            statistics = accumulate_gradient(policy, SCALER, trajectory, advantages, group, given, size, first=True)
             assert all(float(value) == 0.0 for value in statistics.first_ratio)
 
 
 @pytest.mark.parametrize("kl_space", ["log_prob", "prediction"])
 def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
     figures = []
-    for microbatch in (3, 8):
+    for size in (3, 8):
         policy, trajectory, advantages = toy_walk()
-        given = section(updates_per_epoch=1, kl_weight=0.5, kl_space=kl_space, microbatch=microbatch)
+        given = section(updates_per_epoch=1, kl_weight=0.5, kl_space=kl_space, microbatch=size)
         optimiser = torch.optim.SGD(policy.parameters(), lr=1e-3)
         rng = np.random.default_rng(0)
         figures.append(update_policy(policy, optimiser, SCALER, trajectory, advantages, given, rng))
@@ -428,9 +429,8 @@ def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
     policy, trajectory, _ = toy_walk()
     none = torch.zeros(8, STEPS)
     for kl_space, scale in (("prediction", 1.0), ("log_prob", 0.25 / (2 * 0.3**2))):
-        statistics = UpdateStatistics()
-        given = section(kl_weight=0.5, kl_space=kl_space, microbatch=3)
-        accumulate_gradient(policy, SCALER, trajectory, none, EIGHT, given, statistics)
+        given = section(kl_weight=0.5, kl_space=kl_space)
+        statistics = accumulate_gradient(policy, SCALER, trajectory, none, EIGHT, given, 3)
         expected = scale * float(policy.target.detach().square().mean())
         measured = [float(value) for value in statistics.reference_kl]
         assert measured == pytest.approx([expected] * len(statistics.pairs), rel=1e-4)

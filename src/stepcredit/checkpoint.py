@@ -19,6 +19,7 @@ from stepcredit.durable import written_whole
 from stepcredit.errors import InputError
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
+_POLICY = "policy."
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,16 @@ def load(folder: Path) -> Checkpoint:
         return Checkpoint(body["epoch"], load_file(folder / _TENSORS), body["state"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
+
+
+def as_policy_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The policy's weights under the names that they have in a checkpoint."""
+    return {f"{_POLICY}{name}": value for name, value in weights.items()}
+
+
+def policy_tensors(saved: Checkpoint) -> dict[str, Tensor]:
+    """The policy's weights in a checkpoint, under the policy's own names."""
+    return {name.removeprefix(_POLICY): value for name, value in saved.tensors.items() if name.startswith(_POLICY)}
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def append_whole(path: Path, data: bytes) -> None:
             while data:
                 data = data[file.write(data) :]
             os.fsync(file.fileno())
-        except BaseException:
+        except BaseException:  # an interrupt too must leave no torn line
             file.truncate(size)
             raise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 1500
 
@@ -36,6 +36,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     return InputError(f"unknown {kind} '{name}'{hint}; known: {', '.join(names) or 'none'}")
+
+
+def some_of(lines: Sequence[str], most: int = 3) -> str:
+    """The first of many complaints, and how many more there are.
+
+    >>> some_of(["a", "b", "c", "d"])
+    'a; b; c; and 1 more'
+    """
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "; ".join([*lines[:most], *more])
 
 
 def shortened(text: str, width: int = 80) -> str:

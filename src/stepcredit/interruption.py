@@ -1,25 +1,26 @@
-"""Ctrl-C and SIGTERM while something must be finished first."""
+"""Ctrl-C, SIGTERM and a closed terminal as one thing, which can be told to wait for a moment."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @contextmanager
-def finished_first(told: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let what is inside be finished before SIGINT or SIGTERM takes effect; the second one takes effect at once.
+def finished_first(told: Callable[[], None] = lambda: None, *, at_any_rate: bool = False) -> Iterator[None]:
+    """Let what is inside be finished before one of SIGNALS takes effect; the second one takes effect at once.
 
     What a signal does is for the handler that was there before. Signals that were ignored stay so; in other threads
     than the main one, which get no signals, nothing changes. If what is inside fails, its error is all that is heard.
 
     Args:
         told: called when the first signal has come, wherever the program is.
+        at_any_rate: let the second one wait too, for what takes but a moment.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -27,7 +28,7 @@ def finished_first(told: Callable[[], None] = lambda: None) -> Iterator[None]:
     waiting: list[int] = []
 
     def hold(number: int, _frame: object) -> None:
-        if waiting:
+        if waiting and not at_any_rate:
             restore()
             signal.raise_signal(number)
             return
@@ -35,15 +36,10 @@ def finished_first(told: Callable[[], None] = lambda: None) -> Iterator[None]:
         with suppress(RuntimeError):  # it came in the middle of another print
             told()
 
-    previous: dict[int, Any] = {
-        number: handler
-        for number in SIGNALS
-        if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)  # None: not set from Python
-    }
+    previous = _heeded(SIGNALS)
 
     def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _set(previous)
 
     try:
         for number in previous:
@@ -57,13 +53,26 @@ def finished_first(told: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside, as Ctrl-C does."""
+    """All of SIGNALS raise KeyboardInterrupt inside, as Ctrl-C does; those that were ignored stay so."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = _heeded(number for number in SIGNALS if number != signal.SIGINT)
     try:
+        for number in previous:
+            signal.signal(number, interrupt)
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        _set(previous)
+
+
+def _heeded(numbers: Iterable[int]) -> dict[int, Any]:
+    """The handlers of those signals that are not ignored, nor handled by other than Python."""
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+
+def _set(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

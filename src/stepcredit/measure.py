@@ -5,9 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -44,6 +45,12 @@ class Clock:
     def metrics(self) -> dict[str, float]:
         """`seconds_<phase>` of every phase, rounded to the millisecond."""
         return {f"seconds_{phase}": round(seconds, 3) for phase, seconds in self._seconds.items()}
+
+
+def epoch_seconds(row: Mapping[str, Any]) -> float:
+    """What an epoch took, of its row of metrics. `seconds_reward` is beside sampling; `seconds_waiting` is its rest."""
+    beside = {"seconds_reward"} if "seconds_waiting" in row else set()
+    return float(sum(value for key, value in row.items() if key.startswith("seconds_") and key not in beside))
 
 
 def peak_memory_bytes() -> int:

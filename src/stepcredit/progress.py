@@ -9,6 +9,28 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
+from stepcredit.measure import epoch_seconds
+
+
+def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:
+    """A bar after `head` and before the other columns and the time; only on a terminal, and gone at the end."""
+    return progress.Progress(
+        progress.TextColumn(head),
+        progress.BarColumn(bar_width=24),
+        *map(progress.TextColumn, columns),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def restart(bar: progress.Progress, task: progress.TaskID, completed: int, **changed: Any) -> None:
+    """Count from `completed` on, so that the time left is reckoned from here."""
+    bar.reset(task, completed=completed, **{**bar.tasks[0].fields, **changed})  # reset drops what it is not given
+
 
 class Progress:
     """What a run tells while it goes on. This one keeps it to itself."""
@@ -32,18 +54,12 @@ class ConsoleProgress(Progress):
     def __init__(self, epochs: int, console: Console | None = None) -> None:
         self.console = console or Console()
         self.epochs = epochs
-        self._bar = progress.Progress(
-            progress.TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            progress.BarColumn(bar_width=24),
-            progress.TextColumn("{task.fields[phase]:<12}"),
-            progress.TextColumn("{task.fields[reward]}"),
-            progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            transient=True,
+        self._bar = live_bar(
+            self.console,
+            "epoch {task.fields[epoch]}/{task.fields[epochs]}",
+            "{task.fields[phase]:<12}",
+            "{task.fields[reward]}",
+            "{task.fields[rate]}",
         )
         self._finished = 0
         self._task = self._bar.add_task("", total=epochs, epoch=0, epochs=epochs, phase="starting", reward="", rate="")
@@ -51,8 +67,7 @@ class ConsoleProgress(Progress):
     def start(self, finished: int) -> None:
         """Begin to count, `finished` epochs being done already."""
         self._finished = finished
-        fields = {**self._bar.tasks[0].fields, "epoch": finished}  # reset drops what it is not given
-        self._bar.reset(self._task, completed=finished, **fields)
+        restart(self._bar, self._task, finished, epoch=finished)
 
     def __enter__(self) -> ConsoleProgress:
         self._bar.start()
@@ -76,7 +91,7 @@ class ConsoleProgress(Progress):
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         self._finished = int(metrics["epoch"])
-        seconds = sum(value for name, value in metrics.items() if name.startswith("seconds_"))
+        seconds = epoch_seconds(metrics)
         reward = f"reward {metrics['reward_mean']:.3f}"
         rate = f"{metrics['reward_queries'] / self._finished / seconds:.1f} images/s" if seconds else ""
         self._bar.update(self._task, completed=self._finished, epoch=self._finished, reward=reward, rate=rate)

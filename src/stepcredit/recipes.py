@@ -49,8 +49,27 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
     where = str(recipe) if recipe is not None else "the defaults"
     tree = {} if recipe is None else read_tree(find(str(recipe)))
     for override in overrides:
-        _apply(tree, override)
+        put(tree, *parsed(override))
     return validate(tree, where)
+
+
+def parsed(override: str) -> tuple[str, Any]:
+    """(key, value) of `section.key=value`; InputError for one that is not."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise InputError(f"'{shortened(override)}' is not an override; write section.key=value")
+    return key.strip(), parse(text, f"cannot read the value of '{shortened(override)}'")
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set `section.key` in a mapping of sections; InputError if it leads through something else."""
+    *path, last = key.split(".")
+    node = tree
+    for part in path:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise InputError(f"'{key}' goes through '{part}', which holds a value, not a section")
+    node[last] = value
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -89,26 +108,13 @@ def validate(tree: dict[str, Any], where: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise InputError("; ".join(_complaint(item, where) for item in error.errors()[:3])) from error
+        complaints = (complaint(item, where, _keys()) for item in error.errors()[:3])
+        raise InputError("; ".join(complaints)) from error
 
 
 def dump(config: TrainConfig) -> str:
     """Complete, re-runnable YAML of a configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise InputError(f"'{override}' is not an override; write section.key=value")
-    value = parse(text, f"cannot read the value of '{shortened(override)}'")
-    node = tree
-    for part in parts[:-1]:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise InputError(f"'{key}' goes through '{part}', which holds a value, not a section")
-    node[parts[-1]] = value
 
 
 def _is_file(path: Path) -> bool:
@@ -118,11 +124,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _complaint(item: Any, where: str) -> str:
+def complaint(item: Any, where: str, known: Iterable[str]) -> str:
+    """One line about an error that pydantic found in what `where` says; `known` are the keys that there are."""
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"unknown key '{key}' in {where}{hint}"
     message = item["msg"].removeprefix("Value error, ")

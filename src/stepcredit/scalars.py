@@ -32,7 +32,7 @@ class Scalars:
             return None
         try:
             self._write(step, numbers)
-        except Exception as error:
+        except Exception as error:  # TensorBoard's writer fails in many ways, and no plot is worth a run
             self._failed = True
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return f"TensorBoard's file in {self._folder} cannot be written ({reason}); the run goes on without it"

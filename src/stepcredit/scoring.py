@@ -117,5 +117,5 @@ class _DaemonThread:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(task())
-                except BaseException as error:
+                except BaseException as error:  # whatever it is, who waits for the scores is to get it
                     future.set_exception(error)

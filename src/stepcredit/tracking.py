@@ -13,18 +13,16 @@ from datetime import UTC, datetime
 from importlib import metadata
 from numbers import Integral, Real
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.durable import append_whole
-from stepcredit.errors import InputError, shortened
+from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.scalars import Scalars
 from stepcredit.secrets import masked
 
 _PACKAGES = ("stepcredit", "torch", "diffusers", "transformers", "peft", "numpy")
-_SHOWN = 3
 
 
 class RunDirectory:
@@ -150,18 +148,6 @@ class RunDirectory:
         self._replace_metrics([row for row in self.metrics() if row["epoch"] <= epoch])
         self._scalars = Scalars(self.tensorboard_dir, epoch + 1)
 
-    def close(self) -> None:
-        """Finish the TensorBoard file. A later append_metrics starts another."""
-        self._scalars = Scalars(self.tensorboard_dir)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _mend(self) -> None:
         """Drop a torn last line, or end it: without this the next row would be lost with it."""
         content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
@@ -258,8 +244,7 @@ def _refuse_occupied(path: Path, config: TrainConfig) -> None:
 def _occupied(path: Path, differences: Sequence[str] = ()) -> str:
     detail = ""
     if differences:
-        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-        detail = f" with another configuration ({'; '.join(differences[:_SHOWN])}{more})"
+        detail = f" with another configuration ({some_of(differences)})"
     return f"{path} already holds a run{detail}; use --resume to continue it or another --run"
 
 

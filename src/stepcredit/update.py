@@ -108,11 +108,10 @@ def update_policy(
     done, total = 0, section.inner_epochs * section.updates_per_epoch
     for _ in range(section.inner_epochs):
         for group in image_groups(len(trajectory), section.updates_per_epoch, rng):
-            found = guard.in_memory(
-                partial(_gradient, policy, scaler, trajectory, advantages, group, section, done == 0),
-                optimiser.zero_grad,
-                microbatch(section, len(trajectory)),
+            gradient = partial(
+                accumulate_gradient, policy, scaler, trajectory, advantages, group, section, first=done == 0
             )
+            found = guard.in_memory(gradient, optimiser.zero_grad, microbatch(section, len(trajectory)))
             scaler.unscale_(optimiser)
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), section.max_grad_norm)
             found.grad_norm.append(norm.detach())
@@ -138,23 +137,6 @@ def image_groups(count: int, updates: int, rng: np.random.Generator) -> Iterator
         yield torch.from_numpy(np.sort(rows))
 
 
-def _gradient(
-    policy: Policy,
-    scaler: torch.amp.GradScaler,
-    trajectory: Trajectory,
-    advantages: Tensor,
-    group: Tensor,
-    section: TrainSection,
-    first: bool,
-    size: int,
-) -> UpdateStatistics:
-    """`accumulate_gradient` with micro-batches of `size`, and its figures."""
-    found = UpdateStatistics()
-    section = section.model_copy(update={"microbatch": size})
-    accumulate_gradient(policy, scaler, trajectory, advantages, group, section, found, first=first)
-    return found
-
-
 def accumulate_gradient(
     policy: Policy,
     scaler: torch.amp.GradScaler,
@@ -162,15 +144,21 @@ def accumulate_gradient(
     advantages: Tensor,
     group: Tensor,
     section: TrainSection,
-    statistics: UpdateStatistics,
+    size: int,
     *,
     first: bool = False,
-) -> None:
-    """Backpropagate the loss of one group: many images and steps per forward, one graph alive at a time."""
+) -> UpdateStatistics:
+    """Backpropagate the loss of one group: many images and steps per forward, one graph alive at a time.
+
+    Args:
+        group: images.
+        size: (image, step) pairs per forward.
+        first: whether no update was made since the rollout.
+    """
     steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
         raise InputError("every step of the walk has zero variance: nothing can be trained")
-    size = microbatch(section, len(trajectory))
+    statistics = UpdateStatistics()
     batches = list(pair_batches(group, steps, size, mixed=policy.mixes_steps))
     anchors = (
         reference_anchors(policy, trajectory, batches, size, section) if section.kl_weight else [None] * len(batches)
@@ -179,6 +167,7 @@ def accumulate_gradient(
         transition = replay(policy, trajectory, rows, at, size)
         value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first)
         scaler.scale(value.sum() / (len(group) * len(steps))).backward()
+    return statistics
 
 
 @torch.no_grad()

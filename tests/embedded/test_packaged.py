@@ -17,13 +17,13 @@ from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, held_out_captions, sample_scene
 from stepcredit.maths import gaussian
-from stepcredit.plans import training_plan
+from stepcredit.plans import microbatch, training_plan
 from stepcredit.policy.loading import load_policy, require_text_to_image
 from stepcredit.policy.self_check import self_check
 from stepcredit.prompts import load_prompts
 from stepcredit.recipes import validate
 from stepcredit.types import Prompt
-from stepcredit.update import UpdateStatistics, accumulate_gradient, image_groups
+from stepcredit.update import accumulate_gradient, image_groups
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_first_ratios_are_exactly_one_where_rounding_is_magnified(settings: dict
     trajectory = policy.rollout(prompts, range(10), training_plan(config, images=10)).trajectory
     rng, advantages = np.random.default_rng(0), torch.ones(10, 10)
     for group in image_groups(10, config.train.updates_per_epoch, rng):
-        statistics = UpdateStatistics()
         scaler = torch.amp.GradScaler(enabled=False)
-        accumulate_gradient(policy, scaler, trajectory, advantages, group, config.train, statistics, first=True)
+        size = microbatch(config.train, 10)
+        statistics = accumulate_gradient(policy, scaler, trajectory, advantages, group, config.train, size, first=True)
         assert all(float(value) == 0.0 for value in statistics.first_ratio)

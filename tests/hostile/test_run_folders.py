@@ -31,8 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs with two checkpoints."""
     path = tmp_path_factory.mktemp("hostile") / "run"
     trainer = start(path, CONFIG)
-    with trainer.run:
-        trainer.train()
+    trainer.train()
     shutil.rmtree(path / "tensorboard", ignore_errors=True)
     return path
 
@@ -120,7 +119,6 @@ def test_a_torn_last_line_loses_that_epoch_alone(finished: Path, run: Path, case
         directory = RunDirectory.open(run)
         assert [row["epoch"] for row in directory.metrics()][:2] == [1, 2]
         directory.append_metrics({"epoch": 3})
-        directory.close()
         assert [row["epoch"] for row in directory.metrics()][-1] == 3
 
     found = survive(
@@ -182,8 +180,7 @@ def resumed(path: Path) -> int:
     trainer = resume(path, CONFIG)
     again = 3 - trainer.finished_epochs
     assert again in (0, 1, 2)
-    with trainer.run:
-        trainer.train()
+    trainer.train()
     assert [row["epoch"] for row in trainer.run.metrics()] == [1, 2, 3]
     return again
 

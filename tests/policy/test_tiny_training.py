@@ -22,7 +22,6 @@ from stepcredit.quiet import quiet_libraries
 from stepcredit.rewards.images import to_pil
 from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.tracking import RunDirectory
-from stepcredit.trainer import policy_tensors
 from stepcredit.types import Prompt
 
 OPTIONS = [
@@ -62,7 +61,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 def newest(run: Path) -> PipelinePolicy:
     directory = RunDirectory.open(run)
     policy = load_policy(directory.config)
-    policy.load_state_dict(policy_tensors(checkpoint.load(checkpoint.found(directory.checkpoint_root)[-1])))
+    policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(checkpoint.found(directory.checkpoint_root)[-1])))
     return policy
 
 

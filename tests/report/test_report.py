@@ -201,7 +201,6 @@ def test_a_prompt_with_script_tags_reaches_the_page_as_text_at_most(tmp_path: Pa
     with trainer.run:
         trainer.train()
     trainer.run.append_metrics({"epoch": 2, f"score of {ATTACK}": 1.0, "note": ATTACK})
-    trainer.run.close()
     html = page(trainer.run)
     assert not Balance(html).named("script")
     assert "score of &lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in html

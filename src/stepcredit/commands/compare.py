@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepcredit import recipes
-from stepcredit.comparison.interrupts import Interrupts
-from stepcredit.comparison.reading import ComparisonFile, comparison, is_comparison, parsed, read_comparison
+from stepcredit.comparison.reading import ComparisonFile, comparison, is_comparison, read_comparison
 from stepcredit.errors import InputError, Interrupted
+from stepcredit.interruption import interruptible
 
 RUNS = Path("runs")
 SEEDS, TUNING_SEEDS = 5, 2
@@ -72,10 +72,10 @@ def compare(
             f"{folder} has a '=' in it, which the runs in it could not be named with; choose another --run"
         )
     try:
-        with Interrupts() as interrupts:
+        with interruptible():
             from stepcredit.commands.comparing import carry_out  # torch takes seconds to import
 
-            carry_out(file, folder, interrupts, skip_failed, train)
+            carry_out(file, folder, skip_failed, train)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; no run is left behind, and the same command goes on from here") from None
 
@@ -89,7 +89,7 @@ def _of_recipe(source: str, overrides: Sequence[str], asked: Asked, jobs: int | 
     tuning = asked.tuning_seeds if asked.tuning_seeds is not None or len(rates) < 2 else TUNING_SEEDS
     tree = {
         "recipe": source,
-        "overrides": parsed(overrides),
+        "overrides": dict(map(recipes.parsed, overrides)),
         "arms": {name: name for name in arms},
         "reference": asked.reference or (REFERENCE if REFERENCE in arms else arms[0]),
         "rewards": _names("reward", asked.reward or ""),

@@ -14,21 +14,17 @@ from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.directory import ComparisonDirectory, locked, open_comparison
 from stepcredit.comparison.display import Display
 from stepcredit.comparison.findings import comparison_findings
-from stepcredit.comparison.interrupts import Interrupts
 from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.reading import ComparisonFile
 from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
 from stepcredit.comparison.text import markdown, printed
-from stepcredit.errors import StepcreditError
+from stepcredit.errors import StepcreditError, some_of
 from stepcredit.tracking import environment, write_atomically
-
-_NAMED = 3
 
 
 def carry_out(
     file: ComparisonFile,
     folder: Path,
-    interrupts: Interrupts,
     skip_failed: bool,
     train: Sequence[str] | None = None,
 ) -> None:
@@ -45,7 +41,7 @@ def carry_out(
     with (
         locked(directory) as lock,
         Display(*_extent(protocol)) as display,
-        Runner(directory, protocol, places, display, interrupts, lock, train or TRAIN) as runner,
+        Runner(directory, protocol, places, display, lock, train or TRAIN) as runner,
     ):
         choices, failures = _tune(protocol, directory, runner, skip_failed)
         display.note(f"learning rates: {_rates(choices)}")
@@ -110,9 +106,7 @@ def _extent(protocol: Protocol) -> tuple[int, int]:
 
 
 def _failed(failures: Sequence[Failure]) -> str:
-    more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
     return (
-        f"{len(failures)} of the runs failed, all that could be are finished: "
-        f"{'; '.join(map(str, failures[:_NAMED]))}{more}; mend it and give the same command again, or report without "
-        "them with --skip-failed"
+        f"{len(failures)} of the runs failed, all that could be are finished: {some_of([*map(str, failures)])}; "
+        "mend it and give the same command again, or report without them with --skip-failed"
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stepcredit.commands.evaluated import Judges, Source, chosen_prompts, chosen_rewards, open_source
+from stepcredit.commands.evaluated import Judges, chosen_prompts, chosen_rewards
+from stepcredit.commands.sources import Source, open_source
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.evaluation.cross import cross_tables
@@ -23,6 +23,7 @@ from stepcredit.evaluation.measuring import BATCH, PromptSet
 from stepcredit.evaluation.sides import SideBySide
 from stepcredit.evaluation.text import cross_text, evaluation_text
 from stepcredit.plans import evaluation_plan
+from stepcredit.progress import live_bar
 from stepcredit.rewards import RewardError
 from stepcredit.tracking import write_atomically
 
@@ -52,18 +53,17 @@ def evaluate(
         InputError: whatever is wrong with a source, prompts, a reward or `out`; told before anything is sampled.
         RewardError: a reward failed on an image.
     """
-    sources = [open_source(name) for name in dict.fromkeys(names)]
+    sources = [open_source(name, "to evaluate") for name in dict.fromkeys(names)]
     cross = cross or len(sources) > 1
     if cross:
         _require_runs(sources)
     sets = {source.name: chosen_prompts(source, prompts) for source in sources}
     _require_writable(out)
     judges = chosen_rewards(sources, rewards)
-    given = {key: value for key, value in asked.items() if value is not None}
     total = images * sum(len(found.prompts) * _sides(source) for source in sources for found in sets[source.name])
     with _progress(total) as tick:
         side_by_side = SideBySide(judges.rewards, images, seed, tick=tick)
-        found = [_evaluation(source, sets[source.name], side_by_side, judges, given) for source in sources]
+        found = [_evaluation(source, sets[source.name], side_by_side, judges, asked) for source in sources]
     result = {
         "seed": seed,
         "images_per_prompt": images,
@@ -77,12 +77,9 @@ def evaluate(
 
 
 def _evaluation(
-    source: Source, sets: Sequence[PromptSet], measured: SideBySide, judges: Judges, asked: Mapping[str, float]
+    source: Source, sets: Sequence[PromptSet], measured: SideBySide, judges: Judges, asked: Mapping[str, float | None]
 ) -> dict[str, Any]:
     """Everything about one run or model."""
-    from stepcredit.quiet import quiet_libraries
-
-    quiet_libraries()
     policy, config = source.load(asked)
     plan = (
         evaluation_plan(config, config.images_per_epoch or BATCH) if source.trained else evaluation_plan(config, BATCH)
@@ -153,8 +150,6 @@ def _tell(result: dict[str, Any], as_json: bool) -> None:
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """A line on the terminal, on stderr so that stdout is the result alone; nothing where there is no terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("images"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    left = (TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *left, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with live_bar(console, "images", "{task.completed:.0f}/{task.total:.0f}") as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.advance(task, done)

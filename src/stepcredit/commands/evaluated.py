@@ -1,77 +1,20 @@
-"""What `stepcredit evaluate` was asked for: sources, their prompts, and the rewards."""
+"""What `stepcredit evaluate` was asked for: the prompts of a source, and the rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from stepcredit import checkpoint, recipes
-from stepcredit.config import RewardSection, TrainConfig
+from stepcredit import recipes
+from stepcredit.commands.sources import Source
+from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.evaluation.measuring import PromptSet
 from stepcredit.prompts import load_prompts, prompt_names
 from stepcredit.rewards import CheckedReward, build_reward
-from stepcredit.tracking import RunDirectory
-from stepcredit.trainer import policy_tensors
-from stepcredit.types import Policy
 
 TRAINING, HELD_OUT = "training", "held-out"
 """What `--prompts` calls the prompts that a run was trained on, and those of the bundled list that goes with them."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A run or a model, not loaded yet.
-
-    Attributes:
-        name: as it was given.
-        config: of the run; of a model, how it is loaded.
-        weights: the newest checkpoint of the run; None for a model.
-    """
-
-    name: str
-    config: TrainConfig
-    weights: Path | None
-
-    @property
-    def trained(self) -> bool:
-        return self.weights is not None
-
-    def load(self, asked: Mapping[str, float]) -> tuple[Policy, TrainConfig]:
-        """The policy with its weights, and its configuration with the `steps` and `guidance` asked for."""
-        from stepcredit.policy import loading  # diffusers takes longest to import
-
-        if self.weights is None:
-            pipeline = loading.load_pipeline(self.config.model)
-            config = self._sampling({**loading.usual_sampling(pipeline, self.name), **asked})
-            return loading.make_policy(pipeline, config), config
-        config = self._sampling({**asked, **({"evaluation_steps": None} if "steps" in asked else {})})
-        policy = loading.load_policy(config)
-        policy.load_state_dict(policy_tensors(checkpoint.load(self.weights)))
-        return policy, config
-
-    def _sampling(self, changed: Mapping[str, Any]) -> TrainConfig:
-        return self.config.model_copy(update={"sample": self.config.sample.model_copy(update=dict(changed))})
-
-
-def open_source(name: str) -> Source:
-    """The run in a folder, or a model by hub id, folder or `embedded`.
-
-    Raises:
-        InputError: the folder is neither, or the run holds no checkpoint.
-    """
-    folder = Path(name)
-    if (folder / "config.yaml").is_file():
-        directory = RunDirectory.open(folder)
-        saved = checkpoint.found(directory.checkpoint_root)
-        if not saved:
-            raise InputError(f"{name} holds no checkpoint to evaluate")
-        return Source(name, directory.config, saved[-1])
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise InputError(f"{name} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
-    return Source(name, recipes.validate({"model": {"path": name}}, "the command line"), None)
 
 
 def chosen_prompts(source: Source, asked: Sequence[str]) -> list[PromptSet]:

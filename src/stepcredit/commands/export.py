@@ -10,7 +10,6 @@ from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, unknown
 from stepcredit.tracking import RunDirectory
-from stepcredit.trainer import policy_tensors
 
 
 def export(run: Path, form: str, out: Path) -> None:
@@ -29,7 +28,7 @@ def export(run: Path, form: str, out: Path) -> None:
         raise unknown("export format", form, FORMATS)
     quiet_libraries()
     policy = load_policy(_only_stored(config), safety_checker=True)
-    policy.load_state_dict(policy_tensors(checkpoint.load(saved[-1])))
+    policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(saved[-1])))
     with _writing(out):
         path = write(policy.pipeline, policy.adapter, form, out)
     print(f"{saved[-1].name} of {run} is in {path}\n  load with  {loading_hint(policy.pipeline, path)}")

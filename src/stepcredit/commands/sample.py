@@ -10,15 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from stepcredit import checkpoint, recipes
-from stepcredit.config import TrainConfig
+from stepcredit.commands.sources import open_source
 from stepcredit.errors import InputError
 from stepcredit.plans import evaluation_plan
 from stepcredit.prompts import load_prompts, prompt_text
 from stepcredit.rewards.images import to_pil
 from stepcredit.seeds import Stream, sample_seeds
-from stepcredit.tracking import RunDirectory, write_atomically
-from stepcredit.trainer import policy_tensors
+from stepcredit.tracking import write_atomically
 from stepcredit.types import Plan, Policy, Prompt
 
 BATCH = 16
@@ -44,7 +42,9 @@ def sample(
     )
     if not prompts:
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
-    policy, config = _policy(source, {"steps": steps, "guidance": guidance})
+    policy, config = open_source(source, "to sample from").load(
+        {"steps": steps, "guidance": guidance}, safety_checker=True
+    )
     wanted = [prompt for prompt in prompts for _ in range(images_per_prompt)]
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -75,40 +75,6 @@ def _pictures(policy: Policy, plan: Plan, wanted: Sequence[Prompt], seed: int) -
         with policy.averaged():
             images = policy.rollout(chunk, seeds[start : start + BATCH], plan).images
         yield from zip(chunk, to_pil(images), strict=True)
-
-
-def _policy(source: str, asked: dict[str, float | None]) -> tuple[Policy, TrainConfig]:
-    """The policy of a run directory with its newest weights, or of a model as it is, and how it samples."""
-    asked = {key: value for key, value in asked.items() if value is not None}
-    # diffusers takes longest to import
-    from stepcredit.policy.loading import load_pipeline, make_policy, usual_sampling
-    from stepcredit.quiet import quiet_libraries
-
-    quiet_libraries()
-    folder = Path(source)
-    if (folder / "config.yaml").is_file():
-        return _trained(RunDirectory.open(folder), asked)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise InputError(f"{source} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
-    model = recipes.validate({"model": {"path": source}, "sample": asked}, "sample").model
-    pipeline = load_pipeline(model)
-    sampling = usual_sampling(pipeline, source) | asked
-    config = recipes.validate({"model": {"path": source}, "sample": sampling}, "sample")
-    return make_policy(pipeline, config, safety_checker=True), config
-
-
-def _trained(directory: RunDirectory, asked: dict[str, float | None]) -> tuple[Policy, TrainConfig]:
-    from stepcredit.policy.loading import load_policy
-
-    config, saved = directory.config, checkpoint.found(directory.checkpoint_root)
-    if "steps" in asked:
-        asked = {**asked, "evaluation_steps": None}
-    config = config.model_copy(update={"sample": config.sample.model_copy(update=asked)})
-    if not saved:
-        raise InputError(f"{directory.path} holds no checkpoint to sample from")
-    policy = load_policy(config, safety_checker=True)
-    policy.load_state_dict(policy_tensors(checkpoint.load(saved[-1])))
-    return policy, config
 
 
 def _slug(text: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from stepcredit import recipes
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, shortened
+from stepcredit.interruption import interruptible
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.service.limits import Limits
@@ -91,14 +91,5 @@ def _url(place: socket) -> str:
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
     """The web server stops at a signal and then raises it again, which must end nothing else."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
+    with suppress(KeyboardInterrupt), interruptible():  # it is what ends a server: nothing has failed
         yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, previous)

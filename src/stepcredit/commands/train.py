@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError, Interrupted
+from stepcredit.errors import InputError, Interrupted, some_of
 from stepcredit.interruption import interruptible
 from stepcredit.tracking import RunDirectory, config_differences, next_run_path
 
@@ -68,10 +68,8 @@ def _resumed_config(directory: RunDirectory, recipe: str | None, overrides: Sequ
     free = (*MAY_CHANGE, "reward.options") if directory.config.reward.remote else MAY_CHANGE
     other = [line for line in changed if not line.partition(":")[0].startswith(free)]
     if other:
-        more = f"; and {len(other) - 3} more" if len(other) > 3 else ""
         raise InputError(
-            f"{directory.path} holds a different run ({'; '.join(other[:3])}{more}); "
-            f"only {', '.join(free)} may change on resume"
+            f"{directory.path} holds a different run ({some_of(other)}); only {', '.join(free)} may change on resume"
         )
     return asked
 

@@ -15,13 +15,14 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError, Interrupted
 from stepcredit.faults import Stopped
+from stepcredit.keeping import resume_command
 from stepcredit.plans import largest_update
 from stepcredit.progress import ConsoleProgress
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
 from stepcredit.rewards import RewardError, build_reward
 from stepcredit.tracking import RunDirectory
-from stepcredit.trainer import Trainer, resume_command
+from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _measured(config: TrainConfig, policy: PipelinePolicy, prompts: Sequence[Pro
 def _train(trainer: Trainer, progress: ConsoleProgress) -> None:
     directory = trainer.run
     try:
-        with _writable(directory), progress, directory, _reported(directory):
+        with _writable(directory), progress, _reported(directory):
             progress.start(trainer.finished_epochs)
             progress.note(_opening(trainer))
             weights = trainer.train()
@@ -118,11 +119,11 @@ def _writable(directory: RunDirectory) -> Iterator[None]:
 
 @contextmanager
 def _reported(directory: RunDirectory) -> Iterator[None]:
-    """Write the report however the run ends; if the run failed, its error is the one that is told."""
+    """Write the report however the run ends."""
     try:
         yield
     except BaseException:
-        with suppress(Exception):
+        with suppress(Exception):  # the run's own error is the one to be told
             write_report(directory.path)
         raise
     write_report(directory.path)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.maths.efficiency import first_reached, trailing_mean, value_at
+from stepcredit.measure import epoch_seconds
 from stepcredit.tracking import RunDirectory
 
 
@@ -72,14 +72,8 @@ def read_curve(run: Path, watch: tuple[str, ...], epochs: int) -> Curve:
             for name in (one.rpartition(":")[2] for one in watch)
             if name in components
         },
-        _column(list(accumulate(map(_seconds, rows)))),
+        _column(list(accumulate(map(epoch_seconds, rows)))),
     )
-
-
-def _seconds(row: Mapping[str, Any]) -> float:
-    """Of an epoch. Scoring goes on beside sampling: what it adds is what the epoch waited for it."""
-    beside = {"seconds_reward"} if "seconds_waiting" in row else set()
-    return float(sum(value for key, value in row.items() if key.startswith("seconds_") and key not in beside))
 
 
 def _column(values: list[float]) -> Tensor:

@@ -14,7 +14,7 @@ import yaml
 from stepcredit import recipes
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.protocol import Protocol
-from stepcredit.errors import InputError, shortened
+from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.tracking import config_differences, write_atomically
 
 try:
@@ -22,7 +22,6 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-_SHOWN = 3
 _FINISHED = "finished"
 
 
@@ -140,8 +139,6 @@ def _require_same(directory: ComparisonDirectory, decided: Mapping[str, Any]) ->
         raise InputError(f"{directory.protocol_path} is damaged: it has no protocol; choose another --run")
     differences = [shortened(line, 160) for line in config_differences(there, decided)]
     if differences:
-        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise InputError(
-            f"{directory.path} holds a comparison with another protocol ({'; '.join(differences[:_SHOWN])}{more}); "
-            "choose another --run"
+            f"{directory.path} holds a comparison with another protocol ({some_of(differences)}); choose another --run"
         )

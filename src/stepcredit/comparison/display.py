@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-from rich import progress
 from rich.console import Console
 
 from stepcredit.comparison.cells import Cell
+from stepcredit.progress import live_bar, restart
 
 
 class Display:
@@ -24,17 +24,11 @@ class Display:
         self.runs = runs
         self._done = 0
         self._done_epochs = 0
-        self._bar = progress.Progress(
-            progress.TextColumn("runs {task.fields[done]}/{task.fields[runs]}"),
-            progress.BarColumn(bar_width=24),
-            progress.TextColumn("epochs {task.completed:.0f}/{task.total:.0f}"),
-            progress.TextColumn("{task.fields[now]}"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            transient=True,
+        self._bar = live_bar(
+            self.console,
+            "runs {task.fields[done]}/{task.fields[runs]}",
+            "epochs {task.completed:.0f}/{task.total:.0f}",
+            "{task.fields[now]}",
         )
         self._task = self._bar.add_task("", total=epochs, done=0, runs=runs, now="")
 
@@ -51,8 +45,7 @@ class Display:
         """Runs that were finished before, and their epochs; the time left is reckoned without them."""
         self._done += len(epochs)
         self._done_epochs += sum(epochs)
-        fields = {**self._bar.tasks[0].fields, "done": self._done}  # reset drops what it is not given
-        self._bar.reset(self._task, completed=self._done_epochs, **fields)
+        restart(self._bar, self._task, self._done_epochs, done=self._done)
         if epochs:
             self.note(f"{self._done} of {self.runs} runs are finished already")
 

@@ -171,13 +171,7 @@ def _apply(tree: dict[str, Any], overrides: Overrides) -> None:
     if "reward.components" in overrides:
         tree["reward"] |= {"name": MIXTURE, "options": {}}
     for key, value in overrides.items():
-        *path, last = key.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise InputError(f"'{key}' goes through '{part}', which holds a value, not a section")
-        node[last] = copy.deepcopy(value)
+        recipes.put(tree, key, copy.deepcopy(value))
 
 
 def _called(base: TrainConfig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stepcredit import recipes
-from stepcredit.errors import InputError, shortened, unknown
+from stepcredit.errors import InputError, unknown
 
 Seed = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -97,7 +96,7 @@ def read_comparison(path: Path, overrides: Sequence[str] = (), jobs: int | None 
     tree = read_mapping(path)
     if overrides:
         given = tree.get("overrides") or {}
-        tree["overrides"] = {**given, **parsed(overrides)} if isinstance(given, dict) else given
+        tree["overrides"] = {**given, **dict(map(recipes.parsed, overrides))} if isinstance(given, dict) else given
     if jobs is not None:
         tree["jobs"] = jobs
     beside = path.parent / str(tree.get("recipe", ""))
@@ -146,17 +145,6 @@ def _keys_given_twice(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
             yield from _keys_given_twice(value)
 
 
-def parsed(overrides: Sequence[str]) -> Overrides:
-    """Of `section.key=value`; InputError for one that is not."""
-    found = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not all(key.split(".")):
-            raise InputError(f"'{shortened(override)}' is not an override; write section.key=value")
-        found[key] = recipes.parse(text, f"cannot read the value of '{shortened(override)}'")
-    return found
-
-
 def _require_names(key: str, names: Sequence[str]) -> None:
     """Names become folders, some of them on disks that know no capitals."""
     for name in names:
@@ -175,15 +163,8 @@ def _require_different(key: str, values: Sequence[Hashable], aside: str = "") ->
 
 
 def _complaint(item: Any, where: str) -> str:
-    key = ".".join(map(str, item["loc"]))
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, ComparisonFile.model_fields, n=1, cutoff=0.5)
-        return f"unknown key '{key}' in {where}" + (f"; did you mean '{near[0]}'?" if near else "")
-    message = item["msg"].removeprefix("Value error, ")
+    fields = ComparisonFile.model_fields
     if item["type"] == "missing":
-        return f"{where} has no {key}: {ComparisonFile.model_fields[key].description}"
-    return (
-        f"{where}: {message}"
-        if not key
-        else f"{key} = {shortened(repr(item['input']))} in {where}: {message[0].lower()}{message[1:]}"
-    )
+        key = ".".join(map(str, item["loc"]))
+        return f"{where} has no {key}: {fields[key].description}"
+    return recipes.complaint(item, where, fields)

@@ -18,10 +18,10 @@ from stepcredit import checkpoint, recipes
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.display import Display
-from stepcredit.comparison.interrupts import Interrupts
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
 from stepcredit.errors import shortened
+from stepcredit.interruption import finished_first
 
 TRAIN = (sys.executable, "-m", "stepcredit", "train")
 POLL_SECONDS = 0.1
@@ -67,7 +67,6 @@ class Runner:
         protocol: Protocol,
         slots: Sequence[Mapping[str, str]],
         display: Display,
-        interrupts: Interrupts,
         descriptors: Sequence[int] = (),
         command: Sequence[str] = TRAIN,
     ) -> None:
@@ -75,7 +74,6 @@ class Runner:
         self._protocol = protocol
         self._slots = slots
         self._display = display
-        self._interrupts = interrupts
         self._descriptors = descriptors
         self._command = command
         self._running: list[_Running] = []
@@ -94,7 +92,7 @@ class Runner:
         while waiting or self._running:
             free = [slot for slot in range(len(self._slots)) if slot not in {one.slot for one in self._running}]
             for slot in free[: len(waiting)]:
-                with self._interrupts.held():
+                with finished_first(at_any_rate=True):  # or a process would be left that nobody knows of
                     self._running.append(self._start(waiting.popleft(), slot))
             time.sleep(POLL_SECONDS)
             for one in [one for one in self._running if one.process.poll() is not None]:
@@ -110,7 +108,7 @@ class Runner:
         deadline = time.monotonic() + GRACE_SECONDS
         try:
             for one in self._running:
-                with suppress(subprocess.TimeoutExpired):
+                with suppress(subprocess.TimeoutExpired):  # it is killed below
                     one.process.wait(max(deadline - time.monotonic(), 0))
         finally:
             for one in self._running:
@@ -151,7 +149,7 @@ class Runner:
 
     def _epochs(self, cell: Cell) -> int:
         """How many epochs a run has recorded."""
-        with suppress(OSError):
+        with suppress(OSError):  # none yet
             return (self._directory.run(cell) / "metrics.jsonl").read_bytes().count(b"\n")
         return 0
 
@@ -191,7 +189,7 @@ def _devices(config: TrainConfig) -> list[str]:
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     """To the run and whatever it started, unless it is over."""
     if process.poll() is None:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it ended meanwhile
             os.killpg(process.pid, number)
 
 

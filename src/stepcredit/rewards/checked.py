@@ -129,5 +129,5 @@ def _said(error: BaseException, width: int) -> str:
     """What an exception says, or that it cannot."""
     try:
         return shortened(str(error), width)
-    except Exception:
+    except Exception:  # the reward's own error type may have any __str__
         return "it cannot be printed"

@@ -83,7 +83,7 @@ class PooledReward:
         try:
             for worker in self._pool:
                 workers.ready(worker)
-        except BaseException as error:
+        except BaseException as error:  # no worker may outlive a pool that nobody got
             self.close()
             if isinstance(error, WorkerDied):
                 raise InputError(f"a reward worker died while it was building the reward: {error}") from error

@@ -39,7 +39,7 @@ def load_user_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except Exception as error:  # a user's module may raise anything when it is run
         hint = "; a file is given as path/file.py:function" if isinstance(error, ModuleNotFoundError) else ""
         raise InputError(f"cannot import reward module '{name}': {_one_line(error)}{hint}") from error
 
@@ -56,7 +56,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # as above
         del sys.modules[name]
         raise InputError(f"cannot import reward file {path}: {_one_line(error)}") from error
     return module

@@ -152,7 +152,7 @@ def load_tokenizer(kind: Any, given: str | None, path: str, published: str, revi
             tokenizer = kind.from_pretrained(folder if folder.exists() else source, revision=revision or "main")
         if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
             raise ValueError("there is no vocabulary")
-    except Exception as error:
+    except Exception as error:  # transformers raises almost anything for a folder it cannot read
         if not folder.exists():
             raise unreachable(source, "a tokenizer", error, option="tokenizer") from error
         raise InputError(f"cannot load a tokenizer from {source}: {one_line(error)}") from error

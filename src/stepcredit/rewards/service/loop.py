@@ -21,7 +21,7 @@ def run_to_end(work: Coroutine[Any, Any, Result]) -> Result:
     threading.Thread(target=_run, args=(work, outcome, stop), name="stepcredit-client", daemon=True).start()
     try:
         return outcome.result()
-    except BaseException:
+    except BaseException:  # Ctrl-C above all: the thread is to end with its caller
         stop.now()
         raise
 
@@ -63,5 +63,5 @@ def _run(work: Coroutine[Any, Any, Result], outcome: Future[Result], stop: _Stop
 
     try:
         outcome.set_result(asyncio.run(main()))
-    except BaseException as error:
+    except BaseException as error:  # the caller gets it, from the future
         outcome.set_exception(error)

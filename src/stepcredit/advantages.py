@@ -1,0 +1,63 @@
+"""Advantages of an epoch: of its images, then of their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from stepcredit.config import TrainSection
+from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
+from stepcredit.types import CreditAssigner, Trajectory
+
+
+class Advantages:
+    """What an epoch's images and steps are worth, beside those of the epochs before where these are remembered.
+
+    Args:
+        section: which rewards are compared, how much is remembered, and where advantages are cut.
+        second: standardise the advantages of steps too.
+    """
+
+    def __init__(self, section: TrainSection, second: bool) -> None:
+        self._section = section
+        self._second = second
+        self._rewards = PromptStatistics(section.buffer_size, section.min_count)
+        self._steps = StepStatistics(section.buffer_size, section.min_count)
+
+    def of_images(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
+        """A (B,): rewards standardised as `train.advantage` says, then clipped."""
+        match self._section.advantage:
+            case "group":
+                advantage = group_advantages(rewards, prompts)
+            case "running":
+                advantage = self._rewards.update(prompts, rewards)
+            case "batch":
+                advantage = standardise(rewards)
+        return self._clipped(advantage)
+
+    def of_steps(self, credit: CreditAssigner, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped again.
+
+        The second standardisation pools trainable steps only; the others are not trained on.
+        """
+        spread = credit(trajectory, advantage.to(trajectory.latents.device))
+        if self._second:
+            steps = trajectory.trainable.to(spread.device)
+            pooled = self._steps.update(trajectory.prompts, spread[:, steps])
+            spread = spread.index_copy(1, steps.nonzero().flatten(), pooled)
+        return self._clipped(spread)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, as JSON holds it."""
+        return {"reward_statistics": self._rewards.state_dict(), "step_statistics": self._steps.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember what `state_dict` gave; further entries are somebody else's."""
+        self._rewards.load_state_dict(state["reward_statistics"])
+        self._steps.load_state_dict(state["step_statistics"])
+
+    def _clipped(self, advantage: Tensor) -> Tensor:
+        limit = self._section.advantage_clip
+        return advantage.clamp(-limit, limit)

@@ -1,0 +1,118 @@
+"""What is kept of a run: checkpoints, whatever stops it, and the way back to them."""
+
+from __future__ import annotations
+
+import heapq
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stepcredit import checkpoint
+from stepcredit.checkpoint import newest_sound
+from stepcredit.durable import sweep
+from stepcredit.errors import InputError
+from stepcredit.faults import Stopped, out_of_memory
+from stepcredit.interruption import finished_first
+from stepcredit.progress import Progress
+from stepcredit.rewards import RewardError
+from stepcredit.state import TrainingState
+from stepcredit.tracking import RunDirectory, changed_versions
+
+
+class Keeper:
+    """Keeps the state of a run in its directory.
+
+    The state changes inside `indivisible` alone; whatever stops the run elsewhere leaves a checkpoint of it.
+    """
+
+    def __init__(self, run: RunDirectory, state: TrainingState, progress: Progress) -> None:
+        self._run = run
+        self._state = state
+        self._progress = progress
+        self._intact = True  # the state is that after its finished epochs
+        self._saved: int | None = None  # the epoch of the newest checkpoint
+
+    def save(self) -> None:
+        """Write a checkpoint of the state; drop those that are neither among the newest nor among the best."""
+        asked = self._state.config.run
+        best = self._best(asked.keep_best)
+        checkpoint.save(self._run.checkpoint_root, self._state.captured(), asked.keep_checkpoints, best)
+        self._saved = self._state.finished_epochs
+
+    def resume(self) -> None:
+        """Go back to the newest sound checkpoint of the run, forgetting metrics written after it.
+
+        Raises:
+            InputError: there is none, it is of another run, or the run is longer already than it is to be.
+        """
+        found = newest_sound(self._run.checkpoint_root, self._progress.note)
+        if found is None:
+            raise InputError(f"{self._run.path} holds no checkpoint to resume from")
+        folder, saved = found
+        epochs = self._state.config.train.epochs
+        if saved.epoch > epochs:
+            raise InputError(
+                f"{self._run.path} has finished {saved.epoch} epochs already: "
+                f"train.epochs={epochs} cannot take any back"
+            )
+        self._state.restore(saved, str(folder))
+        self._saved = saved.epoch
+        changed = changed_versions(saved.state.get("versions"))
+        if changed:
+            self._progress.note(f"resuming with other versions, which may round otherwise: {changed}")
+        sweep(self._run.path)
+        self._run.truncate_metrics(saved.epoch)
+
+    @contextmanager
+    def kept_if_stopped(self) -> Iterator[None]:
+        """Whatever stops what is inside: a checkpoint of the epochs that are finished, where there is none yet."""
+        try:
+            yield
+        except BaseException:
+            if self._intact and self._saved != self._state.finished_epochs:
+                with suppress(OSError):  # what stopped the run is what the user is to hear, and may be the same
+                    self.save()
+            raise
+
+    @contextmanager
+    def indivisible(self) -> Iterator[None]:
+        """The state changes inside: a signal waits for the end of it, what fails leaves the newest checkpoint only."""
+        told = "stopping when this epoch's updates are made; again: at once"
+        with finished_first(lambda: self._progress.note(told)):
+            self._intact = False
+            yield
+            self._intact = True
+
+    @contextmanager
+    def placed(self, where: str) -> Iterator[None]:
+        """Errors of which a run can be mended say `where` they came up and how to go on."""
+        resume = resume_command(self._run.path)
+        try:
+            yield
+        except RewardError as error:
+            raise RewardError(f"{where}: {error}; mend it and go on with: {resume}") from error
+        except Stopped as error:
+            raise Stopped(f"{where}: {error}, go on with: {f'{resume} {error.overrides}'.strip()}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            doing = "sampling or decoding" if self._intact else "the optimiser's step"
+            raise Stopped(
+                f"{where}: out of memory in {doing}; free some, or lower sample.batch, and go on with: {resume}"
+            ) from error
+
+    def _best(self, count: int) -> list[int]:
+        """The epochs of the `count` checkpoints whose images scored best.
+
+        The reward that an epoch records is that of the checkpoint before it, which its images were sampled with.
+        """
+        scores = {row["epoch"] - 1: row.get("reward_mean") for row in self._run.metrics()}
+        there = map(checkpoint.epoch_of, checkpoint.found(self._run.checkpoint_root))
+        known = {epoch: score for epoch in there if isinstance(score := scores.get(epoch), float)}
+        return heapq.nlargest(count, known, key=lambda epoch: known[epoch])
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a run."""
+    return f"stepcredit train --resume --run {shlex.quote(str(run))}"

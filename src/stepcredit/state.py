@@ -1,0 +1,89 @@
+"""All of a run that changes from epoch to epoch, as a checkpoint holds it."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+
+from stepcredit import checkpoint
+from stepcredit.advantages import Advantages
+from stepcredit.checkpoint import Checkpoint
+from stepcredit.config import TrainConfig
+from stepcredit.errors import InputError, shortened
+from stepcredit.faults import Guard
+from stepcredit.tracking import package_versions
+from stepcredit.types import Policy
+
+
+class TrainingState:
+    """Weights and their averages, optimiser, loss scaler, statistics of rewards and step advantages, and counters.
+
+    Every random number of a run is a function of its seed, the epoch and the image's index, so that no generator has a
+    state to keep.
+
+    Attributes:
+        finished_epochs: whose updates are made.
+        reward_queries: images scored for training so far.
+        guard: remembers a micro-batch that was halved, and updates skipped in a row.
+    """
+
+    def __init__(self, config: TrainConfig, policy: Policy, guard: Guard) -> None:
+        train, device = config.train, policy.parameters()[0].device.type
+        self.config = config
+        self.policy = policy
+        self.guard = guard
+        self.finished_epochs = 0
+        self.reward_queries = 0
+        self.advantages = Advantages(train, config.credit.standardise)
+        self.scaler = torch.amp.GradScaler(device, enabled=config.model.dtype == "float16")
+        self.optimiser = torch.optim.AdamW(
+            policy.parameters(),
+            lr=train.learning_rate,
+            betas=train.betas,
+            eps=train.adam_epsilon,
+            weight_decay=train.weight_decay,
+            fused=device == "cuda" and not self.scaler.is_enabled(),  # fused, it counts steps that the scaler skips
+        )
+        self.optimiser.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
+
+    def captured(self) -> Checkpoint:
+        """The state as it is, with the configuration and the versions that made it."""
+        state = {
+            "reward_queries": self.reward_queries,
+            **self.advantages.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "skipped_in_a_row": self.guard.skipped_in_a_row,
+            "microbatch": {"asked": self.config.train.microbatch, "halved": self.guard.microbatch},
+            "config": self.config.model_dump(mode="json"),
+            "versions": package_versions(),
+        }
+        weights = checkpoint.as_policy_tensors(self.policy.state_dict())
+        return Checkpoint(self.finished_epochs, weights | checkpoint.optimiser_tensors(self.optimiser), state)
+
+    def restore(self, saved: Checkpoint, name: str) -> None:
+        """Become what `captured` gave.
+
+        A micro-batch that was halved stays so, unless another one is asked for now.
+
+        Raises:
+            InputError: the checkpoint, called `name`, is of another run.
+        """
+        try:
+            self._restore(saved)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"checkpoint {name} does not fit this run: {type(error).__name__}: {shortened(str(error))}"
+            ) from error
+
+    def _restore(self, saved: Checkpoint) -> None:
+        self.policy.load_state_dict(checkpoint.policy_tensors(saved))
+        checkpoint.restore_optimiser(self.optimiser, saved.tensors)
+        self.advantages.load_state_dict(saved.state)
+        self.scaler.load_state_dict(saved.state["scaler"])
+        self.guard.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
+        size = saved.state["microbatch"]
+        if size["halved"] is not None and size["asked"] == self.config.train.microbatch:
+            self.guard.microbatch = max(1, operator.index(size["halved"]))
+        self.reward_queries = operator.index(saved.state["reward_queries"])
+        self.finished_epochs = saved.epoch
