@@ -73,7 +73,7 @@ def test_the_reference_loops_compute_the_gradient_of_the_update(module: Any) -> 
     assert trajectory.trainable.all(), "a bare loop trains every step"
     advantages = torch.randn(trajectory.log_probs.shape, generator=torch.Generator().manual_seed(0))
     ways = {
-        "ours": lambda: microbatch.ours(policy, trajectory, advantages, config, None),
+        "ours": lambda: microbatch.ours(policy, trajectory, advantages, config, 2),
         "bare": lambda: microbatch.bare(policy, trajectory, advantages, config),
         "replayed": lambda: gpu_model.replayed(policy, trajectory, advantages, config),
     }

@@ -198,7 +198,7 @@ def test_the_statistics_of_the_rewards_are_part_of_the_state(tmp_path: Path) -> 
     remembered = first.state.advantages.state_dict()
     assert again.state.advantages.state_dict() == remembered
     assert all(remembered[name] for name in ("reward_statistics", "step_statistics"))
-    assert again.reward_queries == first.reward_queries == 24
+    assert again.state.reward_queries == first.state.reward_queries == 24
 
 
 def test_a_finished_run_resumed_changes_nothing(tmp_path: Path) -> None:
@@ -237,6 +237,7 @@ def test_a_row_of_the_metrics(tmp_path: Path) -> None:
         "reward_mean",
         "reward_std",
         "ratio_max_deviation",
+        "seconds_credit",
         "loss",
         "approx_kl",
         "clip_fraction",

@@ -31,7 +31,7 @@ def _place(here: Path, toy: list[ToyPolicy], monkeypatch: pytest.MonkeyPatch) ->
     (here / "mine.py").write_text(MINE)
     (here / "mine.txt").write_text("a lake\na hill\na tree\n")
 
-    def make_policy(_: object, config: TrainConfig) -> ToyPolicy:
+    def make_policy(_: object, config: TrainConfig, **__: bool) -> ToyPolicy:
         toy.append(ToyPolicy(config.sample.steps))
         return toy[-1]
 

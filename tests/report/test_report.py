@@ -198,8 +198,7 @@ def test_a_prompt_with_script_tags_reaches_the_page_as_text_at_most(tmp_path: Pa
     """A whole run on such a prompt, which the reward quotes in a name of its own figures."""
     config = toy_config(train={"epochs": 1}, sample={"prompts_per_epoch": 1})
     trainer = trainer_of(RunDirectory.create(tmp_path / "a", config, ["stepcredit"]), config, prompts=[Prompt(ATTACK)])
-    with trainer.run:
-        trainer.train()
+    trainer.train()
     trainer.run.append_metrics({"epoch": 2, f"score of {ATTACK}": 1.0, "note": ATTACK})
     html = page(trainer.run)
     assert not Balance(html).named("script")

@@ -209,8 +209,7 @@ def trained(path: Path, config: TrainConfig) -> RunDirectory:
     run = RunDirectory.create(path, config, ["stepcredit"])
     prompts = [Prompt("a lake"), Prompt("a hill")]
     policy = ToyPolicy(config.sample.steps)
-    with run:
-        Trainer(config, policy, build_reward(config.reward), build_credit(config.credit), prompts, run).train()
+    Trainer(config, policy, build_reward(config.reward), build_credit(config.credit), prompts, run).train()
     return run
 
 
@@ -260,8 +259,7 @@ def test_both_rewards_of_the_recipe_rise(tmp_path: Path) -> None:
     config = recipes.load("embedded_mixture", ["train.epochs=6", "run.seed=101", "run.grid_every=6"])
     run = RunDirectory.create(tmp_path, config, ["stepcredit"])
     reward, credit = build_reward(config.reward), build_credit(config.credit)
-    with run:
-        Trainer(config, load_policy(config), reward, credit, load_prompts(config.prompts.source), run).train()
+    Trainer(config, load_policy(config), reward, credit, load_prompts(config.prompts.source), run).train()
     for part in config.reward.components:
         means = [row["reward_components"][part.called]["mean"] for row in run.metrics()]
         assert sum(means[-3:]) > sum(means[:3]), f"{part.called}: {means}"

@@ -52,8 +52,7 @@ def train(path: Path, config: TrainConfig, resume: bool = False) -> RunDirectory
     trainer = Trainer(config, ToyPolicy(config.sample.steps), reward, credit, PROMPTS, run)
     if resume:
         trainer.resume()
-    with run:
-        trainer.train()
+    trainer.train()
     return run
 
 
