@@ -13,6 +13,7 @@ from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
 from stepcredit import recipes
+from stepcredit.advantages import Advantages
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
@@ -224,13 +225,13 @@ def test_each_component_is_recorded_each_epoch(tmp_path: Path) -> None:
 
 def test_what_is_trained_on_is_standardised_per_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    real = Trainer.advantage
+    real = Advantages.of_images
 
-    def advantage(self: Trainer, prompts: Sequence[str], rewards: Tensor) -> Tensor:
+    def of_images(self: Advantages, prompts: Sequence[str], rewards: Tensor) -> Tensor:
         seen.append(rewards)
         return real(self, prompts, rewards)
 
-    monkeypatch.setattr(Trainer, "advantage", advantage)
+    monkeypatch.setattr(Advantages, "of_images", of_images)
     trained(tmp_path, parts_of(1))
     [rewards] = seen
     assert float(rewards[:8].mean()) == pytest.approx(0, abs=1e-5)
