@@ -9,7 +9,6 @@ from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
-from stepcredit.types import CreditAssigner, Trajectory
 
 
 class Advantages:
@@ -37,15 +36,14 @@ class Advantages:
                 advantage = standardise(rewards)
         return self._clipped(advantage)
 
-    def of_steps(self, credit: CreditAssigner, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped again.
+    def of_steps(self, prompts: Sequence[str], spread: Tensor, trainable: Tensor) -> Tensor:
+        """M (B, T): advantages spread over steps, standardised a second time where asked for, clipped again.
 
-        The second standardisation pools trainable steps only; the others are not trained on.
+        The second standardisation pools the `trainable` (T,) steps only; the others are not trained on.
         """
-        spread = credit(trajectory, advantage.to(trajectory.latents.device))
         if self._second:
-            steps = trajectory.trainable.to(spread.device)
-            pooled = self._steps.update(trajectory.prompts, spread[:, steps])
+            steps = trainable.to(spread.device)
+            pooled = self._steps.update(prompts, spread[:, steps])
             spread = spread.index_copy(1, steps.nonzero().flatten(), pooled)
         return self._clipped(spread)
 

@@ -216,6 +216,9 @@ class RunSection(_Section):
     """Bookkeeping."""
 
     seed: int = Field(0, ge=0, description="fixes every random number of the run")
+    processes: int | None = Field(
+        None, ge=1, description="refuse to begin with more or fewer processes; None takes as many as were launched"
+    )
     grid_every: int = Field(5, ge=1, description="epochs between sample grids")
     grid_images: int = Field(16, ge=1, description="images on a sample grid")
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,14 @@ def noisy_steps(sample: SampleSection, epoch: int) -> range:
     places = sample.steps - size + 1
     start = (min(sample.sde_window_start, places - 1) + moved) % places
     return range(start, start + size)
+
+
+def image_groups(count: int, updates: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """A random partition of `count` images into `updates` groups that differ in size by at most one, rows ascending."""
+    if updates > count:
+        raise InputError(f"train.updates_per_epoch is {updates} but the epoch has only {count} images")
+    for rows in np.array_split(rng.permutation(count), updates):
+        yield torch.from_numpy(np.sort(rows))
 
 
 def pair_batches(rows: Tensor, steps: Sequence[int], size: int, *, mixed: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
+from stepcredit.processes import whole_tensor
 from stepcredit.tracking import package_versions
 from stepcredit.types import Policy
 
@@ -58,8 +59,8 @@ class TrainingState:
             "config": self.config.model_dump(mode="json"),
             "versions": package_versions(),
         }
-        weights = checkpoint.as_policy_tensors(self.policy.state_dict())
-        return Checkpoint(self.finished_epochs, weights | checkpoint.optimiser_tensors(self.optimiser), state)
+        tensors = checkpoint.as_policy_tensors(self.policy.state_dict()) | checkpoint.optimiser_tensors(self.optimiser)
+        return Checkpoint(self.finished_epochs, {name: whole_tensor(value) for name, value in tensors.items()}, state)
 
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Become what `captured` gave.

@@ -104,7 +104,9 @@ class Rollout:
 class CreditAssigner(Protocol):
     """Turns a trajectory's advantage into one advantage per step.
 
-    `needs_x0` asks the rollout to keep predicted clean latents. `diagnostics` gives figures for the metrics file.
+    `needs_x0` asks the rollout to keep predicted clean latents. A rule with `compares_images` set to True is given the
+    walks of all processes, any other those of its own. `diagnostics` gives figures for the metrics file, counts as int
+    and means over images as float.
     """
 
     @property
@@ -146,6 +148,7 @@ class Policy(Protocol):
         *,
         keep_x0: bool = False,
         on_batch: Callable[[Tensor, slice], None] | None = None,
+        among: Sequence[Prompt] | None = None,
     ) -> Rollout:
         """Sample one image per prompt without gradients. The same seed gives the same noise in any batch.
 
@@ -153,6 +156,8 @@ class Policy(Protocol):
             plan: by default the policy's usual steps, all of them noisy, and all images at once.
             keep_x0: whether the trajectory holds predicted clean latents.
             on_batch: given the images of each finished batch, and which of all images they are.
+            among: prompts to encode along, these among them: what an epoch has in other processes too, so that the
+                encodings, which round by their batch, do not depend on how many processes there are.
         """
         ...
 

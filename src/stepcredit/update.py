@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,61 +13,13 @@ from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
 from stepcredit.faults import Guard
 from stepcredit.maths import gaussian, loss
-from stepcredit.plans import entries, filled, microbatch, pair_batches
+from stepcredit.plans import entries, filled, image_groups, microbatch, pair_batches
+from stepcredit.processes import whole_tensor
+from stepcredit.sharing import Share, alone
 from stepcredit.types import Policy, Trajectory, Transition
+from stepcredit.update_statistics import UpdateStatistics, everywhere
 
 Tick = Callable[[int, int], None]
-
-
-@dataclass
-class UpdateStatistics:
-    """Figures of every forward of an epoch; tensors until `summary`, so that no step waits for the device.
-
-    Attributes:
-        pairs: how many (image, step) pairs each forward counts for.
-        approx_kl, clip_fraction, reference_kl, loss: means over the pairs of each forward.
-        grad_norm: of each update.
-        first_ratio: max |ratio - 1| of each forward before the first update.
-        skipped: updates that were not made because their loss or gradient was not finite; the figures above are of the
-            others, but for `first_ratio`.
-    """
-
-    pairs: list[int] = field(default_factory=list)
-    approx_kl: list[Tensor] = field(default_factory=list)
-    clip_fraction: list[Tensor] = field(default_factory=list)
-    reference_kl: list[Tensor] = field(default_factory=list)
-    loss: list[Tensor] = field(default_factory=list)
-    grad_norm: list[Tensor] = field(default_factory=list)
-    first_ratio: list[Tensor] = field(default_factory=list)
-    skipped: int = 0
-
-    def add(self, other: UpdateStatistics) -> None:
-        """Take in the figures of one more update."""
-        for name in ("pairs", "approx_kl", "clip_fraction", "reference_kl", "loss", "grad_norm", "first_ratio"):
-            getattr(self, name).extend(getattr(other, name))
-
-    def skip(self, other: UpdateStatistics) -> None:
-        """Count an update that was not made."""
-        self.first_ratio += other.first_ratio
-        self.skipped += 1
-
-    def finite(self) -> bool:
-        """Whether every loss and gradient norm is. Waits for the device."""
-        return bool(torch.stack([*self.loss, *self.grad_norm]).isfinite().all())
-
-    def summary(self) -> dict[str, float]:
-        """Means over the epoch's images and steps, NaN if every update was skipped.
-
-        `ratio_max_deviation` is max |ratio - 1| before the first update.
-        """
-        shown = ["loss", "approx_kl", "clip_fraction", *(["reference_kl"] if self.reference_kl else [])]
-        means = {name: self._mean(getattr(self, name)) for name in shown}
-        norm = float(torch.stack(self.grad_norm).mean()) if self.grad_norm else math.nan
-        deviation = float(torch.stack(self.first_ratio).max())
-        return {"ratio_max_deviation": deviation, **means, "grad_norm": norm, "skipped_updates": self.skipped}
-
-    def _mean(self, figures: Sequence[Tensor]) -> float:
-        return float(np.average(torch.stack(list(figures)).tolist(), weights=self.pairs)) if figures else math.nan
 
 
 def update_policy(
@@ -82,6 +32,7 @@ def update_policy(
     rng: np.random.Generator,
     tick: Tick = lambda done, total: None,
     guard: Guard | None = None,
+    share: Share | None = None,
 ) -> dict[str, float]:
     """Train on every trainable (image, step) of `trajectory`, `section.inner_epochs` times.
 
@@ -93,29 +44,41 @@ def update_policy(
 
     Args:
         advantages: (B, T), M of every step.
-        rng: shuffles images into `section.updates_per_epoch` groups.
+        rng: shuffles the epoch's images into `section.updates_per_epoch` groups.
         tick: called with (updates done, updates in all).
         guard: halves the micro-batch where memory runs out, and ends a row of updates that are not finite.
+        share: which images of the epoch the trajectory holds; by default all.
 
     Returns:
-        the summary of `UpdateStatistics`.
+        the summary of `UpdateStatistics`, of all processes.
 
     Raises:
         Stopped: `guard` has seen enough.
     """
     statistics = UpdateStatistics()
-    guard = guard or Guard()
+    guard, share = guard or Guard(), share or alone(len(trajectory))
+    processes, size = share.processes, microbatch(section, share.size)
     done, total = 0, section.inner_epochs * section.updates_per_epoch
     for _ in range(section.inner_epochs):
-        for group in image_groups(len(trajectory), section.updates_per_epoch, rng):
+        for group in image_groups(share.total, section.updates_per_epoch, rng):
             gradient = partial(
-                accumulate_gradient, policy, scaler, trajectory, advantages, group, section, first=done == 0
+                accumulate_gradient,
+                policy,
+                scaler,
+                trajectory,
+                advantages,
+                share.among(group),
+                section,
+                first=done == 0,
+                images=len(group),
+                largest=share.largest(group) if processes.in_step else 0,
             )
-            found = guard.in_memory(gradient, optimiser.zero_grad, microbatch(section, len(trajectory)))
+            found = guard.in_memory(gradient, optimiser.zero_grad, size)
+            processes.add_gradients(policy.parameters())
             scaler.unscale_(optimiser)
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), section.max_grad_norm)
-            found.grad_norm.append(norm.detach())
-            if found.finite():
+            found.grad_norm.append(whole_tensor(norm.detach()))
+            if processes.all(found.finite()):
                 scaler.step(optimiser)
                 statistics.add(found)
                 guard.stepped()
@@ -126,15 +89,7 @@ def update_policy(
             optimiser.zero_grad(set_to_none=True)
             done += 1
             tick(done, total)
-    return statistics.summary()
-
-
-def image_groups(count: int, updates: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """A random partition of `count` images into `updates` groups that differ in size by at most one, rows ascending."""
-    if updates > count:
-        raise InputError(f"train.updates_per_epoch is {updates} but the epoch has only {count} images")
-    for rows in np.array_split(rng.permutation(count), updates):
-        yield torch.from_numpy(np.sort(rows))
+    return everywhere(statistics, processes).summary()
 
 
 def accumulate_gradient(
@@ -147,13 +102,17 @@ def accumulate_gradient(
     size: int,
     *,
     first: bool = False,
+    images: int | None = None,
+    largest: int = 0,
 ) -> UpdateStatistics:
     """Backpropagate the loss of one group: many images and steps per forward, one graph alive at a time.
 
     Args:
-        group: images.
+        group: images, as rows of the trajectory.
         size: (image, step) pairs per forward.
         first: whether no update was made since the rollout.
+        images: of the update, with those of other processes; by default those of `group`.
+        largest: as many forwards are made as for a group of so many images, more than are needed to no effect.
     """
     steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
@@ -163,11 +122,28 @@ def accumulate_gradient(
     anchors = (
         reference_anchors(policy, trajectory, batches, size, section) if section.kl_weight else [None] * len(batches)
     )
+    count = (images or len(group)) * len(steps)
     for (rows, at), anchor in zip(batches, anchors, strict=True):
         transition = replay(policy, trajectory, rows, at, size)
         value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first)
-        scaler.scale(value.sum() / (len(group) * len(steps))).backward()
+        scaler.scale(value.sum() / count).backward()
+    for _ in range(forwards(largest, steps, size, policy.mixes_steps) - len(batches)):
+        keep_step(policy, trajectory, steps[0], size, section)
     return statistics
+
+
+def forwards(images: int, steps: Sequence[int], size: int, mixed: bool) -> int:
+    """How many forwards `accumulate_gradient` makes for a group of so many images."""
+    return len(list(pair_batches(torch.arange(images), steps, size, mixed=mixed)))
+
+
+def keep_step(policy: Policy, trajectory: Trajectory, step: int, size: int, section: TrainSection) -> None:
+    """A forward and backward that other processes wait for, and that adds nothing."""
+    row = torch.zeros(1, dtype=torch.long)
+    at = torch.full_like(row, step)
+    if section.kl_weight:
+        reference_anchors(policy, trajectory, [(row, at)], size, section)
+    (replay(policy, trajectory, row, at, size).mean.sum() * 0).backward()
 
 
 @torch.no_grad()

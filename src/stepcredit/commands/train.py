@@ -22,16 +22,18 @@ MAY_CHANGE = (
     "train.max_skipped_updates",
     "sample.batch",
     "model.gradient_checkpointing",
+    "model.shard",
     "reward.remote",
     "reward.timeout",
     "reward.ray_workers",
     "reward.ray_gpus",
+    "run.processes",
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.keep_best",
 )
-"""What may change when a run goes on: how long it is, the memory it takes, where its reward lives, its patience, and
-what it keeps."""
+"""What may change when a run goes on: how long it is, the memory it takes, where its reward lives, its patience, its
+processes, and what it keeps."""
 
 
 def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool) -> None:

@@ -79,7 +79,7 @@ def similarity_figures(similarity: Tensor, window: int) -> dict[str, float]:
     `credit_similarity_start`: mean of s_0, how near the first prediction already was to the final latent, in [-1, 1].
     """
     return {
-        "credit_fallbacks": float(torch.count_nonzero(degenerate_rows(similarity, window))),
+        "credit_fallbacks": int(torch.count_nonzero(degenerate_rows(similarity, window))),
         "credit_similarity_start": float(similarity[:, 0].mean()),
     }
 
