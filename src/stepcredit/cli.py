@@ -139,6 +139,17 @@ def compare(
 
 
 @app.command()
+def report(
+    source: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="run directory, or folder of a comparison")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="instead of report.html in the folder")] = None,
+) -> None:
+    """Write one HTML page about a run or a comparison, which needs nothing else to be looked at."""
+    from stepcredit.commands.report import report as command
+
+    command(source, out)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
     out: Annotated[Path, typer.Option(help="new folder for the files")],

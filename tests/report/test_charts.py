@@ -3,7 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stepcredit.report.charts import Line, Point, line_chart, number, ticks
+from stepcredit.report.axes import number, ticks
+from stepcredit.report.charts import Line, Point, line_chart
 
 
 def chart(*lines: Line) -> ElementTree.Element:
