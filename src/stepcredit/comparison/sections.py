@@ -10,7 +10,6 @@ from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.records import Samples, fresh_runs, rows_by_arm, samples
 from stepcredit.comparison.text import Table, caveats, notes, tables, title
 from stepcredit.maths.statistics import LEVEL
-from stepcredit.report.axes import number
 from stepcredit.report.charts import Line, Point, key, line_chart
 from stepcredit.report.markup import bullets, facts, figure, gallery, note, origin, part, section, table
 from stepcredit.report.page import page
@@ -57,7 +56,7 @@ def _summary(results: Results) -> dict[str, str]:
         "Each epoch": f"{sample['prompts_per_epoch'] or 'all'} prompts × {sample['images_per_prompt']} images × "
         f"{sample['steps']} steps",
         "Training": f"{train['epochs']} epochs × {train['updates_per_epoch'] * train['inner_epochs']} updates",
-        **{f"Arm {name}": _overrides(changed) for name, changed in decided["arms"].items()},
+        "Arms": ", ".join(_arm(name, changed) for name, changed in decided["arms"].items()),
         "Criterion": f"mean reward of the last {results['last_epochs']} epochs",
         "Seeds": f"fresh {_listed(decided['fresh_seeds'])}; for learning rates {_listed(decided['tuning_seeds'])}",
         "Watched": _listed(decided["watch"]),
@@ -69,7 +68,7 @@ def _reward(directory: ComparisonDirectory, results: Results, reward: str, found
     runs = fresh_runs(directory, reward, arms)
     return section(
         escape(reward),
-        note(f"{escape(title(results, reward, found))}."),
+        note(f"{escape(title(results, reward, found).removeprefix(f'{reward}: '))}."),
         bullets((line.removeprefix("(").removesuffix(")") for line in caveats(results, found)), "caveats"),
         _curves(reward, arms),
         *(table(one, f"{reward}: {one[0][0]}") for one in tables(results, found)),
@@ -100,7 +99,7 @@ def _chart(arms: Arms, along: str, what: str, x_label: str, y_label: str, *, lar
     keys = "".join(key(index, line.label) for index, line in enumerate(lines))
     if large:
         drawn = line_chart(lines, x_label=x_label, y_label=y_label, width=600, height=290, letters=19)
-        return figure(drawn, keys, large=True)
+        return figure(drawn, f"Mean reward{keys}", large=True)
     drawn = line_chart(lines, x_label=x_label, y_label=y_label)
     return figure(drawn, f"{escape(y_label)} against {x_label}")
 
@@ -134,11 +133,13 @@ def _samples(found: Samples) -> str:
 
 
 def _mean(value: float | None) -> str:
-    return "-" if value is None else number(value)
+    return "-" if value is None else f"{value:.4g}"
 
 
-def _overrides(changed: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in changed.items())
+def _arm(name: str, changed: Mapping[str, Any]) -> str:
+    """What it changes, unless that is its name."""
+    overrides = ", ".join(f"{key}={value}" for key, value in changed.items() if (key, value) != ("credit.name", name))
+    return f"{name} ({overrides})" if overrides else name
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -33,8 +33,8 @@ class _Cell:
     value: float
 
 
-def heat_map(strips: Sequence[Strip], *, what: str, width: int = 320, letters: int = 12) -> str:
-    """An SVG of values of at least 0, stronger where they are higher, or "" where none is finite.
+def heat_map(strips: Sequence[Strip], most: float, *, what: str, width: int = 320, letters: int = 12) -> str:
+    """An SVG of values from 0 to `most`, stronger where they are higher, or "" where none is finite.
 
     The first epoch is on top. Of more than 40 epochs or 100 steps, neighbours are averaged.
     """
@@ -45,7 +45,6 @@ def heat_map(strips: Sequence[Strip], *, what: str, width: int = 320, letters: i
     left = round(letters + 0.62 * letters * max(len(number(strip.epoch, 10)) for strip in strips))
     x_axis = Axis(0, _steps(strips), left, width - 0.8 * letters)
     y_axis = Axis(0, len(strips), 0.8 * letters, height - 2.6 * letters)
-    most = highest(strips) or 1.0
     body = [
         *(_rectangle(cell, strips, most, what, x_axis, y_axis) for cell in cells),
         *_labels(strips, x_axis, y_axis, height),
@@ -57,8 +56,8 @@ def heat_map(strips: Sequence[Strip], *, what: str, width: int = 320, letters: i
     )
 
 
-def scale(strips: Sequence[Strip]) -> str:
-    """What the shades of a heat map mean: a row of them, from 0 to the highest value."""
+def scale(most: float) -> str:
+    """What the shades of a heat map mean: a row of them, from 0 to `most`."""
     shades = "".join(
         f'<rect class="cell" x="{_SIDE * shade}" width="{_SIDE}" height="{_SIDE}" '
         f'fill-opacity="{shade / (_SHADES - 1):.2f}"/>'
@@ -66,12 +65,12 @@ def scale(strips: Sequence[Strip]) -> str:
     )
     frame = f'<rect class="rule" x=".5" y=".5" width="{_SIDE * _SHADES - 1}" height="{_SIDE - 1}"/>'
     picture = f'<svg class="s0" viewBox="0 0 {_SIDE * _SHADES} {_SIDE}" aria-hidden="true">{shades}{frame}</svg>'
-    return f' <span class="key shades">0 {picture}{number(highest(strips), 3)}</span>'
+    return f' <span class="key shades">0 {picture}{number(most, 3)}</span>'
 
 
 def highest(strips: Sequence[Strip]) -> float:
-    """The highest value that is drawn, 0 where there is none."""
-    return max((cell.value for cell in _cells(strips)), default=0.0)
+    """The highest value that is drawn; 1 where there is none above 0."""
+    return max((cell.value for cell in _cells(strips)), default=0.0) or 1.0
 
 
 def _cells(strips: Sequence[Strip]) -> list[_Cell]:
@@ -100,7 +99,7 @@ def _rectangle(cell: _Cell, strips: Sequence[Strip], most: float, what: str, x_a
     text = escape(f"{what} {number(cell.value)}, {epochs}, {_span('step', cell.steps[0], cell.steps[-1])}")
     return (
         f'<rect class="cell" x="{left}" y="{top}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
-        f'fill-opacity="{max(cell.value, 0) / most:.3f}"><title>{text}</title></rect>'
+        f'fill-opacity="{min(max(cell.value / most, 0), 1):.3f}"><title>{text}</title></rect>'
     )
 
 

@@ -62,7 +62,7 @@ def _figure(picture: Picture) -> str:
     size = f' width="{picture.size[0]}" height="{picture.size[1]}"' if picture.size else ""
     data = base64.b64encode(picture.png).decode()
     return (
-        f'<figure><figcaption>{name}</figcaption><img alt="Grid of captioned samples: {name}"{size} '
+        f'<figure><figcaption>{name}</figcaption><img draggable="false" alt="Grid of captioned samples: {name}"{size} '
         f'src="data:image/png;base64,{data}"></figure>'
     )
 

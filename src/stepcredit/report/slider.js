@@ -3,6 +3,7 @@ for (const box of document.querySelectorAll(".compare")) {
   const apart = box.querySelector("input[type=checkbox]");
   const chosen = [...box.querySelectorAll("select")];
   const figures = [...box.querySelectorAll("figure")];
+  const grids = box.querySelector(".grids");
 
   const show = () => {
     const [left, right] = chosen.length ? chosen.map((one) => one.selectedIndex) : [0, 1];
@@ -17,6 +18,15 @@ for (const box of document.querySelectorAll(".compare")) {
     box.classList.toggle("overlaid", !apart.checked);
   };
 
+  const drag = (event) => {
+    if (event.buttons !== 1 || apart.checked) return;
+    const { left, width } = grids.getBoundingClientRect();
+    range.value = (100 * (event.clientX - left)) / width;
+    show();
+  };
+
+  grids.addEventListener("pointerdown", drag);
+  grids.addEventListener("pointermove", drag);
   box.addEventListener("input", show);
   box.querySelector(".controls").hidden = false;
   show();

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from stepcredit.report.axes import number
 from stepcredit.report.charts import Line, Point, key, line_chart
-from stepcredit.report.heat import Strip, heat_map, scale
+from stepcredit.report.heat import Strip, heat_map, highest, scale
 from stepcredit.report.markup import details, figure, gallery, note, part, section, table
 from stepcredit.report.rows import Row, numbers, value
 
@@ -23,6 +23,7 @@ _MEANING = (
     "|d mean / d output| / std, whatever the rule. <em>Update</em>: their product, what the policy gradient weighs the "
     "step by."
 )
+_SHADES = "The stronger the colour, the more the step counts in the epoch’s updates; 1 is a step’s fair share."
 
 
 def steps_section(rows: Sequence[Row]) -> str:
@@ -37,7 +38,7 @@ def steps_section(rows: Sequence[Row]) -> str:
         figure(chart, keys, large=True),
         note(_MEANING),
         _table(lines),
-        part("Step credit, epoch by epoch", _heat(rows, "", large=True), note(_shades())),
+        _epochs(strips(rows)),
     )
 
 
@@ -54,8 +55,7 @@ def arms_steps(arms: Mapping[str, Sequence[Row]]) -> str:
         note(f"{_MEANING} Of every arm the mean over its fresh seeds."),
         _table(credit),
         gallery(_arm(name, rows) for name, rows in arms.items()),
-        gallery(_heat(rows, name) for name, rows in arms.items()),
-        note(_shades()),
+        _arms_epochs(arms),
     )
 
 
@@ -90,15 +90,22 @@ def _arm(name: str, rows: Sequence[Row]) -> str:
     return figure(line_chart(lines, x_label=_STEPS, y_label=f"weight, {name}"), f"{escape(name)}{keys}")
 
 
-def _heat(rows: Sequence[Row], name: str, *, large: bool = False) -> str:
-    found = strips(rows)
-    what = f"credit, {name}" if name else "credit"
-    drawn = heat_map(found, what=what, width=600, letters=19) if large else heat_map(found, what=what)
-    return figure(drawn, f"{escape(name)}{scale(found)}", large=large)
+def _epochs(found: Sequence[Strip]) -> str:
+    """The heat map of one run."""
+    most = highest(found)
+    drawn = heat_map(found, most, what="credit", width=600, letters=19)
+    return part("Step credit, epoch by epoch", figure(drawn, scale(most), large=True), note(_SHADES)) if drawn else ""
 
 
-def _shades() -> str:
-    return "The stronger the colour, the more the step counts in the epoch’s updates; 1 is a step’s fair share."
+def _arms_epochs(arms: Mapping[str, Sequence[Row]]) -> str:
+    """A heat map for each arm, with shades that mean the same in all."""
+    found = {name: strips(rows) for name, rows in arms.items()}
+    most = max(map(highest, found.values()))
+    maps = (
+        figure(heat_map(one, most, what=f"credit, {name}"), f"{escape(name)}{scale(most)}")
+        for name, one in found.items()
+    )
+    return f"{gallery(maps)}\n{note(_SHADES)}"
 
 
 def _table(lines: Sequence[Line]) -> str:
