@@ -103,6 +103,7 @@ class Chromium:
         self._call("Page.navigate", url=page.absolute().as_uri())
         while not self._loaded:
             self._read()
+        self._call("Emulation.setScriptExecutionDisabled", value=False)  # of what tests evaluate
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page, as JSON holds it."""
@@ -112,11 +113,17 @@ class Chromium:
 
     def press(self, key: str) -> None:
         """A key of the keyboard, such as ArrowLeft, Tab or Space."""
-        code = {"ArrowLeft": 37, "ArrowRight": 39, "Tab": 9, "Home": 36, "End": 35, "Space": 32}[key]
+        code = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Tab": 9, "Home": 36, "End": 35, "Space": 32}[key]
         named = {"key": " ", "code": key, "text": " "} if key == "Space" else {"key": key, "code": key}
         self._call("Input.dispatchKeyEvent", type="keyDown", windowsVirtualKeyCode=code, **named)
         named.pop("text", None)
         self._call("Input.dispatchKeyEvent", type="keyUp", windowsVirtualKeyCode=code, **named)
+
+    def drag(self, start: float, end: float, height: float) -> None:
+        """The mouse from left to right or back, pressed, at one height of the window."""
+        moves = (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end))
+        for kind, place in moves:
+            self._call("Input.dispatchMouseEvent", type=kind, x=place, y=height, button="left", buttons=1, clickCount=1)
 
     def screenshot(self, clip: dict[str, float] | None = None) -> bytes:
         """The whole page, or a part of it given by x, y, width and height, as a PNG."""
