@@ -68,7 +68,7 @@ class Trainer:
         self.progress = progress or Progress()
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
-        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note))
+        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note), credit)
         self.keeper = Keeper(run, self.state, self.progress)
         self._require_images()
 
