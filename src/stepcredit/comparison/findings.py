@@ -36,7 +36,7 @@ METHOD = {
         "out"
     ),
     "seconds": (
-        "sampling, scoring and training of one process with one thread, without start-up, grids and checkpoints; "
+        "sampling, scoring, credit and training of one process with one thread, without start-up, grids and checkpoints; "
         "processes at work at the same time share cores, caches and memory, so seconds compare only roughly"
     ),
 }
