@@ -43,7 +43,9 @@ def test_every_step_is_drawn_as_often_as_its_probability_says(scores: list[float
 @given(scores=rows, count=st.integers(1, 6), start=st.floats(0, 1, exclude_max=True))
 @settings(deadline=None, derandomize=True, max_examples=150)
 def test_as_many_are_drawn_as_were_asked_for(scores: list[float], count: int, start: float) -> None:
-    drawn = systematic_draw(inclusion_probabilities(drawn_scores(scores), ALL, count), torch.tensor([start], dtype=torch.float64))
+    drawn = systematic_draw(
+        inclusion_probabilities(drawn_scores(scores), ALL, count), torch.tensor([start], dtype=torch.float64)
+    )
     assert drawn.sum() == min(count, 5)
 
 
