@@ -158,20 +158,27 @@ def test_as_many_as_are_trained_is_no_draw(count: int | None) -> None:
 
 @pytest.mark.parametrize("size", [3, 4, 8])
 def test_figures_are_weighted_as_the_loss_is(size: int) -> None:
-    policy, walk, advantages = drawn_walk()
+    def noisier() -> tuple[Watched, Trajectory, Tensor]:
+        """The last step draws more noise, so that the KL is not alike at all steps."""
+        policy, walk, advantages = drawn_walk()
+        policy.last_std = 0.6
+        return policy, walk, advantages
+
+    kl = {"kl_weight": 0.5}
+    policy, walk, advantages = noisier()
     weights = draw_of(walk, advantages, sampled_steps=2).weights(GROUP, shared=False)
-    _, statistics = gradient(policy, walk, advantages, weights, microbatch=size, **KL)
+    _, statistics = gradient(policy, walk, advantages, weights, microbatch=size, **kl)
     assert sum(statistics.pairs) == pytest.approx(float(weights.sum()))
     statistics.grad_norm, statistics.first_ratio = [torch.zeros(())], [torch.zeros(())]
     found = statistics.summary()
 
-    policy, walk, advantages = drawn_walk()
+    policy, walk, advantages = noisier()
     pairs = (weights > 0).nonzero()
     singly = []
     for image, step in pairs.tolist():
         alone = torch.zeros_like(weights)
         alone[image, step] = 1
-        _, one = gradient(policy, walk, advantages, alone, **KL)
+        _, one = gradient(policy, walk, advantages, alone, **kl)
         singly.append([float(getattr(one, name)[0]) for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")])
     expected = np.average(singly, axis=0, weights=weights[pairs[:, 0], pairs[:, 1]].tolist())
     measured = [found[name] for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")]
@@ -188,6 +195,14 @@ def test_the_first_ratio_is_1_at_every_drawn_step() -> None:
     figures = update_policy(policy, optimiser, SCALER, walk, advantages, given, rng, draw=draw)
     assert figures["ratio_max_deviation"] == 0.0 and figures["approx_kl"] == 0.0
     assert sum(len(images) for images, _ in policy.replayed) == IMAGES * 2
+
+
+def test_an_update_of_one_step_at_a_time_has_full_batches() -> None:
+    policy, walk, advantages = drawn_walk(OneStep)
+    given = section(updates_per_epoch=2, sampled_steps=2)
+    optimiser, draw = torch.optim.SGD(policy.parameters(), lr=1e-3), draw_of(walk, advantages, sampled_steps=2)
+    update_policy(policy, optimiser, SCALER, walk, advantages, given, np.random.default_rng(0), draw=draw)
+    assert [(len(set(images)), len(set(steps))) for images, steps in policy.replayed] == [(4, 1)] * 4
 
 
 CHOSEN = torch.tensor([[True, False, True], [False, False, True], [True, False, False], [True, True, True]])

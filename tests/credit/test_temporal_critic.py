@@ -103,6 +103,16 @@ def test_a_seed_gives_one_critic() -> None:
     assert alike(first, again) and not alike(first, other)
 
 
+def test_every_pass_takes_all_steps_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[list[list[int]]] = []
+    monkeypatch.setattr(Critic, "fit", lambda *given: orders.append([rows.tolist() for rows in given[3]]))
+    taught(small(batch=24, passes=2), 2)
+    assert [list(map(len, order)) for order in orders] == [[24, 24, 16]] * 4
+    flat = [sum(order, []) for order in orders]
+    assert all(sorted(order) == list(range(IMAGES * STEPS)) for order in flat)
+    assert len({tuple(order) for order in flat}) == 4
+
+
 def test_the_seed_is_that_of_the_run() -> None:
     assert build_credit(CreditSection(name="tdpo"), seed=7) == TemporalCritic(seed=7)
     with pytest.raises(InputError, match=r"credit\.options\.seed cannot be set: it is run\.seed"):
@@ -224,6 +234,11 @@ def test_neurons_are_reset_every_few_epochs() -> None:
         if reset[-1]:
             assert reset[-1] == pytest.approx(16 * (1 - figures["credit_neurons_dormant"]))
     assert [count > 0 for count in reset] == [False, False, True, False, False, True, False]
+    early, late = (
+        alike(weights(taught(small(ResetTemporalCritic, reset_every=3), epochs)), weights(taught(small(), epochs)))
+        for epochs in (2, 3)
+    )
+    assert early and not late
 
 
 def test_dormant_neurons_alone_keep_what_they_learned() -> None:
