@@ -177,7 +177,7 @@ def test_a_rule_learns_from_every_epoch_and_is_kept(tmp_path: Path, credit: str)
 
 def test_a_critic_of_another_size_is_refused(tmp_path: Path) -> None:
     finish(start(tmp_path, toy_config(train={"epochs": 1}, credit={"name": "tdpo"})))
-    with pytest.raises(InputError, match="does not fit this run: RuntimeError: .*size mismatch"):
+    with pytest.raises(InputError, match=r"does not fit this run: RuntimeError: .*size mismatch"):
         resume(tmp_path, toy_config(credit={"name": "tdpo", "options": {"hidden": 8}}))
 
 

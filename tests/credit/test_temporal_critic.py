@@ -108,7 +108,7 @@ def test_every_pass_takes_all_steps_in_an_order_of_its_own(monkeypatch: pytest.M
     monkeypatch.setattr(Critic, "fit", lambda *given: orders.append([rows.tolist() for rows in given[3]]))
     taught(small(batch=24, passes=2), 2)
     assert [list(map(len, order)) for order in orders] == [[24, 24, 16]] * 4
-    flat = [sum(order, []) for order in orders]
+    flat = [[row for rows in order for row in rows] for order in orders]
     assert all(sorted(order) == list(range(IMAGES * STEPS)) for order in flat)
     assert len({tuple(order) for order in flat}) == 4
 
