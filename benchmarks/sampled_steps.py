@@ -4,8 +4,12 @@
 
 Arms train on all T = 20 steps, on T/2 and T/4 drawn by credit x native scale, and on T/4 drawn evenly; those that train
 on fewer get more epochs, so that all have about as many seconds. `stepcredit compare` runs them one at a time, seed by
-seed, and goes on where it was stopped. Prints, for each arm and seed, seconds per epoch, the reward (trailing mean of
-three epochs) after as many queries and after as many seconds as the arm of all steps had, and the seconds factor.
+seed, and goes on where it was stopped.
+
+What an epoch takes is the lower quartile over all epochs of an arm, first ones left out: every epoch of an arm does the
+same work, and whatever else is at work on the machine only adds to it. Prints these seconds, the reward (trailing mean
+of three epochs) after as many queries and after as many seconds as the arm of all steps had, and the factors by which
+the final reward of that arm was reached earlier, in queries and in seconds; 0 where it never was.
 """
 
 from __future__ import annotations
@@ -64,32 +68,41 @@ def comparison(recipe: str, epochs: int, seeds: list[int]) -> dict[str, Any]:
 
 
 def table(arms: dict[str, Any]) -> list[str]:
-    lines = [f"{'arm':<12}{'seed':>6}{'s/epoch':>9}{'same queries':>14}{'same seconds':>14}{'seconds factor':>16}"]
-    whole = {row["seed"]: row for row in arms[ALL]["by_seed"]}
-    means = []
+    columns = f"{'s/epoch':>9}{'same queries':>14}{'same seconds':>14}{'by queries':>12}{'by seconds':>12}"
+    lines, means = [f"{'arm':<12}{'seed':>6}{columns}"], []
+    cost = {name: epoch_seconds(arm["by_seed"]) for name, arm in arms.items()}
+    end = {row["seed"]: row["queries"] for row in arms[ALL]["by_seed"]}
     for name, arm in arms.items():
-        found = [(row, reached(row, whole[row["seed"]])) for row in arm["by_seed"]]
-        for row, figures in found:
+        found = []
+        for row in arm["by_seed"]:
+            queries, rewards = np.array(row["queries"]), trailing_mean(torch.tensor(row["rewards"]), LAST).numpy()
+            seconds = np.arange(1, len(queries) + 1) * cost[name]
+            limit = len(end[row["seed"]]) * cost[ALL]
+            if seconds[-1] < limit:
+                print(
+                    f"{name}, seed {row['seed']}: its {seconds[-1]:.0f} s are less than {limit:.0f}, its end is taken"
+                )
+            figures = [
+                cost[name],
+                float(np.interp(end[row["seed"]][-1], queries, rewards)),
+                float(np.interp(limit, seconds, rewards)),
+                row["factor"],
+                row["factor"] * cost[ALL] / cost[name],
+            ]
             lines.append(line(name, str(row["seed"]), figures))
-        means.append(
-            line(name, "mean", [statistics.mean(column) for column in zip(*(f for _, f in found), strict=True)])
-        )
+            found.append(figures)
+        means.append(line(name, "mean", [statistics.mean(column) for column in zip(*found, strict=True)]))
     return [*lines, *means]
 
 
+def epoch_seconds(runs: list[dict[str, Any]]) -> float:
+    """The lower quartile over the epochs of `runs`, but for the first of each, which warms up."""
+    return float(np.quantile(np.concatenate([np.diff(row["seconds"]) for row in runs]), 0.25))
+
+
 def line(name: str, seed: str, figures: list[float]) -> str:
-    each, queries, seconds, factor = figures
-    return f"{name:<12}{seed:>6}{each:>9.2f}{queries:>14.4f}{seconds:>14.4f}{factor:>16.2f}"
-
-
-def reached(row: dict[str, Any], whole: dict[str, Any]) -> list[float]:
-    """Seconds per epoch; rewards at the queries and at the seconds that `whole` ended with; the seconds factor."""
-    seconds, rewards = row["seconds"], trailing_mean(torch.tensor(row["rewards"]), LAST).tolist()
-    if seconds[-1] < whole["seconds"][-1]:
-        print(f"seed {row['seed']}: {seconds[-1]:.0f} s are less than {whole['seconds'][-1]:.0f}: its end is taken")
-    at_queries = np.interp(whole["queries"][-1], row["queries"], rewards)
-    at_seconds = np.interp(whole["seconds"][-1], seconds, rewards)
-    return [seconds[-1] / len(seconds), float(at_queries), float(at_seconds), float(row["seconds_factor"])]
+    each, queries, seconds, by_queries, by_seconds = figures
+    return f"{name:<12}{seed:>6}{each:>9.2f}{queries:>14.3f}{seconds:>14.3f}{by_queries:>12.2f}{by_seconds:>12.2f}"
 
 
 if __name__ == "__main__":
