@@ -37,6 +37,7 @@ FLOORS = (
         "recipes",
         "registry",
         "scalars",
+        "step_draw",
     },
     {"credit", "policy", "rewards", "tracking"},
     {"evaluation", "grids", "profiling", "report", "scoring", "state", "update"},

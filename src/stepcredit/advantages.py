@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
-from stepcredit.types import CreditAssigner, Trajectory
+from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
 
 class Advantages:
@@ -40,9 +40,13 @@ class Advantages:
     def of_steps(self, credit: CreditAssigner, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped again.
 
-        The second standardisation pools trainable steps only; the others are not trained on.
+        The second standardisation pools trainable steps only; the others are not trained on. A rule that learns does so
+        afterwards, from A.
         """
-        spread = credit(trajectory, advantage.to(trajectory.latents.device))
+        advantage = advantage.to(trajectory.latents.device)
+        spread = credit(trajectory, advantage)
+        if isinstance(credit, LearningCredit):
+            credit.learn(trajectory, advantage)
         if self._second:
             steps = trajectory.trainable.to(spread.device)
             pooled = self._steps.update(trajectory.prompts, spread[:, steps])

@@ -28,6 +28,7 @@ from stepcredit.rewards import Scores, checked
 from stepcredit.scoring import Scoring
 from stepcredit.seeds import Stream, epoch_generator, sample_seeds
 from stepcredit.state import TrainingState
+from stepcredit.step_draw import step_draw
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
@@ -68,7 +69,7 @@ class Trainer:
         self.progress = progress or Progress()
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
-        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note))
+        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note), credit)
         self.keeper = Keeper(run, self.state, self.progress)
         self._require_images()
 
@@ -188,6 +189,7 @@ class Trainer:
         self.progress.phase("training")
         state, train = self.state, self.config.train
         rng = epoch_generator(self.config.run.seed, Stream.SHUFFLE, epoch)
+        draw = step_draw(train, trajectory, step_advantages, self.config.run.seed, epoch)
         figures = update_policy(
             self.policy,
             state.optimiser,
@@ -198,6 +200,7 @@ class Trainer:
             rng,
             self.progress.tick,
             state.guard,
+            draw,
         )
         require_finite("the weights", *self.policy.parameters())
         skipped, deviation = figures["skipped_updates"], figures["ratio_max_deviation"]

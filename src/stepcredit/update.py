@@ -16,6 +16,7 @@ from stepcredit.errors import InputError
 from stepcredit.faults import Guard
 from stepcredit.maths import gaussian, loss
 from stepcredit.plans import entries, filled, microbatch, pair_batches
+from stepcredit.step_draw import StepDraw
 from stepcredit.types import Policy, Trajectory, Transition
 
 Tick = Callable[[int, int], None]
@@ -26,15 +27,15 @@ class UpdateStatistics:
     """Figures of every forward of an epoch; tensors until `summary`, so that no step waits for the device.
 
     Attributes:
-        pairs: how many (image, step) pairs each forward counts for.
-        approx_kl, clip_fraction, reference_kl, loss: means over the pairs of each forward.
+        pairs: how many (image, step) pairs each forward counts for; the sum of their weights where steps are drawn.
+        approx_kl, clip_fraction, reference_kl, loss: weighted means over the pairs of each forward.
         grad_norm: of each update.
         first_ratio: max |ratio - 1| of each forward before the first update.
         skipped: updates that were not made because their loss or gradient was not finite; the figures above are of the
             others, but for `first_ratio`.
     """
 
-    pairs: list[int] = field(default_factory=list)
+    pairs: list[float] = field(default_factory=list)
     approx_kl: list[Tensor] = field(default_factory=list)
     clip_fraction: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
@@ -82,20 +83,23 @@ def update_policy(
     rng: np.random.Generator,
     tick: Tick = lambda done, total: None,
     guard: Guard | None = None,
+    draw: StepDraw | None = None,
 ) -> dict[str, float]:
-    """Train on every trainable (image, step) of `trajectory`, `section.inner_epochs` times.
+    """Train on every trainable (image, step) of `trajectory`, or those of `draw`, `section.inner_epochs` times.
 
     Loss of an update: the mean over its images and trainable steps of
 
         max(-M rho, -M clip(rho, 1 - c, 1 + c)) + kl_weight KL(policy || reference),   rho = exp(log p - log p_old)
 
-    The KL is `gaussian.kl`, or `loss.prediction_kl` if `section.kl_space` says so.
+    The KL is `gaussian.kl`, or `loss.prediction_kl` if `section.kl_space` says so. With a `draw` each drawn step counts
+    as many times as its weight says, in the loss and in its figures, and those not drawn are not replayed.
 
     Args:
         advantages: (B, T), M of every step.
         rng: shuffles images into `section.updates_per_epoch` groups.
         tick: called with (updates done, updates in all).
         guard: halves the micro-batch where memory runs out, and ends a row of updates that are not finite.
+        draw: the steps to train on; None is all of them.
 
     Returns:
         the summary of `UpdateStatistics`.
@@ -108,8 +112,17 @@ def update_policy(
     done, total = 0, section.inner_epochs * section.updates_per_epoch
     for _ in range(section.inner_epochs):
         for group in image_groups(len(trajectory), section.updates_per_epoch, rng):
+            weights = draw.weights(group, shared=not policy.mixes_steps) if draw else None
             gradient = partial(
-                accumulate_gradient, policy, scaler, trajectory, advantages, group, section, first=done == 0
+                accumulate_gradient,
+                policy,
+                scaler,
+                trajectory,
+                advantages,
+                group,
+                section,
+                first=done == 0,
+                weights=weights,
             )
             found = guard.in_memory(gradient, optimiser.zero_grad, microbatch(section, len(trajectory)))
             scaler.unscale_(optimiser)
@@ -147,6 +160,7 @@ def accumulate_gradient(
     size: int,
     *,
     first: bool = False,
+    weights: Tensor | None = None,
 ) -> UpdateStatistics:
     """Backpropagate the loss of one group: many images and steps per forward, one graph alive at a time.
 
@@ -154,18 +168,21 @@ def accumulate_gradient(
         group: images.
         size: (image, step) pairs per forward.
         first: whether no update was made since the rollout.
+        weights: (B, T) on the CPU, how often a step counts; those of weight 0 are left out. None is all once.
     """
     steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
         raise InputError("every step of the walk has zero variance: nothing can be trained")
     statistics = UpdateStatistics()
-    batches = list(pair_batches(group, steps, size, mixed=policy.mixes_steps))
+    chosen = None if weights is None else weights > 0
+    batches = list(pair_batches(group, steps, size, mixed=policy.mixes_steps, chosen=chosen))
     anchors = (
         reference_anchors(policy, trajectory, batches, size, section) if section.kl_weight else [None] * len(batches)
     )
     for (rows, at), anchor in zip(batches, anchors, strict=True):
         transition = replay(policy, trajectory, rows, at, size)
-        value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first)
+        counted = None if weights is None else weights[rows, at]
+        value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first, counted)
         scaler.scale(value.sum() / (len(group) * len(steps))).backward()
     return statistics
 
@@ -192,23 +209,29 @@ def pair_loss(
     statistics: UpdateStatistics,
     reference: Tensor | None,
     first: bool,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Loss (len(rows),) of some images, each at its step, indexed by the true step; with KL if there is a reference."""
+    """Loss (len(rows),) of some images, each at its step, indexed by the true step; with KL if there is a reference.
+
+    `weights` (len(rows),), on the CPU, say how often each of them counts.
+    """
+    statistics.pairs.append(len(rows) if weights is None else float(weights.sum()))
     following, old = entries(trajectory.latents, rows, steps + 1), entries(trajectory.log_probs, rows, steps)
     log_prob = gaussian.log_prob(following, transition.mean, transition.std)
+    if weights is not None:
+        weights = weights.to(log_prob.device, non_blocking=log_prob.device.type == "cuda")
     value = loss.clipped_surrogate(log_prob, old, entries(advantages, rows, steps), section.clip_range)
     if reference is not None:
         divergence = divergence_from(reference, transition, section)
-        statistics.reference_kl.append(divergence.detach().mean())
+        statistics.reference_kl.append(loss.average(divergence.detach(), weights))
         value = value + section.kl_weight * divergence
     with torch.no_grad():
-        statistics.pairs.append(len(rows))
-        statistics.loss.append(value.detach().mean())
-        statistics.approx_kl.append(loss.approx_kl(log_prob, old))
-        statistics.clip_fraction.append(loss.clip_fraction(log_prob, old, section.clip_range))
+        statistics.loss.append(loss.average(value.detach(), weights))
+        statistics.approx_kl.append(loss.approx_kl(log_prob, old, weights))
+        statistics.clip_fraction.append(loss.clip_fraction(log_prob, old, section.clip_range, weights))
         if first:
             statistics.first_ratio.append(loss.ratio_max_deviation(log_prob, old))
-    return value
+    return value if weights is None else value * weights
 
 
 def divergence_from(reference: Tensor, transition: Transition, section: TrainSection) -> Tensor:

@@ -52,7 +52,7 @@ def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
 def _trainer(config: TrainConfig, directory: RunDirectory, progress: ConsoleProgress) -> Trainer:
     """Everything that a run needs, what is quick to refuse first."""
     prompts = load_prompts(config.prompts.source)
-    credit, reward = build_credit(config.credit), build_reward(config.reward)
+    credit, reward = build_credit(config.credit, config.run.seed), build_reward(config.reward)
 
     from stepcredit.policy.adapters import denoiser_name  # diffusers takes longest to import
     from stepcredit.policy.loading import load_policy
