@@ -38,6 +38,7 @@ FLOORS = (
         "recipes",
         "registry",
         "scalars",
+        "step_draw",
     },
     {"credit", "policy", "rewards", "sharing", "tracking", "update_statistics"},
     {"evaluation", "grids", "profiling", "report", "scoring", "state", "update"},

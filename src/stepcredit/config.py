@@ -68,7 +68,7 @@ class TrainSection(_Section):
     """How the weights are updated.
 
     An epoch's images are shuffled and split into `updates_per_epoch` groups. Each group is one optimiser update over
-    all its images and all their steps, computed `microbatch` (image, step) pairs at a time.
+    all its images and all their steps, or `sampled_steps` of each, computed `microbatch` (image, step) pairs at a time.
     """
 
     epochs: int = Field(10, ge=0, description="rounds of sampling, scoring and updating")
@@ -83,6 +83,17 @@ class TrainSection(_Section):
         None,
         description="(image, step) pairs per training forward, at most the images of an epoch; more than the images of "
         "an update are several steps of them; None is the images of an update at one step, auto what fits into memory",
+    )
+    sampled_steps: int | None = Field(
+        None,
+        ge=1,
+        description="train on so many steps of each image, drawn anew every epoch and weighted so that the expected "
+        "gradient stays the same; None, or as many as are trained, is all of them",
+    )
+    step_sampling: Literal["credit", "uniform"] = Field(
+        "credit",
+        description="what the probabilities of sampled_steps are in proportion to: |step advantage| x native scale, or "
+        "nothing",
     )
     clip_range: float = Field(1e-2, gt=0, description="c of the clipped ratio; ratios are per latent element")
     kl_weight: float = Field(

@@ -35,11 +35,13 @@ class Processes:
         index: of this process, from 0.
         count: of all.
         in_step: whether each forward is made by all of them together, because the weights are shared out.
+        agreed: whether an error has been raised that all of them know of.
     """
 
     index = 0
     count = 1
     in_step = False
+    agreed = False
 
     @property
     def main(self) -> bool:
@@ -62,12 +64,16 @@ class Processes:
         outcomes = self.exchange(_outcome(work, self.index))
         for outcome in outcomes:
             if outcome.error is not None:
+                self.agreed = True
                 raise outcome.error
         return [outcome.value for outcome in outcomes]
 
     def on_main(self, work: Callable[[], Result]) -> Result:
         """What `work` gives on the main process, which alone does it, on all of them; raises as `together`."""
         return self.together(lambda: work() if self.main else None)[0]  # type: ignore[return-value]
+
+    def leave(self) -> None:
+        """No more is to be exchanged."""
 
     def all(self, fact: bool) -> bool:
         """Whether it is so on all of them."""
@@ -88,6 +94,9 @@ class JoinedProcesses(Processes):
         with _ended_elsewhere():
             distributed.all_gather_object(values, value, group=self._objects)
         return values
+
+    def leave(self) -> None:
+        distributed.destroy_process_group()
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         for bucket in _buckets(parameters):
@@ -134,11 +143,6 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     """`tensor` with the parts that other processes hold. All of them have to ask."""
     whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole
-
-
-def speaks() -> bool:
-    """Whether this process tells the user what all processes find wrong: the first of its machine does."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 @contextmanager

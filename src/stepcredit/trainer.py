@@ -32,6 +32,7 @@ from stepcredit.scoring import Scoring
 from stepcredit.seeds import Stream, epoch_generator, sample_seeds
 from stepcredit.sharing import Share, deal
 from stepcredit.state import TrainingState
+from stepcredit.step_draw import step_draw
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
@@ -74,7 +75,7 @@ class Trainer:
         self.progress = progress or Progress()
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
-        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note))
+        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note), credit)
         self.processes = processes or Processes()
         self.keeper = Keeper(run, self.state, self.progress, self.processes)
         self._require_images()
@@ -116,8 +117,9 @@ class Trainer:
 
             with self.keeper.indivisible():
                 with clock("credit"):
-                    advantage = self.advantage([prompt.text for prompt in prompts], scores)
-                    step_advantages, credited = self.spread(trajectory, prompts, advantage, share)
+                    texts = [prompt.text for prompt in prompts]
+                    advantage = self.advantage(texts, scores)
+                    step_advantages, credited = self.spread(trajectory, texts, advantage, share)
                 trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
                 with clock("training"):
                     updated = self.update(trajectory, step_advantages, share, epoch)
@@ -151,18 +153,18 @@ class Trainer:
     ) -> tuple[Trajectory, Scores]:
         """The walks of this process, and the scores of the images of all, in the order of `prompts`."""
         with self.scoring(share.of(prompts), self.config.reward.overlap) as scoring:
+            walked: list[Trajectory] = []
 
             def own() -> Scores:
-                nonlocal trajectory
                 with clock("sampling"):
                     trajectory, images = self.sample(prompts, share, epoch, scoring)
+                    walked.append(trajectory)
                 with clock("waiting"):
                     return self.score(images, scoring)
 
-            trajectory: Trajectory
             scores = join(self.processes.together(own))
         clock.add("reward", scoring.seconds)
-        return trajectory, scores.reordered(share.order)
+        return walked[0], scores.reordered(share.order)
 
     def sample(
         self, prompts: Sequence[Prompt], share: Share, epoch: int, scoring: Scoring
@@ -218,25 +220,17 @@ class Trainer:
         return advantage
 
     def spread(
-        self, trajectory: Trajectory, prompts: Sequence[Prompt], advantage: Tensor, share: Share
+        self, trajectory: Trajectory, prompts: Sequence[str], advantage: Tensor, share: Share
     ) -> tuple[Tensor, dict[str, Any]]:
-        """M (N,T) of the epoch's images, and what there is to say of it."""
-        everyone = getattr(self.credit, "compares_images", False)
-        seen = share.whole_walks(trajectory) if everyone else trajectory
-        worth = advantage.to(seen.latents.device)
-        if everyone:
-            spread, figures = self.credit(seen, worth), self.credit.diagnostics(seen)
-        else:
-            spread = share.whole(self.credit(seen, worth[share.rows]))
-            figures = share.figures(self.credit.diagnostics(seen))
-        texts = [prompt.text for prompt in prompts]
-        step_advantages = self.state.advantages.of_steps(texts, spread, trajectory.trainable)
-        return step_advantages, figures | step_profiles(trajectory, step_advantages)
+        """M (N,T) of the epoch's images, and figures of it."""
+        spread, figures = self.state.advantages.of_steps(self.credit, trajectory, prompts, advantage, share)
+        return spread, figures | step_profiles(trajectory, spread)
 
     def update(self, trajectory: Trajectory, step_advantages: Tensor, share: Share, epoch: int) -> dict[str, float]:
         """Update the policy; says so if updates were skipped, or first ratios further from 1 than replays may be."""
         self.progress.phase("training")
         state, train = self.state, self.config.train
+        draw = step_draw(train, trajectory, step_advantages, self.config.run.seed, epoch)
         figures = update_policy(
             self.policy,
             state.optimiser,
@@ -248,6 +242,7 @@ class Trainer:
             self.progress.tick,
             state.guard,
             share,
+            draw,
         )
         require_finite("the weights", *self.policy.parameters())
         skipped, deviation = figures["skipped_updates"], figures["ratio_max_deviation"]

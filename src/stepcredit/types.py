@@ -18,6 +18,7 @@ from stepcredit.maths import Schedule, Transition
 
 __all__ = [
     "CreditAssigner",
+    "LearningCredit",
     "Plan",
     "Policy",
     "Prompt",
@@ -117,6 +118,23 @@ class CreditAssigner(Protocol):
         ...
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class LearningCredit(CreditAssigner, Protocol):
+    """A rule with a state: what it has learned from the epochs so far, which is part of a checkpoint."""
+
+    def learn(self, trajectory: Trajectory, advantage: Tensor) -> None:
+        """Take in an epoch, after its step advantages (which thus owe nothing to it) have been asked for."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has been learned, by name; empty before the first epoch."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Become what `state_dict` gave. Raises KeyError, RuntimeError or ValueError if it is of another rule."""
+        ...
 
 
 class RewardFunction(Protocol):

@@ -16,6 +16,7 @@ from stepcredit.maths import gaussian, loss
 from stepcredit.plans import entries, filled, image_groups, microbatch, pair_batches
 from stepcredit.processes import whole_tensor
 from stepcredit.sharing import Share, alone
+from stepcredit.step_draw import StepDraw
 from stepcredit.types import Policy, Trajectory, Transition
 from stepcredit.update_statistics import UpdateStatistics, everywhere
 
@@ -33,14 +34,16 @@ def update_policy(
     tick: Tick = lambda done, total: None,
     guard: Guard | None = None,
     share: Share | None = None,
+    draw: StepDraw | None = None,
 ) -> dict[str, float]:
-    """Train on every trainable (image, step) of `trajectory`, `section.inner_epochs` times.
+    """Train on every trainable (image, step) of `trajectory`, or those of `draw`, `section.inner_epochs` times.
 
     Loss of an update: the mean over its images and trainable steps of
 
         max(-M rho, -M clip(rho, 1 - c, 1 + c)) + kl_weight KL(policy || reference),   rho = exp(log p - log p_old)
 
-    The KL is `gaussian.kl`, or `loss.prediction_kl` if `section.kl_space` says so.
+    The KL is `gaussian.kl`, or `loss.prediction_kl` if `section.kl_space` says so. With a `draw` each drawn step counts
+    as many times as its weight says, in the loss and in its figures, and those not drawn are not replayed.
 
     Args:
         advantages: (B, T), M of every step.
@@ -48,6 +51,7 @@ def update_policy(
         tick: called with (updates done, updates in all).
         guard: halves the micro-batch where memory runs out, and ends a row of updates that are not finite.
         share: which images of the epoch the trajectory holds; by default all.
+        draw: the steps to train on; None is all of them.
 
     Returns:
         the summary of `UpdateStatistics`, of all processes.
@@ -61,6 +65,7 @@ def update_policy(
     done, total = 0, section.inner_epochs * section.updates_per_epoch
     for _ in range(section.inner_epochs):
         for group in image_groups(share.total, section.updates_per_epoch, rng):
+            weights = draw.weights(group, shared=not policy.mixes_steps)[share.rows] if draw else None
             gradient = partial(
                 accumulate_gradient,
                 policy,
@@ -70,6 +75,7 @@ def update_policy(
                 share.among(group),
                 section,
                 first=done == 0,
+                weights=weights,
                 images=len(group),
                 largest=share.largest(group) if processes.in_step else 0,
             )
@@ -102,6 +108,7 @@ def accumulate_gradient(
     size: int,
     *,
     first: bool = False,
+    weights: Tensor | None = None,
     images: int | None = None,
     largest: int = 0,
 ) -> UpdateStatistics:
@@ -111,6 +118,7 @@ def accumulate_gradient(
         group: images, as rows of the trajectory.
         size: (image, step) pairs per forward.
         first: whether no update was made since the rollout.
+        weights: (B, T) on the CPU, how often a step counts; those of weight 0 are left out. None is all once.
         images: of the update, with those of other processes; by default those of `group`.
         largest: as many forwards are made as for a group of so many images, more than are needed to no effect.
     """
@@ -118,14 +126,16 @@ def accumulate_gradient(
     if not steps:
         raise InputError("every step of the walk has zero variance: nothing can be trained")
     statistics = UpdateStatistics()
-    batches = list(pair_batches(group, steps, size, mixed=policy.mixes_steps))
+    chosen = None if weights is None else weights > 0
+    batches = list(pair_batches(group, steps, size, mixed=policy.mixes_steps, chosen=chosen))
     anchors = (
         reference_anchors(policy, trajectory, batches, size, section) if section.kl_weight else [None] * len(batches)
     )
     count = (images or len(group)) * len(steps)
     for (rows, at), anchor in zip(batches, anchors, strict=True):
         transition = replay(policy, trajectory, rows, at, size)
-        value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first)
+        counted = None if weights is None else weights[rows, at]
+        value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first, counted)
         scaler.scale(value.sum() / count).backward()
     for _ in range(forwards(largest, steps, size, policy.mixes_steps) - len(batches)):
         keep_step(policy, trajectory, steps[0], size, section)
@@ -168,23 +178,29 @@ def pair_loss(
     statistics: UpdateStatistics,
     reference: Tensor | None,
     first: bool,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Loss (len(rows),) of some images, each at its step, indexed by the true step; with KL if there is a reference."""
+    """Loss (len(rows),) of some images, each at its step, indexed by the true step; with KL if there is a reference.
+
+    `weights` (len(rows),), on the CPU, say how often each of them counts.
+    """
+    statistics.pairs.append(len(rows) if weights is None else float(weights.sum()))
     following, old = entries(trajectory.latents, rows, steps + 1), entries(trajectory.log_probs, rows, steps)
     log_prob = gaussian.log_prob(following, transition.mean, transition.std)
+    if weights is not None:
+        weights = weights.to(log_prob.device, non_blocking=log_prob.device.type == "cuda")
     value = loss.clipped_surrogate(log_prob, old, entries(advantages, rows, steps), section.clip_range)
     if reference is not None:
         divergence = divergence_from(reference, transition, section)
-        statistics.reference_kl.append(divergence.detach().mean())
+        statistics.reference_kl.append(loss.average(divergence.detach(), weights))
         value = value + section.kl_weight * divergence
     with torch.no_grad():
-        statistics.pairs.append(len(rows))
-        statistics.loss.append(value.detach().mean())
-        statistics.approx_kl.append(loss.approx_kl(log_prob, old))
-        statistics.clip_fraction.append(loss.clip_fraction(log_prob, old, section.clip_range))
+        statistics.loss.append(loss.average(value.detach(), weights))
+        statistics.approx_kl.append(loss.approx_kl(log_prob, old, weights))
+        statistics.clip_fraction.append(loss.clip_fraction(log_prob, old, section.clip_range, weights))
         if first:
             statistics.first_ratio.append(loss.ratio_max_deviation(log_prob, old))
-    return value
+    return value if weights is None else value * weights
 
 
 def divergence_from(reference: Tensor, transition: Transition, section: TrainSection) -> Tensor:

@@ -21,15 +21,15 @@ class UpdateStatistics:
     """Figures of every forward of an epoch; tensors until `summary`, so that no step waits for the device.
 
     Attributes:
-        pairs: how many (image, step) pairs each forward counts for.
-        approx_kl, clip_fraction, reference_kl, loss: means over the pairs of each forward.
+        pairs: how many (image, step) pairs each forward counts for; the sum of their weights where steps are drawn.
+        approx_kl, clip_fraction, reference_kl, loss: weighted means over the pairs of each forward.
         grad_norm: of each update.
         first_ratio: max |ratio - 1| of each forward before the first update.
         skipped: updates that were not made because their loss or gradient was not finite; the figures above are of the
             others, but for `first_ratio`.
     """
 
-    pairs: list[int] = field(default_factory=list)
+    pairs: list[float] = field(default_factory=list)
     approx_kl: list[Tensor] = field(default_factory=list)
     clip_fraction: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)

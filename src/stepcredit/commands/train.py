@@ -50,10 +50,10 @@ def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, res
             resume_run(config, directory)
         else:
             config = recipes.load(name, overrides)
-            path = run or next_run_path(RUNS, Path(name or recipes.DEFAULT).stem)
+            stem = Path(name or recipes.DEFAULT).stem
             from stepcredit.commands.training import start_run
 
-            start_run(config, path)
+            start_run(config, lambda: run or next_run_path(RUNS, stem))
 
 
 def _newest_run() -> Path:

@@ -18,8 +18,9 @@ class GroupContrastive:
         s_i = cos(x0_i - m, x_T - m),   m = mean final latent of the same prompt's images in the batch,
 
     then w, G and M as in `contribution`. A group advantage rewards a difference between siblings, so credit goes to
-    the steps that settled it. Ours, no source. Degenerate case: a trajectory whose total gain is below 1e-6, or that is alone in its group, gets
-    `linear` credit and is counted.
+    the steps that settled it. Ours, no source.
+    Degenerate case: a trajectory whose total gain is below 1e-6, or that is alone in its group, gets `linear` credit
+    and is counted.
 
     Attributes:
         window, alpha, clamp: as for `contribution`.
