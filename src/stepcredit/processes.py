@@ -123,7 +123,7 @@ def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: flo
     if asked is not None and launched != asked:
         raise InputError(f"run.processes is {asked}, but the launcher has started {_number(launched)}")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise InputError("DeepSpeed is not supported: leave it out, and set model.shard=true to share the weights out")
+        raise InputError("DeepSpeed is not supported: launch without it")
     if launched == 1:
         if in_step:
             raise InputError("model.shard shares the weights out over processes, but there is one: use torchrun")

@@ -22,7 +22,6 @@ MAY_CHANGE = (
     "train.max_skipped_updates",
     "sample.batch",
     "model.gradient_checkpointing",
-    "model.shard",
     "reward.remote",
     "reward.timeout",
     "reward.ray_workers",
