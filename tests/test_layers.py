@@ -27,7 +27,6 @@ FLOORS = (
         "types",
     },
     {
-        "advantages",
         "checkpoint",
         "embedded",
         "faults",
@@ -40,7 +39,8 @@ FLOORS = (
         "scalars",
         "step_draw",
     },
-    {"credit", "policy", "rewards", "sharing", "tracking", "update_statistics"},
+    {"sharing", "update_statistics"},
+    {"advantages", "credit", "policy", "rewards", "tracking"},
     {"evaluation", "grids", "profiling", "report", "scoring", "state", "update"},
     {"comparison", "keeping"},
     {"trainer"},

@@ -106,7 +106,7 @@ def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch: pyte
     with pytest.raises(InputError, match=r"run\.processes is 2, but the launcher has started one process"):
         joined(2, cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(InputError, match=r"run\.processes is 2, but the launcher has started 4$"):
+    with pytest.raises(InputError, match=r"run\.processes is 2, but the launcher has started 4 processes$"):
         joined(2, cpu=True)
 
 
