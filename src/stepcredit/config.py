@@ -33,6 +33,9 @@ class ModelSection(_Section):
     ema: float | None = Field(
         None, ge=0, lt=1, description="decay of an average of the trained weights, used for grids and export"
     )
+    shard: bool = Field(
+        False, description="share the denoiser's weights out over the processes (FSDP2); needs two or more"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
     compile: bool = Field(False, description="torch.compile the denoiser in place")
     vae_tiling: bool = Field(False, description="decode large images tile by tile: less memory")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from stepcredit.errors import InputError, StepcreditError
 
@@ -143,6 +143,14 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     """`tensor` with the parts that other processes hold. All of them have to ask."""
     whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole
+
+
+def part_like(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a tensor that all processes have whole, if `like` is such a part; else `value` itself."""
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
+        return value
+    whole = value.to(like.device, like.dtype)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 
 import torch
+from torch import Tensor
 
 from stepcredit import checkpoint
 from stepcredit.advantages import Advantages
@@ -12,7 +13,7 @@ from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
-from stepcredit.processes import whole_tensor
+from stepcredit.processes import part_like, whole_tensor
 from stepcredit.tracking import package_versions
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
@@ -85,7 +86,7 @@ class TrainingState:
 
     def _restore(self, saved: Checkpoint) -> None:
         self.policy.load_state_dict(checkpoint.policy_tensors(saved))
-        checkpoint.restore_optimiser(self.optimiser, saved.tensors)
+        checkpoint.restore_optimiser(self.optimiser, self._parts(saved.tensors))
         self.advantages.load_state_dict(saved.state)
         if self.learner:
             self.learner.load_state_dict(checkpoint.credit_tensors(saved))
@@ -96,3 +97,12 @@ class TrainingState:
             self.guard.microbatch = max(1, operator.index(size["halved"]))
         self.reward_queries = operator.index(saved.state["reward_queries"])
         self.finished_epochs = saved.epoch
+
+    def _parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the optimiser keeps of each weight, shared out as the weight is."""
+        weights = self.policy.parameters()
+        return {
+            name: part_like(value, weights[int(name.split(".")[1])])
+            for name, value in tensors.items()
+            if name.startswith("optimiser.") and value.ndim
+        } | {name: value for name, value in tensors.items() if name.startswith("optimiser.") and not value.ndim}

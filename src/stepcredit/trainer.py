@@ -332,5 +332,7 @@ class Trainer:
             raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images")
         if count > images:
             raise InputError(f"there are {count} processes but an epoch has only {images} images")
+        if self.processes.in_step and self.config.train.sampled_steps is not None:
+            raise InputError("model.shard and train.sampled_steps exclude each other: leave one of them out")
         if self.processes.in_step and images % count:
             raise InputError(f"with model.shard, {count} processes cannot share {images} images: each needs as many")

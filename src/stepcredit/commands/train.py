@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "train.max_skipped_updates",
     "sample.batch",
     "model.gradient_checkpointing",
+    "model.shard",
     "reward.remote",
     "reward.timeout",
     "reward.ray_workers",

@@ -61,7 +61,7 @@ def _joined(config: TrainConfig) -> Iterator[Processes]:
     """The processes of the run. What ends it is told once: by this one if no other knows of it."""
     patience = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
     cpu = config.model.device == "cpu"
-    processes = joined(config.run.processes, cpu=cpu, patience=patience)
+    processes = joined(config.run.processes, cpu=cpu, in_step=config.model.shard, patience=patience)
     try:
         yield processes
     except StepcreditError as error:
