@@ -30,6 +30,7 @@ def share_out(denoiser: Any) -> None:
     for part in denoiser.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # gloo cannot divide on the way
 
 
 def placed_like(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
