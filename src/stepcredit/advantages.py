@@ -60,12 +60,13 @@ class Advantages:
         advantage = advantage.to(trajectory.latents.device)
         if isinstance(credit, LearningCredit) or getattr(credit, "compares_images", False):
             trajectory = share.whole_walks(trajectory)
-            spread, figures = credit(trajectory, advantage), dict[str, Any](credit.diagnostics(trajectory))
+            spread = credit(trajectory, advantage)
+            if isinstance(credit, LearningCredit):
+                credit.learn(trajectory, advantage)
+            figures = dict[str, Any](credit.diagnostics(trajectory))
         else:
             spread = share.whole(credit(trajectory, advantage[share.rows.to(advantage.device)]))
             figures = share.figures(credit.diagnostics(trajectory))
-        if isinstance(credit, LearningCredit):
-            credit.learn(trajectory, advantage)
         if self._second:
             steps = trajectory.trainable.to(spread.device)
             pooled = self._steps.update(prompts, spread[:, steps])
