@@ -128,32 +128,24 @@ def accumulate_gradient(
     statistics = UpdateStatistics()
     chosen = None if weights is None else weights > 0
     batches = list(pair_batches(group, steps, size, mixed=policy.mixes_steps, chosen=chosen))
-    anchors = (
-        reference_anchors(policy, trajectory, batches, size, section) if section.kl_weight else [None] * len(batches)
-    )
+    idle = [_first_pair(steps)] * (forwards(largest, steps, size, policy.mixes_steps) - len(batches))
+    anchors: list[Tensor | None] = [None] * len(batches)
+    if section.kl_weight:
+        anchors = reference_anchors(policy, trajectory, [*batches, *idle], size, section)[: len(batches)]
     count = (images or len(group)) * len(steps)
     for (rows, at), anchor in zip(batches, anchors, strict=True):
         transition = replay(policy, trajectory, rows, at, size)
         counted = None if weights is None else weights[rows, at]
         value = pair_loss(transition, trajectory, advantages, rows, at, section, statistics, anchor, first, counted)
         scaler.scale(value.sum() / count).backward()
-    for _ in range(forwards(largest, steps, size, policy.mixes_steps) - len(batches)):
-        keep_step(policy, trajectory, steps[0], size, section)
+    for rows, at in idle:
+        (replay(policy, trajectory, rows, at, size).mean.sum() * 0).backward()
     return statistics
 
 
 def forwards(images: int, steps: Sequence[int], size: int, mixed: bool) -> int:
     """How many forwards `accumulate_gradient` makes for a group of so many images."""
     return len(list(pair_batches(torch.arange(images), steps, size, mixed=mixed)))
-
-
-def keep_step(policy: Policy, trajectory: Trajectory, step: int, size: int, section: TrainSection) -> None:
-    """A forward and backward that other processes wait for, and that adds nothing."""
-    row = torch.zeros(1, dtype=torch.long)
-    at = torch.full_like(row, step)
-    if section.kl_weight:
-        reference_anchors(policy, trajectory, [(row, at)], size, section)
-    (replay(policy, trajectory, row, at, size).mean.sum() * 0).backward()
 
 
 @torch.no_grad()
@@ -222,3 +214,8 @@ def replay(policy: Policy, trajectory: Trajectory, rows: Tensor, steps: Tensor, 
 
 def _anchor(transition: Transition, section: TrainSection) -> Tensor:
     return transition.output if section.kl_space == "prediction" else transition.mean
+
+
+def _first_pair(steps: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What is replayed to no effect, where other processes have more to replay."""
+    return torch.zeros(1, dtype=torch.long), torch.tensor(steps[:1])
