@@ -18,6 +18,7 @@ def share_out(denoiser: Any) -> None:
 
     A LoRA is small and stays whole on every process, so that it is trained and kept as ever. Gradients of weights that
     are shared out are added up over the processes. Repeated blocks are units of their own, where the model names them.
+    Between forwards there are only parts, so that weights which are read or replaced then are those of the next forward.
     """
     frozen = [parameter for parameter in denoiser.parameters() if not parameter.requires_grad]
     whole = (
@@ -26,7 +27,7 @@ def share_out(denoiser: Any) -> None:
     names = getattr(denoiser, "_repeated_blocks", None) or ()
     blocks = [part for part in denoiser.modules() if type(part).__name__ in names]
     for part in (*reversed(blocks), denoiser):  # inner ones first, so that outer ones leave them out
-        fully_shard(part, ignored_params=whole)
+        fully_shard(part, reshard_after_forward=True, ignored_params=whole)
     for part in denoiser.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
