@@ -75,17 +75,23 @@ def test_two_processes_walk_the_curve_of_one(alone: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("adapter", "weights"),
-    [("lora", "lora/pytorch_lora_weights.safetensors"), ("full", "unet/diffusion_pytorch_model.safetensors")],
+    ("adapter", "then", "weights"),
+    [
+        ("lora", "true", "lora/pytorch_lora_weights.safetensors"),
+        ("full", "true", "unet/diffusion_pytorch_model.safetensors"),
+        ("full", "false", "unet/diffusion_pytorch_model.safetensors"),
+    ],
 )
-def test_weights_that_are_shared_out_are_trained_as_whole_ones(adapter: str, weights: str, tmp_path: Path) -> None:
-    """With averages and a KL, which swap weights; stopped after one epoch and gone on with, still shared out."""
+def test_weights_that_are_shared_out_are_trained_as_whole_ones(
+    adapter: str, then: str, weights: str, tmp_path: Path
+) -> None:
+    """With averages and a KL, which swap weights; stopped after one epoch and gone on with, shared out or whole."""
     words = [*RUN, f"model.adapter={adapter}", "model.ema=0.5", "train.kl_weight=0.01", "train.learning_rate=1e-3"]
     assert run(tmp_path, "train", "embedded_jpeg", *words, "--run", "a", processes=1).returncode == 0
     shared = [*words, "model.shard=true"]
     said = run(tmp_path, "train", "embedded_jpeg", *shared, "train.epochs=1", "--run", "b", processes=2)
     assert said.returncode == 0, said.stderr
-    said = run(tmp_path, "train", "--resume", "--run", "b", "train.epochs=2", processes=2)
+    said = run(tmp_path, "train", "--resume", "--run", "b", "train.epochs=2", f"model.shard={then}", processes=2)
     assert said.returncode == 0, said.stderr
     one, two = rows(tmp_path / "a"), rows(tmp_path / "b")
     for first, second in zip(one, two, strict=True):
