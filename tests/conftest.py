@@ -10,6 +10,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-import torch
+import torch  # noqa: E402 - reads OMP_NUM_THREADS when it is imported
 
 torch.set_num_threads(1)
