@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.families import FAMILIES
+
+ROOT = Path(__file__).parents[1]
 
 RUN = [
     "sample.steps=4",
@@ -31,11 +34,17 @@ FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credi
 def command(*words: str, processes: int) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", "stepcredit", *words]
+    return [*launcher(processes), "--", "stepcredit", *words]
+
+
+def launcher(processes: int) -> list[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
-    return [*launcher, "-m", "--", "stepcredit", *words]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *(f"--nproc-per-node={processes}", f"--master-port={port}", "-m"),
+    ]
 
 
 def run(folder: Path, *words: str, processes: int) -> subprocess.CompletedProcess[str]:
@@ -102,6 +111,19 @@ def test_weights_that_are_shared_out_are_trained_as_whole_ones(
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert float((value - theirs[name]).abs().max()) < 1e-2 * float(value.abs().max()) + 1e-6
+
+
+@pytest.mark.parametrize("names", [("sd", "sd3", "flux"), pytest.param(tuple(FAMILIES), marks=pytest.mark.slow)])
+def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str, ...]) -> None:
+    """FSDP2 on two processes: the same walks, exact replays, and gradients that add up to those of whole weights."""
+    words = [*launcher(2), "tests.families.shared_out", *names]
+    said = subprocess.run(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert {key.split()[0] for key in found} == set(names)
+    for key, figures in found.items():
+        assert (figures["deviation"], figures["latents"]) == (0, 0), key
+        assert figures["gradient"] < 1e-5, key
 
 
 @pytest.mark.slow
