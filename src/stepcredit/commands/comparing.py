@@ -45,7 +45,7 @@ def carry_out(
         Runner(directory, protocol, places, display, lock, train or TRAIN) as runner,
     ):
         choices, failures = _tune(protocol, directory, runner, skip_failed)
-        display.note(f"learning rates: {_rates(choices)}")
+        display.note("\n".join(_rates(choices)))
         cells = fresh_cells(protocol, chosen(choices))
         failures += runner(cells)
     if failures and not skip_failed:
@@ -80,11 +80,12 @@ def _tune(
     return choices, failures
 
 
-def _rates(choices: Choices) -> str:
-    return ", ".join(
-        f"{reward} {arm} {'none' if choice.rate is None else f'{choice.rate:g}'}"
-        for (reward, arm), choice in choices.items()
-    )
+def _rates(choices: Choices) -> list[str]:
+    """A line per reward."""
+    chosen_at: dict[str, list[str]] = {}
+    for (reward, arm), choice in choices.items():
+        chosen_at.setdefault(reward, []).append(f"{arm} {'none' if choice.rate is None else f'{choice.rate:g}'}")
+    return [f"learning rates on {reward}: {', '.join(rates)}" for reward, rates in chosen_at.items()]
 
 
 def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[Cell]) -> Mapping[Cell, Curve]:
