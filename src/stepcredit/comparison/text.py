@@ -23,15 +23,18 @@ def printed(results: Mapping[str, Any]) -> str:
 
 def markdown(results: Mapping[str, Any], command: str) -> str:
     """The same as a page, with the command that made it."""
-    parts = ["# Comparison", f"`{command}`"]
-    for reward, found in results["rewards"].items():
-        parts.append(f"## {reward}")
-        parts.append(
-            "\n".join([title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))])
-        )
-        parts += [_pipes(table) for table in tables(results, found)]
+    parts = ["# Comparison", f"`{command}`", *reward_sections(results)]
     explained = "\n".join(f"- {note}" for note in notes(results))
     return "\n\n".join([*parts, "## How to read it", explained]) + "\n"
+
+
+def reward_sections(results: Mapping[str, Any]) -> list[str]:
+    """Paragraphs and tables of every reward, under a heading each."""
+    parts = []
+    for reward, found in results["rewards"].items():
+        told = [title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))]
+        parts += [f"## {reward}", "\n".join(told), *(_pipes(table) for table in tables(results, found))]
+    return parts
 
 
 def title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) -> str:
