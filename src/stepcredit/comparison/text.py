@@ -137,6 +137,8 @@ def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     rates += _no_yardstick(arms[results["reference"]])
     if not any(arm["tuning"]["grid"] for arm in arms.values()):
         rates.append("(no learning rate was tuned: an arm may be ahead by its rate alone)")
+    if found["detectable"]:
+        rates.append(f"(so many seeds show differences of final reward from about {found['detectable']:.2g} on)")
     failed = [f"(left out, it failed: {line})" for line in results["failed"]]
     return list(dict.fromkeys([*said, *(f"(factors: {line[1:]}" for line in medians), *rates, *failed]))
 
@@ -156,6 +158,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     return [
         f"mean ± standard error [interval], median [interval]: {method['uncertainty']}",
         f"reward: {method['rewards']}",
+        f"shown by so many seeds: {method['detectable']}",
         f"queries to the reference: {method['queries_to_reference']}",
         f"factor: {method['factor']}",
         f"at matched reward: {method['watched_at_reference']}",
