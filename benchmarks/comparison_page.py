@@ -19,13 +19,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from _page import DOCS, fill
 from _panels import PANEL, side_by_side
 
 from stepcredit.comparison.sections import curve_points
 from stepcredit.comparison.text import reward_sections
 from stepcredit.report.charts import Line, line_chart
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def main() -> None:
@@ -36,19 +35,10 @@ def main() -> None:
     options = parser.parse_args()
     results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
     page = options.docs / "benchmark.md"
-    page.write_text(filled(page.read_text(encoding="utf-8"), options.name, section(results)), encoding="utf-8")
+    fill(page, options.name, section(results))
     picture = options.docs / "images" / f"benchmark_{options.name}.svg"
     picture.write_text(curves(results), encoding="utf-8")
     print(f"{page} and {picture} have it")
-
-
-def filled(page: str, name: str, text: str) -> str:
-    """`page` with `text` in its place called `name`."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if begin not in page or end not in page:
-        raise SystemExit(f"benchmark.md has no place {begin} ... {end}")
-    head, _, rest = page.partition(begin)
-    return f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 def section(results: Mapping[str, Any]) -> str:
