@@ -1,0 +1,144 @@
+"""Four hidden rules of taste: what the synthetic judges of the preference rewards go by.
+
+A rule gives a value in [0, 1] to a picture, of which it knows the exact measures, and its caption. `utility` brings in
+what became of the picture on its way to the image that is judged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from stepcredit.embedded.render import CENTRES, PALETTE, RADII, SIZE, Pictures, coverage
+from stepcredit.embedded.world import ATTRIBUTES, parse
+
+Rule = Callable[[Pictures, Sequence[str]], Tensor]
+
+TOLD_APART = 0.15
+MIDDLE = 0.75
+BEST_SHARE = 0.22
+LEGIBLE_SHARE = 0.08
+COLOUR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
+
+
+def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """Colours go together where their hues are alike or opposite, and clash between; greys do neither.
+
+        s (1 + sqrt(C_f C_b) cos(2 D)) / 2
+
+    D is the angle between the hues of foreground and background and C their chroma, both seen along the grey diagonal
+    of the RGB cube; s is `visibility`. After Moon and Spencer (J. Opt. Soc. Am. 34, 1944), much simplified. (B,).
+    """
+    foreground, background = _hue_and_chroma(pictures.foreground), _hue_and_chroma(pictures.background)
+    chroma = foreground.norm(dim=1) * background.norm(dim=1)
+    cosine = (foreground * background).sum(1) / chroma.clamp_min(1e-6)
+    return visibility(pictures) * (1 + chroma.sqrt() * (2 * cosine.square() - 1)) / 2
+
+
+def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """The shape stands in the middle and fills about a fifth of the picture, with room around it.
+
+        s (max(0, 1 - r / 0.75) + max(0, 1 - |log2(a / 0.22)| / 2)) / 2
+
+    r is how far the centroid of what is seen of the shape lies from the middle, in half-widths; a is the share of the
+    picture that it covers; s is `visibility`. (B,).
+    """
+    covered = coverage(pictures)
+    share = covered.mean((1, 2)).clamp_min(1e-6)
+    place = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 1
+    x = (covered.mean(1) * place).mean(1) / share
+    y = (covered.mean(2) * place).mean(1) / share
+    middle = (1 - (x.square() + y.square()).sqrt() / MIDDLE).clamp_min(0)
+    filled = (1 - (share / BEST_SHARE).log2().abs() / 2).clamp_min(0)
+    return visibility(pictures) * (middle + filled) / 2
+
+
+def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """The shape stands out from the ground by lightness, in all its parts, and is not tiny.
+
+        min(1, a / 0.08) ln(k) / ln(21)
+
+    k is the contrast ratio (L1 + 0.05) / (L2 + 0.05) of WCAG 2 between foreground and background, or between the
+    texture's second colour and the background if that is smaller; a is the share of the picture covered. (B,).
+    """
+    contrast = _contrast(pictures.foreground, pictures.background)
+    second = _contrast(pictures.shade, pictures.background)
+    solid = pictures.texture == ATTRIBUTES["texture"].index("solid")
+    worst = torch.where(solid, contrast, torch.minimum(contrast, second))
+    return (coverage(pictures).mean((1, 2)) / LEGIBLE_SHARE).clamp_max(1) * worst.log() / math.log(21)
+
+
+def faithfulness(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """The picture shows what its caption says, each word counted alike.
+
+        s mean over mentioned attributes of match
+
+    Match is 1 or 0 for shape and texture, max(0, 1 - d / reach) for the others: d is the root mean square distance of
+    colours (reach 0.3), the difference of radii (3 pixels), the distance of centres (7 pixels); s is `visibility`. (B,).
+    A text that is no caption of the world mentions nothing and gives 0.
+    """
+    mentioned = [parse(text) for text in captions]
+    total, count = torch.zeros(len(pictures)), torch.zeros(len(pictures))
+    for name, words in ATTRIBUTES.items():
+        named = torch.tensor([name in words_of for words_of in mentioned])
+        label = torch.tensor([words.index(words_of.get(name, words[0])) for words_of in mentioned])
+        total += named * _match(pictures, name, label)
+        count += named
+    return visibility(pictures) * total / count.clamp_min(1)
+
+
+RULES: Mapping[str, Rule] = {
+    "harmony": harmony,
+    "balance": balance,
+    "legibility": legibility,
+    "faithfulness": faithfulness,
+}
+
+
+def visibility(pictures: Pictures) -> Tensor:
+    """min(1, d / 0.15) for the root mean square distance d of foreground and background: a shape of the ground's colour
+    is not there. (B,) in [0, 1]."""
+    return (_distance(pictures.foreground, pictures.background) / TOLD_APART).clamp_max(1)
+
+
+def utility(value: Tensor, damage: Tensor) -> Tensor:
+    """(1 - damage) value - damage: from a rule's value of the clean picture, in [0, 1], down to -1 where nothing is left.
+
+    Args:
+        value, damage: (B,), in [0, 1].
+    """
+    return (1 - damage) * value - damage
+
+
+def _match(pictures: Pictures, name: str, label: Tensor) -> Tensor:
+    if name in ("foreground", "background"):
+        return (1 - _distance(getattr(pictures, name), PALETTE[label]) / COLOUR_REACH).clamp_min(0)
+    if name == "size":
+        return (1 - (pictures.radius - RADII[label]).abs() / RADIUS_REACH).clamp_min(0)
+    if name == "position":
+        return (1 - (pictures.centre - CENTRES[label]).norm(dim=1) / PLACE_REACH).clamp_min(0)
+    return (getattr(pictures, name) == label).float()
+
+
+def _distance(left: Tensor, right: Tensor) -> Tensor:
+    return (left - right).square().mean(1).sqrt()
+
+
+def _hue_and_chroma(colour: Tensor) -> Tensor:
+    """(B,2): the colour seen along the grey diagonal, a vector of the hue's direction and the chroma's length."""
+    red, green, blue = colour.unbind(1)
+    return torch.stack([red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)], 1)
+
+
+def _contrast(left: Tensor, right: Tensor) -> Tensor:
+    """WCAG 2's contrast ratio of two sRGB colours (B,3): (B,), from 1 to 21."""
+    first, second = _luminance(left) + 0.05, _luminance(right) + 0.05
+    return torch.maximum(first, second) / torch.minimum(first, second)
+
+
+def _luminance(colour: Tensor) -> Tensor:
+    linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return linear @ torch.tensor([0.2126, 0.7152, 0.0722])
