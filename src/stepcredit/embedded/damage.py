@@ -1,8 +1,8 @@
-"""What can happen to an image, and how much of it is left: so that a scorer also knows what is no picture at all.
+"""What can happen to an image, at a severity from 0 to 1: so that scorers also know what is no picture at all.
 
 A model in training leaves the renderer's images soon. Its failures, as far as they can be foreseen, are made here from
-clean renders: noise, blotches, blur, ghosts, pieces of elsewhere, ramps and bars, and the like in the latents of the
-autoencoder. How much damage was done is known, because the clean render is.
+clean renders: noise, blotches, blur, slopes, bars, ghosts, pieces of elsewhere, and the like in the latents of the
+autoencoder.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from stepcredit.embedded.render import SIZE
 
 Change = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
 
-LOST = 0.25
+UNSEEN, LOST = 0.1, 0.7
+ELSEWHERE = ("ghost", "pieces")
+"""Changes that bring in another picture, and with it a shape."""
 
 
-def damage(images: Tensor, clean: Tensor) -> Tensor:
-    """min(1, d / 0.25) for the root mean square distance d (B,) of `images` from `clean`, (B,3,H,W) in [0,1] each."""
-    return ((images - clean).square().mean((1, 2, 3)).sqrt() / LOST).clamp_max(1)
+def damage(severity: Tensor) -> Tensor:
+    """min(1, max(0, (severity - 0.1) / 0.6)): nothing counts that is hardly seen, and beyond 0.7 all is lost."""
+    return ((severity - UNSEEN) / (LOST - UNSEEN)).clamp(0, 1)
 
 
 def grain(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
@@ -52,8 +54,8 @@ def blur(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
 def ramp(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """A slope of colour across the picture."""
     place = torch.linspace(-1, 1, SIZE)
-    slope = _normal(rng, len(images), 3, 2, 1, 1)
-    return images + 0.4 * severity * (slope[:, :, 0] * place.view(1, 1, 1, SIZE) + slope[:, :, 1] * place.view(SIZE, 1))
+    slope = F.normalize(_normal(rng, len(images), 3, 2, 1, 1), dim=1)
+    return images + 0.8 * severity * (slope[:, :, 0] * place.view(1, 1, 1, SIZE) + slope[:, :, 1] * place.view(SIZE, 1))
 
 
 def bars(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
@@ -62,7 +64,7 @@ def bars(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     place = torch.linspace(-1, 1, SIZE)
     along = angle.cos() * place.view(1, 1, 1, SIZE) + angle.sin() * place.view(1, 1, SIZE, 1)
     wave = (along * np.pi * _uniform(rng, len(images), 1, 4) * 2 + _uniform(rng, len(images), 0, 7)).sin()
-    return images + 0.6 * severity * wave * _normal(rng, len(images), 3, 1, 1)
+    return images + severity * wave * F.normalize(_normal(rng, len(images), 3, 1, 1), dim=1)
 
 
 def ghost(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
@@ -72,27 +74,20 @@ def ghost(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
 
 def pieces(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """Cells of 4x4 pixels come from another picture, at most three in four."""
-    taken = torch.from_numpy(rng.random((len(images), 1, 8, 8))) < 0.75 * severity
+    taken = torch.from_numpy(rng.random((len(images), 1, 8, 8))) < 0.75 * severity.square()
     return torch.where(F.interpolate(taken.float(), size=(SIZE, SIZE)) > 0, images.roll(1, 0), images)
 
 
 def latent_noise(latents: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """Independent noise in every latent."""
-    return latents + 1.5 * severity * _normal(rng, *latents.shape)
-
-
-def latent_stretch(latents: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each channel away from its mean, and all of them moved."""
-    mean = latents.mean((2, 3), keepdim=True)
-    factor = 1 + 1.5 * severity * _normal(rng, len(latents), latents.shape[1], 1, 1)
-    return mean + factor * (latents - mean) + 0.5 * severity * _normal(rng, len(latents), latents.shape[1], 1, 1)
+    return latents + 2.0 * severity * _normal(rng, *latents.shape)
 
 
 def latent_shuffle(latents: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """Some latent cells change places."""
     batch, cells = len(latents), latents.shape[2] * latents.shape[3]
     order = torch.from_numpy(rng.permuted(np.tile(np.arange(cells), (batch, 1)), axis=1))
-    moved = torch.from_numpy(rng.random((batch, cells))) < severity.view(batch, 1)
+    moved = torch.from_numpy(rng.random((batch, cells))) < severity.square().view(batch, 1)
     source = torch.where(moved, order, torch.arange(cells))
     flat = latents.flatten(2)
     return flat.gather(2, source.unsqueeze(1).expand_as(flat)).view_as(latents)
@@ -109,11 +104,8 @@ ON_PIXELS: Mapping[str, Change] = {
 }
 ON_LATENTS: Mapping[str, Change] = {
     "latent noise": latent_noise,
-    "latent stretch": latent_stretch,
     "latent shuffle": latent_shuffle,
 }
-FROM_ELSEWHERE = ("ghost", "pieces")
-"""Changes that bring in another picture, and with it a shape."""
 
 
 @torch.no_grad()

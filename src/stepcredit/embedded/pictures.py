@@ -15,11 +15,15 @@ from stepcredit.embedded.world import ATTRIBUTES, Scene
 MOST_CHANGES = 3
 
 
-def draw_pictures(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
-    """One picture per scene: itself, with up to MOST_CHANGES words changed, or anything at all, a third of each."""
+def draw_pictures(scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[Pictures, Tensor]:
+    """One picture per scene: itself, with up to MOST_CHANGES words changed, or anything at all, a third of each.
+
+    Returns:
+        The pictures, and which of them (B,) are scenes of the world: the autoencoder distorts any others.
+    """
     kind = torch.from_numpy(rng.integers(3, size=len(scenes)))
     meant = [altered(scene, rng) if changed else scene for scene, changed in zip(scenes, kind == 1, strict=True)]
-    return choose(kind == 2, anything(len(scenes), rng), measures(meant, rng))
+    return choose(kind == 2, anything(len(scenes), rng), measures(meant, rng)), kind != 2
 
 
 def altered(scene: Scene, rng: np.random.Generator) -> Scene:

@@ -10,87 +10,108 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from stepcredit.embedded.damage import FROM_ELSEWHERE, ON_LATENTS, ON_PIXELS, damage, decode, encode
+from stepcredit.embedded.damage import ELSEWHERE, ON_LATENTS, ON_PIXELS, damage, decode, encode
 from stepcredit.embedded.pictures import any_colour, draw_pictures
 from stepcredit.embedded.render import Pictures, paint
-from stepcredit.embedded.rules import RULES, utility
-from stepcredit.embedded.world import sample_caption, sample_scene
+from stepcredit.embedded.rules import RULES, utility, visibility
+from stepcredit.embedded.world import Scene, sample_caption, sample_scene
 from stepcredit.maths.preference import probability
 
-CHUNK = 128
-EMPTY, UNCHANGED, THROUGH_AUTOENCODER = 0.1, 0.35, 0.6
+CHUNK = 256
+SAFE, EMPTY, UNCHANGED, THROUGH_AUTOENCODER = 0.5, 0.1, 1 / 3, 0.6
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """N pairs of images.
+class Comparisons:
+    """N captions with K images each, any two of which a judge may be asked to compare.
 
     Attributes:
-        captions: N, of both images of a pair.
-        images: (N,2,3,32,32) in [0,1].
-        utilities: (N,2) of each rule, by name.
+        captions: N.
+        images: (N,K,3,32,32) in [0,1].
+        utilities: (N,K) of each rule, by name.
+        damages: (N,K), from 0 to 1.
     """
 
     captions: list[str]
     images: Tensor
     utilities: Mapping[str, Tensor]
+    damages: Tensor
 
     def __len__(self) -> int:
         return len(self.captions)
 
 
-def draw_pairs(rng: np.random.Generator, vae: AutoencoderKL, count: int, held_out: bool) -> Pairs:
-    """`count` pairs under captions that are held out, or that are not."""
-    parts = [_chunk(rng, vae, min(CHUNK, count - start), held_out) for start in range(0, count, CHUNK)]
-    return Pairs(
+def draw_comparisons(
+    rng: np.random.Generator, vae: AutoencoderKL, captions: int, images: int, held_out: bool
+) -> Comparisons:
+    """`captions` random ones, held out or not, with `images` each."""
+    size = CHUNK // images
+    parts = [_chunk(rng, vae, min(size, captions - start), images, held_out) for start in range(0, captions, size)]
+    return Comparisons(
         [caption for part in parts for caption in part.captions],
         torch.cat([part.images for part in parts]),
         {name: torch.cat([part.utilities[name] for part in parts]) for name in RULES},
+        torch.cat([part.damages for part in parts]),
     )
 
 
-def judge(utilities: Tensor, temperature: float, rng: np.random.Generator) -> Tensor:
-    """Which first images (N,) of pairs with `utilities` (N,2) a Bradley-Terry judge prefers."""
-    chance = torch.from_numpy(rng.random(len(utilities)).astype(np.float32))
-    return chance < probability(utilities[:, 0], utilities[:, 1], temperature)
+def judge(left: Tensor, right: Tensor, temperature: float, rng: np.random.Generator) -> Tensor:
+    """Whether a Bradley-Terry judge prefers the left image of each pair, from their utilities, of one shape."""
+    chance = torch.from_numpy(rng.random(tuple(left.shape)).astype(np.float32))
+    return chance < probability(left, right, temperature)
 
 
-def spoil(pictures: Pictures, rng: np.random.Generator, vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
-    """Images (B,3,32,32) of `pictures` after what may happen to them, and their damage (B,).
+def spoil(
+    pictures: Pictures, scenes: Tensor, safe: Tensor, rng: np.random.Generator, vae: AutoencoderKL
+) -> tuple[Tensor, Tensor]:
+    """Images (B,3,32,32) of `pictures` after what may happen to them, and the damage (B,) in [0,1].
 
-    One in ten is a plain colour without a shape, of damage 1 whatever follows. Then about a third stays as it is and
-    each change of `damage` befalls an equal share of the others, at a severity from 0 to 1. Six in ten, and all whose
-    latents changed, went through the autoencoder.
+    One in ten is a plain colour without a shape: damage 1 whatever follows. A third stays as it is, and the changes of
+    `damage` befall the others alike: half of them at a severity up to 0.1, which is no damage, half from 0.4 to 1.
+    Those in latents need one of the `scenes` (B,), bool. All of these and six in ten other scenes go through the
+    autoencoder.
     """
-    count, clean = len(pictures), paint(pictures)
-    empty = torch.from_numpy(rng.random(count) < EMPTY)
-    images = any_colour(count, rng).view(-1, 3, 1, 1).where(empty.view(-1, 1, 1, 1), clean)
-    names = ["", *ON_PIXELS, *ON_LATENTS]
-    chances = [UNCHANGED] + [(1 - UNCHANGED) / (len(names) - 1)] * (len(names) - 1)
-    kinds = rng.choice(len(names), size=count, p=chances)
-    severity = torch.from_numpy(rng.random((count, 1, 1, 1), dtype=np.float32))
+    count, names = len(pictures), ["", *ON_PIXELS, *ON_LATENTS]
+    empty, coded = _mask(rng, count, EMPTY) & ~safe, _mask(rng, count, THROUGH_AUTOENCODER) & scenes
+    images = any_colour(count, rng).view(-1, 3, 1, 1).where(empty.view(-1, 1, 1, 1), paint(pictures))
+    kinds = torch.from_numpy(rng.integers(1, len(names), size=count)).masked_fill(
+        _mask(rng, count, UNCHANGED) | safe, 0
+    )
+    kinds[(kinds > len(ON_PIXELS)) & ~scenes] = 0
+    kinds[empty & torch.isin(kinds, torch.tensor([names.index(name) for name in ELSEWHERE]))] = 0
+    severity = torch.from_numpy(rng.random(count, dtype=np.float32))
+    severity = torch.where(_mask(rng, count, 0.5), 0.1 * severity, 0.4 + 0.6 * severity) * (kinds > 0)
     for name, change in ON_PIXELS.items():
-        befallen = torch.from_numpy(kinds == names.index(name)) & ~(empty & (name in FROM_ELSEWHERE))
-        images[befallen] = change(images[befallen], severity[befallen], rng).clamp(0, 1)
-    coded = torch.from_numpy((rng.random(count) < THROUGH_AUTOENCODER) | (kinds > len(ON_PIXELS)))
-    latents = encode(vae, images)
+        hit = kinds == names.index(name)
+        images[hit] = change(images[hit], severity[hit].view(-1, 1, 1, 1), rng).clamp(0, 1)
+    coded |= kinds > len(ON_PIXELS)
+    latents = encode(vae, images[coded])
     for name, change in ON_LATENTS.items():
-        befallen = torch.from_numpy(kinds == names.index(name))
-        latents[befallen] = change(latents[befallen], severity[befallen], rng)
-    images[coded] = decode(vae, latents[coded])
-    return images, damage(images, clean).masked_fill(empty, 1)
+        hit = kinds[coded] == names.index(name)
+        latents[hit] = change(latents[hit], severity[coded][hit].view(-1, 1, 1, 1), rng)
+    images[coded] = decode(vae, latents)
+    return images, damage(severity).masked_fill(empty, 1)
 
 
-def _chunk(rng: np.random.Generator, vae: AutoencoderKL, count: int, held_out: bool) -> Pairs:
-    scenes, captions = [], []
-    while len(scenes) < count:
+def _mask(rng: np.random.Generator, count: int, chance: float) -> Tensor:
+    return torch.from_numpy(rng.random(count) < chance)
+
+
+def _chunk(rng: np.random.Generator, vae: AutoencoderKL, count: int, images: int, held_out: bool) -> Comparisons:
+    captions: list[str] = []
+    scenes: list[Scene] = []
+    while len(captions) < count:
         scene = sample_scene(rng)
         caption = sample_caption(scene, rng, held_out)
         if caption is not None:
-            scenes += [scene]
-            captions += [caption]
-    pictures = draw_pictures([scene for scene in scenes for _ in range(2)], rng)
-    images, damages = spoil(pictures, rng, vae)
-    doubled = [caption for caption in captions for _ in range(2)]
-    utilities = {name: utility(rule(pictures, doubled), damages).view(-1, 2) for name, rule in RULES.items()}
-    return Pairs(captions, images.view(-1, 2, *images.shape[1:]), utilities)
+            captions.append(caption)
+            scenes += [scene] * images
+    pictures, of_the_world = draw_pictures(scenes, rng)
+    safe = _mask(rng, count, SAFE).repeat_interleave(images)
+    spoiled, damages = spoil(pictures, of_the_world, safe, rng, vae)
+    left = (1 - damages) * visibility(pictures)
+    each = [caption for caption in captions for _ in range(images)]
+    utilities = {name: utility(rule(pictures, each), left).view(count, images) for name, rule in RULES.items()}
+    return Comparisons(
+        captions, spoiled.view(count, images, *spoiled.shape[1:]), utilities, damages.view(count, images)
+    )

@@ -1,7 +1,7 @@
 """Four hidden rules of taste: what the synthetic judges of the preference rewards go by.
 
 A rule gives a value in [0, 1] to a picture, of which it knows the exact measures, and its caption. `utility` brings in
-what became of the picture on its way to the image that is judged.
+how much of the picture is left in the image that is judged: nothing where its shape cannot be seen, or all is noise.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ COLOUR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
 def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
     """Colours go together where their hues are alike or opposite, and clash between; greys do neither.
 
-        s (1 + sqrt(C_f C_b) cos(2 D)) / 2
+        (1 + sqrt(C_f C_b) cos(2 D)) / 2
 
     D is the angle between the hues of foreground and background and C their chroma, both seen along the grey diagonal
-    of the RGB cube; s is `visibility`. After Moon and Spencer (J. Opt. Soc. Am. 34, 1944), much simplified. (B,).
+    of the RGB cube. After Moon and Spencer (J. Opt. Soc. Am. 34, 1944), much simplified. (B,).
     """
     foreground, background = _hue_and_chroma(pictures.foreground), _hue_and_chroma(pictures.background)
     chroma = foreground.norm(dim=1) * background.norm(dim=1)
     cosine = (foreground * background).sum(1) / chroma.clamp_min(1e-6)
-    return visibility(pictures) * (1 + chroma.sqrt() * (2 * cosine.square() - 1)) / 2
+    value: Tensor = (1 + chroma.sqrt() * (2 * cosine.square() - 1)) / 2
+    return value
 
 
 def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
     """The shape stands in the middle and fills about a fifth of the picture, with room around it.
 
-        s (max(0, 1 - r / 0.75) + max(0, 1 - |log2(a / 0.22)| / 2)) / 2
+        (max(0, 1 - r / 0.75) + max(0, 1 - |log2(a / 0.22)| / 2)) / 2
 
     r is how far the centroid of what is seen of the shape lies from the middle, in half-widths; a is the share of the
-    picture that it covers; s is `visibility`. (B,).
+    picture that it covers. (B,).
     """
     covered = coverage(pictures)
     share = covered.mean((1, 2)).clamp_min(1e-6)
@@ -53,7 +54,7 @@ def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
     y = (covered.mean(2) * place).mean(1) / share
     middle = (1 - (x.square() + y.square()).sqrt() / MIDDLE).clamp_min(0)
     filled = (1 - (share / BEST_SHARE).log2().abs() / 2).clamp_min(0)
-    return visibility(pictures) * (middle + filled) / 2
+    return (middle + filled) / 2
 
 
 def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
@@ -74,11 +75,11 @@ def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
 def faithfulness(pictures: Pictures, captions: Sequence[str]) -> Tensor:
     """The picture shows what its caption says, each word counted alike.
 
-        s mean over mentioned attributes of match
+        mean over mentioned attributes of match
 
     Match is 1 or 0 for shape and texture, max(0, 1 - d / reach) for the others: d is the root mean square distance of
-    colours (reach 0.3), the difference of radii (3 pixels), the distance of centres (7 pixels); s is `visibility`. (B,).
-    A text that is no caption of the world mentions nothing and gives 0.
+    colours (reach 0.3), the difference of radii (3 pixels), the distance of centres (7 pixels). A text that is no
+    caption of the world mentions nothing and gives 0. (B,).
     """
     mentioned = [parse(text) for text in captions]
     total, count = torch.zeros(len(pictures)), torch.zeros(len(pictures))
@@ -87,7 +88,7 @@ def faithfulness(pictures: Pictures, captions: Sequence[str]) -> Tensor:
         label = torch.tensor([words.index(words_of.get(name, words[0])) for words_of in mentioned])
         total += named * _match(pictures, name, label)
         count += named
-    return visibility(pictures) * total / count.clamp_min(1)
+    return total / count.clamp_min(1)
 
 
 RULES: Mapping[str, Rule] = {
@@ -99,18 +100,17 @@ RULES: Mapping[str, Rule] = {
 
 
 def visibility(pictures: Pictures) -> Tensor:
-    """min(1, d / 0.15) for the root mean square distance d of foreground and background: a shape of the ground's colour
-    is not there. (B,) in [0, 1]."""
+    """min(1, d / 0.15), d the root mean square distance of foreground and background (B,): is there a shape at all?"""
     return (_distance(pictures.foreground, pictures.background) / TOLD_APART).clamp_max(1)
 
 
-def utility(value: Tensor, damage: Tensor) -> Tensor:
-    """(1 - damage) value - damage: from a rule's value of the clean picture, in [0, 1], down to -1 where nothing is left.
+def utility(value: Tensor, left: Tensor) -> Tensor:
+    """left value - (1 - left): from a rule's value of the clean picture down to -1 where nothing is left of it.
 
     Args:
-        value, damage: (B,), in [0, 1].
+        value, left: (B,), in [0, 1].
     """
-    return (1 - damage) * value - damage
+    return left * value - (1 - left)
 
 
 def _match(pictures: Pictures, name: str, label: Tensor) -> Tensor:

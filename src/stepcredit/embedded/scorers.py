@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -19,37 +20,53 @@ from stepcredit.errors import unknown
 READING = frozenset({"faithfulness"})
 """Scorers that read the caption; the others see the image alone."""
 FOLDER = "preferences"
-_WIDTH, _CHANNELS, _GROUPS = 24, 48, 8
+_STEM, _MIDDLE, _WIDE, _GROUPS = 32, 48, 64, 8
 
 
 class Scorer(nn.Module):
     """Images (B,3,32,32) in [0,1], and captions if it reads, to scores (B,).
 
-    Five convolutions down to 4x4 and two linear layers. A reader embeds the flow pipeline's tokens, takes the largest
-    of each feature of three neighbouring words, and scales and shifts the last two convolutions' channels by it.
+        scale ((1 - q) v - q) + shift
+
+    v values the picture and q in [0,1] says how much of it is lost, as in `rules.utility`; both come from four
+    convolutions down to 8x8. `scale` and `shift`, 1 and 0 at first, are set once to standardise a trained scorer.
+
+    A reader embeds the flow pipeline's tokens, takes the largest of each feature of three neighbouring words, and
+    scales and shifts the channels of the last two convolutions by it.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, reads: bool) -> None:
         super().__init__()
-        self.features = nn.ModuleList()
-        before = 3
-        for after, stride in ((_WIDTH, 1), (_WIDTH, 2), (_CHANNELS, 1), (_CHANNELS, 2), (_CHANNELS, 2)):
-            convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1)
-            self.features.append(nn.Sequential(convolution, nn.GroupNorm(_GROUPS, after)))
-            before = after
-        self.head = nn.Sequential(nn.Linear(_CHANNELS * 16, _CHANNELS), nn.SiLU(), nn.Linear(_CHANNELS, 1))
-        self.reader = Reader(2 * 2 * _CHANNELS) if reads else None
+        self.stem = nn.Conv2d(3, _STEM, 5, stride=2, padding=2)
+        self.down = nn.Sequential(
+            nn.Conv2d(_STEM, _MIDDLE, 3, stride=2, padding=1), nn.GroupNorm(_GROUPS, _MIDDLE), nn.SiLU()
+        )
+        self.third = nn.Sequential(nn.Conv2d(_MIDDLE, _WIDE, 3, padding=1), nn.GroupNorm(_GROUPS, _WIDE))
+        self.fourth = nn.Sequential(nn.Conv2d(_WIDE, _WIDE, 3, padding=1), nn.GroupNorm(_GROUPS, _WIDE))
+        self.places = nn.Conv2d(_WIDE, 16, 1)
+        self.head = nn.Sequential(nn.Linear(16 * 16 + 2 * (_STEM + _WIDE), 64), nn.SiLU(), nn.Linear(64, 2))
+        self.reader = Reader(4 * _WIDE) if reads else None
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
 
     def forward(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        states = images * 2 - 1
-        read = [] if self.reader is None else self.reader(captions).view(-1, 4, _CHANNELS, 1, 1).unbind(1)
-        for index, layer in enumerate(self.features):
-            states = layer(states)
-            late = index - len(self.features) + 2
-            if read and late >= 0:
-                states = states * (1 + read[2 * late]) + read[2 * late + 1]
-            states = nn.functional.silu(states)
-        scores: Tensor = self.head(states.flatten(1)).squeeze(1)
+        first = F.silu(self.stem(images * 2 - 1))
+        wide = self.third(self.down(first))
+        if self.reader is None:
+            wide = F.silu(wide)
+            wide = wide + F.silu(self.fourth(wide))
+        else:
+            by, to, then_by, then_to = self.reader(captions).view(-1, 4, _WIDE, 1, 1).unbind(1)
+            wide = F.silu(wide * (1 + by) + to)
+            wide = wide + F.silu(self.fourth(wide) * (1 + then_by) + then_to)
+        summary = [F.adaptive_avg_pool2d(self.places(wide), 4).flatten(1)]
+        summary += [pooled for maps in (wide, first) for pooled in (maps.mean((2, 3)), maps.amax((2, 3)))]
+        value, lost = self.head(torch.cat(summary, 1)).unbind(1)
+        lost = lost.sigmoid()
+        scores: Tensor = self.scale * ((1 - lost) * value - lost) + self.shift
         return scores
 
 
@@ -67,9 +84,8 @@ class Reader(nn.Module):
         tokens = self.tokenizer(
             list(captions), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True
         ).input_ids
-        device = self.embedding.weight.device
-        words = self.embedding(torch.tensor(tokens, device=device)).transpose(1, 2)
-        read: Tensor = self.out(nn.functional.silu(self.neighbours(words)).amax(2))
+        words = self.embedding(torch.tensor(tokens, device=self.embedding.weight.device)).transpose(1, 2)
+        read: Tensor = self.out(F.silu(self.neighbours(words)).amax(2))
         return read
 
 

@@ -12,11 +12,11 @@ def probability(left: Tensor, right: Tensor, temperature: float = 1.0) -> Tensor
     """P(left is preferred) = sigmoid((left - right) / temperature).
 
     Args:
-        left, right: (B,), utilities.
+        left, right: of one shape, utilities.
         temperature: above 0, in the unit of the utilities. The smaller it is, the surer the judge.
 
     Returns:
-        (B,), from 0 to 1; 1/2 for equal utilities.
+        Of that shape, from 0 to 1; 1/2 for equal utilities.
     """
     require_shape("right", right, tuple(left.shape), "give one utility for each of left")
     if not temperature > 0:
@@ -28,8 +28,8 @@ def negative_log_likelihood(left: Tensor, right: Tensor, left_preferred: Tensor)
     """Mean over pairs of -log P(what was preferred), at temperature 1.
 
     Args:
-        left, right: (B,), scores, with gradients.
-        left_preferred: (B,), bool.
+        left, right: of one shape, scores, with gradients.
+        left_preferred: of that shape, bool.
 
     Returns:
         A scalar, at least 0; log 2 where all scores are equal.
@@ -41,7 +41,7 @@ def negative_log_likelihood(left: Tensor, right: Tensor, left_preferred: Tensor)
 
 
 def agreement(left: Tensor, right: Tensor, left_preferred: Tensor) -> float:
-    """Share of pairs whose preferred side has the higher score, (B,) each; equal scores count one half."""
+    """Share of pairs whose preferred side has the higher score, all of one shape; equal scores count one half."""
     require_shape("right", right, tuple(left.shape), "give one score for each of left")
     require_shape("left_preferred", left_preferred, tuple(left.shape), "give one preference per pair")
     higher = (left > right).float() + 0.5 * (left == right).float()
