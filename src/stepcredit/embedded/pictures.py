@@ -53,14 +53,14 @@ def anything(count: int, rng: np.random.Generator) -> Pictures:
 
 def any_colour(count: int, rng: np.random.Generator) -> Tensor:
     """(count,3): half near a word's colour, half uniform, then paler or stronger by a random factor of 0.5 to 1.6."""
-    near = PALETTE[torch.from_numpy(rng.integers(len(PALETTE), size=count))] + torch.from_numpy(
-        rng.uniform(-0.15, 0.15, size=(count, 3)).astype(np.float32)
-    )
-    free = torch.from_numpy(rng.uniform(size=(count, 3)).astype(np.float32))
+
+    def uniform(low: float, high: float, channels: int) -> Tensor:
+        return torch.from_numpy(rng.uniform(low, high, size=(count, channels)).astype(np.float32))
+
+    near = PALETTE[torch.from_numpy(rng.integers(len(PALETTE), size=count))] + uniform(-0.15, 0.15, 3)
+    free = uniform(0, 1, 3)
     colour = near.where(torch.from_numpy(rng.random((count, 1)) < 0.5), free)
-    return (0.5 + (colour - 0.5) * torch.from_numpy(rng.uniform(0.5, 1.6, size=(count, 1)).astype(np.float32))).clamp(
-        0, 1
-    )
+    return (0.5 + (colour - 0.5) * uniform(0.5, 1.6, 1)).clamp(0, 1)
 
 
 def choose(rows: Tensor, left: Pictures, right: Pictures) -> Pictures:

@@ -19,7 +19,7 @@ Rule = Callable[[Pictures, Sequence[str]], Tensor]
 
 TOLD_APART = 0.15
 MIDDLE = 0.75
-BEST_SHARE = 0.22
+BEST_SHARE, DOUBLINGS = 0.22, 2.0
 LEGIBLE_SHARE = 0.08
 COLOUR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
 
@@ -52,9 +52,8 @@ def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
     place = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 1
     x = (covered.mean(1) * place).mean(1) / share
     y = (covered.mean(2) * place).mean(1) / share
-    middle = (1 - (x.square() + y.square()).sqrt() / MIDDLE).clamp_min(0)
-    filled = (1 - (share / BEST_SHARE).log2().abs() / 2).clamp_min(0)
-    return (middle + filled) / 2
+    middle = _falling((x.square() + y.square()).sqrt(), MIDDLE)
+    return (middle + _falling((share / BEST_SHARE).log2().abs(), DOUBLINGS)) / 2
 
 
 def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
@@ -115,12 +114,17 @@ def utility(value: Tensor, left: Tensor) -> Tensor:
 
 def _match(pictures: Pictures, name: str, label: Tensor) -> Tensor:
     if name in ("foreground", "background"):
-        return (1 - _distance(getattr(pictures, name), PALETTE[label]) / COLOUR_REACH).clamp_min(0)
+        return _falling(_distance(getattr(pictures, name), PALETTE[label]), COLOUR_REACH)
     if name == "size":
-        return (1 - (pictures.radius - RADII[label]).abs() / RADIUS_REACH).clamp_min(0)
+        return _falling((pictures.radius - RADII[label]).abs(), RADIUS_REACH)
     if name == "position":
-        return (1 - (pictures.centre - CENTRES[label]).norm(dim=1) / PLACE_REACH).clamp_min(0)
-    return (getattr(pictures, name) == label).float()
+        return _falling((pictures.centre - CENTRES[label]).norm(dim=1), PLACE_REACH)
+    return torch.eq(getattr(pictures, name), label).float()
+
+
+def _falling(distance: Tensor, reach: float) -> Tensor:
+    """From 1 at no distance straight down to 0 at `reach` and beyond."""
+    return (-distance / reach + 1).clamp_min(0)
 
 
 def _distance(left: Tensor, right: Tensor) -> Tensor:
