@@ -78,15 +78,16 @@ def score_comparisons(scorer: Scorer, data: Comparisons, batch: int = 64) -> Ten
     return torch.cat(parts).view(data.damages.shape)
 
 
-@torch.no_grad()
-def standardise(scorer: Scorer, vae: AutoencoderKL, rng: np.random.Generator, count: int = 1024) -> None:
-    """Set the scorer's scale and shift: mean 0 and standard deviation 1 on `count` decoded renders of random scenes.
-
-    Each second image has the caption of another scene.
-    """
+def usual_images(vae: AutoencoderKL, rng: np.random.Generator, count: int = 1024) -> tuple[Tensor, list[str]]:
+    """`count` decoded renders of random scenes, each second one under the caption of the scene before it."""
     scenes = loop.draw_scenes(rng, count)
     captions = [caption(scenes[row if row % 2 == 0 else row - 1]) for row in range(count)]
-    images = torch.cat([decode(vae, encode(vae, part)) for part in render(scenes, rng).split(128)])
+    return torch.cat([decode(vae, encode(vae, part)) for part in render(scenes, rng).split(128)]), captions
+
+
+@torch.no_grad()
+def standardise(scorer: Scorer, images: Tensor, captions: list[str]) -> None:
+    """Set the scorer's scale and shift so that scores of `images` have mean 0 and standard deviation 1."""
     scores = scorer(images, captions)
     scorer.scale /= scores.std()
     scorer.shift -= scores.mean() / scores.std()

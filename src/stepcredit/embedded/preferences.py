@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import save_file
+from torch import Tensor
 
 from stepcredit.embedded.pipeline import WEIGHTS, load_pipeline
 from stepcredit.embedded.preference_agreement import HELD_OUT_SEED, agreements
 from stepcredit.embedded.preference_pairs import Comparisons, draw_comparisons
-from stepcredit.embedded.preference_training import PreferenceRecipe, standardise, train_scorer
+from stepcredit.embedded.preference_training import PreferenceRecipe, standardise, train_scorer, usual_images
 from stepcredit.embedded.rules import RULES
 from stepcredit.embedded.scorers import FOLDER, Scorer, load_scorer
 from stepcredit.embedded.stages import Stages, show_progress
@@ -44,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def data() -> Comparisons:
         return draw_comparisons(np.random.default_rng(options.seed), vae, recipe.captions, recipe.images, False)
 
+    @cache
+    def usual() -> tuple[Tensor, list[str]]:
+        return usual_images(vae, np.random.default_rng(HELD_OUT_SEED))
+
     for name in RULES:
         stages.run(
             name,
             folder / f"{name}.safetensors",
             lambda name=name: train_scorer(name, recipe, options.seed, data(), show_progress),  # type: ignore[misc]
-            lambda scorer, path: save(scorer, vae, path),
+            lambda scorer, path: save(scorer, *usual(), path),
         )
     held_out = draw_comparisons(np.random.default_rng(HELD_OUT_SEED), vae, options.held_out_pairs, 2, True)
     report = {
@@ -70,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shutil.copytree(folder, WEIGHTS / FOLDER, dirs_exist_ok=True)
 
 
-def save(scorer: Scorer, vae: AutoencoderKL, path: Path) -> None:
-    """Write the scorer as float16, standardised as such."""
+def save(scorer: Scorer, images: Tensor, captions: list[str], path: Path) -> None:
+    """Write the scorer as float16, standardised on `images` as such."""
     rounded = {key: value.half().float() for key, value in scorer.state_dict().items()}
     scorer.load_state_dict(rounded)
-    standardise(scorer, vae, np.random.default_rng(HELD_OUT_SEED))
+    standardise(scorer, images, captions)
     save_file({key: value.half() for key, value in scorer.state_dict().items()}, path)
 
 
