@@ -115,3 +115,11 @@ def test_chunks_are_joined_in_order(vae: AutoencoderKL, monkeypatch: pytest.Monk
     parts = [draw_comparisons(rng, vae, count, 4, False) for count in (2, 2, 1)]
     assert data.captions == [caption for part in parts for caption in part.captions]
     assert torch.equal(data.images, torch.cat([part.images for part in parts]))
+
+
+def test_a_shape_that_cannot_be_seen_is_lost_even_undamaged(
+    vae: AutoencoderKL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preference_pairs, "visibility", lambda pictures: torch.zeros(len(pictures)))
+    data = draw_comparisons(np.random.default_rng(0), vae, 4, 2, False)
+    assert all((values == -1).all() for values in data.utilities.values()) and (data.damages < 1).any()
