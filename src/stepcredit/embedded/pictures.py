@@ -71,3 +71,15 @@ def choose(rows: Tensor, left: Pictures, right: Pictures) -> Pictures:
         return torch.where(rows.view(-1, *[1] * (first.ndim - 1)), first, second)
 
     return Pictures(**{field.name: one(field.name) for field in fields(Pictures)})
+
+
+def take(pictures: Pictures, rows: Tensor) -> Pictures:
+    """Those of `rows`, (B,) indices."""
+    return Pictures(**{field.name: getattr(pictures, field.name)[rows] for field in fields(Pictures)})
+
+
+def join(parts: Sequence[Pictures]) -> Pictures:
+    """All of `parts`, one after another."""
+    return Pictures(
+        **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Pictures)}
+    )

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from stepcredit.embedded.damage import ELSEWHERE, ON_LATENTS, ON_PIXELS, damage, decode, encode
-from stepcredit.embedded.pictures import any_colour, draw_pictures
+from stepcredit.embedded.pictures import any_colour, draw_pictures, join
 from stepcredit.embedded.render import Pictures, paint
 from stepcredit.embedded.rules import RULES, utility, visibility
 from stepcredit.embedded.world import Scene, sample_caption, sample_scene
@@ -26,13 +26,17 @@ class Comparisons:
     """N captions with K images each, any two of which a judge may be asked to compare.
 
     Attributes:
-        captions: N.
-        images: (N,K,3,32,32) in [0,1].
+        captions, scenes: N, what is asked for.
+        pictures: N K, what was meant, and `left` (N,K), the share of it that can be seen.
+        images: (N,K,3,32,32) in [0,1], what became of it.
         utilities: (N,K) of each rule, by name.
         damages: (N,K), from 0 to 1.
     """
 
     captions: list[str]
+    scenes: list[Scene]
+    pictures: Pictures
+    left: Tensor
     images: Tensor
     utilities: Mapping[str, Tensor]
     damages: Tensor
@@ -49,6 +53,9 @@ def draw_comparisons(
     parts = [_chunk(rng, vae, min(size, captions - start), images, held_out) for start in range(0, captions, size)]
     return Comparisons(
         [caption for part in parts for caption in part.captions],
+        [scene for part in parts for scene in part.scenes],
+        join([part.pictures for part in parts]),
+        torch.cat([part.left for part in parts]),
         torch.cat([part.images for part in parts]),
         {name: torch.cat([part.utilities[name] for part in parts]) for name in RULES},
         torch.cat([part.damages for part in parts]),
@@ -105,13 +112,18 @@ def _chunk(rng: np.random.Generator, vae: AutoencoderKL, count: int, images: int
         caption = sample_caption(scene, rng, held_out)
         if caption is not None:
             captions.append(caption)
-            scenes += [scene] * images
-    pictures, of_the_world = draw_pictures(scenes, rng)
+            scenes.append(scene)
+    pictures, of_the_world = draw_pictures([scene for scene in scenes for _ in range(images)], rng)
     safe = _mask(rng, count, SAFE).repeat_interleave(images)
     spoiled, damages = spoil(pictures, of_the_world, safe, rng, vae)
     left = (1 - damages) * visibility(pictures)
     each = [caption for caption in captions for _ in range(images)]
-    utilities = {name: utility(rule(pictures, each), left).view(count, images) for name, rule in RULES.items()}
     return Comparisons(
-        captions, spoiled.view(count, images, *spoiled.shape[1:]), utilities, damages.view(count, images)
+        captions,
+        scenes,
+        pictures,
+        left.view(count, images),
+        spoiled.view(count, images, *spoiled.shape[1:]),
+        {name: utility(rule(pictures, each), left).view(count, images) for name, rule in RULES.items()},
+        damages.view(count, images),
     )

@@ -18,6 +18,7 @@ from stepcredit.embedded.world import ATTRIBUTES, parse
 Rule = Callable[[Pictures, Sequence[str]], Tensor]
 
 TOLD_APART = 0.15
+FULL_CHROMA = 0.5
 MIDDLE = 0.75
 BEST_SHARE, DOUBLINGS = 0.22, 2.0
 LEGIBLE_SHARE = 0.08
@@ -27,16 +28,16 @@ COLOUR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
 def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
     """Colours go together where their hues are alike or opposite, and clash between; greys do neither.
 
-        (1 + sqrt(C_f C_b) cos(2 D)) / 2
+        (1 + sqrt(c_f c_b) cos(2 D)) / 2,  c = min(1, C / 0.5)
 
     D is the angle between the hues of foreground and background and C their chroma, both seen along the grey diagonal
     of the RGB cube. After Moon and Spencer (J. Opt. Soc. Am. 34, 1944), much simplified. (B,).
     """
     foreground, background = _hue_and_chroma(pictures.foreground), _hue_and_chroma(pictures.background)
-    chroma = foreground.norm(dim=1) * background.norm(dim=1)
-    cosine = (foreground * background).sum(1) / chroma.clamp_min(1e-6)
-    value: Tensor = (1 + chroma.sqrt() * (2 * cosine.square() - 1)) / 2
-    return value
+    chroma = torch.stack([foreground.norm(dim=1), background.norm(dim=1)])
+    cosine = (foreground * background).sum(1) / chroma.prod(0).clamp_min(1e-6)
+    colourful = (chroma / FULL_CHROMA).clamp_max(1).prod(0).sqrt()
+    return (colourful * (2 * cosine.square() - 1) + 1) / 2
 
 
 def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
