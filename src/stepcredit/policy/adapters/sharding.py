@@ -18,7 +18,7 @@ def share_out(denoiser: Any) -> None:
 
     A LoRA is small and stays whole on every process, so that it is trained and kept as ever. Gradients of weights that
     are shared out are added up over the processes. Repeated blocks are units of their own, where the model names them.
-    Between forwards there are only parts, so that weights which are read or replaced then are those of the next forward.
+    Between forwards there are only parts: weights that are read or replaced there are those of the next forward.
     """
     frozen = [parameter for parameter in denoiser.parameters() if not parameter.requires_grad]
     whole = (
