@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from stepcredit import recipes
+from stepcredit.comparison.protocol import make_protocol
+from stepcredit.comparison.reading import read_comparison
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
@@ -26,6 +28,7 @@ NAMES = [
     "sd15_pickscore",
     "sdxl_pickscore",
 ]
+COMPARISONS = ["benchmark_embedded", "benchmark_embedded_flow"]
 PAPER = {"aesthetic": (5e-5, 100), "pickscore": (1e-4, 4), "imagereward": (1e-4, 4), "hpsv2": (1e-4, 4)}
 
 
@@ -42,7 +45,7 @@ def complaint(source: str | Path | None, *overrides: str) -> str:
 
 
 def test_packaged_recipes() -> None:
-    assert list(recipes.packaged()) == NAMES
+    assert list(recipes.packaged()) == sorted([*NAMES, *COMPARISONS])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +55,14 @@ def test_a_packaged_recipe_loads_and_survives_a_round_trip(name: str) -> None:
     assert recipes.load(recipes.packaged()[name]) == config
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_packaged_comparison_can_be_built_and_is_no_recipe(name: str) -> None:
+    protocol = make_protocol(read_comparison(recipes.packaged()[name]), {})
+    assert protocol.reference == "uniform" and len(protocol.rewards) == 4 and len(protocol.fresh_seeds) >= 5
+    assert complaint(name) == f"{name} is a comparison, not a recipe: run it with `stepcredit compare {name}`"
+
+
+@pytest.mark.parametrize("name", [*NAMES, *COMPARISONS])
 def test_a_packaged_recipe_says_where_it_comes_from(name: str) -> None:
     text = recipes.packaged()[name].read_text()
     assert "# Source: " in text and "# Recorded result: " in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ LARGEST_FILE = 2**20
 
 
 def packaged() -> dict[str, Path]:
-    """Recipes that ship with the project, by name (an installed wheel holds them, a checkout has them at its root)."""
+    """Recipes and comparisons that ship with the project, by name: in an installed wheel, or at a checkout's root."""
     for place in _PLACES:
         if place.is_dir():
             return {path.stem: path for path in sorted(place.glob("*.yaml"))}
@@ -48,9 +48,16 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
     """
     where = str(recipe) if recipe is not None else "the defaults"
     tree = {} if recipe is None else read_tree(find(str(recipe)))
+    if is_comparison(tree):
+        raise InputError(f"{recipe} is a comparison, not a recipe: run it with `stepcredit compare {recipe}`")
     for override in overrides:
         put(tree, *parsed(override))
     return validate(tree, where)
+
+
+def is_comparison(tree: Mapping[str, Any]) -> bool:
+    """Whether the mapping has arms, which no recipe has."""
+    return "arms" in tree
 
 
 def parsed(override: str) -> tuple[str, Any]:

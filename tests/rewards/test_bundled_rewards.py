@@ -14,6 +14,8 @@ from torch import Tensor
 from stepcredit.config import RewardSection
 from stepcredit.embedded.checker import Checker
 from stepcredit.embedded.render import render
+from stepcredit.embedded.rules import RULES
+from stepcredit.embedded.scorers import load_scorer
 from stepcredit.embedded.world import ATTRIBUTES, Scene, caption
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS, CheckedReward, RewardError, build_reward, checked
@@ -50,11 +52,14 @@ def small_checker() -> Checker:
     return Checker(width=8).eval()
 
 
+PREFERENCES = ("harmony", "balance", "legibility", "faithfulness")
+
 OFFLINE: dict[str, Callable[[], RewardFunction]] = {
     "jpeg_compressibility": REWARDS.get("jpeg_compressibility"),
     "jpeg_incompressibility": REWARDS.get("jpeg_incompressibility"),
     "warmth": REWARDS.get("warmth"),
     "alignment": lambda: Alignment(small_checker()),
+    **{name: REWARDS.get(name) for name in PREFERENCES},
 }
 """The rewards that need no network and no downloaded weights."""
 
@@ -186,6 +191,49 @@ def test_alignment_judges_captions_only(images: Tensor) -> None:
 def test_alignment_judges_images_of_the_shapes_world_only() -> None:
     with pytest.raises(InputError, match=r"images have shape \(1, 3, 64, 64\)"):
         score(Alignment(small_checker()), torch.zeros(1, 3, 64, 64), CAPTIONS[:1])
+
+
+def test_the_preferences_are_all_of_the_rules() -> None:
+    assert set(PREFERENCES) == set(RULES)
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_a_preference_is_what_its_scorer_says(name: str, images: Tensor) -> None:
+    expected = load_scorer(name)(images, CAPTIONS)
+    assert torch.equal(score(build_reward(RewardSection(name=name)), images, CAPTIONS), expected)
+
+
+def test_preferences_tell_a_good_picture_from_a_bad_one() -> None:
+    good = {
+        "harmony": Scene("circle", "yellow", "blue", "large", "solid", "center"),
+        "balance": Scene("circle", "red", "blue", "large", "solid", "center"),
+        "legibility": Scene("circle", "white", "black", "large", "solid", "center"),
+        "faithfulness": SCENES[0],
+    }
+    bad = {
+        "harmony": Scene("circle", "red", "green", "large", "solid", "center"),
+        "balance": Scene("triangle", "red", "blue", "small", "solid", "left"),
+        "legibility": Scene("circle", "purple", "blue", "large", "solid", "center"),
+        "faithfulness": SCENES[2],
+    }
+    for name in PREFERENCES:
+        images = render([good[name], bad[name]], np.random.default_rng(0))
+        best, worst = score(build_reward(RewardSection(name=name)), images, [CAPTIONS[0]] * 2)
+        assert best > worst + 1, name
+
+
+def test_faithfulness_judges_captions_only_and_the_others_anything(images: Tensor) -> None:
+    with pytest.raises(RewardError, match=r"^reward 'faithfulness' failed: 'a cat' is not a caption of the shapes"):
+        score(build_reward(RewardSection(name="faithfulness")), images, [CAPTIONS[0], "a cat", CAPTIONS[2]])
+    for name in PREFERENCES[:3]:
+        reward = build_reward(RewardSection(name=name))
+        assert torch.equal(score(reward, images, ["a cat", "", "b"]), score(reward, images, CAPTIONS))
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_preferences_judge_images_of_the_shapes_world_only(name: str) -> None:
+    with pytest.raises(RewardError, match=r"images have shape \(1, 3, 64, 64\), the scorer reads"):
+        score(build_reward(RewardSection(name=name)), torch.zeros(1, 3, 64, 64), CAPTIONS[:1])
 
 
 def test_pixels_are_rounded_and_clamped() -> None:

@@ -79,12 +79,12 @@ class ComparisonFile(_Part):
 
 
 def is_comparison(path: Path) -> bool:
-    """Whether a YAML file has arms, which no recipe has.
+    """Whether a YAML file is a comparison.
 
     Raises:
         InputError: it cannot be read, holds no mapping, or says something twice.
     """
-    return "arms" in read_mapping(path)
+    return recipes.is_comparison(read_mapping(path))
 
 
 def read_comparison(path: Path, overrides: Sequence[str] = (), jobs: int | None = None) -> ComparisonFile:

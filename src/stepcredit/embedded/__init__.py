@@ -4,4 +4,8 @@
 attribute. `networks` builds the tiny Stable Diffusion parts and `training` trains them; `flow_networks` and
 `flow_training` do so for Stable Diffusion 3, on the shared `loop`. `build` runs it all in `stages`, `evaluation` judges
 and `packaging` writes the result, `pipeline` loads it.
+
+For the preference rewards, `pictures` strays from the captions, `rules` values pictures as hidden judges do, `damage`
+spoils them, `preference_pairs` puts this together, `scorers` learn from it in `preference_training`,
+`preference_agreement` judges them and `preferences` runs it all.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,15 +22,52 @@ _RGB = {
     "white": (245, 245, 245),
     "black": (20, 20, 20),
 }
-_PALETTE = torch.tensor([_RGB[name] for name in COLOURS], dtype=torch.float32) / 255
+PALETTE = torch.tensor([_RGB[name] for name in COLOURS], dtype=torch.float32) / 255
+"""(8,3): the colour of each word of COLOURS."""
 _OFFSET = {"left": (-7, 0), "right": (7, 0), "top": (0, -7), "bottom": (0, 7), "center": (0, 0)}
-_OFFSETS = torch.tensor([_OFFSET[name] for name in ATTRIBUTES["position"]], dtype=torch.float32)
-_RADII = torch.tensor([6.0, 9.0])
+CENTRES = SIZE / 2 + torch.tensor([_OFFSET[name] for name in ATTRIBUTES["position"]], dtype=torch.float32)
+"""(5,2): x and y in pixels of each position."""
+RADII = torch.tensor([6.0, 9.0])
+"""(2,): pixels of each size."""
+TEXTURE_MIX = 0.5
+_DARK = 0.25
 _HALF_BAND = 3.5
 
 
-def render(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
-    """Images (B,3,32,32) in [0,1] of `scenes`.
+@dataclass(frozen=True)
+class Pictures:
+    """B pictures of one shape each by exact measures, of which a scene's words are a few.
+
+    Attributes:
+        shape, texture: (B,), indices into ATTRIBUTES.
+        centre: (B,2), x and y of the shape's centre in pixels, 0 at the left and at the top.
+        radius: (B,), in pixels.
+        foreground, background: (B,3), colours in [0,1].
+    """
+
+    shape: Tensor
+    texture: Tensor
+    centre: Tensor
+    radius: Tensor
+    foreground: Tensor
+    background: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    @property
+    def opposite(self) -> Tensor:
+        """(B,), the grey that textures mix into the foreground: white for a dark one, else black."""
+        return (self.foreground.amax(1) < _DARK).float()
+
+    @property
+    def shade(self) -> Tensor:
+        """(B,3), the second colour of striped and checkered shapes."""
+        return (1 - TEXTURE_MIX) * self.foreground + TEXTURE_MIX * self.opposite.unsqueeze(1)
+
+
+def measures(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
+    """Pictures of `scenes`.
 
     `rng` jitters what a caption does not fix: centre by up to 1 pixel, radius by up to 0.5 pixel, each colour channel
     by up to 0.03.
@@ -40,25 +78,44 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
     def jitter(*shape: int, scale: float) -> Tensor:
         return torch.from_numpy(rng.uniform(-scale, scale, size=shape).astype(np.float32))
 
-    centre = SIZE / 2 + _OFFSETS[labels["position"]] + jitter(batch, 2, scale=1.0)
-    radius = (_RADII[labels["size"]] + jitter(batch, scale=0.5)).view(batch, 1, 1)
-    pixel = torch.arange(SIZE) + 0.5
-    x = pixel.view(1, 1, SIZE) - centre[:, 0].view(batch, 1, 1)
-    y = pixel.view(1, SIZE, 1) - centre[:, 1].view(batch, 1, 1)
+    return Pictures(
+        labels["shape"],
+        labels["texture"],
+        CENTRES[labels["position"]] + jitter(batch, 2, scale=1.0),
+        RADII[labels["size"]] + jitter(batch, scale=0.5),
+        (PALETTE[labels["foreground"]] + jitter(batch, 3, scale=0.03)).clamp(0, 1),
+        (PALETTE[labels["background"]] + jitter(batch, 3, scale=0.03)).clamp(0, 1),
+    )
 
-    distances = torch.stack(_distances(x, y, radius))
-    inside = (0.5 - distances[labels["shape"], torch.arange(batch)]).clamp(0, 1).unsqueeze(1)
-    shade = _texture(x, y, labels["texture"]).unsqueeze(1)
 
-    foreground = _colour(labels["foreground"], jitter(batch, 3, scale=0.03))
-    background = _colour(labels["background"], jitter(batch, 3, scale=0.03))
-    opposite = (labels["foreground"] == COLOURS.index("black")).float().view(batch, 1, 1, 1)
-    painted = foreground * (1 - shade) + opposite * shade
+def render(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
+    """Images (B,3,32,32) in [0,1] of `scenes`, jittered as in `measures`."""
+    return paint(measures(scenes, rng))
+
+
+def paint(pictures: Pictures) -> Tensor:
+    """Images (B,3,32,32) in [0,1]."""
+    x, y = _around_the_centre(pictures)
+    inside = coverage(pictures).unsqueeze(1)
+    mixed = _texture(x, y, pictures.texture).unsqueeze(1)
+    foreground, background = (colour.view(-1, 3, 1, 1) for colour in (pictures.foreground, pictures.background))
+    painted = foreground * (1 - mixed) + pictures.opposite.view(-1, 1, 1, 1) * mixed
     return (inside * painted + (1 - inside) * background).clamp(0, 1)
 
 
-def _colour(labels: Tensor, jitter: Tensor) -> Tensor:
-    return (_PALETTE[labels] + jitter).clamp(0, 1).view(-1, 3, 1, 1)
+def coverage(pictures: Pictures) -> Tensor:
+    """(B,32,32): the share of each pixel that the shape covers."""
+    x, y = _around_the_centre(pictures)
+    distances = torch.stack(_distances(x, y, pictures.radius.view(-1, 1, 1)))
+    return (0.5 - distances[pictures.shape, torch.arange(len(pictures))]).clamp(0, 1)
+
+
+def _around_the_centre(pictures: Pictures) -> tuple[Tensor, Tensor]:
+    """x (B,1,32) and y (B,32,1) of the pixels, from the shape's centre."""
+    pixel = torch.arange(SIZE) + 0.5
+    x = pixel.view(1, 1, SIZE) - pictures.centre[:, 0].view(-1, 1, 1)
+    y = pixel.view(1, SIZE, 1) - pictures.centre[:, 1].view(-1, 1, 1)
+    return x, y
 
 
 def _distances(x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
@@ -76,9 +133,9 @@ def _distances(x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
 
 
 def _texture(x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
-    """How much of the opposite shade covers each pixel: 0 for solid, bands or checks of 0.5 otherwise."""
+    """How much of the opposite shade covers each pixel: 0 for solid, bands or checks of TEXTURE_MIX otherwise."""
     x, y = torch.broadcast_tensors(x, y)
     row = torch.floor(y / _HALF_BAND) % 2
     column = torch.floor(x / _HALF_BAND) % 2
     choices = torch.stack([torch.zeros_like(row), row, (row + column) % 2])
-    return 0.5 * choices[labels, torch.arange(len(labels))]
+    return TEXTURE_MIX * choices[labels, torch.arange(len(labels))]

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from stepcredit.embedded.checker import Checker, attribute_log_probs
-from stepcredit.embedded.render import SIZE
-from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS
+from stepcredit.rewards.shapes import require_captions, require_shapes_images
 
 
 @REWARDS.register("alignment")
@@ -36,19 +35,11 @@ class Alignment:
         Raises:
             InputError: a prompt that is no such caption, or images of another size.
         """
-        if images.shape[1:] != (3, SIZE, SIZE):
-            shape = tuple(images.shape)
-            raise InputError(f"images have shape {shape}, the checker reads (B, 3, {SIZE}, {SIZE}) of the shapes world")
+        require_shapes_images(images, "checker")
+        require_captions(prompts)
         device = next(self._checker.parameters()).device
         rows = attribute_log_probs(self._checker, images.to(device).float(), prompts)
-        return torch.tensor([_score(row, prompt) for row, prompt in zip(rows, prompts, strict=True)])
-
-
-def _score(log_probs: dict[str, float], prompt: str) -> float:
-    if not log_probs:
-        example = "a large red circle on a blue background"
-        raise InputError(f"{prompt!r} is not a caption of the shapes world, such as '{example}'")
-    return sum(math.exp(value) for value in log_probs.values()) / len(log_probs)
+        return torch.tensor([sum(math.exp(value) for value in row.values()) / len(row) for row in rows])
 
 
 def _packaged_checker() -> Checker:

@@ -1,0 +1,48 @@
+"""Pairwise preferences after Bradley and Terry (Biometrika 39, 1952): how sure a judge is, and how to learn from it."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from stepcredit.maths._checks import require_shape, upcast
+
+
+def probability(left: Tensor, right: Tensor, temperature: float = 1.0) -> Tensor:
+    """P(left is preferred) = sigmoid((left - right) / temperature).
+
+    Args:
+        left, right: of one shape, utilities.
+        temperature: above 0, in the unit of the utilities. The smaller it is, the surer the judge.
+
+    Returns:
+        Of that shape, from 0 to 1; 1/2 for equal utilities.
+    """
+    require_shape("right", right, tuple(left.shape), "give one utility for each of left")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected a number above 0")
+    return ((upcast(left) - upcast(right)) / temperature).sigmoid()
+
+
+def negative_log_likelihood(left: Tensor, right: Tensor, left_preferred: Tensor) -> Tensor:
+    """Mean over pairs of -log P(what was preferred), at temperature 1.
+
+    Args:
+        left, right: of one shape, scores, with gradients.
+        left_preferred: of that shape, bool.
+
+    Returns:
+        A scalar, at least 0; log 2 where all scores are equal.
+    """
+    require_shape("right", right, tuple(left.shape), "give one score for each of left")
+    require_shape("left_preferred", left_preferred, tuple(left.shape), "give one preference per pair")
+    margin = upcast(left) - upcast(right)
+    return F.softplus(margin.where(~left_preferred, -margin)).mean()
+
+
+def agreement(left: Tensor, right: Tensor, left_preferred: Tensor) -> float:
+    """Share of pairs whose preferred side has the higher score, all of one shape; equal scores count one half."""
+    require_shape("right", right, tuple(left.shape), "give one score for each of left")
+    require_shape("left_preferred", left_preferred, tuple(left.shape), "give one preference per pair")
+    higher = (left > right).float() + 0.5 * (left == right).float()
+    return float(higher.where(left_preferred, 1 - higher).mean())

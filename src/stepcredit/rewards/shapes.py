@@ -1,0 +1,26 @@
+"""What rewards of the shapes world ask of their images and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from stepcredit.embedded.render import SIZE
+from stepcredit.embedded.world import parse
+from stepcredit.errors import InputError
+
+
+def require_shapes_images(images: Tensor, reader: str) -> None:
+    """InputError unless `images` are (B,3,32,32), which is what `reader` reads."""
+    if images.shape[1:] != (3, SIZE, SIZE):
+        shape = tuple(images.shape)
+        raise InputError(f"images have shape {shape}, the {reader} reads (B, 3, {SIZE}, {SIZE}) of the shapes world")
+
+
+def require_captions(prompts: Sequence[str]) -> None:
+    """InputError that names the first prompt that is no caption of the shapes world."""
+    wrong = next((prompt for prompt in prompts if not parse(prompt)), None)
+    if wrong is not None:
+        example = "a large red circle on a blue background"
+        raise InputError(f"{wrong!r} is not a caption of the shapes world, such as '{example}'")

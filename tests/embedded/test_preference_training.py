@@ -1,0 +1,148 @@
+"""The preference scorers' training, a few steps of it, and the command that packages them."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from tests.embedded.tiny_recipes import same, silent
+
+from stepcredit.embedded import preferences
+from stepcredit.embedded.loop import draw_scenes
+from stepcredit.embedded.pipeline import load_pipeline
+from stepcredit.embedded.preference_agreement import agreements, decided_pairs
+from stepcredit.embedded.preference_pairs import Comparisons, draw_comparisons
+from stepcredit.embedded.preference_training import (
+    MIRRORED,
+    RECOLOURED,
+    PreferenceRecipe,
+    score_comparisons,
+    standardise,
+    train_scorer,
+    usual_images,
+    varied,
+)
+from stepcredit.embedded.render import render
+from stepcredit.embedded.rules import RULES
+from stepcredit.embedded.scorers import READING, Scorer, load_scorer
+from stepcredit.embedded.world import caption
+from stepcredit.errors import InputError
+from stepcredit.maths.preference import negative_log_likelihood
+
+FEW = PreferenceRecipe(captions=32, images=4, steps=12, batch=8)
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    return load_pipeline().vae
+
+
+@pytest.fixture(scope="module")
+def data(vae: AutoencoderKL) -> Comparisons:
+    return draw_comparisons(np.random.default_rng(0), vae, FEW.captions, FEW.images, held_out=False)
+
+
+def loss(scorer: Scorer, name: str, data: Comparisons) -> float:
+    """Without the judge's noise, over the first pair of each caption."""
+    scores = score_comparisons(scorer, data)[:, :2] / FEW.temperature
+    left, right = data.utilities[name][:, :2].unbind(1)
+    return float(negative_log_likelihood(scores[:, 0], scores[:, 1], left > right))
+
+
+@pytest.mark.parametrize("name", ["balance", "faithfulness"])
+def test_training_lowers_the_loss_and_repeats_from_its_seed(name: str, data: Comparisons) -> None:
+    first, again, other = (train_scorer(name, FEW, seed, data, silent) for seed in (0, 0, 1))
+    assert same(first, again) and not same(first, other)
+    assert not first.training and not any(weight.requires_grad for weight in first.parameters())
+    torch.manual_seed(0)
+    assert loss(first, name, data) < 0.97 * loss(Scorer(reads=name in READING), name, data)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_images_vary_only_as_the_rule_allows(name: str) -> None:
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    seen = torch.stack([varied(name, images, rng) for _ in range(2000)])
+    kinds = {row.numpy().tobytes() for row in seen}
+    assert len(kinds) == {0: 1, 1: 8, 2: 8 * 12}[(name in MIRRORED) + (name in RECOLOURED)]
+
+
+def test_usual_images_are_decoded_renders_half_of_them_under_their_own_caption(vae: AutoencoderKL) -> None:
+    images, captions = usual_images(vae, np.random.default_rng(0), count=64)
+    rng = np.random.default_rng(0)
+    scenes = draw_scenes(rng, 64)
+    clean = render(scenes, rng)
+    assert captions[0::2] == captions[1::2] == [caption(scene) for scene in scenes[0::2]]
+    assert 0.01 < (images - clean).square().mean().sqrt() < 0.06
+
+
+def test_standardised_scores_have_mean_0_and_deviation_1() -> None:
+    torch.manual_seed(0)
+    scorer = Scorer(reads=True).requires_grad_(False)
+    images, captions = (
+        torch.rand(50, 3, 32, 32),
+        [caption(scene) for scene in draw_scenes(np.random.default_rng(0), 50)],
+    )
+    before = scorer(images, captions)
+    standardise(scorer, images, captions)
+    scores = scorer(images, captions)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(scores.argsort(), before.argsort())
+
+
+def test_only_reading_scorers_mind_the_caption() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 32, 32)
+    captions = ["a red circle on a blue background", "a blue circle on a red background"]
+    for name in RULES:
+        scorer = Scorer(reads=name in READING)
+        left, right = scorer(images, captions), scorer(images, captions[::-1])
+        assert torch.equal(left, right) == (name != "faithfulness"), "the same words in another order"
+
+
+def test_decided_pairs_are_those_of_a_sure_judge() -> None:
+    left = torch.tensor([0.12, 0.10, -0.12, 0.0])
+    assert decided_pairs(left, torch.zeros(4), 0.05).tolist() == [True, False, True, False]
+
+
+def test_agreement_of_the_rule_itself_is_complete(data: Comparisons, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Comparisons(
+        data.captions, data.images[:, :2], {n: u[:, :2] for n, u in data.utilities.items()}, data.damages[:, :2]
+    )
+    rule = pairs.utilities["harmony"]
+    for scores, expected in ((rule, 1.0), (-rule, 0.0)):
+        monkeypatch.setattr("stepcredit.embedded.preference_agreement.score_comparisons", lambda *_, s=scores: s)
+        found = agreements(Scorer(False), "harmony", pairs, 0.05)
+        assert found["decided"] == found["decided_undamaged"] == found["all"] == expected
+        assert 0.8 < found["judge_ceiling"] <= 1 and 0 < found["decided_share"] < 1
+        assert found["judge"] == pytest.approx(found["judge_ceiling"] if expected else 1 - found["judge_ceiling"])
+
+
+def test_the_command_packages_four_scorers_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preferences, "PreferenceRecipe", lambda: FEW)
+    monkeypatch.setattr(preferences, "usual_images", partial(usual_images, count=8))
+    asked = ["--out", str(tmp_path), "--threads", "1", "--steps", "1", "--held-out-pairs", "8"]
+    preferences.main(asked)
+    report = json.loads((tmp_path / "preferences" / "report.json").read_text())
+    assert (report["seed"], report["recipe"]["steps"], report["recipe"]["captions"]) == (0, 1, 32)
+    assert report["agreement"].keys() == report["seconds"].keys() == set(RULES)
+    assert capsys.readouterr().out.endswith(json.dumps(report, indent=1) + "\n")
+
+    monkeypatch.delattr(preferences, "train_scorer")
+    (tmp_path / "preferences" / "report.json").unlink()
+    preferences.main(asked)
+    assert json.loads((tmp_path / "preferences" / "report.json").read_text()) == report
+    stored = load_scorer("harmony", tmp_path)
+    assert next(stored.parameters()).dtype == torch.float32 and load_scorer("harmony", tmp_path) is stored
+
+
+def test_an_unknown_scorer_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"^unknown preference 'harmoni' \(did you mean 'harmony'\?"):
+        load_scorer("harmoni")
