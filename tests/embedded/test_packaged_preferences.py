@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,11 +61,12 @@ def test_a_scorer_agrees_with_its_rule_on_fresh_pairs(name: str, pairs: Comparis
 def test_a_scorer_knows_its_own_rule_best(name: str, pairs: Comparisons) -> None:
     """Where nothing is damaged: damage is what all rules have in common."""
     whole = pairs.damages.amax(1) == 0
-    undamaged = Comparisons(
-        [caption for caption, kept in zip(pairs.captions, whole, strict=True) if kept],
-        pairs.images[whole],
-        {rule: values[whole] for rule, values in pairs.utilities.items()},
-        pairs.damages[whole],
+    undamaged = replace(
+        pairs,
+        captions=[caption for caption, kept in zip(pairs.captions, whole, strict=True) if kept],
+        images=pairs.images[whole],
+        utilities={rule: values[whole] for rule, values in pairs.utilities.items()},
+        damages=pairs.damages[whole],
     )
     found = {rule: agreements(load_scorer(name), rule, undamaged, 0.05)["decided"] for rule in RULES}
     others = [share for rule, share in found.items() if rule != name]
