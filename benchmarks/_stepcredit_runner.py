@@ -60,7 +60,7 @@ def main() -> None:
     config = configuration(order)
     policy = load_policy(config)
     policy.load_state_dict(load_file(order["lora"]))
-    reward, credit = build_reward(config.reward), build_credit(config.credit)
+    reward, credit = build_reward(config.reward), build_credit(config.credit, config.run.seed)
     run = RunDirectory.create(Path(f"{report}.run"), config, ["against_trl"])
     trainer: Any = Trainer(config, policy, reward, credit, load_prompts(config.prompts.source), run)
     measured = Measured()

@@ -44,12 +44,12 @@ import torch
 from _comparison import OURS, THEIRS, Pair, agreement_table, agrees, brief, cost_table, ratio_table, ratios
 from safetensors.torch import save_file
 
+from stepcredit.plans import image_groups
 from stepcredit.policy.adapters import LoraAdapter
 from stepcredit.policy.families import ATTENTION
 from stepcredit.prompts import load_prompts
 from stepcredit.quiet import quiet_libraries
 from stepcredit.seeds import Stream, epoch_generator, sample_seeds
-from stepcredit.update import image_groups
 
 HERE = Path(__file__).parent
 PINS = (

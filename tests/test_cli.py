@@ -55,7 +55,9 @@ def test_help_answers_at_once(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["compare", "--help"], []], ids=" ".join
+    "arguments",
+    [["--help"], ["train", "--help"], ["sample", "--help"], ["compare", "--help"], ["report", "--help"], []],
+    ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

@@ -24,6 +24,7 @@ NAMES = [
     "sd15_hpsv2",
     "sd15_imagereward",
     "sd15_pickscore",
+    "sdxl_pickscore",
 ]
 PAPER = {"aesthetic": (5e-5, 100), "pickscore": (1e-4, 4), "imagereward": (1e-4, 4), "hpsv2": (1e-4, 4)}
 

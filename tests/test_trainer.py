@@ -166,6 +166,21 @@ def test_two_epochs_and_two_more_are_four(tmp_path: Path, credit: str) -> None:
     assert parts.grid_path(4).read_bytes() == whole.grid_path(4).read_bytes()
 
 
+@pytest.mark.parametrize("credit", ["tdpo", "tdpo-r"])
+def test_a_rule_learns_from_every_epoch_and_is_kept(tmp_path: Path, credit: str) -> None:
+    run = finish(start(tmp_path, toy_config(credit={"name": credit})))
+    explained = [row["credit_critic_explained"] for row in run.metrics()]
+    assert explained[0] == pytest.approx(0, abs=1e-5) and all(abs(share) > 1e-4 for share in explained[1:])
+    kept = load_file(run.checkpoint_root / "epoch_0003" / "tensors.safetensors")
+    assert kept["credit.epochs"] == 3 and kept["credit.layers.2.weight"].any()
+
+
+def test_a_critic_of_another_size_is_refused(tmp_path: Path) -> None:
+    finish(start(tmp_path, toy_config(train={"epochs": 1}, credit={"name": "tdpo"})))
+    with pytest.raises(InputError, match=r"does not fit this run: RuntimeError: .*size mismatch"):
+        resume(tmp_path, toy_config(credit={"name": "tdpo", "options": {"hidden": 8}}))
+
+
 @pytest.mark.parametrize("call", range(1, 7))
 def test_a_run_stopped_at_any_reward_ends_as_if_it_had_not_been(tmp_path: Path, call: int) -> None:
     config = toy_config(train={"epochs": 4}, run={"checkpoint_every": 3})

@@ -20,10 +20,10 @@ from stepcredit.credit.linear import Linear
 from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
-from stepcredit.plans import microbatch
+from stepcredit.plans import image_groups, microbatch
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Prompt, Trajectory, Transition
-from stepcredit.update import accumulate_gradient, image_groups, update_policy
+from stepcredit.update import accumulate_gradient, update_policy
 
 IMAGES, STEPS = 6, 4
 ADVANTAGE = torch.tensor([1.5, -0.3, 0.8, -1.1, 0.4, -2.0])
@@ -164,6 +164,20 @@ def test_order_of_the_images_leaves_the_gradient_as_it_is(walk: tuple[PipelinePo
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     shuffled = gradient(policy, permuted(trajectory, order), STEP_ADVANTAGES[order], microbatch=4)
     assert relative(shuffled, gradient(policy, trajectory, STEP_ADVANTAGES)) < 1e-9
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3])
+def test_gradients_of_the_parts_of_an_update_add_up_to_its_gradient(
+    walk: tuple[PipelinePolicy, Trajectory], kl_weight: float
+) -> None:
+    """As several processes share it: parts of different size, each divided by the images of the whole update."""
+    policy, given = walk[0], section(kl_weight=kl_weight)
+    whole = gradient(*walk, STEP_ADVANTAGES.double(), kl_weight=kl_weight)
+    parts = []
+    for part in (EVERY[1:3], EVERY[[0, 3, 4, 5]]):
+        accumulate_gradient(policy, SCALER, walk[1], STEP_ADVANTAGES.double(), part, given, 3, images=IMAGES)
+        parts.append(taken(policy))
+    assert relative(parts[0] + parts[1], whole) < 1e-10
 
 
 def test_contribution_at_alpha_1_trains_bitwise_as_uniform(walk: tuple[PipelinePolicy, Trajectory]) -> None:

@@ -54,6 +54,7 @@ class ToyPolicy:
         *,
         keep_x0: bool = False,
         on_batch: Callable[[Tensor, slice], None] | None = None,
+        among: Sequence[Prompt] | None = None,
     ) -> Rollout:
         self.rollouts.append(([prompt.text for prompt in prompts], list(seeds)))
         noise = torch.stack([_noise(seed, self.steps + 1) for seed in seeds])

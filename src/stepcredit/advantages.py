@@ -9,7 +9,8 @@ from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
-from stepcredit.types import CreditAssigner, Trajectory
+from stepcredit.sharing import Share
+from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
 
 class Advantages:
@@ -37,17 +38,40 @@ class Advantages:
                 advantage = standardise(rewards)
         return self._clipped(advantage)
 
-    def of_steps(self, credit: CreditAssigner, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """M (B, T): the advantage spread over steps, standardised a second time where asked for, clipped again.
+    def of_steps(
+        self,
+        credit: CreditAssigner,
+        trajectory: Trajectory,
+        prompts: Sequence[str],
+        advantage: Tensor,
+        share: Share,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """M (N, T) of the images of all processes, and the rule's figures.
 
-        The second standardisation pools trainable steps only; the others are not trained on.
+        The advantage spread over steps, standardised a second time where asked for, clipped again. The second
+        standardisation pools trainable steps only; the others are not trained on. A rule that learns does so
+        afterwards, from A. What compares images or learns is given the walks of all processes, on each of them.
+
+        Args:
+            trajectory: the walks of this process.
+            prompts: N, of the images of all.
+            advantage: (N,), of the images of all.
         """
-        spread = credit(trajectory, advantage.to(trajectory.latents.device))
+        advantage = advantage.to(trajectory.latents.device)
+        if isinstance(credit, LearningCredit) or getattr(credit, "compares_images", False):
+            trajectory = share.whole_walks(trajectory)
+            spread = credit(trajectory, advantage)
+            if isinstance(credit, LearningCredit):
+                credit.learn(trajectory, advantage)
+            figures = dict[str, Any](credit.diagnostics(trajectory))
+        else:
+            spread = share.whole(credit(trajectory, advantage[share.rows.to(advantage.device)]))
+            figures = share.figures(credit.diagnostics(trajectory))
         if self._second:
             steps = trajectory.trainable.to(spread.device)
-            pooled = self._steps.update(trajectory.prompts, spread[:, steps])
+            pooled = self._steps.update(prompts, spread[:, steps])
             spread = spread.index_copy(1, steps.nonzero().flatten(), pooled)
-        return self._clipped(spread)
+        return self._clipped(spread), figures
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, as JSON holds it."""

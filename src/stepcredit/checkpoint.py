@@ -19,7 +19,7 @@ from stepcredit.durable import written_whole
 from stepcredit.errors import InputError
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
-_POLICY = "policy."
+_POLICY, _CREDIT = "policy.", "credit."
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,22 @@ def load(folder: Path) -> Checkpoint:
 
 def as_policy_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The policy's weights under the names that they have in a checkpoint."""
-    return {f"{_POLICY}{name}": value for name, value in weights.items()}
+    return _within(_POLICY, weights)
 
 
 def policy_tensors(saved: Checkpoint) -> dict[str, Tensor]:
     """The policy's weights in a checkpoint, under the policy's own names."""
-    return {name.removeprefix(_POLICY): value for name, value in saved.tensors.items() if name.startswith(_POLICY)}
+    return _of(_POLICY, saved)
+
+
+def as_credit_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a credit rule has learned, under the names that it has in a checkpoint."""
+    return _within(_CREDIT, state)
+
+
+def credit_tensors(saved: Checkpoint) -> dict[str, Tensor]:
+    """What the credit rule had learned, under the rule's own names; empty for a rule that learns nothing."""
+    return _of(_CREDIT, saved)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -133,6 +143,14 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _within(owner: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{owner}{name}": value for name, value in tensors.items()}
+
+
+def _of(owner: str, saved: Checkpoint) -> dict[str, Tensor]:
+    return {name.removeprefix(owner): value for name, value in saved.tensors.items() if name.startswith(owner)}
 
 
 def _require_types(body: dict[str, Any]) -> None:

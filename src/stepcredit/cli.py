@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except StepcreditError as error:
-        print(f"stepcredit: {printable(str(error))}", file=sys.stderr)
+        if error.told_by_each or os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"stepcredit: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
         print(f"stepcredit: {printable(error.format_message())} (see stepcredit --help)", file=sys.stderr)
@@ -136,6 +138,17 @@ def compare(
     asked = Asked(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs)
     given = [word for word in arguments if "=" not in word]
     command(given, [word for word in arguments if "=" in word], asked, run, jobs, skip_failed)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="run directory, or folder of a comparison")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="instead of report.html in the folder")] = None,
+) -> None:
+    """Write one HTML page about a run or a comparison, which needs nothing else to be looked at."""
+    from stepcredit.commands.report import report as command
+
+    command(source, out)
 
 
 @app.command()

@@ -33,6 +33,9 @@ class ModelSection(_Section):
     ema: float | None = Field(
         None, ge=0, lt=1, description="decay of an average of the trained weights, used for grids and export"
     )
+    shard: bool = Field(
+        False, description="share the denoiser's weights out over the processes (FSDP2); needs two or more"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
     compile: bool = Field(False, description="torch.compile the denoiser in place")
     vae_tiling: bool = Field(False, description="decode large images tile by tile: less memory")
@@ -68,7 +71,7 @@ class TrainSection(_Section):
     """How the weights are updated.
 
     An epoch's images are shuffled and split into `updates_per_epoch` groups. Each group is one optimiser update over
-    all its images and all their steps, computed `microbatch` (image, step) pairs at a time.
+    all its images and all their steps, or `sampled_steps` of each, computed `microbatch` (image, step) pairs at a time.
     """
 
     epochs: int = Field(10, ge=0, description="rounds of sampling, scoring and updating")
@@ -83,6 +86,17 @@ class TrainSection(_Section):
         None,
         description="(image, step) pairs per training forward, at most the images of an epoch; more than the images of "
         "an update are several steps of them; None is the images of an update at one step, auto what fits into memory",
+    )
+    sampled_steps: int | None = Field(
+        None,
+        ge=1,
+        description="train on so many steps of each image, drawn anew every epoch and weighted so that the expected "
+        "gradient stays the same; None, or as many as are trained, is all of them",
+    )
+    step_sampling: Literal["credit", "uniform"] = Field(
+        "credit",
+        description="what the probabilities of sampled_steps are in proportion to: |step advantage| x native scale, or "
+        "nothing",
     )
     clip_range: float = Field(1e-2, gt=0, description="c of the clipped ratio; ratios are per latent element")
     kl_weight: float = Field(
@@ -216,6 +230,9 @@ class RunSection(_Section):
     """Bookkeeping."""
 
     seed: int = Field(0, ge=0, description="fixes every random number of the run")
+    processes: int | None = Field(
+        None, ge=1, description="refuse to begin with more or fewer processes; None takes as many as were launched"
+    )
     grid_every: int = Field(5, ge=1, description="epochs between sample grids")
     grid_images: int = Field(16, ge=1, description="images on a sample grid")
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")

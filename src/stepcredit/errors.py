@@ -9,9 +9,15 @@ _LONGEST = 1500
 
 
 class StepcreditError(Exception):
-    """Base of every error of this package; `exit_code` is what the command line returns."""
+    """Base of every error of this package.
+
+    Attributes:
+        exit_code: what the command line returns.
+        told_by_each: whether a process that is not the first of its machine prints it too.
+    """
 
     exit_code = 1
+    told_by_each = False
 
 
 class InputError(StepcreditError):

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stepcredit import checkpoint
-from stepcredit.checkpoint import newest_sound
+from stepcredit.checkpoint import Checkpoint, newest_sound
 from stepcredit.durable import sweep
 from stepcredit.errors import InputError
 from stepcredit.faults import Stopped, out_of_memory
 from stepcredit.interruption import finished_first
+from stepcredit.processes import Processes
 from stepcredit.progress import Progress
 from stepcredit.rewards import RewardError
 from stepcredit.state import TrainingState
@@ -26,18 +27,18 @@ class Keeper:
     The state changes inside `indivisible` alone; whatever stops the run elsewhere leaves a checkpoint of it.
     """
 
-    def __init__(self, run: RunDirectory, state: TrainingState, progress: Progress) -> None:
+    def __init__(self, run: RunDirectory, state: TrainingState, progress: Progress, processes: Processes) -> None:
         self._run = run
         self._state = state
         self._progress = progress
+        self._processes = processes
         self._intact = True  # the state is that after its finished epochs
         self._saved: int | None = None  # the epoch of the newest checkpoint
 
     def save(self) -> None:
         """Write a checkpoint of the state; drop those that are neither among the newest nor among the best."""
-        asked = self._state.config.run
-        best = self._best(asked.keep_best)
-        checkpoint.save(self._run.checkpoint_root, self._state.captured(), asked.keep_checkpoints, best)
+        captured = self._state.captured()
+        self._processes.on_main(lambda: self._write(captured))
         self._saved = self._state.finished_epochs
 
     def resume(self) -> None:
@@ -46,23 +47,19 @@ class Keeper:
         Raises:
             InputError: there is none, it is of another run, or the run is longer already than it is to be.
         """
-        found = newest_sound(self._run.checkpoint_root, self._progress.note)
-        if found is None:
-            raise InputError(f"{self._run.path} holds no checkpoint to resume from")
-        folder, saved = found
+        folder, saved = self._found()
         epochs = self._state.config.train.epochs
         if saved.epoch > epochs:
             raise InputError(
                 f"{self._run.path} has finished {saved.epoch} epochs already: "
                 f"train.epochs={epochs} cannot take any back"
             )
-        self._state.restore(saved, str(folder))
+        self._processes.together(lambda: self._state.restore(saved, str(folder)))
         self._saved = saved.epoch
         changed = changed_versions(saved.state.get("versions"))
         if changed:
             self._progress.note(f"resuming with other versions, which may round otherwise: {changed}")
-        sweep(self._run.path)
-        self._run.truncate_metrics(saved.epoch)
+        self._processes.on_main(lambda: self._tidy(saved.epoch))
 
     @contextmanager
     def kept_if_stopped(self) -> Iterator[None]:
@@ -72,7 +69,7 @@ class Keeper:
         except BaseException:
             if self._intact and self._saved != self._state.finished_epochs:
                 with suppress(OSError):  # what stopped the run is what the user is to hear, and may be the same
-                    self.save()
+                    self._save_alone()
             raise
 
     @contextmanager
@@ -101,6 +98,36 @@ class Keeper:
             raise Stopped(
                 f"{where}: out of memory in {doing}; free some, or lower sample.batch, and go on with: {resume}"
             ) from error
+
+    def _found(self) -> tuple[Path, Checkpoint]:
+        """What the main process finds to be the newest sound checkpoint; the others read it too."""
+        read: list[Checkpoint] = []
+
+        def newest() -> Path:
+            found = newest_sound(self._run.checkpoint_root, self._progress.note)
+            if found is None:
+                raise InputError(f"{self._run.path} holds no checkpoint to resume from")
+            read.append(found[1])
+            return found[0]
+
+        folder = self._processes.on_main(newest)
+        self._processes.together(lambda: None if read else read.append(checkpoint.load(folder)))
+        return folder, read[0]
+
+    def _tidy(self, epoch: int) -> None:
+        """Forget what was begun and recorded after `epoch`."""
+        sweep(self._run.path)
+        self._run.truncate_metrics(epoch)
+
+    def _save_alone(self) -> None:
+        """Save without a word to the other processes, which may be gone; not where they hold parts of the weights."""
+        if self._processes.main and not self._processes.in_step:
+            self._write(self._state.captured())
+
+    def _write(self, captured: Checkpoint) -> None:
+        asked = self._state.config.run
+        best = self._best(asked.keep_best)
+        checkpoint.save(self._run.checkpoint_root, captured, asked.keep_checkpoints, best)
 
     def _best(self, count: int) -> list[int]:
         """The epochs of the `count` checkpoints whose images scored best.

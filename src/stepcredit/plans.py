@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,19 +58,34 @@ def noisy_steps(sample: SampleSection, epoch: int) -> range:
     return range(start, start + size)
 
 
-def pair_batches(rows: Tensor, steps: Sequence[int], size: int, *, mixed: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def image_groups(count: int, updates: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """A random partition of `count` images into `updates` groups that differ in size by at most one, rows ascending."""
+    if updates > count:
+        raise InputError(f"train.updates_per_epoch is {updates} but the epoch has only {count} images")
+    for rows in np.array_split(rng.permutation(count), updates):
+        yield torch.from_numpy(np.sort(rows))
+
+
+def pair_batches(
+    rows: Tensor, steps: Sequence[int], size: int, *, mixed: bool, chosen: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """All pairs of `rows` and `steps` as (rows (n,), steps (n,)), n <= `size`, step by step.
 
     Args:
         mixed: whether a batch may hold several steps; otherwise there may be a short batch in every step.
+        chosen: (B, T) bool, which pairs to take; None is all of them.
     """
-    if not mixed:
-        for step in steps:
-            for batch in rows.split(size):
-                yield batch, torch.full_like(batch, step)
-        return
     at, images = torch.cartesian_prod(torch.tensor(steps), rows).view(-1, 2).unbind(1)
-    yield from zip(images.split(size), at.split(size), strict=True)
+    if chosen is not None:
+        kept = chosen[images, at]
+        at, images = at[kept], images[kept]
+    if mixed:
+        yield from zip(images.split(size), at.split(size), strict=True)
+        return
+    for step in steps:
+        for batch in images[at == step].split(size):
+            if len(batch):
+                yield batch, torch.full_like(batch, step)
 
 
 def entries(values: Tensor, rows: Tensor, steps: Tensor) -> Tensor:

@@ -35,6 +35,17 @@ def restart(bar: progress.Progress, task: progress.TaskID, completed: int, **cha
 class Progress:
     """What a run tells while it goes on. This one keeps it to itself."""
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        return
+
+    def start(self, finished: int) -> None:
+        """Begin to count, `finished` epochs being done already."""
+
     def note(self, text: str) -> None:
         """Something worth a line."""
 
@@ -65,7 +76,6 @@ class ConsoleProgress(Progress):
         self._task = self._bar.add_task("", total=epochs, epoch=0, epochs=epochs, phase="starting", reward="", rate="")
 
     def start(self, finished: int) -> None:
-        """Begin to count, `finished` epochs being done already."""
         self._finished = finished
         restart(self._bar, self._task, finished, epoch=finished)
 

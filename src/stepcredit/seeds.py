@@ -14,6 +14,8 @@ class Stream(IntEnum):
     EVALUATION = 1
     SHUFFLE = 2
     PROMPTS = 3
+    CREDIT = 4
+    STEPS = 5
 
 
 def sample_seeds(run_seed: int, stream: Stream, start: int, count: int) -> list[int]:
@@ -25,7 +27,10 @@ def sample_seeds(run_seed: int, stream: Stream, start: int, count: int) -> list[
 
 
 def epoch_generator(run_seed: int, stream: Stream, epoch: int) -> np.random.Generator:
-    """The generator of one epoch: SHUFFLE orders its images, PROMPTS draws its prompts."""
+    """The generator of one epoch: SHUFFLE orders its images, PROMPTS draws its prompts, STEPS its steps.
+
+    CREDIT is what a rule that learns draws: its first state as of epoch 0, then whatever its n-th epoch needs as of n.
+    """
     return np.random.default_rng([run_seed, int(stream), epoch])
 
 

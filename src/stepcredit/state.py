@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 
 import torch
+from torch import Tensor
 
 from stepcredit import checkpoint
 from stepcredit.advantages import Advantages
@@ -12,12 +13,14 @@ from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
+from stepcredit.processes import part_like, whole_tensor
 from stepcredit.tracking import package_versions
-from stepcredit.types import Policy
+from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
 
 class TrainingState:
-    """Weights and their averages, optimiser, loss scaler, statistics of rewards and step advantages, and counters.
+    """Weights and their averages, optimiser, loss scaler, statistics of rewards and step advantages, counters, and
+    what the credit rule has learned.
 
     Every random number of a run is a function of its seed, the epoch and the image's index, so that no generator has a
     state to keep.
@@ -28,11 +31,12 @@ class TrainingState:
         guard: remembers a micro-batch that was halved, and updates skipped in a row.
     """
 
-    def __init__(self, config: TrainConfig, policy: Policy, guard: Guard) -> None:
+    def __init__(self, config: TrainConfig, policy: Policy, guard: Guard, credit: CreditAssigner | None = None) -> None:
         train, device = config.train, policy.parameters()[0].device.type
         self.config = config
         self.policy = policy
         self.guard = guard
+        self.learner = credit if isinstance(credit, LearningCredit) else None
         self.finished_epochs = 0
         self.reward_queries = 0
         self.advantages = Advantages(train, config.credit.standardise)
@@ -58,8 +62,12 @@ class TrainingState:
             "config": self.config.model_dump(mode="json"),
             "versions": package_versions(),
         }
-        weights = checkpoint.as_policy_tensors(self.policy.state_dict())
-        return Checkpoint(self.finished_epochs, weights | checkpoint.optimiser_tensors(self.optimiser), state)
+        tensors = {
+            **checkpoint.as_policy_tensors(self.policy.state_dict()),
+            **checkpoint.as_credit_tensors(self.learner.state_dict() if self.learner else {}),
+            **checkpoint.optimiser_tensors(self.optimiser),
+        }
+        return Checkpoint(self.finished_epochs, {name: whole_tensor(value) for name, value in tensors.items()}, state)
 
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Become what `captured` gave.
@@ -78,8 +86,10 @@ class TrainingState:
 
     def _restore(self, saved: Checkpoint) -> None:
         self.policy.load_state_dict(checkpoint.policy_tensors(saved))
-        checkpoint.restore_optimiser(self.optimiser, saved.tensors)
+        checkpoint.restore_optimiser(self.optimiser, self._parts(saved.tensors))
         self.advantages.load_state_dict(saved.state)
+        if self.learner:
+            self.learner.load_state_dict(checkpoint.credit_tensors(saved))
         self.scaler.load_state_dict(saved.state["scaler"])
         self.guard.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
         size = saved.state["microbatch"]
@@ -87,3 +97,12 @@ class TrainingState:
             self.guard.microbatch = max(1, operator.index(size["halved"]))
         self.reward_queries = operator.index(saved.state["reward_queries"])
         self.finished_epochs = saved.epoch
+
+    def _parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the optimiser keeps of each weight, shared out as the weight is."""
+        weights = self.policy.parameters()
+        return {
+            name: part_like(value, weights[int(name.split(".")[1])])
+            for name, value in tensors.items()
+            if name.startswith("optimiser.") and value.ndim
+        } | {name: value for name, value in tensors.items() if name.startswith("optimiser.") and not value.ndim}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from stepcredit.config import TrainConfig
@@ -19,15 +20,19 @@ from stepcredit.faults import Guard, require_finite
 from stepcredit.grids import save_grid
 from stepcredit.keeping import Keeper
 from stepcredit.measure import Clock, peak_memory_bytes
-from stepcredit.plans import evaluation_plan, largest_update, microbatch, training_plan
+from stepcredit.plans import evaluation_plan, image_groups, largest_update, microbatch, training_plan
 from stepcredit.policy.self_check import SINGLE_TOLERANCE, TOLERANCE, self_check
+from stepcredit.processes import Processes
 from stepcredit.profiling import profiled, profiled_epoch
 from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
+from stepcredit.rewards.scores import join
 from stepcredit.scoring import Scoring
 from stepcredit.seeds import Stream, epoch_generator, sample_seeds
+from stepcredit.sharing import Share, deal
 from stepcredit.state import TrainingState
+from stepcredit.step_draw import step_draw
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
@@ -43,6 +48,7 @@ class Trainer:
     Args:
         prompts: the whole prompt source; each epoch draws from it.
         weights_dir: where the trained weights are exported to, `run.lora_dir` by default.
+        processes: that share the work; by default this is the only one. Each has a trainer, alike but for `progress`.
 
     Raises:
         InputError: the prompts are too few for the epoch that `config` asks for.
@@ -58,6 +64,7 @@ class Trainer:
         run: RunDirectory,
         progress: Progress | None = None,
         weights_dir: Path | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -68,8 +75,9 @@ class Trainer:
         self.progress = progress or Progress()
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
-        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note))
-        self.keeper = Keeper(run, self.state, self.progress)
+        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note), credit)
+        self.processes = processes or Processes()
+        self.keeper = Keeper(run, self.state, self.progress, self.processes)
         self._require_images()
 
     def train(self) -> Path:
@@ -84,7 +92,7 @@ class Trainer:
         with self.keeper.kept_if_stopped():
             if self.finished_epochs == 0:
                 self.keeper.save()
-            if self._due(self.config.run.grid_every) and not self.run.grid_path(self.finished_epochs).exists():
+            if self._due(self.config.run.grid_every) and self._undrawn():
                 self.draw_grid()
             looked_at = profiled_epoch(self.finished_epochs, self.config.train.epochs)
             while self.finished_epochs < self.config.train.epochs:
@@ -104,21 +112,17 @@ class Trainer:
         clock = Clock()
         with self.keeper.placed(f"epoch {epoch + 1}"):
             prompts = self.draw_prompts(epoch)
-            with self.scoring(prompts, self.config.reward.overlap) as scoring:
-                with clock("sampling"):
-                    trajectory, images = self.sample(prompts, epoch, scoring)
-                with clock("waiting"):
-                    scores = self.score(images, scoring)
-            clock.add("reward", scoring.seconds)
+            share = self.share(epoch, len(prompts))
+            trajectory, scores = self.sample_and_score(prompts, share, epoch, clock)
 
             with self.keeper.indivisible():
                 with clock("credit"):
-                    advantage = self.advantage(trajectory.prompts, scores)
-                    step_advantages = self.state.advantages.of_steps(self.credit, trajectory, advantage)
-                    credited = self.credit.diagnostics(trajectory) | step_profiles(trajectory, step_advantages)
+                    texts = [prompt.text for prompt in prompts]
+                    advantage = self.advantage(texts, scores)
+                    step_advantages, credited = self.spread(trajectory, texts, advantage, share)
                 trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
                 with clock("training"):
-                    updated = self.update(trajectory, step_advantages, epoch)
+                    updated = self.update(trajectory, step_advantages, share, epoch)
                 self.state.finished_epochs += 1
                 self.state.reward_queries += len(prompts)
                 self.record(scores, updated | credited | clock.metrics())
@@ -139,22 +143,50 @@ class Trainer:
             images_per_prompt=sample.images_per_prompt,
         )
 
-    def sample(self, prompts: Sequence[Prompt], epoch: int, scoring: Scoring) -> tuple[Trajectory, Tensor]:
-        """One walk and one image (B,3,H,W) per prompt; every batch goes to `scoring` as soon as it is finished.
+    def share(self, epoch: int, images: int) -> Share:
+        """Which of the epoch's images this process samples and trains."""
+        groups = image_groups(images, self.config.train.updates_per_epoch, self._shuffle(epoch))
+        return deal(list(groups), self.processes)
+
+    def sample_and_score(
+        self, prompts: Sequence[Prompt], share: Share, epoch: int, clock: Clock
+    ) -> tuple[Trajectory, Scores]:
+        """The walks of this process, and the scores of the images of all, in the order of `prompts`."""
+        with self.scoring(share.of(prompts), self.config.reward.overlap) as scoring:
+            walked: list[Trajectory] = []
+
+            def own() -> Scores:
+                with clock("sampling"):
+                    trajectory, images = self.sample(prompts, share, epoch, scoring)
+                    walked.append(trajectory)
+                with clock("waiting"):
+                    return self.score(images, scoring)
+
+            scores = join(self.processes.together(own))
+        clock.add("reward", scoring.seconds)
+        return walked[0], scores.reordered(share.order)
+
+    def sample(
+        self, prompts: Sequence[Prompt], share: Share, epoch: int, scoring: Scoring
+    ) -> tuple[Trajectory, Tensor]:
+        """One walk and one image (n,3,H,W) for each of this process's `prompts`; every batch goes to `scoring` as soon
+        as it is finished.
 
         The first epoch after a start or resume is replayed to check.
         """
         self.progress.phase("sampling")
         seeds = sample_seeds(self.config.run.seed, Stream.TRAINING, epoch * len(prompts), len(prompts))
-        plan = training_plan(self.config, len(prompts), epoch)
-        rollout = self.policy.rollout(prompts, seeds, plan, keep_x0=self.credit.needs_x0, on_batch=scoring.add)
+        plan = training_plan(self.config, share.size, epoch)
+        keep = self.credit.needs_x0
+        own = share.of(prompts), share.of(seeds)
+        rollout = self.policy.rollout(*own, plan, keep_x0=keep, on_batch=scoring.add, among=prompts)
         if not self.replays:
             self.progress.phase("self-check")
-            trained_at_once = microbatch(self.config.train, len(prompts))
+            trained_at_once = microbatch(self.config.train, share.size)
             checked_at_once = trained_at_once if self.state.guard.microbatch is None else plan.batch
             found = self_check(self.policy, rollout.trajectory, plan.batch, checked_at_once)
             self.progress.note(f"self-check: {found}")
-            self._require_mixing(trained_at_once, len(prompts))
+            self._require_mixing(trained_at_once, share.size)
             self.replays = True
         require_finite("the latents that the model draws", rollout.trajectory.final)
         return rollout.trajectory, rollout.images
@@ -165,10 +197,14 @@ class Trainer:
         return scoring.scores(images)
 
     def values(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """Scores (B,) of images that are not trained on."""
+        """Scores (B,) of images that are not trained on, which every process has: the main one asks the reward."""
+
+        def scored() -> Tensor:
+            with self.scoring(prompts, overlap=False) as scoring:
+                return scoring.scores(images).values
+
         self.progress.phase("reward")
-        with self.scoring(prompts, overlap=False) as scoring:
-            return scoring.scores(images).values
+        return self.processes.on_main(scored)
 
     def scoring(self, prompts: Sequence[Prompt], overlap: bool) -> Scoring:
         return Scoring(self.reward, prompts, overlap=overlap, timeout=self.config.reward.timeout)
@@ -183,21 +219,30 @@ class Trainer:
             )
         return advantage
 
-    def update(self, trajectory: Trajectory, step_advantages: Tensor, epoch: int) -> dict[str, float]:
+    def spread(
+        self, trajectory: Trajectory, prompts: Sequence[str], advantage: Tensor, share: Share
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """M (N,T) of the epoch's images, and figures of it."""
+        spread, figures = self.state.advantages.of_steps(self.credit, trajectory, prompts, advantage, share)
+        return spread, figures | step_profiles(trajectory, spread)
+
+    def update(self, trajectory: Trajectory, step_advantages: Tensor, share: Share, epoch: int) -> dict[str, float]:
         """Update the policy; says so if updates were skipped, or first ratios further from 1 than replays may be."""
         self.progress.phase("training")
         state, train = self.state, self.config.train
-        rng = epoch_generator(self.config.run.seed, Stream.SHUFFLE, epoch)
+        draw = step_draw(train, trajectory, step_advantages, self.config.run.seed, epoch)
         figures = update_policy(
             self.policy,
             state.optimiser,
             state.scaler,
             trajectory,
-            step_advantages,
+            step_advantages[share.rows],
             train,
-            rng,
+            self._shuffle(epoch),
             self.progress.tick,
             state.guard,
+            share,
+            draw,
         )
         require_finite("the weights", *self.policy.parameters())
         skipped, deviation = figures["skipped_updates"], figures["ratio_max_deviation"]
@@ -225,7 +270,7 @@ class Trainer:
             **figures,
             "peak_memory_bytes": peak_memory_bytes(),
         }
-        complaint = self.run.append_metrics(row)
+        complaint = self.processes.on_main(lambda: self.run.append_metrics(row))
         self.progress.epoch(row)
         if complaint:
             self.progress.note(complaint)
@@ -236,10 +281,11 @@ class Trainer:
         run = self.config.run
         where = f"sample grid after epoch {self.finished_epochs}" if self.finished_epochs else "first sample grid"
         first = self.draw_prompts(epoch=0)[:: self.config.sample.images_per_prompt]
-        plan = evaluation_plan(self.config, len(self.draw_prompts(epoch=0)))
+        plan = evaluation_plan(self.config, self.share(0, len(self.draw_prompts(epoch=0))).size)
         with self.keeper.placed(where):
             seen = evaluate(self.policy, self.values, first, run.grid_images, run.seed, plan)
-        save_grid(self.run.grid_path(self.finished_epochs), seen.images, seen.captions())
+        path = self.run.grid_path(self.finished_epochs)
+        self.processes.on_main(lambda: save_grid(path, seen.images, seen.captions()))
 
     def _require_mixing(self, pairs: int, images: int) -> None:
         """Refuse what would train every image of an update several times over, to no use."""
@@ -251,20 +297,42 @@ class Trainer:
             )
 
     def _export(self) -> Path:
-        with written_whole(self.weights_dir) as folder:
-            weights = self.policy.export(folder).relative_to(folder)
-        return self.weights_dir / weights
+        if self.processes.in_step and not self.processes.main:
+            self.policy.export(self.weights_dir)  # gives its part, and writes nothing
+
+        def written() -> Path:
+            with written_whole(self.weights_dir) as folder:
+                return self.policy.export(folder).relative_to(folder)
+
+        return self.weights_dir / self.processes.on_main(written)
+
+    def _shuffle(self, epoch: int) -> np.random.Generator:
+        """Orders the images of an epoch for its updates, from the beginning again."""
+        return epoch_generator(self.config.run.seed, Stream.SHUFFLE, epoch)
 
     def _due(self, every: int) -> bool:
         """Whether what is done `every` so many epochs is due: every so many, and when the run is over."""
         return self.finished_epochs % every == 0 or self.finished_epochs == self.config.train.epochs
 
+    def _undrawn(self) -> bool:
+        return self.processes.on_main(lambda: not self.run.grid_path(self.finished_epochs).exists())
+
     def _profiled(self, wanted: bool) -> AbstractContextManager[None]:
-        if not (wanted and self.config.run.profile):
+        if not (wanted and self.config.run.profile and self.processes.main):
             return nullcontext()
         return profiled(self.run.profile_dir, self.state.optimiser, self.progress)
 
     def _require_images(self) -> None:
-        images, updates = len(self.draw_prompts(epoch=0)), self.config.train.updates_per_epoch
+        images, updates, count = (
+            len(self.draw_prompts(epoch=0)),
+            self.config.train.updates_per_epoch,
+            self.processes.count,
+        )
         if updates > images:
             raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images")
+        if count > images:
+            raise InputError(f"there are {count} processes but an epoch has only {images} images")
+        if self.processes.in_step and self.config.train.sampled_steps is not None:
+            raise InputError("model.shard and train.sampled_steps exclude each other: leave one of them out")
+        if self.processes.in_step and images % count:
+            raise InputError(f"with model.shard, {count} processes cannot share {images} images: each needs as many")

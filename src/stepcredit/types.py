@@ -18,6 +18,7 @@ from stepcredit.maths import Schedule, Transition
 
 __all__ = [
     "CreditAssigner",
+    "LearningCredit",
     "Plan",
     "Policy",
     "Prompt",
@@ -104,7 +105,9 @@ class Rollout:
 class CreditAssigner(Protocol):
     """Turns a trajectory's advantage into one advantage per step.
 
-    `needs_x0` asks the rollout to keep predicted clean latents. `diagnostics` gives figures for the metrics file.
+    `needs_x0` asks the rollout to keep predicted clean latents. A rule with `compares_images` set to True is given the
+    walks of all processes, any other those of its own. `diagnostics` gives figures for the metrics file, counts as int
+    and means over images as float.
     """
 
     @property
@@ -115,6 +118,23 @@ class CreditAssigner(Protocol):
         ...
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class LearningCredit(CreditAssigner, Protocol):
+    """A rule with a state: what it has learned from the epochs so far, which is part of a checkpoint."""
+
+    def learn(self, trajectory: Trajectory, advantage: Tensor) -> None:
+        """Take in an epoch, after its step advantages (which thus owe nothing to it) have been asked for."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has been learned, by name; empty before the first epoch."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Become what `state_dict` gave. Raises KeyError, RuntimeError or ValueError if it is of another rule."""
+        ...
 
 
 class RewardFunction(Protocol):
@@ -146,6 +166,7 @@ class Policy(Protocol):
         *,
         keep_x0: bool = False,
         on_batch: Callable[[Tensor, slice], None] | None = None,
+        among: Sequence[Prompt] | None = None,
     ) -> Rollout:
         """Sample one image per prompt without gradients. The same seed gives the same noise in any batch.
 
@@ -153,6 +174,8 @@ class Policy(Protocol):
             plan: by default the policy's usual steps, all of them noisy, and all images at once.
             keep_x0: whether the trajectory holds predicted clean latents.
             on_batch: given the images of each finished batch, and which of all images they are.
+            among: prompts to encode along, these among them: what an epoch has in other processes too, so that the
+                encodings, which round by their batch, do not depend on how many processes there are.
         """
         ...
 

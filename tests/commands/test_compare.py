@@ -36,16 +36,17 @@ def test_a_file_gives_tables_on_stdout_and_progress_on_stderr(here: Path) -> Non
     said = stepcredit("compare", "mine.yaml", "train.epochs=3", "--run", "a", "--jobs", "3")
     assert said.code == 0
     assert said.out.startswith("jpeg_compressibility: 3 fresh seeds, mean reward of the last 2 epochs, reference unif")
-    assert said.out.endswith("a/results.json and a/summary.md have it all\n")
+    assert said.out.endswith("a/results.json and a/summary.md have it all, a/report.html shows it\n")
     lines = said.err.splitlines()
     assert len([line for line in lines if line.startswith("run ")]) == 18
-    assert "learning rates: jpeg_compressibility uniform 0.01, jpeg_compressibility linear 0.01" in lines
+    assert "learning rates on jpeg_compressibility: uniform 0.01, linear 0.01" in lines
     assert lines[-1].startswith("run  18/18  fresh/")
     assert len(results(here / "a")["rewards"]["jpeg_compressibility"]["arms"]["linear"]["by_seed"][0]["rewards"]) == 3
     assert {path.name for path in (here / "a").iterdir()} == {
         ".lock",
         "learning_rates.json",
         "protocol.yaml",
+        "report.html",
         "results.json",
         "runs",
         "summary.md",

@@ -359,9 +359,9 @@ def test_resume_refuses_another_configuration(here: Path) -> None:
     assert line == (
         "a holds a different run (sample.eta: 1.0 there, 0.5 here; train.learning_rate: 0.05 there, 1.0 here; "
         "credit.name: contribution there, uniform here; and 1 more); only train.epochs, train.microbatch, "
-        "train.max_skipped_updates, sample.batch, model.gradient_checkpointing, reward.remote, reward.timeout, "
-        "reward.ray_workers, reward.ray_gpus, run.checkpoint_every, run.keep_checkpoints, run.keep_best may change on "
-        "resume"
+        "train.max_skipped_updates, sample.batch, model.gradient_checkpointing, model.shard, reward.remote, "
+        "reward.timeout, reward.ray_workers, reward.ray_gpus, run.processes, run.checkpoint_every, "
+        "run.keep_checkpoints, run.keep_best may change on resume"
     )
     assert refused("train", "embedded_alignment", "--resume", "--run", "a").startswith("a holds a different run (")
 

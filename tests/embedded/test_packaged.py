@@ -17,13 +17,13 @@ from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, held_out_captions, sample_scene
 from stepcredit.maths import gaussian
-from stepcredit.plans import microbatch, training_plan
+from stepcredit.plans import image_groups, microbatch, training_plan
 from stepcredit.policy.loading import load_policy, require_text_to_image
 from stepcredit.policy.self_check import self_check
 from stepcredit.prompts import load_prompts
 from stepcredit.recipes import validate
 from stepcredit.types import Prompt
-from stepcredit.update import accumulate_gradient, image_groups
+from stepcredit.update import accumulate_gradient
 
 
 @pytest.fixture(scope="module")

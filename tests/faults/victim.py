@@ -98,9 +98,9 @@ class _Watch:
         setattr(owner, name, watched)
         start = training._train
 
-        def remember(trainer: Trainer, progress: Any) -> None:
+        def remember(trainer: Trainer) -> None:
             self.trainer = trainer
-            start(trainer, progress)
+            start(trainer)
 
         training._train = remember
 

@@ -80,7 +80,7 @@ def test_any_rows(run: Path, cases: int) -> None:
     def attempt(rows: list[dict[str, Any]]) -> None:
         (run / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
         used(run)
-        assert "<script" not in (run / "report.html").read_text()
+        assert (run / "report.html").read_text().count("<script") == 1, "the slider's"
 
     survive(METRICS, "rows of values of every kind, in the report", cases, st.lists(ROWS, max_size=4), attempt)
 

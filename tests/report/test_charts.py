@@ -3,7 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stepcredit.report.charts import Line, Point, line_chart, number, ticks
+from stepcredit.report.axes import number
+from stepcredit.report.charts import Line, Point, line_chart
 
 
 def chart(*lines: Line) -> ElementTree.Element:
@@ -18,48 +19,30 @@ def labels(svg: ElementTree.Element) -> list[str]:
     return [text.text or "" for text in svg.iter("text")]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "whole", "expected"),
-    [
-        (0.0, 1.0, False, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (-0.93, -0.61, False, [-0.9, -0.8, -0.7]),
-        (1, 3, True, [1, 2, 3]),
-        (1, 10, True, [2, 4, 6, 8, 10]),
-        (64, 640, True, [100, 200, 300, 400, 500, 600]),
-        (0, 3e-7, False, [0, 5e-8, 1e-7, 1.5e-7, 2e-7, 2.5e-7, 3e-7]),
-        (5, 5, True, [5]),
-    ],
-)
-def test_ticks_are_round_and_few(low: float, high: float, whole: bool, expected: list[float]) -> None:
-    assert ticks(low, high, whole=whole) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (-0.934217, "−0.9342"),
-        (999.0, "999"),
-        (25600, "25.6k"),
-        (2e6, "2M"),
-        (3.456e-5, "3.456e−5"),
-        (1e-7, "1e−7"),
-    ],
-)
-def test_numbers_are_short(value: float, text: str) -> None:
-    assert number(value) == text
-
-
-def test_numbers_along_an_axis_share_their_form() -> None:
-    assert [number(value, like=0.0015) for value in (0.0, 0.0005, 0.001)] == ["0", "0.0005", "0.001"]
-
-
 def test_a_line_with_its_band_dots_and_labels() -> None:
-    svg = chart(Line("mean", [Point(1, 0.0, 0.5), Point(2, 1.0, 0.5), Point(3, 2.0, 0.5)]))
+    svg = chart(Line("mean", [Point.around(1, 0.0, 0.5), Point.around(2, 1.0, 0.5), Point.around(3, 2.0, 0.5)]))
     [line], [band] = paths(svg, "line"), paths(svg, "band")
     assert line.count("L") == 2 and band.count("L") == 5 and band.endswith("Z")
     assert next(svg.iter("title")).text == "mean 0 ± 0.5 at epoch 1"
     assert labels(svg) == ["0", "1", "2", "1", "2", "3", "epoch"]
+
+
+def test_a_band_may_be_uneven_or_missing_in_places() -> None:
+    svg = chart(Line("mean", [Point(1, 0.0, -1.0, 4.0), Point(2, 1.0), Point.around(3, 2.0, 0.0)]))
+    told = [title.text for title in svg.iter("title")]
+    assert told == ["mean 0 [−1, 4] at epoch 1", "mean 1 at epoch 2", "mean 2 at epoch 3"]
+    assert labels(svg)[:6] == ["−1", "0", "1", "2", "3", "4"], "the axis has room for the band"
+    assert paths(chart(Line("a", [Point(1, 0.0), Point(2, 1.0)])), "band") == []
+
+
+def test_bands_of_many_lines_are_fainter() -> None:
+    lines = [Line(str(index), [Point.around(1, 0.0, 1.0), Point.around(2, 1.0, 1.0)]) for index in range(4)]
+    assert chart(*lines[:3]).get("class") == "chart" and chart(*lines).get("class") == "chart many"
+
+
+def test_forty_lines_differ_in_colour_or_dashes() -> None:
+    svg = chart(*(Line(str(index), [Point(1, 0.0), Point(2, 1.0)]) for index in range(40)))
+    assert len({group.get("class") for group in svg.iter("g")}) == 40
 
 
 def test_higher_values_are_drawn_higher() -> None:
@@ -93,7 +76,7 @@ def test_long_runs_are_a_line_without_dots() -> None:
 
 
 def test_everything_stays_inside_the_picture() -> None:
-    svg = chart(Line("a", [Point(x, 1e5 * math.sin(x), 2e4) for x in range(40)]))
+    svg = chart(Line("a", [Point.around(x, 1e5 * math.sin(x), 2e4) for x in range(40)]))
     for text in svg.iter("text"):
         assert 0 <= float(text.get("x", "")) <= 320 and 0 <= float(text.get("y", "")) <= 180
     for circle in svg.iter("circle"):

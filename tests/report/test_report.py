@@ -20,7 +20,7 @@ from stepcredit.types import Prompt
 ATTACK = "<script>alert('x')</script>"
 
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Balance(HTMLParser):
@@ -139,6 +139,31 @@ def test_the_steps_that_were_trained_are_charted(tmp_path: Path) -> None:
     assert html.count("Which steps are trained") == 1 and "<figcaption>credit_profile" not in html
 
 
+def test_credit_is_mapped_epoch_by_epoch_and_listed(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    write_rows(run, [row(1) | {"credit_profile": [1.5, 0.5]}, row(2) | {"credit_profile": [0.5, 1.5]}, row(3)])
+    html = page(run)
+    for told in ("credit 1.5, epoch 1, step 0", "credit 0.5, epoch 1, step 1", "credit 1.5, epoch 2, step 1"):
+        assert f"<title>{told}</title>" in html
+    assert "epoch 3, step" not in html
+    assert '<tr><th scope="row">1</th><td>1</td></tr>' in html
+
+
+def test_seconds_are_those_that_were_waited_for(tmp_path: Path) -> None:
+    """Of an epoch that was scored beside sampling: 3 + 0.5 + 4, not the reward's 1."""
+    run = start(tmp_path / "a")
+    write_rows(run, [row(1) | {"seconds_waiting": 0.5}])
+    html = page(run)
+    assert "after 640 reward queries and 7.5 s." in html
+    assert "<figcaption>Seconds " in html and "<figcaption>seconds_waiting" not in html
+
+
+def test_hyper_parameters_are_at_the_top(tmp_path: Path) -> None:
+    html = page(start(tmp_path / "a", train={"learning_rate": 3e-4, "updates_per_epoch": 2, "inner_epochs": 3}))
+    assert "<dd>10 epochs × 6 updates, learning rate 0.0003, clip range 0.01</dd>" in html
+    assert "<dd>contribution, window 5, alpha 0</dd>" in html
+
+
 def test_a_run_that_recorded_credit_alone_shows_that(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(run, [row(1) | {"credit_profile": [1.5, 0.5]}])
@@ -167,10 +192,22 @@ def test_first_and_last_grid_are_inside_the_page(tmp_path: Path) -> None:
     (run.path / "samples" / "other.png").write_bytes(b"not a grid")
     html = page(run)
     assert re.findall(r"<figcaption>(.*?)</figcaption><img", html) == ["Before training", "After epoch 10"]
+    assert '<span class="left">Before training</span><span class="right">After epoch 10</span>' in html
     sources = [
         str(attributes["src"]).removeprefix("data:image/png;base64,") for attributes in Balance(html).named("img")
     ]
     assert [base64.b64decode(source) for source in sources] == [run.grid_path(e).read_bytes() for e in (0, 10)]
+
+
+@pytest.mark.parametrize("second", [b"not a picture", None], ids=["garbage", "of another size"])
+def test_pictures_that_do_not_match_are_beside_each_other(tmp_path: Path, second: bytes | None) -> None:
+    run = start(tmp_path / "a")
+    save_grid(run.grid_path(0), torch.zeros(1, 3, 32, 32), ["x"])
+    save_grid(run.grid_path(5), torch.zeros(2, 3, 32, 32), ["x", "y"])
+    if second is not None:
+        run.grid_path(5).write_bytes(second)
+    html = page(run)
+    assert html.count("<img") == 2 and "<script" not in html and 'type="range" min' not in html
 
 
 def test_one_grid_is_shown_once(tmp_path: Path) -> None:
@@ -201,7 +238,7 @@ def test_a_prompt_with_script_tags_reaches_the_page_as_text_at_most(tmp_path: Pa
     trainer.train()
     trainer.run.append_metrics({"epoch": 2, f"score of {ATTACK}": 1.0, "note": ATTACK})
     html = page(trainer.run)
-    assert not Balance(html).named("script")
+    assert re.findall("<script.*?>", html) == ["<script>"], "the slider's alone"
     assert "score of &lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in html
     assert Balance(html).named("img"), "the grid under which the prompt is written"
 
@@ -210,14 +247,15 @@ def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(run, [row(1), row(2)])
     html = page(run)
-    assert "default-src 'none'" in html
+    assert "default-src 'none'; img-src data:; style-src 'sha256-" in html
+    assert "base-uri 'none'; form-action 'none'" in html and "unsafe" not in html and "script-src" not in html
     assert not re.search(r"https?://|url\(|@import|<link|<script| on\w+=", html)
     assert "prefers-color-scheme: dark" in html and "color-scheme: light dark" in html
 
 
 def test_command_and_environment_are_shown(tmp_path: Path) -> None:
     html = page(start(tmp_path / "a", ("stepcredit", "train", "model.path=my model")))
-    assert "<pre>stepcredit train &#x27;model.path=my model&#x27;</pre>" in html
+    assert '">stepcredit train &#x27;model.path=my model&#x27;</pre>' in html
     assert "<dt>packages</dt><dd>stepcredit " in html
 
 
@@ -227,6 +265,12 @@ def test_a_report_can_be_written_again(tmp_path: Path) -> None:
     write_rows(run, [row(1)])
     assert page(run) != first
     assert not [path for path in run.path.iterdir() if path.suffix == ".tmp"]
+
+
+def test_the_page_can_be_elsewhere(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    assert write_report(run.path, tmp_path / "b" / "page.html") == tmp_path / "b" / "page.html"
+    assert (tmp_path / "b" / "page.html").exists() and not run.report_path.exists()
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.directory import ComparisonDirectory, locked, open_comparison
 from stepcredit.comparison.display import Display
 from stepcredit.comparison.findings import comparison_findings
+from stepcredit.comparison.page import write_comparison_report
 from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.reading import ComparisonFile
 from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
@@ -28,7 +29,7 @@ def carry_out(
     skip_failed: bool,
     train: Sequence[str] | None = None,
 ) -> None:
-    """From a comparison file to results.json, summary.md and the printed tables.
+    """From a comparison file to results.json, summary.md, report.html and the printed tables.
 
     Raises:
         InputError: the comparison or its folder is wrong; told before anything runs.
@@ -44,7 +45,7 @@ def carry_out(
         Runner(directory, protocol, places, display, lock, train or TRAIN) as runner,
     ):
         choices, failures = _tune(protocol, directory, runner, skip_failed)
-        display.note(f"learning rates: {_rates(choices)}")
+        display.note("\n".join(_rates(choices)))
         cells = fresh_cells(protocol, chosen(choices))
         failures += runner(cells)
     if failures and not skip_failed:
@@ -58,7 +59,8 @@ def carry_out(
     directory.write_json(directory.results_path, results)
     write_atomically(directory.summary_path, markdown(results, shlex.join(begun["command"])).encode())
     print(printed(results))
-    print(f"\n{directory.results_path} and {directory.summary_path} have it all")
+    page = write_comparison_report(directory.path)
+    print(f"\n{directory.results_path} and {directory.summary_path} have it all, {page} shows it")
 
 
 def _tune(
@@ -78,11 +80,12 @@ def _tune(
     return choices, failures
 
 
-def _rates(choices: Choices) -> str:
-    return ", ".join(
-        f"{reward} {arm} {'none' if choice.rate is None else f'{choice.rate:g}'}"
-        for (reward, arm), choice in choices.items()
-    )
+def _rates(choices: Choices) -> list[str]:
+    """A line per reward."""
+    chosen_at: dict[str, list[str]] = {}
+    for (reward, arm), choice in choices.items():
+        chosen_at.setdefault(reward, []).append(f"{arm} {'none' if choice.rate is None else f'{choice.rate:g}'}")
+    return [f"learning rates on {reward}: {', '.join(rates)}" for reward, rates in chosen_at.items()]
 
 
 def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[Cell]) -> Mapping[Cell, Curve]:

@@ -22,16 +22,18 @@ MAY_CHANGE = (
     "train.max_skipped_updates",
     "sample.batch",
     "model.gradient_checkpointing",
+    "model.shard",
     "reward.remote",
     "reward.timeout",
     "reward.ray_workers",
     "reward.ray_gpus",
+    "run.processes",
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.keep_best",
 )
-"""What may change when a run goes on: how long it is, the memory it takes, where its reward lives, its patience, and
-what it keeps."""
+"""What may change when a run goes on: how long it is, the memory it takes, where its reward lives, its patience, its
+processes, and what it keeps."""
 
 
 def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool) -> None:
@@ -48,10 +50,10 @@ def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, res
             resume_run(config, directory)
         else:
             config = recipes.load(name, overrides)
-            path = run or next_run_path(RUNS, Path(name or recipes.DEFAULT).stem)
+            stem = Path(name or recipes.DEFAULT).stem
             from stepcredit.commands.training import start_run
 
-            start_run(config, path)
+            start_run(config, lambda: run or next_run_path(RUNS, stem))
 
 
 def _newest_run() -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.errors import InputError, Interrupted
+from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.faults import Stopped
 from stepcredit.keeping import resume_command
 from stepcredit.plans import largest_update
-from stepcredit.progress import ConsoleProgress
+from stepcredit.processes import Processes, joined
+from stepcredit.progress import ConsoleProgress, Progress
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
 from stepcredit.rewards import RewardError, build_reward
@@ -28,31 +30,61 @@ from stepcredit.types import Prompt
 if TYPE_CHECKING:
     from stepcredit.policy.pipeline import PipelinePolicy
 
+PATIENCE = 600.0
+"""Seconds beside `reward.timeout` that processes wait for one another."""
 
-def start_run(config: TrainConfig, path: Path) -> None:
-    """A new run in `path`. Nothing of one that cannot begin is left behind."""
-    progress = ConsoleProgress(config.train.epochs)
-    trainer = _trainer(config, RunDirectory(path), progress)
-    RunDirectory.create(path, trainer.config, ["stepcredit", *sys.argv[1:]])
-    with _discarded_unless_begun(trainer):
-        _train(trainer, progress)
+
+def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
+    """A new run in what `path` gives, asked once. Nothing of one that cannot begin is left behind."""
+    with _joined(config) as processes:
+        directory = RunDirectory(processes.on_main(path))
+        trainer = _trainer(config, directory, processes)
+        command = ["stepcredit", *sys.argv[1:]]
+        processes.on_main(lambda: RunDirectory.create(directory.path, trainer.config, command) and None)
+        with _discarded_unless_begun(trainer):
+            _train(trainer)
 
 
 def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
     """Go on with the run in `directory` under `config`, which becomes its configuration."""
-    progress = ConsoleProgress(config.train.epochs)
-    trainer = _trainer(config, directory, progress)
-    with _writable(directory):
-        trainer.resume()
-        if config != directory.config:
-            directory.rewrite_config(config)
-    _train(trainer, progress)
+    with _joined(config) as processes:
+        trainer = _trainer(config, directory, processes)
+        with _writable(directory):
+            trainer.resume()
+            if config != directory.config:
+                processes.on_main(lambda: directory.rewrite_config(config))
+        _train(trainer)
 
 
-def _trainer(config: TrainConfig, directory: RunDirectory, progress: ConsoleProgress) -> Trainer:
+@contextmanager
+def _joined(config: TrainConfig) -> Iterator[Processes]:
+    """The processes of the run. What ends it is told once: by this one if no other knows of it."""
+    patience = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
+    cpu = config.model.device == "cpu"
+    processes = joined(config.run.processes, cpu=cpu, in_step=config.model.shard, patience=patience)
+    try:
+        yield processes
+    except StepcreditError as error:
+        if processes.main or processes.agreed or isinstance(error, Interrupted):
+            raise
+        error.args = (f"process {processes.index}: {error}",)
+        error.told_by_each = True
+        raise
+    finally:
+        processes.leave()
+
+
+def _trainer(config: TrainConfig, directory: RunDirectory, processes: Processes) -> Trainer:
+    """Built by each process; what goes wrong with any is told by all."""
+    built: list[Trainer] = []
+    processes.together(lambda: built.append(_built(config, directory, processes)))
+    return built[0]
+
+
+def _built(config: TrainConfig, directory: RunDirectory, processes: Processes) -> Trainer:
     """Everything that a run needs, what is quick to refuse first."""
     prompts = load_prompts(config.prompts.source)
-    credit, reward = build_credit(config.credit), build_reward(config.reward)
+    credit, reward = build_credit(config.credit, config.run.seed), build_reward(config.reward)
 
     from stepcredit.policy.adapters import denoiser_name  # diffusers takes longest to import
     from stepcredit.policy.loading import load_policy
@@ -60,27 +92,31 @@ def _trainer(config: TrainConfig, directory: RunDirectory, progress: ConsoleProg
 
     quiet_libraries()
     policy = load_policy(config)
-    config = _measured(config, policy, prompts)
+    config = _measured(config, policy, prompts, processes)
     full = config.model.adapter == "full"
     weights_dir = directory.path / denoiser_name(policy.pipeline) if full else directory.lora_dir
-    return Trainer(config, policy, reward, credit, prompts, directory, progress, weights_dir)
+    progress = ConsoleProgress(config.train.epochs) if processes.main else Progress()
+    return Trainer(config, policy, reward, credit, prompts, directory, progress, weights_dir, processes)
 
 
-def _measured(config: TrainConfig, policy: PipelinePolicy, prompts: Sequence[Prompt]) -> TrainConfig:
+def _measured(
+    config: TrainConfig, policy: PipelinePolicy, prompts: Sequence[Prompt], processes: Processes
+) -> TrainConfig:
     """`config` with a number for `train.microbatch: auto`."""
     if config.train.microbatch != "auto":
         return config
     from stepcredit.policy.examination import fitting_microbatch
 
     images = config.images_per_epoch or len(prompts) * config.sample.images_per_prompt
-    fitting = fitting_microbatch(policy, images, largest_update(config.train, images))
+    share = -(-images // processes.count)
+    fitting = min(processes.exchange(fitting_microbatch(policy, share, largest_update(config.train, share))))
     return config.model_copy(update={"train": config.train.model_copy(update={"microbatch": fitting})})
 
 
-def _train(trainer: Trainer, progress: ConsoleProgress) -> None:
-    directory = trainer.run
+def _train(trainer: Trainer) -> None:
+    directory, progress = trainer.run, trainer.progress
     try:
-        with _writable(directory), progress, _reported(directory):
+        with _writable(directory), progress, _reported(trainer):
             progress.start(trainer.finished_epochs)
             progress.note(_opening(trainer))
             weights = trainer.train()
@@ -93,6 +129,9 @@ def _train(trainer: Trainer, progress: ConsoleProgress) -> None:
 def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
     """Take the new run directory away if there is nothing in it to go on with: `create` had found it empty."""
     directory = trainer.run
+    if not trainer.processes.main:
+        yield
+        return
     try:
         yield
     except (RewardError, Stopped, Interrupted):  # the run goes on once that is mended
@@ -118,8 +157,12 @@ def _writable(directory: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _reported(directory: RunDirectory) -> Iterator[None]:
+def _reported(trainer: Trainer) -> Iterator[None]:
     """Write the report however the run ends."""
+    directory = trainer.run
+    if not trainer.processes.main:
+        yield
+        return
     try:
         yield
     except BaseException:
@@ -152,7 +195,7 @@ def _closing(trainer: Trainer, weights: Path) -> str:
     if not rows:
         return f"nothing to train: train.epochs is 0; {directory.path} holds the starting grid"
     grids = sorted((directory.path / "samples").glob("epoch_*.png"))
-    first, last = rows[0]["reward_mean"], rows[-1]["reward_mean"]
+    first, last = (math.nan if row["reward_mean"] is None else row["reward_mean"] for row in (rows[0], rows[-1]))
     prompt = shlex.quote(trainer.prompts[0].text)
     return "\n".join(
         [

@@ -24,7 +24,7 @@ class Curve:
         queries: (E,), images scored so far, those of the epoch included.
         rewards: (E,), mean reward of the epoch's training images.
         watched: (E,) of each reward that was measured and not trained on.
-        seconds: (E,), spent so far on sampling, scoring and training; start-up, grids and checkpoints left out.
+        seconds: (E,), spent so far on sampling, scoring, credit and training; start-up, grids and checkpoints left out.
     """
 
     queries: Tensor

@@ -51,6 +51,10 @@ class ComparisonDirectory:
     def summary_path(self) -> Path:
         return self.path / "summary.md"
 
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
     def run(self, cell: Cell) -> Path:
         """The run directory of a cell."""
         return self.path / "runs" / cell.name

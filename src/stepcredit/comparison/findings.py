@@ -36,8 +36,9 @@ METHOD = {
         "out"
     ),
     "seconds": (
-        "sampling, scoring and training of one process with one thread, without start-up, grids and checkpoints; "
-        "processes at work at the same time share cores, caches and memory, so seconds compare only roughly"
+        "sampling, scoring, credit and training of one process with one thread, without start-up, grids and "
+        "checkpoints; processes at work at the same time share cores, caches and memory, so seconds compare only "
+        "roughly"
     ),
 }
 

@@ -16,9 +16,9 @@ def printed(results: Mapping[str, Any]) -> str:
     """The tables of `results.json` for a terminal."""
     blocks = []
     for reward, found in results["rewards"].items():
-        tables = ["\n".join(aligned(table)) for table in _tables(results, found)]
-        blocks.append("\n\n".join(["\n".join([_title(results, reward, found), *_remarks(results, found)]), *tables]))
-    return "\n\n".join([*blocks, "\n".join(textwrap.fill(note, WIDTH) for note in _notes(results))])
+        told = "\n".join([title(results, reward, found), *caveats(results, found)])
+        blocks.append("\n\n".join([told, *("\n".join(aligned(table)) for table in tables(results, found))]))
+    return "\n\n".join([*blocks, "\n".join(textwrap.fill(note, WIDTH) for note in notes(results))])
 
 
 def markdown(results: Mapping[str, Any], command: str) -> str:
@@ -27,14 +27,14 @@ def markdown(results: Mapping[str, Any], command: str) -> str:
     for reward, found in results["rewards"].items():
         parts.append(f"## {reward}")
         parts.append(
-            "\n".join([_title(results, reward, found) + ".", *(f"{line}." for line in _remarks(results, found))])
+            "\n".join([title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))])
         )
-        parts += [_pipes(table) for table in _tables(results, found)]
-    notes = "\n".join(f"- {note}" for note in _notes(results))
-    return "\n\n".join([*parts, "## How to read it", notes]) + "\n"
+        parts += [_pipes(table) for table in tables(results, found)]
+    explained = "\n".join(f"- {note}" for note in notes(results))
+    return "\n\n".join([*parts, "## How to read it", explained]) + "\n"
 
 
-def _title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) -> str:
+def title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) -> str:
     seeds = max(len(arm["by_seed"]) for arm in found["arms"].values())
     return (
         f"{reward}: {seeds} fresh seed{'s' if seeds > 1 else ''}, mean reward of the last {results['last_epochs']} "
@@ -42,11 +42,12 @@ def _title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) ->
     )
 
 
-def _tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
-    tables = [_efficiency(results["reference"], found["arms"]), _factors(found["arms"])]
+def tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
+    """Of one reward: efficiency, factors seed by seed, faithfulness, and every pair of three arms or more."""
+    made = [_efficiency(results["reference"], found["arms"]), _factors(found["arms"])]
     watched = list(dict.fromkeys(name for arm in found["arms"].values() for name in arm["watched"]))
-    tables += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
-    return [*tables, _pairs(found["differences"])] if len(found["arms"]) > 2 else tables
+    made += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
+    return [*made, _pairs(found["differences"])] if len(found["arms"]) > 2 else made
 
 
 def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
@@ -124,7 +125,8 @@ def _bounds(estimate: Mapping[str, Any]) -> str:
     return f"{estimate['mean']:+.3g} [{estimate['interval'][0]:+.3g}, {estimate['interval'][1]:+.3g}]"
 
 
-def _remarks(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Every reason not to believe the tables, in brackets."""
     arms = found["arms"]
     said = remarks(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
     medians = remarks(arm["factor"] for arm in arms.values())
@@ -145,7 +147,8 @@ def _no_yardstick(reference: Mapping[str, Any]) -> list[str]:
     return [f"(the reference ends no higher than it began on seed {', '.join(at_once)}: factors say little there)"]
 
 
-def _notes(results: Mapping[str, Any]) -> list[str]:
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """What the figures mean."""
     method = results["method"]
     return [
         f"mean ± standard error [interval], median [interval]: {method['uncertainty']}",

@@ -19,7 +19,7 @@ class ContributionBatchMean:
 
     All trajectories share one schedule, of the shape that CoCA has on average. Where this rule does as well as
     `contribution`, it was the schedule that helped and not the credit of single trajectories. The paper has no such
-    control; it is ours. The mean is over the batch given: with several processes, over each one's own.
+    control; it is ours.
     Degenerate case: a batch of one is `contribution`; trajectories without gain enter the mean with 1/T.
 
     Attributes:
@@ -31,6 +31,7 @@ class ContributionBatchMean:
     clamp: bool = False
 
     needs_x0 = True
+    compares_images = True
 
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """(Trajectory with x0, advantage (B,)) -> (B, T)."""

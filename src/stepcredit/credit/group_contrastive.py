@@ -18,9 +18,9 @@ class GroupContrastive:
         s_i = cos(x0_i - m, x_T - m),   m = mean final latent of the same prompt's images in the batch,
 
     then w, G and M as in `contribution`. A group advantage rewards a difference between siblings, so credit goes to
-    the steps that settled it. Ours, no source; the group is that of the batch given: with several processes, of each
-    one's own. Degenerate case: a trajectory whose total gain is below 1e-6, or that is alone in its group, gets
-    `linear` credit and is counted.
+    the steps that settled it. Ours, no source.
+    Degenerate case: a trajectory whose total gain is below 1e-6, or that is alone in its group, gets `linear` credit
+    and is counted.
 
     Attributes:
         window, alpha, clamp: as for `contribution`.
@@ -33,6 +33,7 @@ class GroupContrastive:
     batch_mean: bool = False
 
     needs_x0 = True
+    compares_images = True
 
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """(Trajectory with x0, advantage (B,)) -> (B, T)."""

@@ -44,4 +44,4 @@ class RelativeChange:
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
         changes = relative_changes(trajectory.latents)
         empty = weightless_rows(changes, trajectory.trainable.to(changes.device))
-        return {"credit_fallbacks": float(torch.count_nonzero(empty))}
+        return {"credit_fallbacks": int(torch.count_nonzero(empty))}

@@ -54,13 +54,24 @@ def scale(trajectory: Trajectory, advantage: Tensor, weights: Tensor, alpha: flo
     return scaled_advantages(advantage, factors.expand(len(trajectory), -1), alpha)
 
 
+def predictions(trajectory: Trajectory) -> Tensor:
+    """The clean latents predicted at each step, (B, T, *L).
+
+    Raises:
+        InputError: the rollout kept none.
+    """
+    if trajectory.x0 is None:
+        raise InputError("this credit rule needs the predicted clean latents: roll out with keep_x0=True")
+    return trajectory.x0
+
+
 def similarity(trajectory: Trajectory) -> Tensor:
     """Cosine of each step's predicted clean latent to the final latent, (B, T + 1), float32.
 
     Raises:
         InputError: the rollout kept no predicted clean latents.
     """
-    return cosine_to_final(_x0(trajectory), trajectory.final)
+    return cosine_to_final(predictions(trajectory), trajectory.final)
 
 
 def contrast(trajectory: Trajectory) -> Tensor:
@@ -69,7 +80,7 @@ def contrast(trajectory: Trajectory) -> Tensor:
     Raises:
         InputError: the rollout kept no predicted clean latents.
     """
-    return contrast_to_group(_x0(trajectory), trajectory.final, trajectory.prompts)
+    return contrast_to_group(predictions(trajectory), trajectory.final, trajectory.prompts)
 
 
 def similarity_figures(similarity: Tensor, window: int) -> dict[str, float]:
@@ -79,7 +90,7 @@ def similarity_figures(similarity: Tensor, window: int) -> dict[str, float]:
     `credit_similarity_start`: mean of s_0, how near the first prediction already was to the final latent, in [-1, 1].
     """
     return {
-        "credit_fallbacks": float(torch.count_nonzero(degenerate_rows(similarity, window))),
+        "credit_fallbacks": int(torch.count_nonzero(degenerate_rows(similarity, window))),
         "credit_similarity_start": float(similarity[:, 0].mean()),
     }
 
@@ -89,9 +100,3 @@ def _require_one_each(trajectory: Trajectory, advantage: Tensor) -> None:
         raise ValueError(
             f"advantage has shape {tuple(advantage.shape)}, expected ({len(trajectory)},): give one per trajectory"
         )
-
-
-def _x0(trajectory: Trajectory) -> Tensor:
-    if trajectory.x0 is None:
-        raise InputError("this credit rule needs the predicted clean latents: roll out with keep_x0=True")
-    return trajectory.x0

@@ -66,23 +66,28 @@ def prediction_kl(output: Tensor, reference_output: Tensor) -> Tensor:
     return ((upcast(output) - upcast(reference_output.detach())) ** 2).flatten(1).mean(1)
 
 
-def approx_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+def average(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of values of any shape, a 0-d tensor; with `weights` of the same shape, sum(w v) / sum(w)."""
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+
+
+def approx_kl(log_prob: Tensor, old_log_prob: Tensor, weights: Tensor | None = None) -> Tensor:
     """0.5 mean( (log_prob - old_log_prob)^2 ): how far the policy moved since the rollout, a 0-d tensor, no gradient.
 
     The second-order estimate of the KL of http://joschu.net/blog/kl-approx.html, on per-element log-probs as in DDPO;
-    it is therefore comparable between runs of one latent size, not across sizes.
+    it is therefore comparable between runs of one latent size, not across sizes. The mean is `average`.
     """
-    return 0.5 * (_log_ratio(log_prob, old_log_prob).detach() ** 2).mean()
+    return 0.5 * average(_log_ratio(log_prob, old_log_prob).detach() ** 2, weights)
 
 
-def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip_range: float) -> Tensor:
+def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip_range: float, weights: Tensor | None = None) -> Tensor:
     """Fraction of entries with |r - 1| > clip_range, in [0, 1], a 0-d tensor, no gradient.
 
     Counts entries outside the range whatever the sign of their advantage, as DDPO does; only some of them have their
-    gradient cut.
+    gradient cut. The fraction is an `average`.
     """
     _bounds(clip_range)
-    return upcast((_ratio(log_prob, old_log_prob).detach() - 1).abs() > clip_range).mean()
+    return average(upcast((_ratio(log_prob, old_log_prob).detach() - 1).abs() > clip_range), weights)
 
 
 def ratio_max_deviation(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:

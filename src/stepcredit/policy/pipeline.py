@@ -73,6 +73,7 @@ class PipelinePolicy:
         *,
         keep_x0: bool = False,
         on_batch: Callable[[Tensor, slice], None] | None = None,
+        among: Sequence[Prompt] | None = None,
     ) -> Rollout:
         """One image per prompt. Sample n draws all its noise from its own `seeds[n]`.
 
@@ -81,7 +82,7 @@ class PipelinePolicy:
         """
         plan = plan or Plan(self.sample.steps, range(self.sample.steps))
         size = min(plan.batch or len(prompts), len(prompts))
-        recording = self._recording([prompt.text for prompt in prompts], plan, size)
+        recording = self._recording([prompt.text for prompt in prompts], plan, size, among or prompts)
         tapes, images = [], []
         for start in range(0, len(prompts), size):
             numbers = [min(number, len(prompts) - 1) for number in range(start, start + size)]
@@ -135,7 +136,7 @@ class PipelinePolicy:
     def export(self, folder: Path) -> Path:
         return self.adapter.export(folder)
 
-    def _recording(self, texts: Sequence[str], plan: Plan, batch: int) -> Recording:
+    def _recording(self, texts: Sequence[str], plan: Plan, batch: int, among: Sequence[Prompt]) -> Recording:
         scale = self.scheduler.noise_scale(self.sample)
         noisy = self.scheduler.usually_noisy(plan.steps) if plan.noisy is None else plan.noisy
         return Recording(
@@ -148,7 +149,7 @@ class PipelinePolicy:
             },
             noises=tuple(scale if step in noisy else 0.0 for step in range(plan.steps)),
             prompts=tuple(texts),
-            encodings=Encodings(texts, self._layouts),
+            encodings=Encodings([prompt.text for prompt in among], self._layouts),
             device=self.pipeline._execution_device,
             batch=batch,
         )

@@ -1,35 +1,41 @@
-"""One self-contained HTML page per run: no script, no network, pictures inside."""
+"""One self-contained HTML page per run: nothing from the network, pictures inside.
+
+`run` is the page of one run, of parts that other pages are made of too: `page` is the frame, `markup` its pieces,
+`charts` and `heat` are drawings over `axes`, `steps` what each denoising step counted, `pictures` the sample grids with
+their slider, `rows` reads what was recorded.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from stepcredit.errors import InputError
-from stepcredit.report.page import Grid, render
+from stepcredit.report.pictures import first_and_last
+from stepcredit.report.run import run_page
 from stepcredit.tracking import RunDirectory, write_atomically
 
 __all__ = ["write_report"]
 
 
-def write_report(run: Path) -> Path:
-    """Write report.html of the run directory `run` and return its path.
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the page of the run directory `run` to `out`, by default report.html in it, and return its path.
 
     Epochs, sample grids and environment.json may be missing; InputError where `run` holds no run.
     """
     directory = RunDirectory.open(run)
-    html = render(
+    html = run_page(
         name=run.resolve().name,
         config=directory.config,
         config_text=directory.config_path.read_text(encoding="utf-8"),
         environment=_environment(directory.environment_path),
         rows=directory.metrics(),
-        grids=_grids(run / "samples"),
+        pictures=first_and_last(run / "samples"),
     )
-    write_atomically(directory.report_path, html.encode(errors="replace"))  # halves of surrogate pairs
-    return directory.report_path
+    path = out or directory.report_path
+    write_atomically(path, html.encode(errors="replace"))  # halves of surrogate pairs
+    return path
 
 
 def _environment(path: Path) -> dict[str, Any]:
@@ -42,11 +48,3 @@ def _environment(path: Path) -> dict[str, Any]:
         return facts
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON object: {error}; delete it to do without") from error
-
-
-def _grids(folder: Path) -> list[Grid]:
-    """The first and the last epoch_NNNN.png of a folder, the only ones shown."""
-    pictures = [path for path in folder.glob("*.png") if path.is_file()]
-    found = {int(name[1]): path for path in pictures if (name := re.fullmatch(r"epoch_(\d+)", path.stem))}
-    epochs = sorted(found)
-    return [Grid(epoch, found[epoch].read_bytes()) for epoch in dict.fromkeys([*epochs[:1], *epochs[-1:]])]

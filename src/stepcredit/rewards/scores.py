@@ -63,6 +63,11 @@ class Scores:
             return self.values
         return torch.stack([component.trained(prompts) for component in self.components.values()]).sum(0)
 
+    def reordered(self, order: Tensor) -> Scores:
+        """The scores of images `order`."""
+        components = {name: replace(part, scores=part.scores[order]) for name, part in self.components.items()}
+        return Scores(self.values[order], components)
+
     def statistics(self) -> dict[str, dict[str, float]]:
         """{component: {mean, std}} of the components' own scores, before weights; population standard deviation."""
         return {name: _moments(component.scores) for name, component in self.components.items()}

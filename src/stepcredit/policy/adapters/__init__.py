@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusers import DiffusionPipeline
-from torch import nn
+from torch import distributed, nn
 
 from stepcredit.config import ModelSection
 from stepcredit.policy.adapters.denoiser import configure, denoiser_name
@@ -11,6 +11,7 @@ from stepcredit.policy.adapters.ema import AveragedAdapter
 from stepcredit.policy.adapters.full import FullAdapter
 from stepcredit.policy.adapters.lora import LoraAdapter
 from stepcredit.policy.adapters.protocol import Adapter
+from stepcredit.policy.adapters.sharding import share_out
 from stepcredit.policy.families import family_of, lora_excluded
 
 __all__ = ["Adapter", "AveragedAdapter", "FullAdapter", "LoraAdapter", "attach", "denoiser_name"]
@@ -27,6 +28,8 @@ def attach(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> Ada
             component.requires_grad_(False).eval()
     adapter: Adapter = FullAdapter(pipeline) if section.adapter == "full" else _lora(pipeline, section, seed)
     configure(getattr(pipeline, denoiser_name(pipeline)), section)
+    if section.shard and distributed.is_initialized():  # a run that is used by one process is whole there
+        share_out(getattr(pipeline, denoiser_name(pipeline)))
     return adapter if section.ema is None else AveragedAdapter(adapter, section.ema)
 
 

@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.denoiser import denoiser_name
+from stepcredit.policy.adapters.sharding import is_first, placed_like, shared_out
+from stepcredit.processes import whole_tensor
 
 
 class FullAdapter:
@@ -47,7 +51,7 @@ class FullAdapter:
         own = self._initial
         if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in own.items()}:
             raise InputError(f"these weights are not of this {self._name}: it has {len(own)} tensors")
-        self._denoiser.load_state_dict(state)
+        self._denoiser.load_state_dict(placed_like(state, self.state_dict()))
 
     def stepped(self) -> None:
         return
@@ -55,7 +59,7 @@ class FullAdapter:
     @contextmanager
     def reference(self) -> Iterator[None]:
         trained = {name: value.clone() for name, value in self.state_dict().items()}
-        self._denoiser.load_state_dict(self._initial)
+        self._denoiser.load_state_dict(placed_like(self._initial, trained))
         try:
             yield
         finally:
@@ -70,8 +74,14 @@ class FullAdapter:
         self._denoiser.to(self._dtype).requires_grad_(False)
 
     def export(self, folder: Path) -> Path:
-        """The denoiser's folder, for `from_pretrained`."""
-        self._denoiser.save_pretrained(folder)
+        """The denoiser's folder, for `from_pretrained`. Of one that is shared out all ask, the first writes."""
+        if not shared_out(self._denoiser):
+            self._denoiser.save_pretrained(folder)
+            return folder
+        weights = {name: whole_tensor(value).cpu().contiguous() for name, value in self.state_dict().items()}
+        if is_first():
+            self._denoiser.save_config(folder)
+            save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         return folder
 
 

@@ -1,0 +1,109 @@
+"""Reward against wall-clock when an update trains on some of the steps, on the embedded pipeline.
+
+    OMP_NUM_THREADS=1 uv run python benchmarks/sampled_steps.py --run runs/sampled_steps
+
+Arms train on all T = 20 steps, on T/2 and T/4 drawn by credit x native scale, and on T/4 drawn evenly; those that train
+on fewer get more epochs, so that all have about as many seconds. `stepcredit compare` runs them one at a time, seed by
+seed, and goes on where it was stopped.
+
+What an epoch takes is the lower quartile over all epochs of an arm, first ones left out: every epoch of an arm does the
+same work, and whatever else is at work on the machine only adds to it. Prints these seconds, the reward (trailing mean
+of three epochs) after as many queries and after as many seconds as the arm of all steps had, and the factors by which
+the final reward of that arm was reached earlier, in queries and in seconds; 0 where it never was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from stepcredit.maths.efficiency import trailing_mean
+
+ALL = "all"
+LAST = 3
+ARMS: dict[str, tuple[dict[str, Any], float]] = {
+    ALL: ({}, 1.0),
+    "credit-10": ({"train.sampled_steps": 10}, 1.6),
+    "credit-5": ({"train.sampled_steps": 5}, 2.2),
+    "even-5": ({"train.sampled_steps": 5, "train.step_sampling": "uniform"}, 2.2),
+}
+"""Overrides, and how many times the epochs of `all`."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the comparison")
+    parser.add_argument("--recipe", default="embedded_jpeg")
+    parser.add_argument("--epochs", type=int, default=10, help="of the arm of all steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[301, 302])
+    options = parser.parse_args()
+
+    file = options.run.parent / f"{options.run.name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(comparison(options.recipe, options.epochs, options.seeds), sort_keys=False))
+    command = [sys.executable, "-m", "stepcredit", "compare", str(file), "--jobs", "1", "--run", str(options.run)]
+    subprocess.run(command, check=True)
+    results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
+    for found in results["rewards"].values():
+        print("\n".join(table(found["arms"])))
+
+
+def comparison(recipe: str, epochs: int, seeds: list[int]) -> dict[str, Any]:
+    return {
+        "recipe": recipe,
+        "arms": {name: {**given, "train.epochs": round(epochs * more)} for name, (given, more) in ARMS.items()},
+        "reference": ALL,
+        "fresh_seeds": seeds,
+        "criterion": {"last_epochs": LAST},
+    }
+
+
+def table(arms: dict[str, Any]) -> list[str]:
+    columns = f"{'s/epoch':>9}{'same queries':>14}{'same seconds':>14}{'by queries':>12}{'by seconds':>12}"
+    lines, means = [f"{'arm':<12}{'seed':>6}{columns}"], []
+    cost = {name: epoch_seconds(arm["by_seed"]) for name, arm in arms.items()}
+    end = {row["seed"]: row["queries"] for row in arms[ALL]["by_seed"]}
+    for name, arm in arms.items():
+        found = []
+        for row in arm["by_seed"]:
+            queries, rewards = np.array(row["queries"]), trailing_mean(torch.tensor(row["rewards"]), LAST).numpy()
+            seconds = np.arange(1, len(queries) + 1) * cost[name]
+            limit = len(end[row["seed"]]) * cost[ALL]
+            if seconds[-1] < limit:
+                print(
+                    f"{name}, seed {row['seed']}: its {seconds[-1]:.0f} s are less than {limit:.0f}, its end is taken"
+                )
+            figures = [
+                cost[name],
+                float(np.interp(end[row["seed"]][-1], queries, rewards)),
+                float(np.interp(limit, seconds, rewards)),
+                row["factor"],
+                row["factor"] * cost[ALL] / cost[name],
+            ]
+            lines.append(line(name, str(row["seed"]), figures))
+            found.append(figures)
+        means.append(line(name, "mean", [statistics.mean(column) for column in zip(*found, strict=True)]))
+    return [*lines, *means]
+
+
+def epoch_seconds(runs: list[dict[str, Any]]) -> float:
+    """The lower quartile over the epochs of `runs`, but for the first of each, which warms up."""
+    return float(np.quantile(np.concatenate([np.diff(row["seconds"]) for row in runs]), 0.25))
+
+
+def line(name: str, seed: str, figures: list[float]) -> str:
+    each, queries, seconds, by_queries, by_seconds = figures
+    return f"{name:<12}{seed:>6}{each:>9.2f}{queries:>14.3f}{seconds:>14.3f}{by_queries:>12.2f}{by_seconds:>12.2f}"
+
+
+if __name__ == "__main__":
+    main()

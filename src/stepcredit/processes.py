@@ -1,0 +1,201 @@
+"""Several processes that train one model together, and what a single one does in their place.
+
+They are started by torchrun or accelerate and joined by accelerate over torch.distributed; without a launcher there is
+one. Objects travel over gloo, gradients over what suits the device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from stepcredit.errors import InputError, StepcreditError
+
+Result = TypeVar("Result")
+_BUCKET = 2**24
+"""Numbers that are added up at a time."""
+
+
+class ProcessLost(StepcreditError):
+    """The run cannot go on without a process that is gone; it can be resumed."""
+
+
+class Processes:
+    """The processes of a run: here, one alone.
+
+    Attributes:
+        index: of this process, from 0.
+        count: of all.
+        in_step: whether each forward is made by all of them together, because the weights are shared out.
+        agreed: whether an error has been raised that all of them know of.
+    """
+
+    index = 0
+    count = 1
+    in_step = False
+    agreed = False
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files and talks to the user."""
+        return self.index == 0
+
+    def exchange(self, value: Result) -> list[Result]:
+        """What each process gives, in their order, on all of them."""
+        return [value]
+
+    def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Put the sum over processes in place of every gradient; one that is missing counts as 0."""
+
+    def together(self, work: Callable[[], Result]) -> list[Result]:
+        """What `work` gives on each process, on all of them.
+
+        Raises:
+            StepcreditError: on all of them, the first that was raised on any.
+        """
+        outcomes = self.exchange(_outcome(work, self.index))
+        for outcome in outcomes:
+            if outcome.error is not None:
+                self.agreed = True
+                raise outcome.error
+        return [outcome.value for outcome in outcomes]
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives on the main process, which alone does it, on all of them; raises as `together`."""
+        return self.together(lambda: work() if self.main else None)[0]  # type: ignore[return-value]
+
+    def leave(self) -> None:
+        """No more is to be exchanged."""
+
+    def all(self, fact: bool) -> bool:
+        """Whether it is so on all of them."""
+        return all(self.exchange(fact))
+
+
+class JoinedProcesses(Processes):
+    """Two processes or more, of which this is one."""
+
+    def __init__(self, index: int, count: int, in_step: bool) -> None:
+        self.index = index
+        self.count = count
+        self.in_step = in_step
+        self._objects: Any = distributed.new_group(backend="gloo")
+
+    def exchange(self, value: Result) -> list[Result]:
+        values: list[Any] = [None] * self.count
+        with _ended_elsewhere():
+            distributed.all_gather_object(values, value, group=self._objects)
+        return values
+
+    def leave(self) -> None:
+        distributed.destroy_process_group()
+
+    def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        for bucket in _buckets(parameters):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            with _ended_elsewhere():
+                distributed.all_reduce(flat)
+            for gradient, total in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+
+def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: float | None = None) -> Processes:
+    """Join the other processes of this run, if a launcher has started any.
+
+    Args:
+        asked: how many there are to be.
+        cpu: compute on the CPU even where there is an accelerator.
+        in_step: as of `Processes`.
+        patience: seconds to wait for the others at any time; None is for ever, or nearly.
+
+    Raises:
+        InputError: there are more or fewer than `asked`, or the launcher asks for DeepSpeed.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked is not None and launched != asked:
+        raise InputError(f"run.processes is {asked}, but the launcher has started {_number(launched)}")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise InputError("DeepSpeed is not supported: launch without it")
+    if launched == 1:
+        if in_step:
+            raise InputError("model.shard shares the weights out over processes, but there is one: use torchrun")
+        return Processes()
+
+    from accelerate import PartialState  # type: ignore[import-untyped]  # takes a second
+
+    cpu = cpu or not torch.accelerator.is_available()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate would warn and choose another number
+    state = PartialState(cpu=cpu, timeout=timedelta(seconds=patience or 10**7))
+    if state.num_processes != launched:
+        raise InputError(f"the launcher says {launched} processes, but accelerate has joined {state.num_processes}")
+    return JoinedProcesses(state.process_index, state.num_processes, in_step)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """`tensor` with the parts that other processes hold. All of them have to ask."""
+    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole
+
+
+def part_like(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a tensor that all processes have whole, if `like` is such a part; else `value` itself."""
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
+        return value
+    whole = value.to(like.device, like.dtype)
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+@contextmanager
+def _ended_elsewhere() -> Iterator[None]:
+    """Whoever waits for a process that is no more hears of it in words."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLost("another process of this run has ended, or cannot be reached") from error
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    value: Any = None
+    error: StepcreditError | OSError | None = None
+
+
+def _outcome(work: Callable[[], Any], index: int) -> _Outcome:
+    """What came of `work`. Errors that a user can mend travel; any other ends this process and so the run."""
+    try:
+        return _Outcome(work())
+    except (StepcreditError, OSError) as error:
+        error.__cause__ = None  # it may be anything, and need not travel
+        return _Outcome(error=error)
+
+
+def _number(count: int) -> str:
+    return (
+        "one process, or the command was not started by torchrun or accelerate" if count == 1 else f"{count} processes"
+    )
+
+
+def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[Tensor]]:
+    """Gradients of one dtype and device each, up to a size; not those that are shared out and added up already."""
+    bucket: list[Tensor] = []
+    for parameter in parameters:
+        if isinstance(parameter, DTensor):
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradient = parameter.grad
+        alike = not bucket or (bucket[0].dtype, bucket[0].device) == (gradient.dtype, gradient.device)
+        if bucket and (not alike or sum(part.numel() for part in bucket) + gradient.numel() > _BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

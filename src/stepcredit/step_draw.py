@@ -1,0 +1,65 @@
+"""Which steps of which images an update trains on, where it does not train on all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepcredit.config import TrainSection
+from stepcredit.maths.step_sampling import inclusion_probabilities, step_scores, systematic_draw
+from stepcredit.seeds import Stream, epoch_generator
+from stepcredit.types import Trajectory
+
+
+@dataclass(frozen=True)
+class StepDraw:
+    """`count` trained steps for each image of an epoch, see `maths.step_sampling`.
+
+    Attributes:
+        scores: (B, T), what their probabilities are made of.
+        trainable: (T,) bool.
+        starts: (B,), uniform in [0, 1), one random number per image.
+    """
+
+    count: int
+    scores: Tensor
+    trainable: Tensor
+    starts: Tensor
+
+    def weights(self, group: Tensor, *, shared: bool) -> Tensor:
+        """(B, T) float32 on the CPU: 1 / pi where a step of `group` is drawn, 0 elsewhere.
+
+        Args:
+            group: images of one update.
+            shared: one draw of steps for all of them, by the mean of their scores and the first one's random number,
+                for a policy that replays one step at a time.
+        """
+        scores, starts = self.scores[group], self.starts[group]
+        if shared:
+            scores, starts = scores.mean(0, keepdim=True), starts[:1]
+        probabilities = inclusion_probabilities(scores, self.trainable, self.count)
+        drawn = systematic_draw(probabilities, starts)
+        weights = torch.zeros(self.scores.shape)
+        weights[group] = torch.where(drawn, 1 / probabilities.masked_fill(~drawn, 1), 0).float()
+        return weights
+
+
+def step_draw(
+    section: TrainSection, trajectory: Trajectory, advantages: Tensor, run_seed: int, epoch: int
+) -> StepDraw | None:
+    """The draw of an epoch as `section` asks for it; None where every trained step is trained on.
+
+    Args:
+        advantages: (B, T), the step advantages of the epoch, of which `trajectory` may hold a part.
+    """
+    count, trainable = section.sampled_steps, trajectory.trainable.cpu()
+    if count is None or count >= int(trainable.sum()):
+        return None
+    if section.step_sampling == "credit":
+        scores = step_scores(advantages, trajectory.schedule.native_scales, trainable)
+    else:
+        scores = trainable.double().expand(len(advantages), -1)
+    starts = epoch_generator(run_seed, Stream.STEPS, epoch).random(len(advantages))
+    return StepDraw(count, scores, trainable, torch.from_numpy(starts))

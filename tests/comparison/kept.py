@@ -1,0 +1,60 @@
+"""A finished comparison on disk, made without a run: the results are those of curves that are given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.comparison.test_findings import REWARD, curve
+from tests.comparison.test_protocol import protocol
+
+from stepcredit.comparison.cells import Cell
+from stepcredit.comparison.choice import Choice
+from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
+from stepcredit.comparison.findings import comparison_findings
+from stepcredit.grids import save_grid
+from stepcredit.tracking import RunDirectory
+
+RATE = 0.01
+CREDIT = {"uniform": [1.0, 1.0, 1.0], "linear": [1.5, 1.0, 0.5], "third": [2.0, 0.7, 0.3]}
+COLOURS = {"uniform": (1.0, 0.0, 0.0), "linear": (0.0, 0.0, 1.0), "third": (0.0, 1.0, 0.0)}
+"""Of an arm's last sample grid; the first is grey."""
+
+
+def kept(
+    folder: Path,
+    arms: Mapping[str, Mapping[int, Sequence[float]]],
+    begun: Mapping[str, Any] | None = None,
+    caption: str = "a red circle",
+) -> ComparisonDirectory:
+    """In `folder`, of the rewards of each arm and seed; every run has profiles and two sample grids."""
+    decided = protocol(arms={arm: "uniform" for arm in arms}, criterion={"last_epochs": 1})
+    directory = open_comparison(folder, decided, begun or {"command": ["stepcredit", "compare", "x.yaml"]})
+    choices = {(REWARD, arm): Choice(RATE, {0.005: {1: 0.25}, RATE: {1: 0.5}}) for arm in arms}
+    curves = {
+        Cell("fresh", REWARD, arm, RATE, seed): curve(
+            rewards, watched=[1 / (1 + epoch) for epoch in range(len(rewards))]
+        )
+        for arm, runs in arms.items()
+        for seed, rewards in runs.items()
+    }
+    for cell, found in curves.items():
+        _leave(RunDirectory(directory.run(cell)), cell.arm, len(found.rewards), caption)
+    results = comparison_findings(decided, choices, curves)
+    directory.write_json(directory.results_path, results | {"protocol": decided.tree(), "failed": [], "jobs": 1})
+    return directory
+
+
+def _leave(run: RunDirectory, arm: str, epochs: int, caption: str) -> None:
+    colour = torch.tensor(COLOURS[arm]).view(1, 3, 1, 1).expand(4, 3, 32, 32)
+    save_grid(run.grid_path(0), torch.full((4, 3, 32, 32), 0.5), [caption] * 4)
+    save_grid(run.grid_path(epochs), colour, [caption] * 4)
+    native = [0.5, 0.5, 2.0]
+    rows = [
+        {"epoch": epoch, "credit_profile": CREDIT[arm], "native_scale": native, "update_profile": CREDIT[arm]}
+        for epoch in range(1, epochs + 1)
+    ]
+    run.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,85 @@
+"""Started by torchrun: each family with its weights shared out (FSDP2) over the processes, against the same ones whole.
+
+    torchrun --nproc-per-node 2 -m tests.families.shared_out sd flux
+
+prints a JSON object: by family and adapter, largest |log ratio| of the self-check and its replay mode; against whole
+weights, the largest difference of latents and the relative difference of gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any
+
+import torch
+from tests.families import FAMILIES
+from tests.families.proof import WITHOUT_LORA, configuration
+from tests.tiny import PROMPTS, SEEDS, log_prob
+from torch import Tensor, distributed
+
+from stepcredit.policy.adapters.sharding import shared_out
+from stepcredit.policy.loading import make_policy
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.self_check import self_check
+from stepcredit.processes import whole_tensor
+from stepcredit.types import Plan, Trajectory
+
+PLAN = Plan(4, range(4), batch=2)
+
+
+def compared(name: str, adapter: str) -> dict[str, Any]:
+    whole, shared = (policy(name, adapter, shard) for shard in (False, True))
+    assert not shared_out(denoiser(whole)) and shared_out(denoiser(shared))
+    walk, again = (each.rollout(PROMPTS, SEEDS, PLAN).trajectory for each in (whole, shared))
+    self_check(whole, walk, batch=2)
+    check = self_check(shared, again, batch=2)
+    # Gradients of shared-out weights are added up over processes; a LoRA is each process's own.
+    copies = distributed.get_world_size() if adapter == "full" else 1
+    expected, found = gradient(whole, walk), gradient(shared, walk) / copies
+    return {
+        "deviation": check.max_deviation,
+        "mode": check.mode,
+        "latents": float((walk.latents - again.latents).abs().max()),
+        "gradient": float((found - expected).norm() / expected.norm()),
+    }
+
+
+def policy(name: str, adapter: str, shard: bool) -> PipelinePolicy:
+    return make_policy(FAMILIES[name].build(0), configuration(name, model={"adapter": adapter, "shard": shard}))
+
+
+def denoiser(policy: PipelinePolicy) -> torch.nn.Module:
+    module: torch.nn.Module = getattr(policy.pipeline, policy.denoiser)
+    return module
+
+
+def gradient(policy: PipelinePolicy, walk: Trajectory) -> Tensor:
+    """Of the log-probability of step 1, over all trained weights."""
+    log_prob(policy, walk, 1).sum().backward()
+    return torch.cat(
+        [
+            torch.zeros(parameter.numel()) if parameter.grad is None else whole_tensor(parameter.grad).flatten()
+            for parameter in policy.parameters()
+        ]
+    )
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    found = {
+        f"{name} {adapter}": compared(name, adapter)
+        for name in sys.argv[1:]
+        for adapter in ("full", "lora")
+        if adapter == "full" or name not in WITHOUT_LORA
+    }
+    if distributed.get_rank() == 0:
+        print(json.dumps(found, indent=1))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
