@@ -193,6 +193,7 @@ def test_the_command_packages_four_scorers_and_goes_on_where_it_stopped(
     assert (report["seed"], report["recipe"]["steps"], report["recipe"]["captions"]) == (0, 1, 32)
     assert report["agreement"].keys() == report["seconds"].keys() == set(RULES)
     assert capsys.readouterr().out.endswith(json.dumps(report, indent=1) + "\n")
+    assert len({path.stat().st_mode for path in (tmp_path / "preferences").iterdir()}) == 1, "for the same readers"
 
     monkeypatch.delattr(preferences, "train_scorer")
     (tmp_path / "preferences" / "report.json").unlink()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from stepcredit.embedded.pipeline import WEIGHTS, load_pipeline
@@ -79,7 +79,7 @@ def save(scorer: Scorer, images: Tensor, captions: list[str], path: Path) -> Non
     rounded = {key: value.half().float() for key, value in scorer.state_dict().items()}
     scorer.load_state_dict(rounded)
     standardise(scorer, images, captions)
-    save_file({key: value.half() for key, value in scorer.state_dict().items()}, path)
+    path.write_bytes(to_bytes({key: value.half() for key, value in scorer.state_dict().items()}))
 
 
 def _given(options: argparse.Namespace) -> dict[str, int]:
