@@ -157,7 +157,7 @@ def test_a_gaze_tells_two_colours_apart_before_it_has_learned() -> None:
     images = torch.full((1, 3, 32, 32), -1.0)
     images[:, :, 8:24, 8:24] = 1.0
     near, far = torch.zeros(1, 32, 16, 16), torch.zeros(1, 56, 8, 8)
-    colours = gaze(images, near, far).view(8, 5)[:, :3]
+    colours = gaze(images, near, far).view(16, 5)[:, :3]
     assert colours.amax() > 0.9 and colours.amin() < -0.9
 
 

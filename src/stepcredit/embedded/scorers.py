@@ -22,7 +22,7 @@ READING = frozenset({"faithfulness"})
 """Scorers that read the caption; the others see the image alone."""
 FOLDER = "preferences"
 _STEM, _MIDDLE, _WIDE, _GROUPS = 32, 48, 56, 8
-_GAZES, _MERITS = 8, 48
+_GAZES, _MERITS = 16, 48
 
 
 class Scorer(nn.Module):
@@ -95,7 +95,7 @@ class Gaze(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.colour = nn.Conv2d(3, _GAZES, 1)
-        nn.init.normal_(self.colour.weight, std=4)
+        nn.init.normal_(self.colour.weight, std=8)
         self.near, self.far = nn.Conv2d(_STEM, _GAZES, 1), nn.Conv2d(_WIDE, _GAZES, 1)
 
     def forward(self, images: Tensor, near: Tensor, far: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Reader(nn.Module):
     It embeds the flow pipeline's tokens and takes the largest of each feature of three neighbouring words.
     """
 
-    def __init__(self, merits: int, width: int = 24) -> None:
+    def __init__(self, merits: int, width: int = 16) -> None:
         super().__init__()
         self.tokenizer: CLIPTokenizer = build_flow_tokenizer()
         self.embedding = nn.Embedding(len(self.tokenizer), width)
