@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Iterator, Sequence
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from _panels import PANEL, side_by_side
 
-import stepcredit.report
 from stepcredit.report.charts import Line, Point, line_chart
 
 if TYPE_CHECKING:
@@ -23,7 +20,11 @@ LINEAR = 0.1
 """Largest deviation of a median, relative to the line, at which a law is called linear."""
 FLAT = 0.1
 """Largest share of the line's lowest value that it may rise by over the measured range to be called flat."""
-PANEL, HEIGHT, GAP = (320, 200), 34, 16
+STYLE = (
+    "tspan.s0 { fill: var(--s0); } tspan.s1 { fill: var(--s1); } .s1 .line { stroke-dasharray: none; } "
+    ".s2 .line, .s3 .line { stroke: var(--faint); stroke-dasharray: 2 3; } .s2 .dot, .s3 .dot { display: none; }"
+)
+"""Of the fitted lines, and of the legend."""
 
 HEAD = """# Scaling
 
@@ -143,25 +144,12 @@ def consequence(law: Law, phase: str, costs: Sequence[Sequence[Cost]]) -> str:
 
 def chart(laws: Sequence[Law], measured: Measured) -> str:
     """One panel a law, as an SVG that stands alone: measured points with their range, and the lines fitted to them."""
-    columns = min(3, len(laws))
-    rows = -(-len(laws) // columns)
-    width, height = columns * (PANEL[0] + GAP), rows * (PANEL[1] + HEIGHT + GAP) + HEIGHT
-    panels = []
-    for index, law in enumerate(laws):
-        x, y = (index % columns) * (PANEL[0] + GAP), (index // columns) * (PANEL[1] + HEIGHT + GAP)
-        unit = "CPU-ms" if law.clock == "cpu" else "ms"
-        title = escape(f"{law.name}: {unit} a query")
-        panels.append(f'<text class="title" x="{x + 8}" y="{y + 22}">{title}</text>')
-        panels.append(_placed(_panel(law, measured[law.name]), x, y + HEIGHT))
-    legend = (
-        f'<text x="8" y="{height - 10}"><tspan class="s0">■</tspan> sampling <tspan class="s1">■</tspan> training, '
-    )
-    legend += "with the range over rounds; dotted: a + b x</text>"
-    return (
-        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}"><style>{_style()}</style><rect class="paper" width="{width}" height="{height}"/>'
-        f"{''.join(panels)}{legend}</svg>\n"
-    )
+    charts = [
+        (f"{law.name}: {'CPU-ms' if law.clock == 'cpu' else 'ms'} a query", _panel(law, measured[law.name]))
+        for law in laws
+    ]
+    legend = '<tspan class="s0">■</tspan> sampling <tspan class="s1">■</tspan> training, '
+    return side_by_side(charts, f"{legend}with the range over rounds; dotted: a + b x", columns=3, style=STYLE)
 
 
 def _panel(law: Law, costs: Sequence[Sequence[Cost]]) -> str:
@@ -179,21 +167,3 @@ def _panel(law: Law, costs: Sequence[Sequence[Cost]]) -> str:
 def _point(value: float, rounds: Sequence[float]) -> Point:
     """The middle of the range over rounds, and half its height."""
     return Point(value, (min(rounds) + max(rounds)) / 2, (max(rounds) - min(rounds)) / 2)
-
-
-def _placed(svg: str, x: int, y: int) -> str:
-    return svg.replace('<svg class="chart"', f'<svg x="{x}" y="{y}" width="{PANEL[0]}" height="{PANEL[1]}"', 1)
-
-
-def _style() -> str:
-    """Colours and letters of the run report, with what the fitted lines and the panels' titles need besides."""
-    report = (Path(stepcredit.report.__file__).parent / "style.css").read_text(encoding="utf-8")
-    rules = re.findall(
-        r"^(?::root|@media \(prefers.*?^\}|\.(?:chart text|rule|base|s\d|line|band|dot)).*?\}$", report, re.S | re.M
-    )
-    own = ".paper { fill: var(--paper); } .chart text.title { fill: var(--ink); font-size: 14px; }"
-    own += " tspan.s0 { fill: var(--s0); } tspan.s1 { fill: var(--s1); } .s1 .line { stroke-dasharray: none; }"
-    own += (
-        " .s2 .line, .s3 .line { stroke: var(--faint); stroke-dasharray: 2 3; } .s2 .dot, .s3 .dot { display: none; }"
-    )
-    return " ".join([*rules, own])

@@ -17,6 +17,7 @@ from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.findings import comparison_findings
 from stepcredit.comparison.text import markdown, printed
 from stepcredit.errors import InputError
+from stepcredit.maths.power import detectable
 
 REWARD = "jpeg_compressibility"
 Rewards = Mapping[int, Sequence[float]]
@@ -222,3 +223,26 @@ def test_a_run_with_other_epochs_is_not_read_as_finished(tmp_path: Any, epochs: 
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row(epoch)) + "\n" for epoch in epochs))
     with pytest.raises(InputError, match="does not hold 2 epochs"):
         read_curve(tmp_path, (), 2)
+
+
+# Power
+
+
+def test_the_difference_that_so_many_seeds_show() -> None:
+    """Differences -1, 0, 1: their standard deviation is 1."""
+    arms = {"uniform": {11: [0, 3], 12: [0, 4], 13: [0, 5]}, "other": {11: [0, 2], 12: [0, 4], 13: [0, 6]}}
+    found = findings({name: {seed: curve(rewards) for seed, rewards in runs.items()} for name, runs in arms.items()})
+    shown = found["rewards"][REWARD]["detectable"]
+    assert shown == pytest.approx(detectable(1.0, 3))
+    assert f"(so many seeds show differences of final reward from about {shown:.2g} on)" in printed(told(found))
+
+
+def test_two_seeds_say_nothing_of_their_spread() -> None:
+    found = findings({name: {seed: curve([0, 1 + seed]) for seed in (11, 12)} for name in ("uniform", "other")})
+    assert found["rewards"][REWARD]["detectable"] is None
+    assert "so many seeds show differences" not in printed(told(found))
+
+
+def told(found: Any) -> Any:
+    """With what the command adds."""
+    return found | {"failed": [], "jobs": 1}

@@ -222,7 +222,7 @@ def test_the_run_s_own_sigterm_handler_stays() -> None:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="Ray has no wheel for every Python and platform")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()

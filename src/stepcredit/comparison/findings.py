@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,9 +15,12 @@ from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.choice import Choices
 from stepcredit.comparison.curves import Curve
 from stepcredit.comparison.protocol import Protocol
+from stepcredit.maths.power import POWER, detectable
 from stepcredit.maths.statistics import LEVEL, RESAMPLES, bootstrap_median, clustered_mean, paired_difference
 
 UNIT = "seed"
+FEWEST = 3
+"""Seeds from which the spread of a difference is guessed at."""
 BOOTSTRAP_SEED = 0
 METHOD = {
     "rewards": (
@@ -25,6 +30,10 @@ METHOD = {
     "uncertainty": (
         f"{LEVEL:.0%} percentile bootstrap over the fresh seeds, {RESAMPLES} resamples; differences and factors are "
         "paired by seed"
+    ),
+    "detectable": (
+        f"the difference of final rewards that a paired t-test at {LEVEL:.0%} would see with a probability of "
+        f"{POWER:.0%} on as many seeds, at the median spread of all pairs of arms"
     ),
     "queries_to_reference": (
         "reward queries after which an arm's curve first is at the final reward of the reference with the same seed, "
@@ -51,8 +60,9 @@ def comparison_findings(protocol: Protocol, choices: Choices, curves: Curves) ->
     """Everything about the finished fresh runs, reward by reward.
 
     Returns:
-        `reference`, `last_epochs`, `method` (in words) and `rewards`: for each its `arms`, see `_arm`, and
-        `differences`, {arm: {other: Estimate of final - the other's final}} of all ordered pairs.
+        `reference`, `last_epochs`, `method` (in words) and `rewards`: for each its `arms`, see `_arm`,
+        `differences`, {arm: {other: Estimate of final - the other's final}} of all ordered pairs, and `detectable`, the
+        difference that so many seeds would show, None from fewer than 3.
     """
     return {
         "reference": protocol.reference,
@@ -75,6 +85,9 @@ def _arms(protocol: Protocol, reward: str, curves: Curves) -> dict[str, dict[int
 def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> dict[str, Any]:
     last = protocol.last_epochs
     finals = {arm: {seed: curve.criterion(last) for seed, curve in runs.items()} for arm, runs in arms.items()}
+    differences = {
+        arm: {other: _difference(finals[arm], finals[other]) for other in arms if other != arm} for arm in arms
+    }
     return {
         "arms": {
             arm: {
@@ -84,10 +97,22 @@ def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> di
             }
             for arm, runs in arms.items()
         },
-        "differences": {
-            arm: {other: _difference(finals[arm], finals[other]) for other in arms if other != arm} for arm in arms
-        },
+        "differences": differences,
+        "detectable": _detectable(differences, min(map(len, arms.values()))),
     }
+
+
+def _detectable(differences: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: int) -> float | None:
+    """See METHOD; `seeds` of the arm that has fewest."""
+    if seeds < FEWEST:
+        return None
+    errors = [
+        found["standard_error"]
+        for others in differences.values()
+        for found in others.values()
+        if found["standard_error"] is not None
+    ]
+    return detectable(statistics.median(errors) * math.sqrt(seeds), seeds)
 
 
 def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _curves(reward: str, arms: Arms) -> str:
 
 
 def _chart(arms: Arms, along: str, what: str, x_label: str, y_label: str, *, large: bool = False) -> str:
-    lines = [Line(name, _points(arm["curve"], along, what)) for name, arm in arms.items()]
+    lines = [Line(name, curve_points(arm["curve"], along, what)) for name, arm in arms.items()]
     keys = "".join(key(index, line.label) for index, line in enumerate(lines))
     if large:
         drawn = line_chart(lines, x_label=x_label, y_label=y_label, width=600, height=290, letters=19)
@@ -104,7 +104,8 @@ def _chart(arms: Arms, along: str, what: str, x_label: str, y_label: str, *, lar
     return figure(drawn, f"{escape(y_label)} against {x_label}")
 
 
-def _points(curve: Mapping[str, Any], along: str, what: str) -> list[Point]:
+def curve_points(curve: Mapping[str, Any], along: str, what: str) -> list[Point]:
+    """Of an arm's `curve` in results.json: `mean` with its band, or a watched reward, along `queries` or `seconds`."""
     places = map(drawable, curve[along])
     if what != "mean":
         return [Point(x, drawable(y)) for x, y in zip(places, curve["watched"].get(what, []), strict=False)]

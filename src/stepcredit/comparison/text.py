@@ -23,15 +23,18 @@ def printed(results: Mapping[str, Any]) -> str:
 
 def markdown(results: Mapping[str, Any], command: str) -> str:
     """The same as a page, with the command that made it."""
-    parts = ["# Comparison", f"`{command}`"]
-    for reward, found in results["rewards"].items():
-        parts.append(f"## {reward}")
-        parts.append(
-            "\n".join([title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))])
-        )
-        parts += [_pipes(table) for table in tables(results, found)]
+    parts = ["# Comparison", f"`{command}`", *reward_sections(results)]
     explained = "\n".join(f"- {note}" for note in notes(results))
     return "\n\n".join([*parts, "## How to read it", explained]) + "\n"
+
+
+def reward_sections(results: Mapping[str, Any]) -> list[str]:
+    """Paragraphs and tables of every reward, under a heading each."""
+    parts = []
+    for reward, found in results["rewards"].items():
+        told = [title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))]
+        parts += [f"## {reward}", "\n".join(told), *(_pipes(table) for table in tables(results, found))]
+    return parts
 
 
 def title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) -> str:
@@ -134,6 +137,8 @@ def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     rates += _no_yardstick(arms[results["reference"]])
     if not any(arm["tuning"]["grid"] for arm in arms.values()):
         rates.append("(no learning rate was tuned: an arm may be ahead by its rate alone)")
+    if found["detectable"]:
+        rates.append(f"(so many seeds show differences of final reward from about {found['detectable']:.2g} on)")
     failed = [f"(left out, it failed: {line})" for line in results["failed"]]
     return list(dict.fromkeys([*said, *(f"(factors: {line[1:]}" for line in medians), *rates, *failed]))
 
@@ -153,6 +158,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     return [
         f"mean ± standard error [interval], median [interval]: {method['uncertainty']}",
         f"reward: {method['rewards']}",
+        f"shown by so many seeds: {method['detectable']}",
         f"queries to the reference: {method['queries_to_reference']}",
         f"factor: {method['factor']}",
         f"at matched reward: {method['watched_at_reference']}",

@@ -11,10 +11,9 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from stepcredit.embedded.networks import TEXT_WIDTH
-from stepcredit.embedded.tokenizer import MAX_LENGTH
+from stepcredit.embedded.networks import TEXT_WIDTH, text_config
 
 WIDTH = 128
 HEAD_WIDTH = 32
@@ -52,21 +51,8 @@ def build_transformer() -> SD3Transformer2DModel:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    """Two layers of width 64, with positions for MAX_LENGTH tokens, and a projection of the end token."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_LENGTH,
-            projection_dim=TEXT_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    """The DDIM pipeline's, with a projection of the end token."""
+    return CLIPTextModelWithProjection(text_config(tokenizer))
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:

@@ -1,0 +1,53 @@
+"""Charts of the run report side by side, as one SVG that stands alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import stepcredit.report
+
+PANEL = (320, 200)
+_HEIGHT, _GAP = 34, 16
+
+
+def side_by_side(charts: Sequence[tuple[str, str]], legend: str, columns: int, style: str = "") -> str:
+    """The SVG of (title, chart of size PANEL) pairs in rows of `columns`.
+
+    Args:
+        legend: below them; SVG text, so what is in it is already escaped.
+        style: rules besides those of the report's charts.
+    """
+    columns = min(columns, len(charts))
+    rows = -(-len(charts) // columns)
+    width, height = columns * (PANEL[0] + _GAP), rows * (PANEL[1] + _HEIGHT + _GAP) + _HEIGHT
+    panels = []
+    for index, (title, chart) in enumerate(charts):
+        x, y = (index % columns) * (PANEL[0] + _GAP), (index // columns) * (PANEL[1] + _HEIGHT + _GAP)
+        panels.append(f'<text class="title" x="{x + 8}" y="{y + 22}">{escape(title)}</text>')
+        panels.append(_placed(chart, x, y + _HEIGHT))
+    return (
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}"><style>{_style()} {style}</style><rect class="paper" width="{width}" height="{height}"/>'
+        f'{"".join(panels)}<text x="8" y="{height - 10}">{legend}</text></svg>\n'
+    )
+
+
+def _placed(svg: str, x: int, y: int) -> str:
+    return re.sub(
+        r'^<svg class="(chart[^"]*)"', rf'<svg class="\1" x="{x}" y="{y}" width="{PANEL[0]}" height="{PANEL[1]}"', svg
+    )
+
+
+def _style() -> str:
+    """Colours and letters of the run report."""
+    report = (Path(stepcredit.report.__file__).parent / "style.css").read_text(encoding="utf-8")
+    rules = re.findall(
+        r"^(?::root|@media \(prefers.*?^\}|\.(?:chart text|rule|base|s\d|d\d|line|band|dot|many)).*?\}$",
+        report,
+        re.S | re.M,
+    )
+    own = ".paper { fill: var(--paper); } .chart text.title { fill: var(--ink); font-size: 14px; }"
+    return " ".join([*rules, own])

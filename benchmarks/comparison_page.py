@@ -1,0 +1,70 @@
+"""Put the figures of a finished comparison into a page of the docs, and its curves beside it as a picture.
+
+    uv run stepcredit compare benchmark_embedded --run runs/benchmark_embedded
+    uv run python benchmarks/comparison_page.py runs/benchmark_embedded --name embedded
+
+replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->` in docs/benchmark.md by the tables of the comparison's
+results.json, and writes docs/images/benchmark_NAME.svg: for every reward, mean reward against reward queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from _page import DOCS, fill
+from _panels import PANEL, side_by_side
+
+from stepcredit.comparison.sections import curve_points
+from stepcredit.comparison.text import reward_sections
+from stepcredit.report.charts import Line, line_chart
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the comparison")
+    parser.add_argument("--name", required=True, help="of the place in the page, and of the picture")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of benchmark.md and images/")
+    options = parser.parse_args()
+    results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
+    page = options.docs / "benchmark.md"
+    fill(page, options.name, section(results))
+    picture = options.docs / "images" / f"benchmark_{options.name}.svg"
+    picture.write_text(curves(results), encoding="utf-8")
+    print(f"{page} and {picture} have it")
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """Every table, with headings one level below the page's own, and what it was measured with."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["protocol"]["versions"].items())
+    runs = sum(len(arm["by_seed"]) for found in results["rewards"].values() for arm in found["arms"].values())
+    setting = (
+        f"{runs} runs on fresh seeds {', '.join(map(str, results['protocol']['fresh_seeds']))}, {results['jobs']} at a "
+        f"time, one thread each; {platform.machine()}, {os.cpu_count()} cores; {versions}."
+    )
+    return "\n\n".join([setting, *(re.sub("^## ", "### ", part) for part in reward_sections(results))])
+
+
+def curves(results: Mapping[str, Any]) -> str:
+    """A panel a reward."""
+    charts = []
+    for reward, found in results["rewards"].items():
+        lines = [Line(name, curve_points(arm["curve"], "queries", "mean")) for name, arm in found["arms"].items()]
+        drawn = line_chart(lines, x_label="reward queries", y_label=reward, width=PANEL[0], height=PANEL[1])
+        charts.append((reward, drawn))
+    names = next(iter(results["rewards"].values()))["arms"]
+    legend = "  ".join(
+        f'<tspan fill="var(--s{index % 8})">■</tspan> {escape(name)}' for index, name in enumerate(names)
+    )
+    return side_by_side(charts, legend, columns=2, style=".dot { display: none; }")
+
+
+if __name__ == "__main__":
+    main()

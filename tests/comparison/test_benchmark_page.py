@@ -1,0 +1,50 @@
+"""benchmarks/comparison_page.py: the tables of a comparison in their place, its curves as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from tests.comparison.kept import kept
+from tests.comparison.test_findings import REWARD
+from tests.test_benchmarks import module
+
+__all__ = ["module"]
+PAGE = "# Benchmark\n\n<!-- one -->\nold\n<!-- /one -->\n\nKept.\n\n<!-- two -->\n<!-- /two -->\n"
+ARMS = {"uniform": {11: [0.0, 1.0, 2.0], 12: [0.0, 1.0, 2.5]}, "linear": {11: [0.0, 2.0, 3.0], 12: [0.0, 2.0, 3.5]}}
+
+
+def written(module: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> str:
+    """benchmark.md after the script has run."""
+    (folder / "docs/images").mkdir(parents=True)
+    (folder / "docs/benchmark.md").write_text(PAGE)
+    run = kept(folder / "run", ARMS).path
+    monkeypatch.setattr("sys.argv", ["comparison_page.py", str(run), "--name", name, "--docs", str(folder / "docs")])
+    module("comparison_page").main()
+    return (folder / "docs/benchmark.md").read_text()
+
+
+def test_the_tables_take_their_place_and_nothing_else(
+    module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = written(module, monkeypatch, tmp_path, "one")
+    assert page.startswith("# Benchmark\n\n<!-- one -->\n4 runs on fresh seeds")
+    assert page.endswith("<!-- /one -->\n\nKept.\n\n<!-- two -->\n<!-- /two -->\n") and "old" not in page
+    assert f"### {REWARD}" in page and "| linear | 0.01 | 3.25" in page
+
+
+def test_the_picture_stands_alone(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written(module, monkeypatch, tmp_path, "two")
+    drawn = ElementTree.fromstring((tmp_path / "docs/images/benchmark_two.svg").read_text())
+    panels = drawn.findall("{http://www.w3.org/2000/svg}svg")
+    assert len(panels) == 1 and len(panels[0].findall(".//*[@class='line']")) == len(ARMS)
+    assert ".band" in drawn.findtext("{http://www.w3.org/2000/svg}style", "")
+    assert "linear" in "".join(drawn.itertext())
+
+
+def test_a_page_without_the_place_is_left_alone(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no place <!-- three -->"):
+        written(module, monkeypatch, tmp_path, "three")
+    assert (tmp_path / "docs/benchmark.md").read_text() == PAGE
