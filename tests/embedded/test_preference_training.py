@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.embedded.tiny_recipes import same, silent
 
 from stepcredit.embedded import preferences
 from stepcredit.embedded.loop import draw_scenes
+from stepcredit.embedded.pictures import take
 from stepcredit.embedded.pipeline import load_pipeline
 from stepcredit.embedded.preference_agreement import agreements, decided_pairs
 from stepcredit.embedded.preference_pairs import Comparisons, draw_comparisons
@@ -21,16 +23,18 @@ from stepcredit.embedded.preference_training import (
     MIRRORED,
     RECOLOURED,
     PreferenceRecipe,
+    asked,
     score_comparisons,
     standardise,
+    surprise,
     train_scorer,
     usual_images,
     varied,
 )
 from stepcredit.embedded.render import render
-from stepcredit.embedded.rules import RULES
-from stepcredit.embedded.scorers import READING, Scorer, load_scorer
-from stepcredit.embedded.world import caption
+from stepcredit.embedded.rules import RULES, utility
+from stepcredit.embedded.scorers import READING, Gaze, Scorer, load_scorer
+from stepcredit.embedded.world import caption, is_held_out, parse
 from stepcredit.errors import InputError
 from stepcredit.maths.preference import negative_log_likelihood
 
@@ -105,14 +109,69 @@ def test_only_reading_scorers_mind_the_caption() -> None:
         assert torch.equal(left, right) == (name != "faithfulness"), "the same words in another order"
 
 
+@pytest.mark.parametrize("name", ["harmony", "faithfulness"])
+def test_a_table_holds_the_score_of_every_image_under_every_caption(name: str, data: Comparisons) -> None:
+    torch.manual_seed(0)
+    scorer = Scorer(reads=name in READING)
+    images, captions = data.images[:3, 0], data.captions[:2]
+    table = scorer.table(images, captions)
+    assert table.shape == (3, 2)
+    for column, text in enumerate(captions):
+        torch.testing.assert_close(table[:, column], scorer(images, [text] * 3))
+
+
+def test_the_judge_is_asked_for_the_utilities_of_every_image_under_every_caption(data: Comparisons) -> None:
+    rows = torch.tensor([3, 0, 5, 5])
+    captions, utilities = asked("faithfulness", data, rows, np.random.default_rng(0))
+    assert len(captions) == 4 and utilities.shape == (4 * FEW.images, 4) and not any(map(is_held_out, captions))
+    for row, column in ((0, 0), (5, 2), (15, 3)):
+        picture = take(data.pictures, (rows[row // FEW.images] * FEW.images + row % FEW.images).view(1))
+        left = data.left[rows[row // FEW.images], row % FEW.images].view(1)
+        expected = utility(RULES["faithfulness"](picture, [captions[column]]), left)
+        torch.testing.assert_close(utilities[row, column], expected[0])
+    captions, utilities = asked("harmony", data, rows, np.random.default_rng(0))
+    assert captions == [""] and torch.equal(utilities.view(4, -1), data.utilities["harmony"][rows])
+
+
+def test_half_of_the_captions_asked_about_have_changed_words(data: Comparisons) -> None:
+    rng, rows = np.random.default_rng(0), torch.arange(16)
+    own = [
+        parse(text).items() <= vars(data.scenes[row]).items()
+        for _ in range(20)
+        for row, text in enumerate(asked("faithfulness", data, rows, rng)[0])
+    ]
+    assert 0.45 < np.mean(own) < 0.75, "a changed word that is not mentioned does not show"
+
+
+def test_surprise_is_the_negative_log_likelihood_of_all_choices_between_rows() -> None:
+    utilities = torch.tensor([[0.0, 1.0], [1.0, 0.0], [9.0, -9.0]])
+    scores = torch.tensor([[0.0, 0.2], [0.1, 0.0], [0.3, 0.0]])
+    better, worse = torch.tensor([0.1, 0.3, 0.3, 0.2, 0.2, 0.0]), torch.tensor([0.0, 0.0, 0.1, 0.0, 0.0, 0.0])
+    found = surprise(scores, utilities, 0.05, np.random.default_rng(0))
+    torch.testing.assert_close(found, torch.nn.functional.softplus((worse - better) / 0.05).mean())
+
+
+def test_a_gaze_tells_two_colours_apart_before_it_has_learned() -> None:
+    torch.manual_seed(0)
+    gaze = Gaze().requires_grad_(False)
+    images = torch.full((1, 3, 32, 32), -1.0)
+    images[:, :, 8:24, 8:24] = 1.0
+    near, far = torch.zeros(1, 32, 16, 16), torch.zeros(1, 56, 8, 8)
+    colours = gaze(images, near, far).view(16, 5)[:, :3]
+    assert colours.amax() > 0.9 and colours.amin() < -0.9
+
+
 def test_decided_pairs_are_those_of_a_sure_judge() -> None:
     left = torch.tensor([0.12, 0.10, -0.12, 0.0])
     assert decided_pairs(left, torch.zeros(4), 0.05).tolist() == [True, False, True, False]
 
 
 def test_agreement_of_the_rule_itself_is_complete(data: Comparisons, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = Comparisons(
-        data.captions, data.images[:, :2], {n: u[:, :2] for n, u in data.utilities.items()}, data.damages[:, :2]
+    pairs = replace(
+        data,
+        images=data.images[:, :2],
+        utilities={rule: values[:, :2] for rule, values in data.utilities.items()},
+        damages=data.damages[:, :2],
     )
     rule = pairs.utilities["harmony"]
     for scores, expected in ((rule, 1.0), (-rule, 0.0)):
@@ -134,6 +193,7 @@ def test_the_command_packages_four_scorers_and_goes_on_where_it_stopped(
     assert (report["seed"], report["recipe"]["steps"], report["recipe"]["captions"]) == (0, 1, 32)
     assert report["agreement"].keys() == report["seconds"].keys() == set(RULES)
     assert capsys.readouterr().out.endswith(json.dumps(report, indent=1) + "\n")
+    assert len({path.stat().st_mode for path in (tmp_path / "preferences").iterdir()}) == 1, "for the same readers"
 
     monkeypatch.delattr(preferences, "train_scorer")
     (tmp_path / "preferences" / "report.json").unlink()

@@ -25,57 +25,67 @@ MIRRORED = frozenset({"harmony", "balance", "legibility"})
 """Rules that a mirrored or transposed image does not change."""
 RECOLOURED = frozenset({"harmony", "balance"})
 """Rules that an image with its colour channels exchanged or inverted does not change."""
+HARDER = frozenset({"harmony", "faithfulness"})
+"""Rules that take twice the steps to learn."""
 
 
 @dataclass(frozen=True)
 class PreferenceRecipe:
     captions: int = 4000
     images: int = 8
-    steps: int = 4000
-    batch: int = 16
-    learning_rate: float = 4e-3
+    steps: int = 3500
+    batch: int = 12
+    learning_rate: float = 3e-3
     temperature: float = 0.05
     ema: float = 0.998
 
 
 def train_scorer(name: str, recipe: PreferenceRecipe, seed: int, data: Comparisons, progress: Progress) -> Scorer:
-    """-log P(the judge's choice) over all pairs of images of each caption; the judge is asked anew every time.
+    """-log P(the judge's choice) between any two images of a batch, and for a rule that reads any two captions of one.
 
-    Images are mirrored and recoloured at random where the rule does not mind, and captions drawn anew where it reads
-    them. Returns the moving average of the weights.
+    A batch has all images of `recipe.batch` scenes. The judge is asked anew every time. Images are mirrored and
+    recoloured at random where the rule does not mind. Returns the moving average of the weights.
     """
     rng, scorer = loop.seeded(seed, lambda: Scorer(reads=name in READING))
     averaged = copy.deepcopy(scorer).requires_grad_(False)
-    left, right = torch.triu_indices(data.images.shape[1], data.images.shape[1], 1)
-    optimiser, schedule = loop.optimiser(scorer.parameters(), recipe.learning_rate, recipe.steps)
-    for step in progress(range(recipe.steps), name):
+    steps = recipe.steps * (2 if name in HARDER else 1)
+    optimiser, schedule = loop.optimiser(scorer.parameters(), recipe.learning_rate, steps)
+    for step in progress(range(steps), name):
         rows = torch.from_numpy(rng.integers(len(data), size=recipe.batch))
         captions, utilities = asked(name, data, rows, rng)
-        choices = judge(utilities[:, left], utilities[:, right], recipe.temperature, rng)
-        images = varied(name, data.images[rows].flatten(0, 1), rng)
-        scores = scorer(images, captions).view(len(rows), -1) / recipe.temperature
-        loss = preference.negative_log_likelihood(scores[:, left], scores[:, right], choices)
+        scores = scorer.table(varied(name, data.images[rows].flatten(0, 1), rng), captions)
+        loss = surprise(scores, utilities, recipe.temperature, rng)
+        if len(captions) > 1:
+            loss = loss + surprise(scores.T, utilities.T, recipe.temperature, rng)
         loop.descend(loss, scorer, optimiser, schedule)
         loop.update_average(averaged, scorer, recipe.ema, step)
     return averaged.eval()
 
 
-def asked(name: str, data: Comparisons, rows: Tensor, rng: np.random.Generator) -> tuple[list[str], Tensor]:
-    """A caption for each image of `rows`, N K in all, and the images' utilities (N,K) under them.
+def surprise(scores: Tensor, utilities: Tensor, temperature: float, rng: np.random.Generator) -> Tensor:
+    """Mean of -log P over the choices of a judge who compares any two rows in every column, of scores (N,C)."""
+    left, right = torch.triu_indices(len(scores), len(scores), 1)
+    choices = judge(utilities[left], utilities[right], temperature, rng)
+    return preference.negative_log_likelihood(scores[left] / temperature, scores[right] / temperature, choices)
 
-    For a rule that reads, half of the captions are of the scene of that row, half of one with a few words changed.
+
+def asked(name: str, data: Comparisons, rows: Tensor, rng: np.random.Generator) -> tuple[list[str], Tensor]:
+    """Captions, C, and the utilities (N K,C) under each of all images of `rows` (N,).
+
+    For a rule that reads there is one of each row's scene, in half of the rows with a few words changed. For the others
+    the caption does not matter, and there is an empty one.
     """
-    count = data.images.shape[1]
     if name not in READING:
-        return _repeated([data.captions[row] for row in rows], count), data.utilities[name][rows]
+        return [""], data.utilities[name][rows].view(-1, 1)
     captions = []
     for row in rows.tolist():
         scene = data.scenes[row]
         drawn = sample_caption(altered(scene, rng) if rng.random() < 0.5 else scene, rng, held_out=False)
         captions.append(drawn or data.captions[row])
-    captions = _repeated(captions, count)
+    count = data.images.shape[1]
     pictures = take(data.pictures, (rows.unsqueeze(1) * count + torch.arange(count)).flatten())
-    return captions, utility(RULES[name](pictures, captions), data.left[rows].flatten()).view(-1, count)
+    values = torch.stack([RULES[name](pictures, [text] * len(pictures)) for text in captions], 1)
+    return captions, utility(values, data.left[rows].view(-1, 1))
 
 
 def varied(name: str, images: Tensor, rng: np.random.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from stepcredit.embedded.pipeline import WEIGHTS, load_pipeline
@@ -79,7 +79,7 @@ def save(scorer: Scorer, images: Tensor, captions: list[str], path: Path) -> Non
     rounded = {key: value.half().float() for key, value in scorer.state_dict().items()}
     scorer.load_state_dict(rounded)
     standardise(scorer, images, captions)
-    save_file({key: value.half() for key, value in scorer.state_dict().items()}, path)
+    path.write_bytes(to_bytes({key: value.half() for key, value in scorer.state_dict().items()}))
 
 
 def _given(options: argparse.Namespace) -> dict[str, int]:
@@ -92,7 +92,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the scorers and their report")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, help="training steps of each scorer")
+    parser.add_argument("--steps", type=int, help="training steps of a scorer; twice as many where it is harder")
     parser.add_argument("--captions", type=int, help="captions whose images are compared")
     parser.add_argument("--held-out-pairs", type=int, default=HELD_OUT_PAIRS, help="pairs of the report")
     parser.add_argument("--install", action="store_true", help="make these the scorers of this checkout")
