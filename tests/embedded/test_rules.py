@@ -63,7 +63,8 @@ def test_a_rule_gives_one_value_from_0_to_1(name: str) -> None:
         (RED, (1.0, 1.0, 0.0), (1 + math.cos(math.radians(120))) / 2),
         (RED, WHITE, 0.5),
         (BLACK, WHITE, 0.5),
-        ((0.75, 0.25, 0.25), (0.25, 0.75, 0.75), 0.75),  # opposite, half the chroma
+        ((0.75, 0.25, 0.25), (0.25, 0.75, 0.75), 1.0),  # opposite, of just the chroma that counts in full
+        ((0.625, 0.375, 0.375), (0.375, 0.625, 0.625), 0.75),  # opposite, of half of it
     ],
 )
 def test_hues_alike_or_opposite_are_in_harmony(left: Colour, right: Colour, expected: float) -> None:
