@@ -27,6 +27,8 @@ from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.quiet import quiet_libraries
 from stepcredit.types import Trajectory
 
+ROUNDS = 3
+"""Of what is compared in turn."""
 WAYS = ("reference", "eager", "checkpointing", "compiled")
 Result = dict[str, Any]
 
@@ -165,6 +167,8 @@ class Bench:
         if not whole:
             return
         best = max(whole, key=lambda result: result["training"]["samples_per_second"])["batch"]
+        if "reference" in self.task.ways:
+            yield self.guarded("alternated", best, lambda: self.alternated(policy, best))
         if "checkpointing" in self.task.ways:
             denoiser.enable_gradient_checkpointing()
             for batch in sorted({best, sweep[-1]["batch"]}):
@@ -185,16 +189,20 @@ class Bench:
 
     def measured(self, way: str, policy: PipelinePolicy, batch: int) -> Result:
         """A rollout and an update of `batch` images, all at a time, after two steps to warm up."""
+        return self.guarded(way, batch, lambda: self.batched(policy, batch))
 
-        def work() -> Result:
-            short, config = self.configuration(batch, steps=min(2, self.task.steps)), self.configuration(batch)
-            _, warm = timed(self.device, lambda: update(policy, short, rollout(policy, short)))
-            trajectory, sampling = self.phase(batch, lambda: rollout(policy, config), self.task.steps)
-            trained = int(trajectory.trainable.sum())
-            _, training = self.phase(batch, lambda: update(policy, config, trajectory), TRAINED * trained)
-            return {"seconds_warm_up": warm.wall, "sampling": sampling, "training": training}
+    def batched(self, policy: PipelinePolicy, batch: int) -> Result:
+        short, config = self.configuration(batch, steps=min(2, self.task.steps)), self.configuration(batch)
+        _, warm = timed(self.device, lambda: update(policy, short, rollout(policy, short)))
+        trajectory, sampling = self.phase(batch, lambda: rollout(policy, config), self.task.steps)
+        trained = int(trajectory.trainable.sum())
+        _, training = self.phase(batch, lambda: update(policy, config, trajectory), TRAINED * trained)
+        return {"seconds_warm_up": warm.wall, "sampling": sampling, "training": training}
 
-        return self.guarded(way, batch, work)
+    def alternated(self, policy: PipelinePolicy, batch: int) -> Result:
+        """How many times the reference-style loop, a query, in turn with it."""
+        pairs = [(self.reference(policy), self.batched(policy, batch)) for _ in range(ROUNDS)]
+        return {"times": [query_seconds(reference) / query_seconds(ours) for reference, ours in pairs]}
 
     def reference(self, policy: PipelinePolicy) -> Result:
         """One image at one step at a time, as the reference implementations sample and train."""
@@ -239,6 +247,11 @@ class Bench:
             return about | {"problem": "does not fit into memory"}
         self.last = time.time() - started
         return about | found
+
+
+def query_seconds(result: Result) -> float:
+    """Of one image, sampled and trained."""
+    return sum(1 / float(result[phase]["samples_per_second"]) for phase in ("sampling", "training"))
 
 
 def _unless_full(work: Callable[[], Result]) -> Result | None:

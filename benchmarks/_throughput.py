@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -10,9 +11,11 @@ import numpy as np
 import torch
 
 from stepcredit.config import TrainConfig
+from stepcredit.experience import Experience
 from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.recipes import validate
+from stepcredit.sharing import alone
 from stepcredit.types import Prompt, Trajectory
 from stepcredit.update import update_policy
 
@@ -64,7 +67,8 @@ def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) 
     device = trajectory.latents.device
     scaler = torch.amp.GradScaler(device.type, enabled=config.model.dtype == "float16")
     advantages = torch.ones(trajectory.log_probs.shape, device=device)
-    return update_policy(policy, optimiser, scaler, trajectory, advantages, config.train, np.random.default_rng(0))
+    experience = Experience(trajectory, advantages, alone(len(trajectory)))
+    return update_policy(policy, optimiser, scaler, experience, config.train, np.random.default_rng(0))
 
 
 def timed(device: torch.device, work: Callable[[], Value]) -> tuple[Value, Seconds]:
@@ -79,3 +83,8 @@ def timed(device: torch.device, work: Callable[[], Value]) -> tuple[Value, Secon
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def break_even(spent: float, before: float, after: float) -> float:
+    """Queries after which `spent` seconds are won back, where a query took `before` and takes `after`; inf is never."""
+    return spent / (before - after) if before > after else math.inf

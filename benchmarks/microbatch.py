@@ -1,66 +1,81 @@
-"""Training throughput of batched micro-batches against one (image, step) at a time, on the embedded pipeline.
+"""What it is worth to train many (image, step) pairs at a time, and to compile: the embedded pipeline's training.
 
-    OMP_NUM_THREADS=1 uv run python benchmarks/microbatch.py --pairs 5
+    OMP_NUM_THREADS=1 uv run python benchmarks/microbatch.py --pairs 5 --sizes 16 64 --compiled
 
-Three ways to accumulate the same gradient over the same recorded trajectories, in alternation within one process:
+Ways to accumulate the same gradient over the same recorded walks, in alternation within one process:
 
-- batched:  the trainer's own path, all images at one step per forward
-- single:   the trainer's own path with train.microbatch=1
+- a number: the trainer's own path with train.microbatch so large
+- compiled: the same with the last of the numbers and model.compile
 - bare:     a plain loop over (image, step) that calls the denoiser directly, without re-entering the pipeline; the
             shape of the reference implementations' loops
 
-Prints seconds per reward query of each, the ratios pair by pair, and the relative difference of the gradients.
+Prints CPU-seconds per reward query of each, the ratios round by round, the relative difference of the gradients, and
+after how many queries the seconds that compiling takes are won back.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
+from _throughput import break_even
 from torch import Tensor
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
+from stepcredit.experience import Experience, Part
+from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths import ddim, gaussian, loss
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.prompts import draw_prompts, load_prompts
 from stepcredit.quiet import quiet_libraries
 from stepcredit.seeds import Stream, sample_seeds
+from stepcredit.sharing import alone
 from stepcredit.types import Trajectory
-from stepcredit.update import accumulate_gradient
 
 LARGEST_DIFFERENCE = 1e-5
+Way = Callable[[], tuple[Tensor, float]]
+"""Returns (flat gradient, CPU seconds)."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=32, help="images of one update group")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("overrides", nargs="*", help="section.key=value")
-    options = parser.parse_args()
+    options = parse()
     quiet_libraries()
-
     config = recipes.load(None, options.overrides)
-    policy = load_policy(config)
-    trajectory = sampled(policy, config, options.images)
-    advantages = torch.randn(trajectory.log_probs.shape, generator=torch.Generator().manual_seed(0))
-    ways = {
-        "batched": lambda: ours(policy, trajectory, advantages, config, options.images),
-        "single": lambda: ours(policy, trajectory, advantages, config, 1),
-        "bare": lambda: bare(policy, trajectory, advantages, config),
-    }
     print(
         f"{options.images} images x {config.sample.steps} steps, guidance {config.sample.guidance}, "
         f"{torch.get_num_threads()} thread(s), torch {torch.__version__}"
     )
-    largest = compare_gradients(policy, ways)
-    compare_seconds(policy, ways, options.images, options.pairs)
-    if not largest <= LARGEST_DIFFERENCE:
-        raise SystemExit(f"gradients differ by {largest:.1e}, more than {LARGEST_DIFFERENCE:.0e}")
+    found = ways(config, options)
+    first = {name: way() for name, way in found.items()}
+    baseline, *others = found
+    differences = {name: relative(first[name][0], first[baseline][0]) for name in others}
+    for name, difference in differences.items():
+        print(f"gradient {name} against {baseline}: relative difference {difference:.1e}")
+    seconds = alternated(found, options.pairs)
+    print("\n".join(table(seconds, options.images)))
+    if options.compiled:
+        eager = statistics.median(seconds[str(options.sizes[-1])])
+        print(compiling(first["compiled"][1], eager, statistics.median(seconds["compiled"]), options.images))
+    if not max(differences.values()) <= LARGEST_DIFFERENCE:
+        raise SystemExit(f"gradients differ by {max(differences.values()):.1e}, more than {LARGEST_DIFFERENCE:.0e}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=32, help="images of one update")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 1], help="micro-batches, the baseline first")
+    parser.add_argument("--compiled", action="store_true", help="also compile the denoiser's blocks (minutes)")
+    parser.add_argument("--bare", action="store_true", help="also the reference-style loop (slow)")
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
+    return parser.parse_args()
 
 
 def sampled(policy: PipelinePolicy, config: TrainConfig, images: int) -> Trajectory:
@@ -70,10 +85,26 @@ def sampled(policy: PipelinePolicy, config: TrainConfig, images: int) -> Traject
     return policy.rollout(prompts, sample_seeds(0, Stream.TRAINING, 0, images)).trajectory
 
 
+def ways(config: TrainConfig, options: argparse.Namespace) -> dict[str, Way]:
+    """By name, the baseline first."""
+    policy, largest = load_policy(config), options.sizes[-1]
+    trajectory = sampled(policy, config, options.images)
+    advantages = torch.randn(trajectory.log_probs.shape, generator=torch.Generator().manual_seed(0))
+    found = {str(size): partial(ours, policy, trajectory, advantages, config, size) for size in options.sizes}
+    if options.bare:
+        found["bare"] = partial(bare, policy, trajectory, advantages, config)
+    gradients = {name: partial(gradient_of, policy, work) for name, work in found.items()}
+    if options.compiled:
+        other = load_policy(config.model_copy(update={"model": config.model.model_copy(update={"compile": True})}))
+        walks = sampled(other, config, options.images)
+        gradients["compiled"] = partial(gradient_of, other, partial(ours, other, walks, advantages, config, largest))
+    return gradients
+
+
 def ours(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig, size: int) -> None:
-    scaler = torch.amp.GradScaler(enabled=False)
-    rows = torch.arange(len(trajectory))
-    accumulate_gradient(policy, scaler, trajectory, advantages, rows, config.train, size)
+    scaler, count = torch.amp.GradScaler(enabled=False), len(trajectory)
+    experience, part = Experience(trajectory, advantages, alone(count)), Part(torch.arange(count), count)
+    accumulate_gradient(policy, scaler, experience, part, config.train, size)
 
 
 def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig) -> None:
@@ -100,42 +131,48 @@ def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, con
             (value.sum() / terms).backward()
 
 
-def gradient_of(policy: PipelinePolicy, way: Callable[[], None]) -> tuple[Tensor, float]:
-    """(flattened gradient, CPU seconds)."""
+def gradient_of(policy: PipelinePolicy, work: Callable[[], None]) -> tuple[Tensor, float]:
+    """(flat gradient, CPU seconds)."""
     for parameter in policy.parameters():
         parameter.grad = None
     started = time.process_time()
-    way()
+    work()
     seconds = time.process_time() - started
-    return torch.cat(
-        [parameter.grad.flatten() for parameter in policy.parameters() if parameter.grad is not None]
-    ), seconds
+    gradients = [parameter.grad.flatten() for parameter in policy.parameters() if parameter.grad is not None]
+    return torch.cat(gradients), seconds
 
 
-def compare_gradients(policy: PipelinePolicy, ways: dict[str, Callable[[], None]]) -> float:
-    """Largest relative difference, in float32: rounding alone, which guidance multiplies."""
-    gradients = {name: gradient_of(policy, way)[0] for name, way in ways.items()}
-    differences = {
-        name: float((gradients["batched"] - gradients[name]).norm() / gradients[name].norm())
-        for name in ("single", "bare")
-    }
-    for name, difference in differences.items():
-        print(f"gradient batched against {name}: relative difference {difference:.1e}")
-    return max(differences.values())
+def relative(gradient: Tensor, other: Tensor) -> float:
+    """In float32: rounding alone, which guidance multiplies."""
+    return float((gradient - other).norm() / other.norm())
 
 
-def compare_seconds(policy: PipelinePolicy, ways: dict[str, Callable[[], None]], images: int, pairs: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(pairs):
-        for name, way in ways.items():
-            seconds[name].append(gradient_of(policy, way)[1])
-    for name, values in seconds.items():
-        print(f"{name:<8} {1000 * statistics.median(values) / images:7.1f} CPU-ms per query (median of {pairs})")
-    for name in ("single", "bare"):
-        ratios = [slow / fast for slow, fast in zip(seconds[name], seconds["batched"], strict=True)]
+def alternated(found: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each way, round by round."""
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, way in found.items():
+            seconds[name].append(way()[1])
+    return seconds
+
+
+def table(seconds: Mapping[str, Sequence[float]], images: int) -> list[str]:
+    """Median CPU milliseconds a query, and the range of the ratios to the first."""
+    baseline, *others = seconds
+    rounds = len(seconds[baseline])
+    lines = [
+        f"{name:<9}{1000 * statistics.median(values) / images:7.1f} CPU-ms per query (median of {rounds})"
+        for name, values in seconds.items()
+    ]
+    for name in others:
+        ratios = [value / base for value, base in zip(seconds[name], seconds[baseline], strict=True)]
         low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-        print(f"{name} / batched: min {low:.2f}, median {middle:.2f}, max {high:.2f}")
+        lines.append(f"{name} / {baseline}: min {low:.2f}, median {middle:.2f}, max {high:.2f}")
+    return lines
 
 
-if __name__ == "__main__":
-    main()
+def compiling(first: float, eager: float, compiled: float, images: int) -> str:
+    """What the first use took, and when it is won back, given the CPU seconds of an update of `images`."""
+    after = break_even(first - compiled, eager / images, compiled / images)
+    won = f"won back after {after:,.0f} queries" if math.isfinite(after) else "never won back"
+    return f"compiling: {first:.0f} CPU-seconds for the first update instead of {compiled:.1f}, {won}"

@@ -131,3 +131,19 @@ def test_old_transformers_find_text_weights_and_vocabulary(module: Any, tmp_path
     ours, theirs = built.text_encoder.state_dict(), loaded.text_encoder.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_when_compiling_is_won_back(module: Any) -> None:
+    microbatch, throughput = module("microbatch"), module("_throughput")
+    assert throughput.break_even(30.0, 0.5, 0.25) == 120
+    assert throughput.break_even(30.0, 0.25, 0.25) == float("inf")
+    assert microbatch.compiling(34.0, 8.0, 4.0, 16) == (
+        "compiling: 34 CPU-seconds for the first update instead of 4.0, won back after 120 queries"
+    )
+    assert microbatch.compiling(34.0, 4.0, 4.0, 16).endswith("never won back")
+
+
+def test_the_table_of_micro_batches_has_ratios_of_each_round(module: Any) -> None:
+    lines = module("microbatch").table({"16": [2.0, 4.0, 3.0], "64": [1.0, 3.0, 1.5]}, images=8)
+    assert lines[0].split()[:2] == ["16", "375.0"] and lines[1].split()[:2] == ["64", "187.5"]
+    assert lines[2] == "64 / 16: min 0.50, median 0.50, max 0.75"

@@ -45,7 +45,8 @@ def test_every_way_of_a_model_is_measured(module: Any, model: str) -> None:
     facts, *found = gpu_model.measurements(task(gpu_model, model=model))
     ways = [(each["way"], each["batch"]) for each in found]
     assert ways[:3] == [("reference", 1), ("eager", 1), ("eager", 2)]
-    assert {way for way, _ in ways[3:]} == {"checkpointing"}
+    assert ways[3][0] == "alternated" and len(found.pop(3)["times"]) == 3
+    assert {way for way, _ in ways[4:]} == {"checkpointing"}
     assert facts["weights"] > facts["trained"] > 0
     for each in found:
         trained = 2 if model == "sdxl" else 3  # the last step of its Euler schedule draws no noise
@@ -128,13 +129,19 @@ def test_the_table_compares_with_the_reference_and_the_card(module: Any) -> None
     """The reference takes 2 s a query; 8 images in 2 s each phase are 0.5 s a query: four times as fast."""
     gpu = module("gpu")
     skipped = {"model": "sdxl", "way": "compiled", "batch": 4, "pixels": 1024, "problem": "skipped: 3 s left"}
-    lines = gpu.table(report(result("reference", 1, 1.0), result("eager", 8, 2.0), skipped))
+    compiled = result("compiled", 8, 1.0, seconds_warm_up=30.0)
+    turns = {"model": "sd15", "way": "alternated", "batch": 8, "pixels": 512, "times": [4.5, 3.5, 4.0]}
+    lines = gpu.table(report(result("reference", 1, 1.0), result("eager", 8, 2.0), turns, compiled, skipped))
     rows = {line.split()[1]: line.split() for line in lines if line.startswith("sd15 ")}
     assert rows["reference"][-1] == "1.00"
     assert rows["eager"] == ["sd15", "eager", "8", "4", "50%", "7.0", "4", "50%", "7.0", "4.00"]
     assert "sdxl, compiled at 4: skipped: 3 s left" in lines
-    assert "4.00 times the reference-style loop" in lines[-1] and lines[-1].count(": met") == 2
-    slower = gpu.table(report(result("reference", 1, 1.0), result("eager", 1, 0.5)))
+    assert next(line for line in lines if line.startswith("sd15    compiled")).endswith(
+        "30 s to compile, won back after 120 samples"
+    )
+    assert "4.00 times the reference-style loop" in lines[-1] and "3.50 to 4.50" in lines[-1]
+    assert lines[-1].count(": met") == 2
+    slower = gpu.table(report(result("reference", 1, 1.0), result("eager", 1, 0.5), turns | {"times": [2.0]}))
     assert "2.00 times" in slower[-1] and slower[-1].count(": missed") == 1
 
 

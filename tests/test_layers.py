@@ -40,6 +40,8 @@ FLOORS = (
         "step_draw",
     },
     {"sharing", "update_statistics"},
+    {"experience"},
+    {"gradient"},
     {"advantages", "credit", "policy", "rewards", "tracking"},
     {"evaluation", "grids", "profiling", "report", "scoring", "state", "update"},
     {"comparison", "keeping"},

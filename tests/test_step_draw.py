@@ -11,14 +11,18 @@ import pytest
 import torch
 from tests.test_trainer import finish, resume, rows, start, state
 from tests.test_update import SCALER, OneStep, Watched, section, taken, toy_walk
+from tests.tiny import experienced
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
+from stepcredit.experience import Part
+from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths.step_sampling import inclusion_probabilities
 from stepcredit.plans import microbatch, pair_batches
 from stepcredit.step_draw import StepDraw, step_draw
 from stepcredit.types import Trajectory
-from stepcredit.update import UpdateStatistics, accumulate_gradient, update_policy
+from stepcredit.update import update_policy
+from stepcredit.update_statistics import UpdateStatistics
 
 IMAGES, STEPS = 8, 4
 GROUP = torch.tensor([1, 3, 4, 7])
@@ -46,7 +50,9 @@ def gradient(
 ) -> tuple[Tensor, UpdateStatistics]:
     given = section(**options)
     size = microbatch(given, len(walk))
-    statistics = accumulate_gradient(policy, SCALER, walk, advantages, GROUP, given, size, weights=weights)
+    statistics = accumulate_gradient(
+        policy, SCALER, experienced(walk, advantages), Part(GROUP, len(GROUP), weights), given, size
+    )
     return taken(policy), statistics
 
 
@@ -192,7 +198,7 @@ def test_the_first_ratio_is_1_at_every_drawn_step() -> None:
     optimiser = torch.optim.SGD(policy.parameters(), lr=1e-3)
     draw = step_draw(given, walk, advantages, 5, 0)
     rng = np.random.default_rng(0)
-    figures = update_policy(policy, optimiser, SCALER, walk, advantages, given, rng, draw=draw)
+    figures = update_policy(policy, optimiser, SCALER, experienced(walk, advantages, draw), given, rng)
     assert figures["ratio_max_deviation"] == 0.0 and figures["approx_kl"] == 0.0
     assert sum(len(images) for images, _ in policy.replayed) == IMAGES * 2
 
@@ -201,7 +207,7 @@ def test_an_update_of_one_step_at_a_time_has_full_batches() -> None:
     policy, walk, advantages = drawn_walk(OneStep)
     given = section(updates_per_epoch=2, sampled_steps=2)
     optimiser, draw = torch.optim.SGD(policy.parameters(), lr=1e-3), draw_of(walk, advantages, sampled_steps=2)
-    update_policy(policy, optimiser, SCALER, walk, advantages, given, np.random.default_rng(0), draw=draw)
+    update_policy(policy, optimiser, SCALER, experienced(walk, advantages, draw), given, np.random.default_rng(0))
     assert [(len(set(images)), len(set(steps))) for images, steps in policy.replayed] == [(4, 1)] * 4
 
 

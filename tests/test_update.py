@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tiny import log_prob, perturb, tiny_policy, tiny_sd
+from tests.tiny import experienced, log_prob, perturb, tiny_policy, tiny_sd
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
@@ -19,11 +19,13 @@ from stepcredit.credit.contribution import Contribution
 from stepcredit.credit.linear import Linear
 from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
+from stepcredit.experience import Part
+from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths import gaussian, loss
 from stepcredit.plans import image_groups, microbatch
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Prompt, Trajectory, Transition
-from stepcredit.update import accumulate_gradient, update_policy
+from stepcredit.update import update_policy
 
 IMAGES, STEPS = 6, 4
 ADVANTAGE = torch.tensor([1.5, -0.3, 0.8, -1.1, 0.4, -2.0])
@@ -60,7 +62,7 @@ def gradient(
     """The flat gradient that an update of `group` accumulates."""
     given = section(**options)
     size = microbatch(given, len(walk))
-    accumulate_gradient(policy, SCALER, walk, advantages, group, given, size, first=True)
+    accumulate_gradient(policy, SCALER, experienced(walk, advantages), Part(group, len(group), first=True), given, size)
     return taken(policy)
 
 
@@ -173,9 +175,9 @@ def test_gradients_of_the_parts_of_an_update_add_up_to_its_gradient(
     """As several processes share it: parts of different size, each divided by the images of the whole update."""
     policy, given = walk[0], section(kl_weight=kl_weight)
     whole = gradient(*walk, STEP_ADVANTAGES.double(), kl_weight=kl_weight)
-    parts = []
+    parts, experience = [], experienced(walk[1], STEP_ADVANTAGES.double())
     for part in (EVERY[1:3], EVERY[[0, 3, 4, 5]]):
-        accumulate_gradient(policy, SCALER, walk[1], STEP_ADVANTAGES.double(), part, given, 3, images=IMAGES)
+        accumulate_gradient(policy, SCALER, experience, Part(part, IMAGES), given, 3)
         parts.append(taken(policy))
     assert relative(parts[0] + parts[1], whole) < 1e-10
 
@@ -218,7 +220,7 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
             base = [policy.replay(trajectory, step).mean for step in range(STEPS)]
     expected = sum(float(gaussian.kl(now.mean, was, now.std).mean()) for now, was in zip(means, base, strict=True))
     pulled = section(kl_weight=0.5)
-    statistics = accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, 4)
+    statistics = accumulate_gradient(policy, SCALER, experienced(trajectory, none), Part(EVERY, IMAGES), pulled, 4)
     measured = [float(value) for value in statistics.reference_kl]
     assert min(measured) > 0
     total = sum(value * pairs for value, pairs in zip(measured, statistics.pairs, strict=True))
@@ -228,7 +230,7 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     weights = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
     descended = weights - 1e-3 * pull / pull.norm()
     torch.nn.utils.vector_to_parameters(descended, policy.parameters())
-    statistics = accumulate_gradient(policy, SCALER, trajectory, none, EVERY, pulled, 4)
+    statistics = accumulate_gradient(policy, SCALER, experienced(trajectory, none), Part(EVERY, IMAGES), pulled, 4)
     pulled_back = [float(value) for value in statistics.reference_kl]
     assert sum(map(operator.mul, pulled_back, statistics.pairs)) < total
 
@@ -284,8 +286,7 @@ def updated(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> t
         policy,
         optimiser,
         SCALER,
-        trajectory,
-        STEP_ADVANTAGES,
+        experienced(trajectory, STEP_ADVANTAGES),
         given,
         np.random.default_rng(0),
         lambda done, total: ticks.append((done, total)),
@@ -419,8 +420,8 @@ def test_uneven_updates_replay_exactly() -> None:
             given = section(updates_per_epoch=4)
             size = microbatch(given, IMAGES)
             assert size == 2
-            advantages = STEP_ADVANTAGES[:IMAGES]
-            statistics = accumulate_gradient(policy, SCALER, trajectory, advantages, group, given, size, first=True)
+            experience, part = experienced(trajectory, STEP_ADVANTAGES), Part(group, len(group), first=True)
+            statistics = accumulate_gradient(policy, SCALER, experience, part, given, size)
             assert all(float(value) == 0.0 for value in statistics.first_ratio)
 
 
@@ -432,7 +433,7 @@ def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
         given = section(updates_per_epoch=1, kl_weight=0.5, kl_space=kl_space, microbatch=size)
         optimiser = torch.optim.SGD(policy.parameters(), lr=1e-3)
         rng = np.random.default_rng(0)
-        figures.append(update_policy(policy, optimiser, SCALER, trajectory, advantages, given, rng))
+        figures.append(update_policy(policy, optimiser, SCALER, experienced(trajectory, advantages), given, rng))
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
     assert 0 < figures[0]["clip_fraction"] < 1
     assert all(figures[0][name] > 0 for name in ("approx_kl", "reference_kl", "ratio_max_deviation", "grad_norm"))
@@ -444,7 +445,7 @@ def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
     none = torch.zeros(8, STEPS)
     for kl_space, scale in (("prediction", 1.0), ("log_prob", 0.25 / (2 * 0.3**2))):
         given = section(kl_weight=0.5, kl_space=kl_space)
-        statistics = accumulate_gradient(policy, SCALER, trajectory, none, EIGHT, given, 3)
+        statistics = accumulate_gradient(policy, SCALER, experienced(trajectory, none), Part(EIGHT, 8), given, 3)
         expected = scale * float(policy.target.detach().square().mean())
         measured = [float(value) for value in statistics.reference_kl]
         assert measured == pytest.approx([expected] * len(statistics.pairs), rel=1e-4)

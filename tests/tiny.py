@@ -29,9 +29,12 @@ from transformers import (
 )
 
 from stepcredit.config import ModelSection, SampleSection
+from stepcredit.experience import Experience
 from stepcredit.maths import gaussian
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.sharing import alone
+from stepcredit.step_draw import StepDraw
 from stepcredit.types import Policy, Prompt, Trajectory
 
 TEXT_WIDTH = 16
@@ -202,3 +205,8 @@ def perturb(policy: Policy, scale: float = 0.1, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=scale)
+
+
+def experienced(walk: Trajectory, advantages: Tensor, draw: StepDraw | None = None) -> Experience:
+    """An epoch's experience where there is one process."""
+    return Experience(walk, advantages, alone(len(walk)), draw)

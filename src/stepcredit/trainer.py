@@ -16,6 +16,7 @@ from stepcredit.credit.profiles import step_profiles
 from stepcredit.durable import written_whole
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
+from stepcredit.experience import Experience
 from stepcredit.faults import Guard, require_finite
 from stepcredit.grids import save_grid
 from stepcredit.keeping import Keeper
@@ -235,14 +236,11 @@ class Trainer:
             self.policy,
             state.optimiser,
             state.scaler,
-            trajectory,
-            step_advantages[share.rows],
+            Experience(trajectory, step_advantages[share.rows], share, draw),
             train,
             self._shuffle(epoch),
             self.progress.tick,
             state.guard,
-            share,
-            draw,
         )
         require_finite("the weights", *self.policy.parameters())
         skipped, deviation = figures["skipped_updates"], figures["ratio_max_deviation"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
-from tests.tiny import tiny_policy
+from tests.tiny import experienced, tiny_policy
 
 from stepcredit.config import TrainConfig
 from stepcredit.embedded.evaluation import evaluate_checker, evaluate_pipeline
@@ -16,6 +16,8 @@ from stepcredit.embedded.pipeline import WEIGHTS, load_checker, load_pipeline
 from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, held_out_captions, sample_scene
+from stepcredit.experience import Part
+from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths import gaussian
 from stepcredit.plans import image_groups, microbatch, training_plan
 from stepcredit.policy.loading import load_policy, require_text_to_image
@@ -23,7 +25,6 @@ from stepcredit.policy.self_check import self_check
 from stepcredit.prompts import load_prompts
 from stepcredit.recipes import validate
 from stepcredit.types import Prompt
-from stepcredit.update import accumulate_gradient
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +122,10 @@ def test_first_ratios_are_exactly_one_where_rounding_is_magnified(settings: dict
     policy = load_policy(config)
     prompts = load_prompts("shapes")[:10]
     trajectory = policy.rollout(prompts, range(10), training_plan(config, images=10)).trajectory
-    rng, advantages = np.random.default_rng(0), torch.ones(10, 10)
+    rng, experience = np.random.default_rng(0), experienced(trajectory, torch.ones(10, 10))
     for group in image_groups(10, config.train.updates_per_epoch, rng):
         scaler = torch.amp.GradScaler(enabled=False)
         size = microbatch(config.train, 10)
-        statistics = accumulate_gradient(policy, scaler, trajectory, advantages, group, config.train, size, first=True)
+        part = Part(group, len(group), first=True)
+        statistics = accumulate_gradient(policy, scaler, experience, part, config.train, size)
         assert all(float(value) == 0.0 for value in statistics.first_ratio)
