@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from stepcredit.embedded.pipeline import WEIGHTS, load_pipeline
+from stepcredit.embedded.pipeline import WEIGHTS
 from stepcredit.embedded.preference_agreement import agreements
 from stepcredit.embedded.preference_pairs import Comparisons, draw_comparisons
 from stepcredit.embedded.preference_training import PreferenceRecipe, usual_images
@@ -22,11 +22,6 @@ BAR = 0.95
 SHORT_OF_IT = {"harmony": 0.93}
 """Scorers that do not reach the bar, and what they do reach: see docs/rewards.md."""
 REPORT = json.loads((WEIGHTS / FOLDER / "report.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def vae() -> AutoencoderKL:
-    return load_pipeline().vae
 
 
 @pytest.fixture(scope="module")
