@@ -230,17 +230,29 @@ def test_a_run_with_other_epochs_is_not_read_as_finished(tmp_path: Any, epochs: 
 
 def test_the_difference_that_so_many_seeds_show() -> None:
     """Differences -1, 0, 1: their standard deviation is 1."""
-    arms = {"uniform": {11: [0, 3], 12: [0, 4], 13: [0, 5]}, "other": {11: [0, 2], 12: [0, 4], 13: [0, 6]}}
-    found = findings({name: {seed: curve(rewards) for seed, rewards in runs.items()} for name, runs in arms.items()})
+    found = finals(uniform={11: 3, 12: 4, 13: 5}, other={11: 2, 12: 4, 13: 6})
     shown = found["rewards"][REWARD]["detectable"]
     assert shown == pytest.approx(detectable(1.0, 3))
     assert f"(so many seeds show differences of final reward from about {shown:.2g} on)" in printed(told(found))
 
 
 def test_two_seeds_say_nothing_of_their_spread() -> None:
-    found = findings({name: {seed: curve([0, 1 + seed]) for seed in (11, 12)} for name in ("uniform", "other")})
+    found = finals(uniform={11: 12, 12: 13}, other={11: 12, 12: 13})
     assert found["rewards"][REWARD]["detectable"] is None
     assert "so many seeds show differences" not in printed(told(found))
+
+
+def test_runs_that_failed_leave_the_spread_of_those_that_did_not() -> None:
+    """Differences 0, 2, 0, 2 of two arms; 0, 0, 0 and 0, 2, 0 of each and the third, whose last run failed."""
+    found = finals(uniform=dict.fromkeys(range(4), 1.0), other={0: 1, 1: 3, 2: 1, 3: 3}, third={0: 1, 1: 1, 2: 1})
+    assert found["rewards"][REWARD]["detectable"] == pytest.approx(detectable((4 / 3) ** 0.5, 3))
+    apart = finals(uniform={11: 0.0, 12: 1.0, 13: 2.0}, other={14: 0.0, 15: 1.0, 16: 2.0})
+    assert apart["rewards"][REWARD]["detectable"] is None
+
+
+def finals(**arms: Mapping[int, float]) -> Any:
+    """Findings of arms with these final rewards by seed."""
+    return findings({name: {seed: curve([0, last]) for seed, last in runs.items()} for name, runs in arms.items()})
 
 
 def told(found: Any) -> Any:

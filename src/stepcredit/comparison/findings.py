@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -98,21 +98,17 @@ def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> di
             for arm, runs in arms.items()
         },
         "differences": differences,
-        "detectable": _detectable(differences, min(map(len, arms.values()))),
+        "detectable": _detectable(finals),
     }
 
 
-def _detectable(differences: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: int) -> float | None:
-    """See METHOD; `seeds` of the arm that has fewest."""
-    if seeds < FEWEST:
-        return None
-    errors = [
-        found["standard_error"]
-        for others in differences.values()
-        for found in others.values()
-        if found["standard_error"] is not None
+def _detectable(finals: Mapping[str, Mapping[int, float]]) -> float | None:
+    """See METHOD; on the seeds of the pair of arms that has fewest in common."""
+    pairs = [
+        [own[seed] - theirs[seed] for seed in own if seed in theirs] for own, theirs in combinations(finals.values(), 2)
     ]
-    return detectable(statistics.median(errors) * math.sqrt(seeds), seeds)
+    seeds = min(map(len, pairs))
+    return None if seeds < FEWEST else detectable(statistics.median(map(statistics.stdev, pairs)), seeds)
 
 
 def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> dict[str, Any]:
