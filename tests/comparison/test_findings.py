@@ -161,6 +161,20 @@ def test_every_arm_is_compared_with_every_other() -> None:
     }
 
 
+def test_every_arm_could_be_the_reference() -> None:
+    arms = {"uniform": [0, 1, 2], "a": [0, 2, 2], "b": [0, 4, 4]}
+    found = findings({name: {11: curve(rewards)} for name, rewards in arms.items()})["rewards"][REWARD]["factors"]
+    medians = {(one, other): row["median"] for one, others in found.items() for other, row in others.items()}
+    assert medians == {
+        ("uniform", "a"): pytest.approx(20 / 30),
+        ("uniform", "b"): 0,
+        ("a", "uniform"): pytest.approx(30 / 20),
+        ("a", "b"): 0,
+        ("b", "uniform"): pytest.approx(30 / 15),
+        ("b", "a"): pytest.approx(20 / 15),
+    }
+
+
 # Text
 
 
@@ -178,6 +192,8 @@ def test_the_tables_say_it_all() -> None:
         assert "third 1.50 - 1.50" in lines
         assert "other 0.8 +0.4 0.80 ± 0.20 [0.60, 1.00] 1" in lines
         assert "third +2 +1" in lines
+        assert "uniform 0.67 (1 of 2) never (0 of 1)" in lines
+        assert "third 1.50 (1 of 1) 1.20 (1 of 1)" in lines
         for remark in ("2 seeds only: the interval is too narrow", "one seed only", "it failed: fresh/jpeg/third"):
             assert sum(remark in line for line in lines) >= 1, remark
         assert "an arm that is never there counts as 0" in text.replace("\n", " ")

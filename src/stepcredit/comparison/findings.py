@@ -61,8 +61,9 @@ def comparison_findings(protocol: Protocol, choices: Choices, curves: Curves) ->
 
     Returns:
         `reference`, `last_epochs`, `method` (in words) and `rewards`: for each its `arms`, see `_arm`,
-        `differences`, {arm: {other: Estimate of final - the other's final}} of all ordered pairs, and `detectable`, the
-        difference that so many seeds would show, None from fewer than 3.
+        `differences`, {arm: {other: Estimate of final - the other's final}}, and `factors`, {arm: {other: the arm's
+        factor were the other the reference}}, of all ordered pairs, and `detectable`, the difference that so many seeds
+        would show, None from fewer than 3.
     """
     return {
         "reference": protocol.reference,
@@ -98,6 +99,10 @@ def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> di
             for arm, runs in arms.items()
         },
         "differences": differences,
+        "factors": {
+            arm: {other: _factor(_factors(arms[arm], arms[other], last)) for other in arms if other != arm}
+            for arm in arms
+        },
         "detectable": _detectable(finals),
     }
 
@@ -146,9 +151,7 @@ def _seed(seed: int, curve: Curve, reference: Curve | None, last: int) -> dict[s
     nothing = dict.fromkeys(("queries_to_reference", "factor", "seconds_to_reference", "seconds_factor"))
     if reference is None:
         return row | nothing | {"watched_at_reference": {}}
-    level = reference.criterion(last)
-    needed, yardstick = curve.queries_to(level, last), reference.queries_to(level, last)
-    assert yardstick is not None, "a curve's last value is its criterion"
+    needed, yardstick = curve.queries_to(reference.criterion(last), last), _queries_to_own_end(reference, last)
     if needed is None:
         return row | nothing | {"factor": 0.0, "seconds_factor": 0.0, "watched_at_reference": {}}
     seconds = curve.seconds_at(needed)
@@ -159,6 +162,22 @@ def _seed(seed: int, curve: Curve, reference: Curve | None, last: int) -> dict[s
         "seconds_factor": reference.seconds_at(yardstick) / seconds if seconds else None,
         "watched_at_reference": {name: curve.watched_at(name, needed, last) for name in curve.watched},
     }
+
+
+def _factors(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> list[float]:
+    """Of the seeds that both have."""
+    found = []
+    for seed in runs:
+        if seed in reference:
+            needed = runs[seed].queries_to(reference[seed].criterion(last), last)
+            found.append(0.0 if needed is None else _queries_to_own_end(reference[seed], last) / needed)
+    return found
+
+
+def _queries_to_own_end(curve: Curve, last: int) -> float:
+    reached = curve.queries_to(curve.criterion(last), last)
+    assert reached is not None, "a curve's last value is its criterion"
+    return reached
 
 
 def _factor(factors: Sequence[float | None]) -> dict[str, Any]:
@@ -177,9 +196,7 @@ def _watched(name: str, by_seed: Sequence[Mapping[str, Any]], reference: Mapping
     there = {row["seed"]: row["watched_at_reference"][name] for row in by_seed if name in row["watched_at_reference"]}
     theirs = {}
     for seed, curve in reference.items():
-        reached = curve.queries_to(curve.criterion(last), last)
-        assert reached is not None, "a curve's last value is its criterion"
-        theirs[seed] = curve.watched_at(name, reached, last)
+        theirs[seed] = curve.watched_at(name, _queries_to_own_end(curve, last), last)
     return {
         "at_reference": _mean(list(there.values())),
         "difference": _difference(there, theirs),

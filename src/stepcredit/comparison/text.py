@@ -50,7 +50,7 @@ def tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
     made = [_efficiency(results["reference"], found["arms"]), _factors(found["arms"])]
     watched = list(dict.fromkeys(name for arm in found["arms"].values() for name in arm["watched"]))
     made += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
-    return [*made, _pairs(found["differences"])] if len(found["arms"]) > 2 else made
+    return [*made, _pairs(found["differences"]), _factor_pairs(found["factors"])] if len(found["arms"]) > 2 else made
 
 
 def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
@@ -99,6 +99,19 @@ def _pairs(differences: Mapping[str, Mapping[str, Any]]) -> Table:
     for arm, others in differences.items():
         lines.append([arm, *(_bounds(others[other]) if other != arm else "" for other in arms)])
     return lines
+
+
+def _factor_pairs(factors: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Whoever was named the reference, another arm may be the better yardstick."""
+    arms = list(factors)
+    lines = [["queries factor of row, were column the reference (seeds above 1)", *arms]]
+    for arm, others in factors.items():
+        lines.append([arm, *(_counted(others[other]) if other != arm else "" for other in arms)])
+    return lines
+
+
+def _counted(factor: Mapping[str, Any]) -> str:
+    return "-" if factor["median"] is None else f"{_one(factor['median'])} ({factor['above_one']} of {factor['of']})"
 
 
 def _rate(arm: Mapping[str, Any]) -> str:
