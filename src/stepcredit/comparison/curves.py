@@ -44,6 +44,12 @@ class Curve:
         """Queries after which the trailing mean first is at `level`; None if it never is."""
         return first_reached(self.queries, self.smooth(last_epochs), level)
 
+    def queries_to_end(self, last_epochs: int) -> float:
+        """Queries after which the trailing mean first is at the criterion, which it may be before the end."""
+        reached = self.queries_to(self.criterion(last_epochs), last_epochs)
+        assert reached is not None, "a curve's last value is its criterion"
+        return reached
+
     def seconds_at(self, queries: float) -> float:
         """Seconds that so many queries took."""
         nothing = torch.zeros(1, dtype=torch.float64)
