@@ -21,7 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _page import DOCS, fill, pipes
+from _page import DOCS, fill
+
+from stepcredit.comparison.text import pipes
 
 CHECKER = "alignment"
 DIVERSITY = "diversity"

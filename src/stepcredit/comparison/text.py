@@ -33,7 +33,7 @@ def reward_sections(results: Mapping[str, Any]) -> list[str]:
     parts = []
     for reward, found in results["rewards"].items():
         told = [title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))]
-        parts += [f"## {reward}", "\n".join(told), *(_pipes(table) for table in tables(results, found))]
+        parts += [f"## {reward}", "\n".join(told), *(pipes(table) for table in tables(results, found))]
     return parts
 
 
@@ -179,7 +179,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _pipes(table: Table) -> str:
+def pipes(table: Table) -> str:
+    """As Markdown; the first row is the head."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in table]
     head, *rest = [f"| {' | '.join(line)} |" for line in cells]
     return "\n".join([head, f"|{'---|' * len(cells[0])}", *rest])
