@@ -278,8 +278,9 @@ class Trainer:
         self.progress.phase("sample grid")
         run = self.config.run
         where = f"sample grid after epoch {self.finished_epochs}" if self.finished_epochs else "first sample grid"
-        first = self.draw_prompts(epoch=0)[:: self.config.sample.images_per_prompt]
-        plan = evaluation_plan(self.config, self.share(0, len(self.draw_prompts(epoch=0))).size)
+        prompts = self.draw_prompts(epoch=0)
+        first = prompts[:: self.config.sample.images_per_prompt]
+        plan = evaluation_plan(self.config, self.share(0, len(prompts)).size)
         with self.keeper.placed(where):
             seen = evaluate(self.policy, self.values, first, run.grid_images, run.seed, plan)
         path = self.run.grid_path(self.finished_epochs)
