@@ -48,8 +48,8 @@ def main() -> None:
 
 
 def measured(folder: Path, rewards: Sequence[str], images: int, seed: int) -> Found:
-    """Of every fresh run in `folder`; those that were measured before are read from cross_rewards.json."""
-    runs = sorted(path.parent for path in (folder / "runs/fresh").glob("*/*/*/seed-*/report.html"))
+    """Of every finished fresh run in `folder`; those that were measured before are read from cross_rewards.json."""
+    runs = sorted(path.parent for path in (folder / "runs/fresh").glob("*/*/*/seed-*/finished"))
     kept = folder / "cross_rewards.json"
     asked = {"images": images, "seed": seed, "rewards": list(rewards)}
     before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
