@@ -39,8 +39,11 @@ def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
     with _joined(config) as processes:
         directory = RunDirectory(processes.on_main(path))
         trainer = _trainer(config, directory, processes)
-        command = ["stepcredit", *sys.argv[1:]]
-        processes.on_main(lambda: RunDirectory.create(directory.path, trainer.config, command) and None)
+
+        def create() -> None:
+            RunDirectory.create(directory.path, trainer.config, ["stepcredit", *sys.argv[1:]])
+
+        processes.on_main(create)
         with _discarded_unless_begun(trainer):
             _train(trainer)
 
