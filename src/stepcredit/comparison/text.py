@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stepcredit.evaluation.text import aligned, estimate_text, remarks
@@ -50,7 +50,12 @@ def tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
     made = [_efficiency(results["reference"], found["arms"]), _factors(found["arms"])]
     watched = list(dict.fromkeys(name for arm in found["arms"].values() for name in arm["watched"]))
     made += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
-    return [*made, _pairs(found["differences"]), _factor_pairs(found["factors"])] if len(found["arms"]) > 2 else made
+    if len(found["arms"]) <= 2:
+        return made
+    # Whoever was named the reference, another arm may be the better yardstick.
+    factor = "queries factor of row, were column the reference (seeds above 1)"
+    differences = _pairs("final reward, row - column", found["differences"], _bounds)
+    return [*made, differences, _pairs(factor, found["factors"], _counted)]
 
 
 def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
@@ -93,20 +98,13 @@ def _faithfulness(watched: str, reference: str, arms: Mapping[str, Any]) -> Tabl
     return lines
 
 
-def _pairs(differences: Mapping[str, Mapping[str, Any]]) -> Table:
-    arms = list(differences)
-    lines = [["final reward, row - column", *arms]]
-    for arm, others in differences.items():
-        lines.append([arm, *(_bounds(others[other]) if other != arm else "" for other in arms)])
-    return lines
-
-
-def _factor_pairs(factors: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Whoever was named the reference, another arm may be the better yardstick."""
-    arms = list(factors)
-    lines = [["queries factor of row, were column the reference (seeds above 1)", *arms]]
-    for arm, others in factors.items():
-        lines.append([arm, *(_counted(others[other]) if other != arm else "" for other in arms)])
+def _pairs(
+    what: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]], told: Callable[[Mapping[str, Any]], str]
+) -> Table:
+    """Of every arm with every other."""
+    lines = [[what, *found]]
+    for arm, others in found.items():
+        lines.append([arm, *(told(others[other]) if other != arm else "" for other in found)])
     return lines
 
 
