@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -297,7 +298,10 @@ class Trainer:
 
     def _export(self) -> Path:
         if self.processes.in_step and not self.processes.main:
-            self.policy.export(self.weights_dir)  # gives its part, and writes nothing
+            with (
+                TemporaryDirectory() as unwanted
+            ):  # it gives its part; a LoRA, which is whole here too, would be written
+                self.policy.export(Path(unwanted))
 
         def written() -> Path:
             with written_whole(self.weights_dir) as folder:
