@@ -125,8 +125,9 @@ def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -
 
     Returns:
         `final`, an Estimate of the criterion; `difference`, of final - the reference's; `factor`, a Median with
-        `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `watched`, for each
-        watched reward Estimates `at_reference`, `difference` and `final`; `curve`; `by_seed`.
+        `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `seconds_per_epoch` and
+        of it `seconds_credit`, Estimates; `watched`, for each watched reward Estimates `at_reference`, `difference` and
+        `final`; `curve`; `by_seed`.
     """
     by_seed = [_seed(seed, curve, reference.get(seed), last) for seed, curve in runs.items()]
     own, theirs = ({seed: curve.criterion(last) for seed, curve in side.items()} for side in (runs, reference))
@@ -136,6 +137,7 @@ def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -
         "factor": _factor([row["factor"] for row in by_seed]),
         "seconds_factor": _factor([row["seconds_factor"] for row in by_seed]),
         "seconds_per_epoch": _mean([float(curve.seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
+        "seconds_credit": _mean([float(curve.credit_seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
         "watched": {name: _watched(name, by_seed, reference, last) for name in _watched_names(runs)},
         "curve": _band(list(runs.values())),
         "by_seed": by_seed,
