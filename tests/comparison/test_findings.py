@@ -32,7 +32,7 @@ def curve(rewards: Sequence[float], seconds: float = 1.0, watched: Sequence[floa
     """10 queries and `seconds` an epoch."""
     epochs = column(range(1, len(rewards) + 1))
     beside = {} if watched is None else {"alignment": column(watched)}
-    return Curve(10 * epochs, column(rewards), beside, seconds * epochs)
+    return Curve(10 * epochs, column(rewards), beside, seconds * epochs, 0.25 * seconds * epochs)
 
 
 def findings(arms: Mapping[str, Mapping[int, Curve]], last_epochs: int = 1) -> Any:
@@ -187,13 +187,16 @@ def test_the_tables_say_it_all() -> None:
     results = findings(arms) | {"failed": ["fresh/jpeg/third/seed-12 failed"], "jobs": 2}
     for text in (printed(results), markdown(results, "stepcredit compare x.yaml")):
         lines = [" ".join(line.replace("|", " ").split()) for line in text.splitlines()]
-        assert "other 0.01 1.25 ± 0.75 [0.50, 2.00] +0.25 ± 0.75 [-0.50, +1.00] 0.67 [never, 1.33] 1 of 2 1 1" in lines
+        assert (
+            "other 0.01 1.25 ± 0.75 [0.50, 2.00] +0.25 ± 0.75 [-0.50, +1.00] 0.67 [never, 1.33] 1 of 2 1 1 (0.25)"
+            in lines
+        )
         assert "other 1.33 never 0.67 [never, 1.33]" in lines
         assert "third 1.50 - 1.50" in lines
         assert "other 0.8 +0.4 0.80 ± 0.20 [0.60, 1.00] 1" in lines
         assert "third +2 +1" in lines
-        assert "uniform 0.67 (1 of 2) never (0 of 1)" in lines
-        assert "third 1.50 (1 of 1) 1.20 (1 of 1)" in lines
+        assert "uniform 0.67 [never, 1.33]; 1 of 2 never; 0 of 1" in lines
+        assert "third 1.50; 1 of 1 1.20; 1 of 1" in lines
         for remark in ("2 seeds only: the interval is too narrow", "one seed only", "it failed: fresh/jpeg/third"):
             assert sum(remark in line for line in lines) >= 1, remark
         assert "an arm that is never there counts as 0" in text.replace("\n", " ")

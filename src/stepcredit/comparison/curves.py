@@ -25,12 +25,14 @@ class Curve:
         rewards: (E,), mean reward of the epoch's training images.
         watched: (E,) of each reward that was measured and not trained on.
         seconds: (E,), spent so far on sampling, scoring, credit and training; start-up, grids and checkpoints left out.
+        credit_seconds: (E,), of them on credit.
     """
 
     queries: Tensor
     rewards: Tensor
     watched: Mapping[str, Tensor]
     seconds: Tensor
+    credit_seconds: Tensor
 
     def criterion(self, last_epochs: int) -> float:
         """Mean reward of the last epochs."""
@@ -79,6 +81,7 @@ def read_curve(run: Path, watch: tuple[str, ...], epochs: int) -> Curve:
             if name in components
         },
         _column(list(accumulate(map(epoch_seconds, rows)))),
+        _column(list(accumulate(float(row.get("seconds_credit", 0.0)) for row in rows))),
     )
 
 

@@ -122,8 +122,9 @@ def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -
 
     Returns:
         `final`, an Estimate of the criterion; `difference`, of final - the reference's; `factor`, a Median with
-        `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `watched`, for each
-        watched reward Estimates `at_reference`, `difference` and `final`; `curve`; `by_seed`.
+        `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `seconds_per_epoch` and
+        of it `seconds_credit`, Estimates; `watched`, for each watched reward Estimates `at_reference`, `difference` and
+        `final`; `curve`; `by_seed`.
     """
     by_seed = [_seed(seed, curve, reference.get(seed), last) for seed, curve in runs.items()]
     own, theirs = (_finals(side, last) for side in (runs, reference))
@@ -133,6 +134,7 @@ def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -
         "factor": median_factor([row["factor"] for row in by_seed]),
         "seconds_factor": median_factor([row["seconds_factor"] for row in by_seed]),
         "seconds_per_epoch": mean([float(curve.seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
+        "seconds_credit": mean([float(curve.credit_seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
         "watched": {name: _watched(name, by_seed, reference, last) for name in _watched_names(runs)},
         "curve": _band(list(runs.values())),
         "by_seed": by_seed,

@@ -53,13 +53,14 @@ def tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
     if len(found["arms"]) <= 2:
         return made
     # Whoever was named the reference, another arm may be the better yardstick.
-    factor = "queries factor of row, were column the reference (seeds above 1)"
+    factor = "queries factor of row, were column the reference; seeds above 1"
     differences = _pairs("final reward, row - column", found["differences"], _bounds)
     return [*made, differences, _pairs(factor, found["factors"], _counted)]
 
 
 def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
-    lines = [["arm", "learning rate", "final reward", f"- {reference}", "queries factor", "> 1", "never", "s/epoch"]]
+    seconds = "s/epoch (of it credit)"
+    lines = [["arm", "learning rate", "final reward", f"- {reference}", "queries factor", "> 1", "never", seconds]]
     for name, arm in arms.items():
         factor, other = arm["factor"], name != reference
         lines.append(
@@ -71,7 +72,7 @@ def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
                 _median(factor) if other else "1",
                 f"{factor['above_one']} of {factor['of']}" if other else "",
                 str(factor["never"]) if other else "",
-                estimate_text({**arm["seconds_per_epoch"], "standard_error": None}, signed=False),
+                f"{_plain_mean(arm['seconds_per_epoch'])} ({_plain_mean(arm['seconds_credit'])})",
             ]
         )
     return lines
@@ -109,7 +110,11 @@ def _pairs(
 
 
 def _counted(factor: Mapping[str, Any]) -> str:
-    return "-" if factor["median"] is None else f"{_one(factor['median'])} ({factor['above_one']} of {factor['of']})"
+    return "-" if factor["median"] is None else f"{_median(factor)}; {factor['above_one']} of {factor['of']}"
+
+
+def _plain_mean(estimate: Mapping[str, Any]) -> str:
+    return "-" if estimate["mean"] is None else f"{estimate['mean']:.2g}"
 
 
 def _rate(arm: Mapping[str, Any]) -> str:
