@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from stepcredit.embedded.damage import ELSEWHERE, ON_LATENTS, ON_PIXELS, Change, damage
+from stepcredit.embedded.damage import ELSEWHERE, ON_LATENTS, ON_PIXELS, UNSEEN, Change, damage
 from stepcredit.embedded.draws import chosen
 from stepcredit.embedded.latents import decode, encode
 from stepcredit.embedded.pictures import any_colour, draw_pictures, join
@@ -105,7 +105,7 @@ def _draw_changes(scenes: Tensor, safe: Tensor, empty: Tensor, rng: np.random.Ge
 
 def _draw_severities(count: int, rng: np.random.Generator) -> Tensor:
     severity = torch.from_numpy(rng.random(count, dtype=np.float32))
-    return torch.where(chosen(rng, 0.5, count), 0.1 * severity, 0.4 + 0.6 * severity)
+    return torch.where(chosen(rng, 0.5, count), UNSEEN * severity, 0.4 + 0.6 * severity)
 
 
 def _changed(
