@@ -177,3 +177,7 @@ def compiling(first: float, eager: float, compiled: float, images: int) -> str:
     after = break_even(first - compiled, eager / images, compiled / images)
     won = f"won back after {after:,.0f} queries" if math.isfinite(after) else "never won back"
     return f"compiling: {first:.0f} CPU-seconds for the first update instead of {compiled:.1f}, {won}"
+
+
+if __name__ == "__main__":
+    main()
