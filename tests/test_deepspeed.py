@@ -78,10 +78,14 @@ def test_half_precision_is_refused() -> None:
         descent_of(config, ToyPolicy(), WithDeepSpeed())
 
 
-def test_shared_weights_or_no_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(InputError, match=r"model\.shard and DeepSpeed exclude each other"):
         joined(None, cpu=True, in_step=True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(InputError, match="but the command was not started by accelerate"):
+        joined(None, cpu=True)
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("stepcredit.processes.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs deepspeed: pip install 'stepcredit\[deepspeed\]'"):
         joined(None, cpu=True)
@@ -102,7 +106,7 @@ def launched(stage: int, folder: Path, *words: str) -> subprocess.CompletedProce
         *("--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"),
         *(f"--main_process_port={free_port()}", "-m", *words),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 

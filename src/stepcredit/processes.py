@@ -173,6 +173,8 @@ def part_like(value: Tensor, like: Tensor) -> Tensor:
 def _require_deepspeed(in_step: bool) -> None:
     if in_step:
         raise InputError("model.shard and DeepSpeed exclude each other: launch without it, or leave model.shard out")
+    if "LOCAL_RANK" not in os.environ:
+        raise InputError("ACCELERATE_USE_DEEPSPEED is set, but the command was not started by accelerate")
     if find_spec("deepspeed") is None:
         raise InputError("the launcher asks for DeepSpeed, which needs deepspeed: pip install 'stepcredit[deepspeed]'")
 
