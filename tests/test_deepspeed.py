@@ -58,6 +58,12 @@ def test_numbers_that_are_given_stay() -> None:
     assert config == {"gradient_clipping": 2.0, "train_micro_batch_size_per_gpu": 4}
 
 
+def test_a_batch_size_that_is_given_is_left_to_deepspeed_to_divide() -> None:
+    config = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": "auto"}
+    fitted(config, 2.0)
+    assert config == {"train_batch_size": 8, "gradient_clipping": 2.0}
+
+
 def test_gradients_are_handed_over_as_they_are() -> None:
     weights = [nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor(3.0))]
     gradients = [torch.tensor([0.5, -4.0]), torch.tensor(7.0)]
@@ -71,11 +77,14 @@ def test_gradients_are_handed_over_as_they_are() -> None:
 class WithDeepSpeed(Processes):
     deepspeed = True
 
+    def __init__(self, count: int) -> None:
+        self.count = count
+
 
 def test_half_precision_is_refused() -> None:
     config = toy_config(model={"dtype": "float16"})
     with pytest.raises(InputError, match=r"model\.dtype=float16 cannot be trained with DeepSpeed"):
-        descent_of(config, ToyPolicy(), WithDeepSpeed())
+        descent_of(config, ToyPolicy(), WithDeepSpeed(2))
 
 
 def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +100,7 @@ def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pyte
         joined(None, cpu=True)
 
 
-@pytest.mark.parametrize(("processes", "kept"), [(Processes(), 1), (WithDeepSpeed(), 0)])
+@pytest.mark.parametrize(("processes", "kept"), [(Processes(), 1), (WithDeepSpeed(2), 0), (WithDeepSpeed(1), 1)])
 def test_no_process_keeps_alone_what_it_takes_all_to_know(processes: Processes, kept: int, tmp_path: Path) -> None:
     trainer = start(tmp_path / "run", toy_config())
     with pytest.raises(KeyboardInterrupt), Keeper(trainer.run, trainer.state, Progress(), processes).kept_if_stopped():

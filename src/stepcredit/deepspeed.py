@@ -17,6 +17,7 @@ from stepcredit.processes import Processes
 from stepcredit.types import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_BATCH = "train_micro_batch_size_per_gpu"
 
 
 class DeepSpeedDescent:
@@ -161,8 +162,10 @@ def fitted(config: dict[str, Any], largest: float) -> None:
             "set it to 'auto'"
         )
     config["gradient_clipping"] = largest
-    if config.get("train_micro_batch_size_per_gpu", "auto") == "auto":
-        config["train_micro_batch_size_per_gpu"] = 1  # DeepSpeed reads no data here
+    if config.get(_BATCH, "auto") == "auto":  # DeepSpeed reads no data here, but asks for a number that fits
+        config[_BATCH] = 1
+        if isinstance(config.get("train_batch_size"), int):
+            del config[_BATCH]
 
 
 def _engine(weights: nn.Module, section: TrainSection) -> Any:

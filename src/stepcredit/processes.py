@@ -54,7 +54,7 @@ class Processes:
     @property
     def hold_parts(self) -> bool:
         """Whether it takes all of them to know the weights and what the optimiser remembers."""
-        return self.in_step or self.deepspeed
+        return self.count > 1 and (self.in_step or self.deepspeed)
 
     def exchange(self, value: Result) -> list[Result]:
         """What each process gives, in their order, on all of them."""
