@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from stepcredit.config import TrainConfig
+from stepcredit.descent import PlainDescent
 from stepcredit.experience import Experience
 from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -68,7 +69,8 @@ def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) 
     scaler = torch.amp.GradScaler(device.type, enabled=config.model.dtype == "float16")
     advantages = torch.ones(trajectory.log_probs.shape, device=device)
     experience = Experience(trajectory, advantages, alone(len(trajectory)))
-    return update_policy(policy, optimiser, scaler, experience, config.train, np.random.default_rng(0))
+    descent = PlainDescent(policy, optimiser, scaler, config.train.max_grad_norm)
+    return update_policy(policy, descent, experience, config.train, np.random.default_rng(0))
 
 
 def timed(device: torch.device, work: Callable[[], Value]) -> tuple[Value, Seconds]:

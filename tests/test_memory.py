@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import PROMPTS, SEEDS, experienced, tiny_policy
+from tests.tiny import PROMPTS, SEEDS, descending, experienced, tiny_policy
 from tests.toy_policy import toy_config
 from torch import Tensor
 
@@ -53,8 +53,7 @@ def heaviest(steps: int) -> int:
     before = live_bytes()
     update_policy(
         policy,
-        torch.optim.AdamW(policy.parameters()),
-        torch.amp.GradScaler("cpu", enabled=False),
+        descending(policy, section),
         experienced(trajectory, torch.ones(len(trajectory), steps)),
         section,
         epoch_generator(0, Stream.SHUFFLE, 0),

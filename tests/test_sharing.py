@@ -105,9 +105,3 @@ def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch: pyte
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(InputError, match=r"run\.processes is 2, but the launcher has started 4 processes$"):
         joined(2, cpu=True)
-
-
-def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(InputError, match="DeepSpeed is not supported"):
-        joined(None, cpu=True)

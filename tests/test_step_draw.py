@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.test_trainer import finish, resume, rows, start, state
 from tests.test_update import SCALER, OneStep, Watched, section, taken, toy_walk
-from tests.tiny import experienced
+from tests.tiny import descending, experienced
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
@@ -195,10 +195,9 @@ def test_the_first_ratio_is_1_at_every_drawn_step() -> None:
     policy, walk, advantages = drawn_walk()
     policy.load_state_dict({"target": torch.zeros(1, 2, 2)})  # as it was when it walked
     given = section(updates_per_epoch=1, sampled_steps=2)
-    optimiser = torch.optim.SGD(policy.parameters(), lr=1e-3)
     draw = step_draw(given, walk, advantages, 5, 0)
     rng = np.random.default_rng(0)
-    figures = update_policy(policy, optimiser, SCALER, experienced(walk, advantages, draw), given, rng)
+    figures = update_policy(policy, descending(policy, given), experienced(walk, advantages, draw), given, rng)
     assert figures["ratio_max_deviation"] == 0.0 and figures["approx_kl"] == 0.0
     assert sum(len(images) for images, _ in policy.replayed) == IMAGES * 2
 
@@ -206,8 +205,8 @@ def test_the_first_ratio_is_1_at_every_drawn_step() -> None:
 def test_an_update_of_one_step_at_a_time_has_full_batches() -> None:
     policy, walk, advantages = drawn_walk(OneStep)
     given = section(updates_per_epoch=2, sampled_steps=2)
-    optimiser, draw = torch.optim.SGD(policy.parameters(), lr=1e-3), draw_of(walk, advantages, sampled_steps=2)
-    update_policy(policy, optimiser, SCALER, experienced(walk, advantages, draw), given, np.random.default_rng(0))
+    experience = experienced(walk, advantages, draw_of(walk, advantages, sampled_steps=2))
+    update_policy(policy, descending(policy, given), experience, given, np.random.default_rng(0))
     assert [(len(set(images)), len(set(steps))) for images, steps in policy.replayed] == [(4, 1)] * 4
 
 

@@ -38,13 +38,17 @@ def command(*words: str, processes: int) -> list[str]:
 
 
 def launcher(processes: int) -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *(f"--nproc-per-node={processes}", f"--master-port={port}", "-m"),
+        *(f"--nproc-per-node={processes}", f"--master-port={free_port()}", "-m"),
     ]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def run(folder: Path, *words: str, processes: int) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tiny import experienced, log_prob, perturb, tiny_policy, tiny_sd
+from tests.tiny import descending, experienced, log_prob, perturb, tiny_policy, tiny_sd
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
@@ -280,12 +280,10 @@ def test_a_walk_with_nothing_to_train(walk: tuple[PipelinePolicy, Trajectory]) -
 
 def updated(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> tuple[dict[str, float], list[Any]]:
     given = section(**options)
-    optimiser = torch.optim.SGD(policy.parameters(), lr=given.learning_rate)
     ticks: list[Any] = []
     figures = update_policy(
         policy,
-        optimiser,
-        SCALER,
+        descending(policy, given),
         experienced(trajectory, STEP_ADVANTAGES),
         given,
         np.random.default_rng(0),
@@ -431,9 +429,8 @@ def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
     for size in (3, 8):
         policy, trajectory, advantages = toy_walk()
         given = section(updates_per_epoch=1, kl_weight=0.5, kl_space=kl_space, microbatch=size)
-        optimiser = torch.optim.SGD(policy.parameters(), lr=1e-3)
-        rng = np.random.default_rng(0)
-        figures.append(update_policy(policy, optimiser, SCALER, experienced(trajectory, advantages), given, rng))
+        rng, descent = np.random.default_rng(0), descending(policy, given)
+        figures.append(update_policy(policy, descent, experienced(trajectory, advantages), given, rng))
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
     assert 0 < figures[0]["clip_fraction"] < 1
     assert all(figures[0][name] > 0 for name in ("approx_kl", "reference_kl", "ratio_max_deviation", "grad_norm"))

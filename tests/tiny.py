@@ -28,7 +28,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from stepcredit.config import ModelSection, SampleSection
+from stepcredit.config import ModelSection, SampleSection, TrainSection
+from stepcredit.descent import PlainDescent
 from stepcredit.experience import Experience
 from stepcredit.maths import gaussian
 from stepcredit.policy.adapters import attach
@@ -205,6 +206,12 @@ def perturb(policy: Policy, scale: float = 0.1, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=scale)
+
+
+def descending(policy: Policy, section: TrainSection) -> PlainDescent:
+    """Plain gradient descent at the rate of `section`."""
+    optimiser = torch.optim.SGD(policy.parameters(), lr=section.learning_rate)
+    return PlainDescent(policy, optimiser, torch.amp.GradScaler(enabled=False), section.max_grad_norm)
 
 
 def experienced(walk: Trajectory, advantages: Tensor, draw: StepDraw | None = None) -> Experience:

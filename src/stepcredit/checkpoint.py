@@ -126,6 +126,11 @@ def credit_tensors(saved: Checkpoint) -> dict[str, Tensor]:
     return _of(_CREDIT, saved)
 
 
+def optimiser_part(saved: Checkpoint) -> dict[str, Tensor]:
+    """What `optimiser_tensors` gave, as it is in a checkpoint."""
+    return {name: value for name, value in saved.tensors.items() if name.startswith("optimiser.")}
+
+
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's tensors as `optimiser.<parameter index>.<name>`."""
     return {

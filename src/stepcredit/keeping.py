@@ -120,8 +120,8 @@ class Keeper:
         self._run.truncate_metrics(epoch)
 
     def _save_alone(self) -> None:
-        """Save without a word to the other processes, which may be gone; not where they hold parts of the weights."""
-        if self._processes.main and not self._processes.in_step:
+        """Save without a word to the other processes, which may be gone; not where they hold parts of it."""
+        if self._processes.main and not self._processes.hold_parts:
             self._write(self._state.captured())
 
     def _write(self, captured: Checkpoint) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
@@ -35,18 +36,25 @@ class Processes:
         index: of this process, from 0.
         count: of all.
         in_step: whether each forward is made by all of them together, because the weights are shared out.
+        deepspeed: whether the optimiser's steps are DeepSpeed's.
         agreed: whether an error has been raised that all of them know of.
     """
 
     index = 0
     count = 1
     in_step = False
+    deepspeed = False
     agreed = False
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes files and talks to the user."""
         return self.index == 0
+
+    @property
+    def hold_parts(self) -> bool:
+        """Whether it takes all of them to know the weights and what the optimiser remembers."""
+        return self.count > 1 and (self.in_step or self.deepspeed)
 
     def exchange(self, value: Result) -> list[Result]:
         """What each process gives, in their order, on all of them."""
@@ -81,12 +89,13 @@ class Processes:
 
 
 class JoinedProcesses(Processes):
-    """Two processes or more, of which this is one."""
+    """Processes that a launcher has started, of which this is one."""
 
-    def __init__(self, index: int, count: int, in_step: bool) -> None:
+    def __init__(self, index: int, count: int, in_step: bool, deepspeed: bool) -> None:
         self.index = index
         self.count = count
         self.in_step = in_step
+        self.deepspeed = deepspeed
         self._objects: Any = distributed.new_group(backend="gloo")
 
     def exchange(self, value: Result) -> list[Result]:
@@ -117,14 +126,16 @@ def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: flo
         patience: seconds to wait for the others at any time; None is for ever, or nearly.
 
     Raises:
-        InputError: there are more or fewer than `asked`, or the launcher asks for DeepSpeed.
+        InputError: there are more or fewer than `asked`, or the launcher asks for DeepSpeed, which is not there or
+            does not go with `in_step`.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if asked is not None and launched != asked:
         raise InputError(f"run.processes is {asked}, but the launcher has started {_number(launched)}")
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise InputError("DeepSpeed is not supported: launch without it")
-    if launched == 1:
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if deepspeed:
+        _require_deepspeed(in_step)
+    elif launched == 1:
         if in_step:
             raise InputError("model.shard shares the weights out over processes, but there is one: use torchrun")
         return Processes()
@@ -133,10 +144,16 @@ def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: flo
 
     cpu = cpu or not torch.accelerator.is_available()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate would warn and choose another number
-    state = PartialState(cpu=cpu, timeout=timedelta(seconds=patience or 10**7))
+    waiting = timedelta(seconds=patience or 10**7)
+    if deepspeed:
+        if cpu:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        state = PartialState(backend="gloo" if cpu else None, timeout=waiting)  # with cpu=True there is no DeepSpeed
+    else:
+        state = PartialState(cpu=cpu, timeout=waiting)
     if state.num_processes != launched:
         raise InputError(f"the launcher says {launched} processes, but accelerate has joined {state.num_processes}")
-    return JoinedProcesses(state.process_index, state.num_processes, in_step)
+    return JoinedProcesses(state.process_index, state.num_processes, in_step, deepspeed)
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
@@ -151,6 +168,15 @@ def part_like(value: Tensor, like: Tensor) -> Tensor:
         return value
     whole = value.to(like.device, like.dtype)
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _require_deepspeed(in_step: bool) -> None:
+    if in_step:
+        raise InputError("model.shard and DeepSpeed exclude each other: launch without it, or leave model.shard out")
+    if "LOCAL_RANK" not in os.environ:
+        raise InputError("ACCELERATE_USE_DEEPSPEED is set, but the command was not started by accelerate")
+    if find_spec("deepspeed") is None:
+        raise InputError("the launcher asks for DeepSpeed, which needs deepspeed: pip install 'stepcredit[deepspeed]'")
 
 
 @contextmanager

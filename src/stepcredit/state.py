@@ -5,15 +5,16 @@ from __future__ import annotations
 import operator
 
 import torch
-from torch import Tensor
 
 from stepcredit import checkpoint
 from stepcredit.advantages import Advantages
 from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
+from stepcredit.deepspeed import DeepSpeedDescent
+from stepcredit.descent import Descent, PlainDescent, adamw
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
-from stepcredit.processes import part_like, whole_tensor
+from stepcredit.processes import Processes, whole_tensor
 from stepcredit.tracking import package_versions
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
@@ -29,34 +30,32 @@ class TrainingState:
         finished_epochs: whose updates are made.
         reward_queries: images scored for training so far.
         guard: remembers a micro-batch that was halved, and updates skipped in a row.
+        descent: the optimiser and the loss scaler.
     """
 
-    def __init__(self, config: TrainConfig, policy: Policy, guard: Guard, credit: CreditAssigner | None = None) -> None:
-        train, device = config.train, policy.parameters()[0].device.type
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        guard: Guard,
+        credit: CreditAssigner | None = None,
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
         self.policy = policy
         self.guard = guard
         self.learner = credit if isinstance(credit, LearningCredit) else None
         self.finished_epochs = 0
         self.reward_queries = 0
-        self.advantages = Advantages(train, config.credit.standardise)
-        self.scaler = torch.amp.GradScaler(device, enabled=config.model.dtype == "float16")
-        self.optimiser = torch.optim.AdamW(
-            policy.parameters(),
-            lr=train.learning_rate,
-            betas=train.betas,
-            eps=train.adam_epsilon,
-            weight_decay=train.weight_decay,
-            fused=device == "cuda" and not self.scaler.is_enabled(),  # fused, it counts steps that the scaler skips
-        )
-        self.optimiser.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
+        self.advantages = Advantages(config.train, config.credit.standardise)
+        self.descent = descent_of(config, policy, processes or Processes())
 
     def captured(self) -> Checkpoint:
         """The state as it is, with the configuration and the versions that made it."""
         state = {
             "reward_queries": self.reward_queries,
             **self.advantages.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.descent.scaler.state_dict(),
             "skipped_in_a_row": self.guard.skipped_in_a_row,
             "microbatch": {"asked": self.config.train.microbatch, "halved": self.guard.microbatch},
             "config": self.config.model_dump(mode="json"),
@@ -65,9 +64,9 @@ class TrainingState:
         tensors = {
             **checkpoint.as_policy_tensors(self.policy.state_dict()),
             **checkpoint.as_credit_tensors(self.learner.state_dict() if self.learner else {}),
-            **checkpoint.optimiser_tensors(self.optimiser),
         }
-        return Checkpoint(self.finished_epochs, {name: whole_tensor(value) for name, value in tensors.items()}, state)
+        whole = {name: whole_tensor(value) for name, value in tensors.items()}
+        return Checkpoint(self.finished_epochs, whole | self.descent.tensors(), state)
 
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Become what `captured` gave.
@@ -86,11 +85,11 @@ class TrainingState:
 
     def _restore(self, saved: Checkpoint) -> None:
         self.policy.load_state_dict(checkpoint.policy_tensors(saved))
-        checkpoint.restore_optimiser(self.optimiser, self._parts(saved.tensors))
+        self.descent.restore(checkpoint.optimiser_part(saved))
         self.advantages.load_state_dict(saved.state)
         if self.learner:
             self.learner.load_state_dict(checkpoint.credit_tensors(saved))
-        self.scaler.load_state_dict(saved.state["scaler"])
+        self.descent.scaler.load_state_dict(saved.state["scaler"])
         self.guard.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
         size = saved.state["microbatch"]
         if size["halved"] is not None and size["asked"] == self.config.train.microbatch:
@@ -98,11 +97,19 @@ class TrainingState:
         self.reward_queries = operator.index(saved.state["reward_queries"])
         self.finished_epochs = saved.epoch
 
-    def _parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the optimiser keeps of each weight, shared out as the weight is."""
-        weights = self.policy.parameters()
-        return {
-            name: part_like(value, weights[int(name.split(".")[1])])
-            for name, value in tensors.items()
-            if name.startswith("optimiser.") and value.ndim
-        } | {name: value for name, value in tensors.items() if name.startswith("optimiser.") and not value.ndim}
+
+def descent_of(config: TrainConfig, policy: Policy, processes: Processes) -> Descent:
+    """How this run makes its steps.
+
+    Raises:
+        InputError: the launcher asks for DeepSpeed and `config` or its own configuration for what that cannot do.
+    """
+    device, halves = policy.parameters()[0].device.type, config.model.dtype == "float16"
+    if processes.deepspeed:
+        if halves:
+            raise InputError("model.dtype=float16 cannot be trained with DeepSpeed: use bfloat16 or float32")
+        return DeepSpeedDescent(policy, config.train, processes)
+    fused = device == "cuda" and not halves  # fused, it counts steps that the scaler skips
+    optimiser = adamw(policy.parameters(), config.train, fused=fused)
+    scaler = torch.amp.GradScaler(device, enabled=halves)
+    return PlainDescent(policy, optimiser, scaler, config.train.max_grad_norm, processes)

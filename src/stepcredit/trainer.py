@@ -77,8 +77,9 @@ class Trainer:
         self.progress = progress or Progress()
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
-        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note), credit)
         self.processes = processes or Processes()
+        guard = Guard(config.train.max_skipped_updates, self.progress.note)
+        self.state = TrainingState(config, policy, guard, credit, self.processes)
         self.keeper = Keeper(run, self.state, self.progress, self.processes)
         self._require_images()
 
@@ -235,8 +236,7 @@ class Trainer:
         draw = step_draw(train, trajectory, step_advantages, self.config.run.seed, epoch)
         figures = update_policy(
             self.policy,
-            state.optimiser,
-            state.scaler,
+            state.descent,
             Experience(trajectory, step_advantages[share.rows], share, draw),
             train,
             self._shuffle(epoch),
@@ -323,7 +323,7 @@ class Trainer:
     def _profiled(self, wanted: bool) -> AbstractContextManager[None]:
         if not (wanted and self.config.run.profile and self.processes.main):
             return nullcontext()
-        return profiled(self.run.profile_dir, self.state.optimiser, self.progress)
+        return profiled(self.run.profile_dir, self.state.descent.optimiser, self.progress)
 
     def _require_images(self) -> None:
         images, updates, count = (

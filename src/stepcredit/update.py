@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stepcredit.config import TrainSection
+from stepcredit.descent import Descent
 from stepcredit.experience import Experience
 from stepcredit.faults import Guard
 from stepcredit.gradient import accumulate_gradient
 from stepcredit.plans import image_groups, microbatch
-from stepcredit.processes import Processes, whole_tensor
 from stepcredit.types import Policy
 from stepcredit.update_statistics import UpdateStatistics, everywhere
 
@@ -23,8 +22,7 @@ Tick = Callable[[int, int], None]
 
 def update_policy(
     policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    descent: Descent,
     experience: Experience,
     section: TrainSection,
     rng: np.random.Generator,
@@ -55,18 +53,18 @@ def update_policy(
     share, updates = experience.share, section.inner_epochs * section.updates_per_epoch
     for done, group in enumerate(groups(share.total, section, rng)):
         part = experience.part(group, mixed=policy.mixes_steps, first=done == 0)
-        gradient = partial(accumulate_gradient, policy, scaler, experience, part, section)
-        found = guard.in_memory(gradient, optimiser.zero_grad, microbatch(section, share.size))
-        found.grad_norm.append(clipped_norm(policy, optimiser, scaler, section.max_grad_norm, share.processes))
-        if share.processes.all(found.finite()):
-            scaler.step(optimiser)
+        gradient = partial(accumulate_gradient, policy, descent.scaler, experience, part, section)
+        found = guard.in_memory(gradient, descent.clear, microbatch(section, share.size))
+        step = descent.step(found.loss)
+        if step.made:
+            found.grad_norm.append(step.norm)
             statistics.add(found)
             guard.stepped()
         else:
             statistics.skip(found)
-            guard.skipped(scaler)
-        scaler.update()
-        optimiser.zero_grad(set_to_none=True)
+            guard.skipped(descent.scaler)
+        descent.scaler.update()
+        descent.clear()
         tick(done + 1, updates)
     return everywhere(statistics, share.processes).summary()
 
@@ -75,12 +73,3 @@ def groups(images: int, section: TrainSection, rng: np.random.Generator) -> Iter
     """The images of each update, shuffled again in every inner epoch."""
     for _ in range(section.inner_epochs):
         yield from image_groups(images, section.updates_per_epoch, rng)
-
-
-def clipped_norm(
-    policy: Policy, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, largest: float, processes: Processes
-) -> Tensor:
-    """Add up the gradients of all processes and clip them; the norm that they had before."""
-    processes.add_gradients(policy.parameters())
-    scaler.unscale_(optimiser)
-    return whole_tensor(torch.nn.utils.clip_grad_norm_(policy.parameters(), largest).detach())

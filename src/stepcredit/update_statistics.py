@@ -48,10 +48,6 @@ class UpdateStatistics:
         self.first_ratio += other.first_ratio
         self.skipped += 1
 
-    def finite(self) -> bool:
-        """Whether every loss and gradient norm is. Waits for the device."""
-        return bool(torch.stack([*self.loss, *self.grad_norm]).isfinite().all())
-
     def on_cpu(self) -> UpdateStatistics:
         """The same, as other processes can read it."""
         figures = {name: [value.cpu() for value in getattr(self, name)] for name in _FIGURES}

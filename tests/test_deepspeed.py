@@ -1,0 +1,169 @@
+"""Steps by DeepSpeed: what is refused, and that they are those of the optimiser alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.test_trainer import start
+from tests.test_two_processes import FIGURES, ROOT, RUN, free_port, rows
+from tests.test_two_processes import run as run_plainly
+from tests.toy_policy import ToyPolicy, toy_config
+from torch import nn
+
+from stepcredit.deepspeed import fitted, handed
+from stepcredit.errors import InputError
+from stepcredit.keeping import Keeper
+from stepcredit.processes import Processes, joined
+from stepcredit.progress import Progress
+from stepcredit.state import descent_of
+
+installed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed, an optional extra, is not installed")
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"zero_optimization": {"stage": 3}}, r"ZeRO stage 3 is not supported: model\.shard=true"),
+        ({"optimizer": {"type": "AdamW"}}, "has its own optimizer: leave it out"),
+        ({"scheduler": {"type": "WarmupLR"}}, "has its own scheduler: leave it out"),
+        ({"bf16": {"enabled": True}}, r"enables 'bf16': .*it is model\.dtype"),
+        ({"fp16": {"enabled": True}}, "enables 'fp16'"),
+        ({"gradient_clipping": 0.5}, r"gradient_clipping 0\.5, but train\.max_grad_norm is 2\.0"),
+    ],
+)
+def test_what_the_run_says_otherwise_is_refused(config: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        fitted(config, 2.0)
+
+
+@pytest.mark.parametrize("asked", [{}, {"gradient_clipping": "auto", "train_micro_batch_size_per_gpu": "auto"}])
+def test_what_is_left_open_is_filled_in(asked: dict[str, Any]) -> None:
+    config = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": "auto"}, "fp16": {"enabled": False}, **asked}
+    fitted(config, 2.0)
+    assert config["gradient_clipping"] == 2.0 and config["train_micro_batch_size_per_gpu"] == 1
+
+
+def test_numbers_that_are_given_stay() -> None:
+    config = {"gradient_clipping": 2.0, "train_micro_batch_size_per_gpu": 4}
+    fitted(config, 2.0)
+    assert config == {"gradient_clipping": 2.0, "train_micro_batch_size_per_gpu": 4}
+
+
+def test_a_batch_size_that_is_given_is_left_to_deepspeed_to_divide() -> None:
+    config = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": "auto"}
+    fitted(config, 2.0)
+    assert config == {"train_batch_size": 8, "gradient_clipping": 2.0}
+
+
+def test_gradients_are_handed_over_as_they_are() -> None:
+    weights = [nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor(3.0))]
+    gradients = [torch.tensor([0.5, -4.0]), torch.tensor(7.0)]
+    loss = handed(gradients, weights) * 3
+    assert float(loss.detach()) == 0
+    loss.backward()
+    for weight, gradient in zip(weights, gradients, strict=True):
+        assert weight.grad is not None and weight.grad.equal(3 * gradient)
+
+
+class WithDeepSpeed(Processes):
+    deepspeed = True
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+def test_half_precision_is_refused() -> None:
+    config = toy_config(model={"dtype": "float16"})
+    with pytest.raises(InputError, match=r"model\.dtype=float16 cannot be trained with DeepSpeed"):
+        descent_of(config, ToyPolicy(), WithDeepSpeed(2))
+
+
+def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(InputError, match=r"model\.shard and DeepSpeed exclude each other"):
+        joined(None, cpu=True, in_step=True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(InputError, match="but the command was not started by accelerate"):
+        joined(None, cpu=True)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr("stepcredit.processes.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs deepspeed: pip install 'stepcredit\[deepspeed\]'"):
+        joined(None, cpu=True)
+
+
+@pytest.mark.parametrize(("processes", "kept"), [(Processes(), 1), (WithDeepSpeed(2), 0), (WithDeepSpeed(1), 1)])
+def test_no_process_keeps_alone_what_it_takes_all_to_know(processes: Processes, kept: int, tmp_path: Path) -> None:
+    trainer = start(tmp_path / "run", toy_config())
+    with pytest.raises(KeyboardInterrupt), Keeper(trainer.run, trainer.state, Progress(), processes).kept_if_stopped():
+        raise KeyboardInterrupt
+    assert len(list(trainer.run.checkpoint_root.glob("epoch_*"))) == kept
+
+
+def launched(stage: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Two processes by `accelerate launch`."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--use_deepspeed", f"--zero_stage={stage}"),
+        *("--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"),
+        *(f"--main_process_port={free_port()}", "-m", *words),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_steps_are_those_of_one_optimiser_with_all_gradients(stage: int) -> None:
+    """With another number of forwards in each process, and updates that one of the two spoils."""
+    said = launched(stage, ROOT, "tests.deepspeed_steps")
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout.splitlines()[-1])
+    assert [step["made"] for step in found.values()] == [[True] * 2, [False] * 2, [False] * 2, [True] * 2, [True] * 2]
+    for name, step in found.items():
+        assert step["told"][0] == step["told"][1], name
+        assert step["difference"] < 1e-5, name
+
+
+@pytest.fixture(scope="module", params=["lora", "full"])
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """A configuration, with averages, and its run in one process without DeepSpeed."""
+    words = [*RUN, f"model.adapter={request.param}", "model.ema=0.5", "train.learning_rate=1e-3"]
+    folder = tmp_path_factory.mktemp(f"alone_{request.param}")
+    said = run_plainly(folder, "train", "embedded_jpeg", *words, "--run", "a", processes=1)
+    assert said.returncode == 0, said.stderr
+    return words, folder / "a"
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 2), (1, None), (None, 0)], ids=str)
+def test_two_processes_with_deepspeed_walk_the_curve_of_one(
+    alone: tuple[list[str], Path], first: int | None, then: int | None, tmp_path: Path
+) -> None:
+    """Stopped after an epoch and gone on with: by DeepSpeed with these stages, or by one process without."""
+    words, expected = alone
+    for stage, command in (
+        (first, ["train", "embedded_jpeg", *words, "train.epochs=1", "--run", "b"]),
+        (then, ["train", "--resume", "--run", "b", "train.epochs=2"]),
+    ):
+        if stage is None:
+            said = run_plainly(tmp_path, *command, processes=1)
+        else:
+            said = launched(stage, tmp_path, "stepcredit", *command)
+        assert said.returncode == 0, said.stderr
+    for one, two in zip(rows(expected), rows(tmp_path / "b"), strict=True):
+        assert two["ratio_max_deviation"] == 0 and two["skipped_updates"] == 0
+        assert [two[name] for name in FIGURES] == pytest.approx([one[name] for name in FIGURES], rel=1e-3)
+    (name,) = (path.relative_to(expected) for path in expected.glob("[lu]*/*.safetensors"))
+    ours, theirs = load_file(expected / name), load_file(tmp_path / "b" / name)
+    for key, value in ours.items():
+        assert float((value - theirs[key]).abs().max()) < 1e-2 * float(value.abs().max()) + 1e-6
