@@ -154,6 +154,8 @@ def test_a_users_own_encode_prompt_survives() -> None:
     assert len(called) == 2  # once for the prompts, once for one more, to see what belongs to a prompt
     policy.replay(walk, 0)
     policy.rollout(PROMPTS, SEEDS)
+    assert len(called) == 2  # the same prompts
+    policy.rollout(PROMPTS[:2], SEEDS[:2])
     assert len(called) == 3
     assert policy.pipeline.encode_prompt is own
 

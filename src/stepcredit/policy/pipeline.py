@@ -18,7 +18,7 @@ from stepcredit.maths import Transition
 from stepcredit.plans import entries
 from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.denoisers import knows_time
-from stepcredit.policy.encodings import Encodings
+from stepcredit.policy.encodings import Earlier, Encodings, versions
 from stepcredit.policy.families import family_of
 from stepcredit.policy.reentry import Recording, record, replay
 from stepcredit.policy.schedulers import recording_scheduler, walk_schedule
@@ -63,7 +63,7 @@ class PipelinePolicy:
         self.replay_modes = (*mixing, "one-step", "full-walk")
         self.replay_mode = self.replay_modes[0]
         self._defaults = {**self.family.call, **(defaults or {})}
-        self._layouts: dict[Any, Any] = {}
+        self._encoded = Earlier()
 
     def rollout(
         self,
@@ -149,10 +149,15 @@ class PipelinePolicy:
             },
             noises=tuple(scale if step in noisy else 0.0 for step in range(plan.steps)),
             prompts=tuple(texts),
-            encodings=Encodings([prompt.text for prompt in among], self._layouts),
+            encodings=Encodings([prompt.text for prompt in among], self._encoded, versions(self._encoders())),
             device=self.pipeline._execution_device,
             batch=batch,
         )
+
+    def _encoders(self) -> list[torch.nn.Module]:
+        """The text encoders, and whatever else is frozen and not the decoder."""
+        others = {name: part for name, part in self.pipeline.components.items() if name not in (self.denoiser, "vae")}
+        return [part for part in others.values() if isinstance(part, torch.nn.Module)]
 
     def _record(self, recording: Recording, texts: Sequence[str], tape: Recorder) -> Tensor:
         """Images (B,3,H,W) of one batch."""
