@@ -13,6 +13,7 @@ from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
+from stepcredit.optimiser import build_optimiser
 from stepcredit.processes import part_like, whole_tensor
 from stepcredit.tracking import package_versions
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
@@ -41,14 +42,7 @@ class TrainingState:
         self.reward_queries = 0
         self.advantages = Advantages(train, config.credit.standardise)
         self.scaler = torch.amp.GradScaler(device, enabled=config.model.dtype == "float16")
-        self.optimiser = torch.optim.AdamW(
-            policy.parameters(),
-            lr=train.learning_rate,
-            betas=train.betas,
-            eps=train.adam_epsilon,
-            weight_decay=train.weight_decay,
-            fused=device == "cuda" and not self.scaler.is_enabled(),  # fused, it counts steps that the scaler skips
-        )
+        self.optimiser = build_optimiser(policy.parameters(), train, scaled=self.scaler.is_enabled())
         self.optimiser.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
 
     def captured(self) -> Checkpoint:
