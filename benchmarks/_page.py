@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -19,9 +18,3 @@ def filled(page: str, name: str, text: str) -> str:
 
 def fill(page: Path, name: str, text: str) -> None:
     page.write_text(filled(page.read_text(encoding="utf-8"), name, text), encoding="utf-8")
-
-
-def pipes(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    head, *rest = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, f"|{'---|' * len(rows[0])}", *rest])

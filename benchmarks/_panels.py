@@ -8,8 +8,9 @@ from html import escape
 from pathlib import Path
 
 import stepcredit.report
+from stepcredit.report.axes import Size
 
-PANEL = (320, 200)
+PANEL = Size(320, 200)
 _HEIGHT, _GAP = 34, 16
 
 
@@ -22,10 +23,10 @@ def side_by_side(charts: Sequence[tuple[str, str]], legend: str, columns: int, s
     """
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
-    width, height = columns * (PANEL[0] + _GAP), rows * (PANEL[1] + _HEIGHT + _GAP) + _HEIGHT
+    width, height = columns * (PANEL.width + _GAP), rows * (PANEL.height + _HEIGHT + _GAP) + _HEIGHT
     panels = []
     for index, (title, chart) in enumerate(charts):
-        x, y = (index % columns) * (PANEL[0] + _GAP), (index // columns) * (PANEL[1] + _HEIGHT + _GAP)
+        x, y = (index % columns) * (PANEL.width + _GAP), (index // columns) * (PANEL.height + _HEIGHT + _GAP)
         panels.append(f'<text class="title" x="{x + 8}" y="{y + 22}">{escape(title)}</text>')
         panels.append(_placed(chart, x, y + _HEIGHT))
     return (
@@ -36,9 +37,8 @@ def side_by_side(charts: Sequence[tuple[str, str]], legend: str, columns: int, s
 
 
 def _placed(svg: str, x: int, y: int) -> str:
-    return re.sub(
-        r'^<svg class="(chart[^"]*)"', rf'<svg class="\1" x="{x}" y="{y}" width="{PANEL[0]}" height="{PANEL[1]}"', svg
-    )
+    place = f'x="{x}" y="{y}" width="{PANEL.width}" height="{PANEL.height}"'
+    return re.sub(r'^<svg class="(chart[^"]*)"', rf'<svg class="\1" {place}', svg)
 
 
 def _style() -> str:

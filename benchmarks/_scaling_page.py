@@ -161,7 +161,7 @@ def _panel(law: Law, costs: Sequence[Sequence[Cost]]) -> str:
         Line(f"{phase}, fitted", [Point(value, line(law.against(value))) for value in law.values])
         for phase, line in fits(law, costs).items()
     ]
-    return line_chart([*measurements, *lines], x_label=law.field, y_label="cost", width=PANEL[0], height=PANEL[1])
+    return line_chart([*measurements, *lines], x_label=law.field, y_label="cost", size=PANEL)
 
 
 def _point(value: float, rounds: Sequence[float]) -> Point:

@@ -22,9 +22,9 @@ from typing import Any
 from _page import DOCS, fill
 from _panels import PANEL, side_by_side
 
-from stepcredit.comparison.sections import curve_points
+from stepcredit.comparison.sections import curve_lines
 from stepcredit.comparison.text import reward_sections
-from stepcredit.report.charts import Line, line_chart
+from stepcredit.report.charts import line_chart
 
 
 def main() -> None:
@@ -56,9 +56,8 @@ def curves(results: Mapping[str, Any]) -> str:
     """A panel a reward."""
     charts = []
     for reward, found in results["rewards"].items():
-        lines = [Line(name, curve_points(arm["curve"], "queries", "mean")) for name, arm in found["arms"].items()]
-        drawn = line_chart(lines, x_label="reward queries", y_label=reward, width=PANEL[0], height=PANEL[1])
-        charts.append((reward, drawn))
+        lines = curve_lines(found["arms"], "queries", "mean")
+        charts.append((reward, line_chart(lines, x_label="reward queries", y_label=reward, size=PANEL)))
     names = next(iter(results["rewards"].values()))["arms"]
     legend = "  ".join(
         f'<tspan fill="var(--s{index % 8})">■</tspan> {escape(name)}' for index, name in enumerate(names)

@@ -21,7 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _page import DOCS, fill, pipes
+from _page import DOCS, fill
+
+from stepcredit.comparison.text import pipes
 
 CHECKER = "alignment"
 DIVERSITY = "diversity"
@@ -46,8 +48,8 @@ def main() -> None:
 
 
 def measured(folder: Path, rewards: Sequence[str], images: int, seed: int) -> Found:
-    """Of every fresh run in `folder`; those that were measured before are read from cross_rewards.json."""
-    runs = sorted(path.parent for path in (folder / "runs/fresh").glob("*/*/*/seed-*/report.html"))
+    """Of every finished fresh run in `folder`; those that were measured before are read from cross_rewards.json."""
+    runs = sorted(path.parent for path in (folder / "runs/fresh").glob("*/*/*/seed-*/finished"))
     kept = folder / "cross_rewards.json"
     asked = {"images": images, "seed": seed, "rewards": list(rewards)}
     before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}

@@ -9,8 +9,8 @@ Ways to accumulate the same gradient over the same recorded walks, in alternatio
 - bare:     a plain loop over (image, step) that calls the denoiser directly, without re-entering the pipeline; the
             shape of the reference implementations' loops
 
-Prints CPU-seconds per reward query of each, the ratios round by round, the relative difference of the gradients, and
-after how many queries the seconds that compiling takes are won back.
+Prints CPU-milliseconds per reward query of each, the range of their ratios over rounds, the relative difference of the
+gradients, and after how many queries the seconds that compiling takes are won back.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def sampled(policy: PipelinePolicy, config: TrainConfig, images: int) -> Traject
 
 def ways(config: TrainConfig, options: argparse.Namespace) -> dict[str, Way]:
     """By name, the baseline first."""
-    policy, largest = load_policy(config), options.sizes[-1]
+    policy = load_policy(config)
     trajectory = sampled(policy, config, options.images)
     advantages = torch.randn(trajectory.log_probs.shape, generator=torch.Generator().manual_seed(0))
     found = {str(size): partial(ours, policy, trajectory, advantages, config, size) for size in options.sizes}
@@ -97,7 +97,8 @@ def ways(config: TrainConfig, options: argparse.Namespace) -> dict[str, Way]:
     if options.compiled:
         other = load_policy(config.model_copy(update={"model": config.model.model_copy(update={"compile": True})}))
         walks = sampled(other, config, options.images)
-        gradients["compiled"] = partial(gradient_of, other, partial(ours, other, walks, advantages, config, largest))
+        work = partial(ours, other, walks, advantages, config, options.sizes[-1])
+        gradients["compiled"] = partial(gradient_of, other, work)
     return gradients
 
 
@@ -176,3 +177,7 @@ def compiling(first: float, eager: float, compiled: float, images: int) -> str:
     after = break_even(first - compiled, eager / images, compiled / images)
     won = f"won back after {after:,.0f} queries" if math.isfinite(after) else "never won back"
     return f"compiling: {first:.0f} CPU-seconds for the first update instead of {compiled:.1f}, {won}"
+
+
+if __name__ == "__main__":
+    main()

@@ -69,30 +69,31 @@ def comparison(recipe: str, epochs: int, seeds: list[int]) -> dict[str, Any]:
 
 def table(arms: dict[str, Any]) -> list[str]:
     columns = f"{'s/epoch':>9}{'same queries':>14}{'same seconds':>14}{'by queries':>12}{'by seconds':>12}"
-    lines, means = [f"{'arm':<12}{'seed':>6}{columns}"], []
+    lines, means, remarks = [f"{'arm':<12}{'seed':>6}{columns}"], [], []
     cost = {name: epoch_seconds(arm["by_seed"]) for name, arm in arms.items()}
-    end = {row["seed"]: row["queries"] for row in arms[ALL]["by_seed"]}
+    whole = {row["seed"]: row for row in arms[ALL]["by_seed"]}
     for name, arm in arms.items():
-        found = []
+        found = {row["seed"]: figures(row, whole[row["seed"]], cost[name], cost[ALL]) for row in arm["by_seed"]}
+        lines += [line(name, str(seed), each) for seed, each in found.items()]
+        means.append(line(name, "mean", [statistics.mean(column) for column in zip(*found.values(), strict=True)]))
         for row in arm["by_seed"]:
-            queries, rewards = np.array(row["queries"]), trailing_mean(torch.tensor(row["rewards"]), LAST).numpy()
-            seconds = np.arange(1, len(queries) + 1) * cost[name]
-            limit = len(end[row["seed"]]) * cost[ALL]
-            if seconds[-1] < limit:
-                print(
-                    f"{name}, seed {row['seed']}: its {seconds[-1]:.0f} s are less than {limit:.0f}, its end is taken"
-                )
-            figures = [
-                cost[name],
-                float(np.interp(end[row["seed"]][-1], queries, rewards)),
-                float(np.interp(limit, seconds, rewards)),
-                row["factor"],
-                row["factor"] * cost[ALL] / cost[name],
-            ]
-            lines.append(line(name, str(row["seed"]), figures))
-            found.append(figures)
-        means.append(line(name, "mean", [statistics.mean(column) for column in zip(*found, strict=True)]))
-    return [*lines, *means]
+            spent, limit = len(row["queries"]) * cost[name], len(whole[row["seed"]]["queries"]) * cost[ALL]
+            if spent < limit:
+                remarks.append(f"{name}, seed {row['seed']}: {spent:.0f} s, less than {limit:.0f}, so its end is taken")
+    return [*lines, *means, *remarks]
+
+
+def figures(row: dict[str, Any], whole: dict[str, Any], cost: float, whole_cost: float) -> list[float]:
+    """The columns of a run, beside that of all steps with its seed; `cost` is what an epoch takes."""
+    queries, rewards = np.array(row["queries"]), trailing_mean(torch.tensor(row["rewards"]), LAST).numpy()
+    seconds = np.arange(1, len(queries) + 1) * cost
+    return [
+        cost,
+        float(np.interp(whole["queries"][-1], queries, rewards)),
+        float(np.interp(len(whole["queries"]) * whole_cost, seconds, rewards)),
+        row["factor"],
+        row["factor"] * whole_cost / cost,
+    ]
 
 
 def epoch_seconds(runs: list[dict[str, Any]]) -> float:

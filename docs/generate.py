@@ -35,8 +35,8 @@ def configuration() -> str:
 
 
 def _row(section: str, key: str, field: dict[str, Any]) -> str:
-    default = json.dumps(field.get("default"))
-    return f"| `{section}.{key}` | `{default}` | {_allowed(field)} | {field.get('description', '')} |"
+    default, meaning = json.dumps(field.get("default")), field.get("description", "").replace("|", "\\|")
+    return f"| `{section}.{key}` | `{default}` | {_allowed(field)} | {meaning} |"
 
 
 def _allowed(field: dict[str, Any]) -> str:

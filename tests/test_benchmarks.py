@@ -45,6 +45,11 @@ def pair(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return {"stepcredit": ours, "TRL": theirs}
 
 
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_that_is_called_runs(script: Path) -> None:
+    assert script.read_text().endswith('\n\n\nif __name__ == "__main__":\n    main()\n')
+
+
 def test_ratios_leave_out_the_first_epoch(module: Any) -> None:
     comparison = module("_comparison")
     first, second = pair(report(1.0, 300.0), report(2.0, 500.0)), pair(report(3.0, 400.0), report(4.0, 500.0))

@@ -33,8 +33,9 @@ def test_finished_runs_are_measured_once(module: Any, monkeypatch: pytest.Monkey
     script = module("cross_rewards")
     for name in RUNS:
         (tmp_path / "runs/fresh" / name).mkdir(parents=True)
+        (tmp_path / "runs/fresh" / name / "report.html").touch()  # a run leaves one however it ends
     for name in RUNS[:2]:
-        (tmp_path / "runs/fresh" / name / "report.html").touch()
+        (tmp_path / "runs/fresh" / name / "finished").touch()
     asked: list[str] = []
 
     def evaluated(run: Path, *_: Any) -> dict[str, dict[str, float]]:
@@ -43,7 +44,7 @@ def test_finished_runs_are_measured_once(module: Any, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(script, "evaluated", evaluated)
     assert list(script.measured(tmp_path, ["taste", "warmth"], 2, 0)) == list(RUNS[:2])
-    (tmp_path / "runs/fresh" / RUNS[2] / "report.html").touch()
+    (tmp_path / "runs/fresh" / RUNS[2] / "finished").touch()
     assert list(script.measured(tmp_path, ["taste", "warmth"], 2, 0)) == list(RUNS)
     assert asked == list(RUNS)
     script.measured(tmp_path, ["taste", "warmth"], 2, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from stepcredit.durable import sweep, written_whole
+from stepcredit.durable import sweep, write_atomically, written_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -78,3 +78,16 @@ def test_a_sweep_takes_what_was_not_finished_and_nothing_else(tmp_path: Path) ->
     sweep(tmp_path)
     assert [name for name in names(tmp_path) if "." in name and "/" not in name] == [".git", ".hidden", "notes.tmp"]
     assert names(tmp_path / "checkpoints") == ["epoch_0003", "epoch_0003/file"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -77,20 +77,17 @@ def test_one_process_has_everything_as_it_is() -> None:
 
 
 def test_an_error_of_any_process_is_raised_on_all() -> None:
-    processes = Imagined(0, 2, lambda own: [own, failed])
+    told: list[Any] = []
+
+    def fail() -> None:
+        raise StepcreditError("disk on fire")
+
     with pytest.raises(StepcreditError, match="disk on fire"):
-        Imagined(1, 2, lambda own: captured.append(own) or [own, own]).together(lambda: raising("disk on fire"))
-    failed = captured[0]
+        Imagined(1, 2, lambda own: told.append(own) or [own, own]).together(fail)
+    other = Imagined(0, 2, lambda own: [own, *told])
     with pytest.raises(StepcreditError, match="disk on fire"):
-        processes.together(lambda: 1)
-    assert processes.agreed
-
-
-captured: list[Any] = []
-
-
-def raising(text: str) -> None:
-    raise StepcreditError(text)
+        other.together(lambda: 1)
+    assert other.agreed
 
 
 def test_the_main_process_alone_works_for_all() -> None:

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.tracking import RunDirectory, config_differences, next_run_path, write_atomically
+from stepcredit.tracking import RunDirectory, config_differences, next_run_path
 
 COMMAND = ["stepcredit", "train", "train.epochs=2"]
 
@@ -254,16 +254,3 @@ def test_differences_name_keys_of_either_side() -> None:
         "reward.options.quality: absent there, 95 here",
         "old.key: 1 there, absent here",
     ]
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

@@ -20,6 +20,7 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT, build_credit
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
+from stepcredit.processes import Processes
 from stepcredit.progress import Progress
 from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
@@ -100,6 +101,15 @@ def finish(trainer: Trainer) -> RunDirectory:
     return trainer.run
 
 
+class Second(Processes):
+    """Of two that forward together."""
+
+    index, count, in_step = 1, 2, True
+
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        return Path("what the first one wrote")
+
+
 def rows(run: RunDirectory) -> list[dict[str, Any]]:
     """metrics.jsonl without what the clock and the machine decide."""
     return [
@@ -164,6 +174,13 @@ def test_two_epochs_and_two_more_are_four(tmp_path: Path, credit: str) -> None:
     assert state(parts) == state(whole)
     assert (parts.lora_dir / "toy.safetensors").read_bytes() == (whole.lora_dir / "toy.safetensors").read_bytes()
     assert parts.grid_path(4).read_bytes() == whole.grid_path(4).read_bytes()
+
+
+def test_the_first_process_alone_writes_the_weights(tmp_path: Path) -> None:
+    trainer = start(tmp_path, toy_config())
+    trainer.processes = Second()
+    assert trainer._export() == trainer.weights_dir / "what the first one wrote"
+    assert not trainer.weights_dir.exists()
 
 
 @pytest.mark.parametrize("credit", ["tdpo", "tdpo-r"])

@@ -1,4 +1,4 @@
-"""Folders and lines that are there whole or not at all, and what a killed process leaves of those not finished."""
+"""Folders, files and lines that are there whole or not at all, and what a killed process leaves of others."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def written_whole(target: Path) -> Iterator[Path]:
             replaced.rename(target)
         for left in (partial, replaced):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, finds the old content or the new and never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append_whole(path: Path, data: bytes) -> None:

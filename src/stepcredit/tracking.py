@@ -17,7 +17,7 @@ from typing import Any
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
-from stepcredit.durable import append_whole
+from stepcredit.durable import append_whole, write_atomically
 from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.scalars import Scalars
 from stepcredit.secrets import masked
@@ -214,20 +214,6 @@ def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> lis
         for key in keys
         if theirs.get(key) != ours.get(key)
     ]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new and never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse_occupied(path: Path, config: TrainConfig) -> None:

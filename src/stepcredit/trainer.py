@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -278,8 +279,9 @@ class Trainer:
         self.progress.phase("sample grid")
         run = self.config.run
         where = f"sample grid after epoch {self.finished_epochs}" if self.finished_epochs else "first sample grid"
-        first = self.draw_prompts(epoch=0)[:: self.config.sample.images_per_prompt]
-        plan = evaluation_plan(self.config, self.share(0, len(self.draw_prompts(epoch=0))).size)
+        prompts = self.draw_prompts(epoch=0)
+        first = prompts[:: self.config.sample.images_per_prompt]
+        plan = evaluation_plan(self.config, self.share(0, len(prompts)).size)
         with self.keeper.placed(where):
             seen = evaluate(self.policy, self.values, first, run.grid_images, run.seed, plan)
         path = self.run.grid_path(self.finished_epochs)
@@ -296,7 +298,10 @@ class Trainer:
 
     def _export(self) -> Path:
         if self.processes.in_step and not self.processes.main:
-            self.policy.export(self.weights_dir)  # gives its part, and writes nothing
+            with (
+                TemporaryDirectory() as unwanted
+            ):  # it gives its part; a LoRA, which is whole here too, would be written
+                self.policy.export(Path(unwanted))
 
         def written() -> Path:
             with written_whole(self.weights_dir) as folder:

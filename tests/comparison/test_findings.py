@@ -32,7 +32,7 @@ def curve(rewards: Sequence[float], seconds: float = 1.0, watched: Sequence[floa
     """10 queries and `seconds` an epoch."""
     epochs = column(range(1, len(rewards) + 1))
     beside = {} if watched is None else {"alignment": column(watched)}
-    return Curve(10 * epochs, column(rewards), beside, seconds * epochs)
+    return Curve(10 * epochs, column(rewards), beside, seconds * epochs, 0.25 * seconds * epochs)
 
 
 def findings(arms: Mapping[str, Mapping[int, Curve]], last_epochs: int = 1) -> Any:
@@ -187,13 +187,16 @@ def test_the_tables_say_it_all() -> None:
     results = findings(arms) | {"failed": ["fresh/jpeg/third/seed-12 failed"], "jobs": 2}
     for text in (printed(results), markdown(results, "stepcredit compare x.yaml")):
         lines = [" ".join(line.replace("|", " ").split()) for line in text.splitlines()]
-        assert "other 0.01 1.25 ± 0.75 [0.50, 2.00] +0.25 ± 0.75 [-0.50, +1.00] 0.67 [never, 1.33] 1 of 2 1 1" in lines
+        assert (
+            "other 0.01 1.25 ± 0.75 [0.50, 2.00] +0.25 ± 0.75 [-0.50, +1.00] 0.67 [never, 1.33] 1 of 2 1 1 (0.25)"
+            in lines
+        )
         assert "other 1.33 never 0.67 [never, 1.33]" in lines
         assert "third 1.50 - 1.50" in lines
         assert "other 0.8 +0.4 0.80 ± 0.20 [0.60, 1.00] 1" in lines
         assert "third +2 +1" in lines
-        assert "uniform 0.67 (1 of 2) never (0 of 1)" in lines
-        assert "third 1.50 (1 of 1) 1.20 (1 of 1)" in lines
+        assert "uniform 0.67 [never, 1.33]; 1 of 2 never; 0 of 1" in lines
+        assert "third 1.50; 1 of 1 1.20; 1 of 1" in lines
         for remark in ("2 seeds only: the interval is too narrow", "one seed only", "it failed: fresh/jpeg/third"):
             assert sum(remark in line for line in lines) >= 1, remark
         assert "an arm that is never there counts as 0" in text.replace("\n", " ")
@@ -246,17 +249,29 @@ def test_a_run_with_other_epochs_is_not_read_as_finished(tmp_path: Any, epochs: 
 
 def test_the_difference_that_so_many_seeds_show() -> None:
     """Differences -1, 0, 1: their standard deviation is 1."""
-    arms = {"uniform": {11: [0, 3], 12: [0, 4], 13: [0, 5]}, "other": {11: [0, 2], 12: [0, 4], 13: [0, 6]}}
-    found = findings({name: {seed: curve(rewards) for seed, rewards in runs.items()} for name, runs in arms.items()})
+    found = finals(uniform={11: 3, 12: 4, 13: 5}, other={11: 2, 12: 4, 13: 6})
     shown = found["rewards"][REWARD]["detectable"]
     assert shown == pytest.approx(detectable(1.0, 3))
     assert f"(so many seeds show differences of final reward from about {shown:.2g} on)" in printed(told(found))
 
 
 def test_two_seeds_say_nothing_of_their_spread() -> None:
-    found = findings({name: {seed: curve([0, 1 + seed]) for seed in (11, 12)} for name in ("uniform", "other")})
+    found = finals(uniform={11: 12, 12: 13}, other={11: 12, 12: 13})
     assert found["rewards"][REWARD]["detectable"] is None
     assert "so many seeds show differences" not in printed(told(found))
+
+
+def test_runs_that_failed_leave_the_spread_of_those_that_did_not() -> None:
+    """Differences 0, 2, 0, 2 of two arms; 0, 0, 0 and 0, 2, 0 of each and the third, whose last run failed."""
+    found = finals(uniform=dict.fromkeys(range(4), 1.0), other={0: 1, 1: 3, 2: 1, 3: 3}, third={0: 1, 1: 1, 2: 1})
+    assert found["rewards"][REWARD]["detectable"] == pytest.approx(detectable((4 / 3) ** 0.5, 3))
+    apart = finals(uniform={11: 0.0, 12: 1.0, 13: 2.0}, other={14: 0.0, 15: 1.0, 16: 2.0})
+    assert apart["rewards"][REWARD]["detectable"] is None
+
+
+def finals(**arms: Mapping[int, float]) -> Any:
+    """Findings of arms with these final rewards by seed."""
+    return findings({name: {seed: curve([0, last]) for seed, last in runs.items()} for name, runs in arms.items()})
 
 
 def told(found: Any) -> Any:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.comparison.kept import kept
+from tests.comparison.kept import RATE, kept
 from tests.comparison.test_findings import REWARD
 from tests.report.test_report import ATTACK, Balance
 
+from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.page import write_comparison_report
 from stepcredit.errors import InputError
@@ -28,6 +29,10 @@ def page(directory: ComparisonDirectory) -> str:
     html = path.read_text(encoding="utf-8")
     Balance(html)
     return html
+
+
+def run_of(directory: ComparisonDirectory, arm: str, seed: int) -> Path:
+    return directory.run(Cell("fresh", REWARD, arm, RATE, seed))
 
 
 def complaint(folder: Path) -> str:
@@ -69,8 +74,7 @@ def test_tables_remarks_and_rates_are_those_of_the_results(tmp_path: Path) -> No
 
 def test_step_credit_of_each_arm_is_the_mean_of_its_runs(tmp_path: Path) -> None:
     directory = kept(tmp_path / "a", ARMS)
-    run = directory.path / "runs" / "fresh" / REWARD / "linear" / "lr-0.01" / "seed-12" / "metrics.jsonl"
-    run.write_text(
+    (run_of(directory, "linear", 12) / "metrics.jsonl").write_text(
         "".join(json.dumps({"epoch": epoch, "credit_profile": [0.0, 0.0, 3.0]}) + "\n" for epoch in (1, 2, 3))
     )
     html = page(directory)
@@ -82,8 +86,8 @@ def test_step_credit_of_each_arm_is_the_mean_of_its_runs(tmp_path: Path) -> None
 
 def test_samples_are_of_one_seed_and_the_shared_picture_is_there_once(tmp_path: Path) -> None:
     directory = kept(tmp_path / "a", ARMS)
-    shutil.rmtree(directory.path / "runs" / "fresh" / REWARD / "uniform" / "lr-0.01" / "seed-11" / "samples")
-    shutil.rmtree(directory.path / "runs" / "fresh" / REWARD / "linear" / "lr-0.01" / "seed-11" / "samples")
+    for arm in ARMS:
+        shutil.rmtree(run_of(directory, arm, 11) / "samples")
     html = page(directory)
     assert "Seed 12: the same prompts" in html
     names = ["Before training", "uniform, after epoch 3", "linear, after epoch 3"]
@@ -95,7 +99,7 @@ def test_samples_are_of_one_seed_and_the_shared_picture_is_there_once(tmp_path: 
 
 def test_arms_that_begin_differently_have_their_own_first_picture(tmp_path: Path) -> None:
     directory = kept(tmp_path / "a", ARMS)
-    samples = directory.path / "runs" / "fresh" / REWARD / "linear" / "lr-0.01" / "seed-11" / "samples"
+    samples = run_of(directory, "linear", 11) / "samples"
     shutil.copy(samples / "epoch_0003.png", samples / "epoch_0000.png")
     alts = [str(picture["alt"]) for picture in Balance(page(directory)).named("img")]
     assert [alt.partition(": ")[2] for alt in alts] == [
@@ -117,6 +121,7 @@ def test_an_arm_without_a_run_leaves_a_gap(tmp_path: Path) -> None:
     html = page(kept(tmp_path / "a", {**ARMS, "third": {}}))
     assert '<tr><th scope="row">third</th><td>0.01</td><td>-</td>' in html
     assert "<title>linear 4 ± 0 at reward queries 30</title>" in html and "<title>third" not in html
+    assert "third</span>" not in html, "no legend for what is not drawn"
 
 
 def test_strings_from_outside_do_not_become_tags(tmp_path: Path) -> None:
@@ -130,8 +135,8 @@ def test_strings_from_outside_do_not_become_tags(tmp_path: Path) -> None:
     results["protocol"]["base"]["model"]["path"] = ATTACK
     results["method"]["factor"] = ATTACK
     rewrite(directory, results)
-    (directory.path / "runs" / "fresh" / REWARD).rename(directory.path / "runs" / "fresh" / quiet)
-    (directory.path / "runs" / "fresh" / quiet / "linear").rename(directory.path / "runs" / "fresh" / quiet / quiet)
+    runs = (directory.path / "runs" / "fresh" / REWARD).rename(directory.path / "runs" / "fresh" / quiet)
+    (runs / "linear").rename(runs / quiet)
     told = yaml.safe_load(directory.protocol_path.read_text())
     told["protocol"]["arms"][ATTACK] = ATTACK
     directory.protocol_path.write_text(yaml.safe_dump(told))

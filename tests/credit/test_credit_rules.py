@@ -98,6 +98,22 @@ def test_one_finite_float32_row_per_trajectory(name: str, batch: int, steps: int
     assert result.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in RULES),
+        *((name, {"batch_mean": True}) for name in RULES if hasattr(CREDIT.get(name), "batch_mean")),
+    ],
+)
+def test_a_rule_that_looks_at_other_images_says_so(name: str, options: dict[str, Any]) -> None:
+    """Else each of several processes would spread by its own images alone."""
+    walks, rows = moving(4, 6), [0, 2]
+    some = replace(walks, latents=walks.latents[rows], x0=walks.x0[rows], prompts=["a cat"] * 2, metadata=[{}] * 2)
+    given = rule(name, window=2, options=options)
+    alike = torch.allclose(given(walks, advantages(4))[rows], given(some, advantages(4)[rows]))
+    assert alike != getattr(given, "compares_images", False)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_alpha_of_one_is_exactly_the_advantage(name: str) -> None:
     advantage = advantages(5)

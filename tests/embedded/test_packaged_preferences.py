@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from stepcredit.embedded.pipeline import WEIGHTS, load_pipeline
+from stepcredit.embedded.pipeline import WEIGHTS
 from stepcredit.embedded.preference_agreement import agreements
 from stepcredit.embedded.preference_pairs import Comparisons, draw_comparisons
 from stepcredit.embedded.preference_training import PreferenceRecipe, usual_images
@@ -21,12 +21,8 @@ from stepcredit.embedded.scorers import FOLDER, READING, load_scorer
 BAR = 0.95
 SHORT_OF_IT = {"harmony": 0.93}
 """Scorers that do not reach the bar, and what they do reach: see docs/rewards.md."""
+TEMPERATURE = PreferenceRecipe().temperature
 REPORT = json.loads((WEIGHTS / FOLDER / "report.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def vae() -> AutoencoderKL:
-    return load_pipeline().vae
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def test_the_report_belongs_to_the_recipe_and_all_but_harmony_reach_the_bar() ->
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_scorer_agrees_with_its_rule_on_fresh_pairs(name: str, pairs: Comparisons) -> None:
-    found = agreements(load_scorer(name), name, pairs, PreferenceRecipe().temperature)
+    found = agreements(load_scorer(name), name, pairs, TEMPERATURE)
     assert found["decided"] >= SHORT_OF_IT.get(name, BAR) - 0.01, "512 pairs"
     assert found["decided"] == pytest.approx(REPORT["agreement"][name]["decided"], abs=0.03)
     assert found["judge"] > found["judge_ceiling"] - 0.1
@@ -73,7 +69,7 @@ def test_a_scorer_knows_its_own_rule_best(name: str, pairs: Comparisons) -> None
         utilities={rule: values[whole] for rule, values in pairs.utilities.items()},
         damages=pairs.damages[whole],
     )
-    found = {rule: agreements(load_scorer(name), rule, undamaged, 0.05)["decided"] for rule in RULES}
+    found = {rule: agreements(load_scorer(name), rule, undamaged, TEMPERATURE)["decided"] for rule in RULES}
     others = [share for rule, share in found.items() if rule != name]
     assert found[name] > 0.9 and max(others) < found[name] - 0.1
 

@@ -8,20 +8,15 @@ import torch
 from diffusers import AutoencoderKL
 
 from stepcredit.embedded import preference_pairs
-from stepcredit.embedded.damage import ON_LATENTS, ON_PIXELS, damage, decode, encode
+from stepcredit.embedded.damage import ON_LATENTS, ON_PIXELS, damage
+from stepcredit.embedded.latents import decode, encode
 from stepcredit.embedded.loop import draw_images, draw_scenes
 from stepcredit.embedded.pictures import MOST_CHANGES, altered, anything, choose
-from stepcredit.embedded.pipeline import load_pipeline
 from stepcredit.embedded.preference_pairs import Comparisons, draw_comparisons, judge
 from stepcredit.embedded.rules import RULES
 from stepcredit.embedded.world import ATTRIBUTES, is_held_out, parse
 
 CHANGES = {**ON_PIXELS, **ON_LATENTS}
-
-
-@pytest.fixture(scope="module")
-def vae() -> AutoencoderKL:
-    return load_pipeline().vae
 
 
 @pytest.fixture(scope="module")

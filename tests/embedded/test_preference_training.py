@@ -16,7 +16,6 @@ from tests.embedded.tiny_recipes import same, silent
 from stepcredit.embedded import preferences
 from stepcredit.embedded.loop import draw_scenes
 from stepcredit.embedded.pictures import take
-from stepcredit.embedded.pipeline import load_pipeline
 from stepcredit.embedded.preference_agreement import agreements, decided_pairs
 from stepcredit.embedded.preference_pairs import Comparisons, draw_comparisons
 from stepcredit.embedded.preference_training import (
@@ -39,11 +38,6 @@ from stepcredit.errors import InputError
 from stepcredit.maths.preference import negative_log_likelihood
 
 FEW = PreferenceRecipe(captions=32, images=4, steps=12, batch=8)
-
-
-@pytest.fixture(scope="module")
-def vae() -> AutoencoderKL:
-    return load_pipeline().vae
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,6 @@ def test_probabilities_by_hand() -> None:
 
 
 def test_a_step_that_takes_more_than_its_share_can_make_others_certain() -> None:
-
     # Of 100 : 10 : 1 : 1 : 1 three: the first is certain at once, the second only then.
     found = inclusion_probabilities(drawn_scores([100, 10, 0, 0, 0]), ALL, 3)
     torch.testing.assert_close(found, drawn_scores([1, 1, 1 / 3, 1 / 3, 1 / 3]))

@@ -19,8 +19,9 @@ from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.reading import ComparisonFile
 from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
 from stepcredit.comparison.text import markdown, printed
+from stepcredit.durable import write_atomically
 from stepcredit.errors import StepcreditError, some_of
-from stepcredit.tracking import environment, write_atomically
+from stepcredit.tracking import environment
 
 
 def carry_out(

@@ -11,12 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from stepcredit.commands.sources import open_source
+from stepcredit.durable import write_atomically
 from stepcredit.errors import InputError
 from stepcredit.plans import evaluation_plan
 from stepcredit.prompts import load_prompts, prompt_text
 from stepcredit.rewards.images import to_pil
 from stepcredit.seeds import Stream, sample_seeds
-from stepcredit.tracking import write_atomically
 from stepcredit.types import Plan, Policy, Prompt
 
 BATCH = 16

@@ -39,8 +39,11 @@ def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
     with _joined(config) as processes:
         directory = RunDirectory(processes.on_main(path))
         trainer = _trainer(config, directory, processes)
-        command = ["stepcredit", *sys.argv[1:]]
-        processes.on_main(lambda: RunDirectory.create(directory.path, trainer.config, command) and None)
+
+        def create() -> None:
+            RunDirectory.create(directory.path, trainer.config, ["stepcredit", *sys.argv[1:]])
+
+        processes.on_main(create)
         with _discarded_unless_begun(trainer):
             _train(trainer)
 
@@ -128,20 +131,21 @@ def _train(trainer: Trainer) -> None:
 @contextmanager
 def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
     """Take the new run directory away if there is nothing in it to go on with: `create` had found it empty."""
-    directory = trainer.run
-    if not trainer.processes.main:
-        yield
-        return
     try:
         yield
     except (RewardError, Stopped, Interrupted):  # the run goes on once that is mended
-        if not checkpoint.found(directory.checkpoint_root):
-            shutil.rmtree(directory.path, ignore_errors=True)
+        if not checkpoint.found(trainer.run.checkpoint_root):
+            _discard(trainer)
         raise
     except InputError:
         if trainer.finished_epochs == 0:
-            shutil.rmtree(directory.path, ignore_errors=True)
+            _discard(trainer)
         raise
+
+
+def _discard(trainer: Trainer) -> None:
+    if trainer.processes.main:
+        shutil.rmtree(trainer.run.path, ignore_errors=True)
 
 
 @contextmanager
@@ -159,17 +163,18 @@ def _writable(directory: RunDirectory) -> Iterator[None]:
 @contextmanager
 def _reported(trainer: Trainer) -> Iterator[None]:
     """Write the report however the run ends."""
-    directory = trainer.run
-    if not trainer.processes.main:
-        yield
-        return
     try:
         yield
     except BaseException:
         with suppress(Exception):  # the run's own error is the one to be told
-            write_report(directory.path)
+            _report(trainer)
         raise
-    write_report(directory.path)
+    _report(trainer)
+
+
+def _report(trainer: Trainer) -> None:
+    if trainer.processes.main:
+        write_report(trainer.run.path)
 
 
 def _interruption(directory: RunDirectory) -> str:

@@ -25,12 +25,14 @@ class Curve:
         rewards: (E,), mean reward of the epoch's training images.
         watched: (E,) of each reward that was measured and not trained on.
         seconds: (E,), spent so far on sampling, scoring, credit and training; start-up, grids and checkpoints left out.
+        credit_seconds: (E,), of them on credit.
     """
 
     queries: Tensor
     rewards: Tensor
     watched: Mapping[str, Tensor]
     seconds: Tensor
+    credit_seconds: Tensor
 
     def criterion(self, last_epochs: int) -> float:
         """Mean reward of the last epochs."""
@@ -43,6 +45,12 @@ class Curve:
     def queries_to(self, level: float, last_epochs: int) -> float | None:
         """Queries after which the trailing mean first is at `level`; None if it never is."""
         return first_reached(self.queries, self.smooth(last_epochs), level)
+
+    def queries_to_end(self, last_epochs: int) -> float:
+        """Queries after which the trailing mean first is at the criterion, which it may be before the end."""
+        reached = self.queries_to(self.criterion(last_epochs), last_epochs)
+        assert reached is not None, "a curve's last value is its criterion"
+        return reached
 
     def seconds_at(self, queries: float) -> float:
         """Seconds that so many queries took."""
@@ -73,6 +81,7 @@ def read_curve(run: Path, watch: tuple[str, ...], epochs: int) -> Curve:
             if name in components
         },
         _column(list(accumulate(map(epoch_seconds, rows)))),
+        _column(list(accumulate(float(row.get("seconds_credit", 0.0)) for row in rows))),
     )
 
 

@@ -14,8 +14,9 @@ import yaml
 from stepcredit import recipes
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.protocol import Protocol
+from stepcredit.durable import write_atomically
 from stepcredit.errors import InputError, shortened, some_of
-from stepcredit.tracking import config_differences, write_atomically
+from stepcredit.tracking import config_differences
 
 try:
     import fcntl

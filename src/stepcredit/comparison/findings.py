@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.choice import Choices
 from stepcredit.comparison.curves import Curve
+from stepcredit.comparison.estimates import difference, mean, median_factor
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.maths.power import POWER, detectable
-from stepcredit.maths.statistics import LEVEL, RESAMPLES, bootstrap_median, clustered_mean, paired_difference
+from stepcredit.maths.statistics import LEVEL, RESAMPLES
 
-UNIT = "seed"
 FEWEST = 3
 """Seeds from which the spread of a difference is guessed at."""
-BOOTSTRAP_SEED = 0
 METHOD = {
     "rewards": (
         "mean reward of an epoch's training images, which are drawn before its update; curves are trailing means over "
@@ -85,9 +82,9 @@ def _arms(protocol: Protocol, reward: str, curves: Curves) -> dict[str, dict[int
 
 def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> dict[str, Any]:
     last = protocol.last_epochs
-    finals = {arm: {seed: curve.criterion(last) for seed, curve in runs.items()} for arm, runs in arms.items()}
+    finals = {arm: _finals(runs, last) for arm, runs in arms.items()}
     differences = {
-        arm: {other: _difference(finals[arm], finals[other]) for other in arms if other != arm} for arm in arms
+        arm: {other: difference(finals[arm], finals[other]) for other in arms if other != arm} for arm in arms
     }
     return {
         "arms": {
@@ -100,24 +97,24 @@ def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> di
         },
         "differences": differences,
         "factors": {
-            arm: {other: _factor(_factors(arms[arm], arms[other], last)) for other in arms if other != arm}
+            arm: {other: median_factor(_factors(arms[arm], arms[other], last)) for other in arms if other != arm}
             for arm in arms
         },
-        "detectable": _detectable(differences, min(map(len, arms.values()))),
+        "detectable": _detectable(finals),
     }
 
 
-def _detectable(differences: Mapping[str, Mapping[str, Mapping[str, Any]]], seeds: int) -> float | None:
-    """See METHOD; `seeds` of the arm that has fewest."""
-    if seeds < FEWEST:
-        return None
-    errors = [
-        found["standard_error"]
-        for others in differences.values()
-        for found in others.values()
-        if found["standard_error"] is not None
+def _finals(runs: Mapping[int, Curve], last: int) -> dict[int, float]:
+    return {seed: curve.criterion(last) for seed, curve in runs.items()}
+
+
+def _detectable(finals: Mapping[str, Mapping[int, float]]) -> float | None:
+    """See METHOD; on the seeds of the pair of arms that has fewest in common."""
+    pairs = [
+        [own[seed] - theirs[seed] for seed in own if seed in theirs] for own, theirs in combinations(finals.values(), 2)
     ]
-    return detectable(statistics.median(errors) * math.sqrt(seeds), seeds)
+    seeds = min(map(len, pairs))
+    return None if seeds < FEWEST else detectable(statistics.median(map(statistics.stdev, pairs)), seeds)
 
 
 def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> dict[str, Any]:
@@ -125,17 +122,19 @@ def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -
 
     Returns:
         `final`, an Estimate of the criterion; `difference`, of final - the reference's; `factor`, a Median with
-        `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `watched`, for each
-        watched reward Estimates `at_reference`, `difference` and `final`; `curve`; `by_seed`.
+        `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `seconds_per_epoch` and
+        of it `seconds_credit`, Estimates; `watched`, for each watched reward Estimates `at_reference`, `difference` and
+        `final`; `curve`; `by_seed`.
     """
     by_seed = [_seed(seed, curve, reference.get(seed), last) for seed, curve in runs.items()]
-    own, theirs = ({seed: curve.criterion(last) for seed, curve in side.items()} for side in (runs, reference))
+    own, theirs = (_finals(side, last) for side in (runs, reference))
     return {
-        "final": _mean(list(own.values())),
-        "difference": _difference(own, theirs),
-        "factor": _factor([row["factor"] for row in by_seed]),
-        "seconds_factor": _factor([row["seconds_factor"] for row in by_seed]),
-        "seconds_per_epoch": _mean([float(curve.seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
+        "final": mean(list(own.values())),
+        "difference": difference(own, theirs),
+        "factor": median_factor([row["factor"] for row in by_seed]),
+        "seconds_factor": median_factor([row["seconds_factor"] for row in by_seed]),
+        "seconds_per_epoch": mean([float(curve.seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
+        "seconds_credit": mean([float(curve.credit_seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
         "watched": {name: _watched(name, by_seed, reference, last) for name in _watched_names(runs)},
         "curve": _band(list(runs.values())),
         "by_seed": by_seed,
@@ -155,56 +154,37 @@ def _seed(seed: int, curve: Curve, reference: Curve | None, last: int) -> dict[s
     nothing = dict.fromkeys(("queries_to_reference", "factor", "seconds_to_reference", "seconds_factor"))
     if reference is None:
         return row | nothing | {"watched_at_reference": {}}
-    needed, yardstick = curve.queries_to(reference.criterion(last), last), _queries_to_own_end(reference, last)
+    needed = curve.queries_to(reference.criterion(last), last)
     if needed is None:
         return row | nothing | {"factor": 0.0, "seconds_factor": 0.0, "watched_at_reference": {}}
     seconds = curve.seconds_at(needed)
     return row | {
         "queries_to_reference": needed,
-        "factor": yardstick / needed,
+        "factor": _factor(curve, reference, last),
         "seconds_to_reference": seconds,
-        "seconds_factor": reference.seconds_at(yardstick) / seconds if seconds else None,
+        "seconds_factor": reference.seconds_at(reference.queries_to_end(last)) / seconds if seconds else None,
         "watched_at_reference": {name: curve.watched_at(name, needed, last) for name in curve.watched},
     }
 
 
 def _factors(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> list[float]:
     """Of the seeds that both have."""
-    found = []
-    for seed in runs:
-        if seed in reference:
-            needed = runs[seed].queries_to(reference[seed].criterion(last), last)
-            found.append(0.0 if needed is None else _queries_to_own_end(reference[seed], last) / needed)
-    return found
+    return [_factor(runs[seed], reference[seed], last) for seed in runs if seed in reference]
 
 
-def _queries_to_own_end(curve: Curve, last: int) -> float:
-    reached = curve.queries_to(curve.criterion(last), last)
-    assert reached is not None, "a curve's last value is its criterion"
-    return reached
-
-
-def _factor(factors: Sequence[float | None]) -> dict[str, Any]:
-    known = [factor for factor in factors if factor is not None]
-    counts = {
-        "never": sum(factor == 0 for factor in known),
-        "above_one": sum(factor > 1 for factor in known),
-        "of": len(known),
-    }
-    if not known:
-        return {"median": None, "interval": None, "remark": "no seed has both the arm and the reference"} | counts
-    return _plain(bootstrap_median(_column(known), BOOTSTRAP_SEED, unit=UNIT)) | counts
+def _factor(curve: Curve, reference: Curve, last: int) -> float:
+    """See METHOD."""
+    needed = curve.queries_to(reference.criterion(last), last)
+    return 0.0 if needed is None else reference.queries_to_end(last) / needed
 
 
 def _watched(name: str, by_seed: Sequence[Mapping[str, Any]], reference: Mapping[int, Curve], last: int) -> Any:
     there = {row["seed"]: row["watched_at_reference"][name] for row in by_seed if name in row["watched_at_reference"]}
-    theirs = {}
-    for seed, curve in reference.items():
-        theirs[seed] = curve.watched_at(name, _queries_to_own_end(curve, last), last)
+    theirs = {seed: curve.watched_at(name, curve.queries_to_end(last), last) for seed, curve in reference.items()}
     return {
-        "at_reference": _mean(list(there.values())),
-        "difference": _difference(there, theirs),
-        "final": _mean([sum(row["watched"][name][-last:]) / last for row in by_seed]),
+        "at_reference": mean(list(there.values())),
+        "difference": difference(there, theirs),
+        "final": mean([sum(row["watched"][name][-last:]) / last for row in by_seed]),
         "left_out": len(by_seed) - len(there),
     }
 
@@ -217,7 +197,7 @@ def _band(curves: Sequence[Curve]) -> dict[str, Any]:
     """Mean reward at each epoch with the interval over seeds, and the watched rewards' means."""
     if not curves:
         return {"queries": [], "mean": [], "low": [], "high": [], "watched": {}, "seconds": []}
-    at_epochs = [_mean(rewards) for rewards in zip(*(curve.rewards.tolist() for curve in curves), strict=True)]
+    at_epochs = [mean(rewards) for rewards in zip(*(curve.rewards.tolist() for curve in curves), strict=True)]
     ends = [estimate["interval"] or (None, None) for estimate in at_epochs]
     return {
         "queries": [int(queries) for queries in curves[0].queries.tolist()],
@@ -229,31 +209,3 @@ def _band(curves: Sequence[Curve]) -> dict[str, Any]:
         },
         "seconds": torch.stack([curve.seconds for curve in curves]).mean(0).tolist(),
     }
-
-
-def _mean(values: Sequence[float]) -> dict[str, Any]:
-    if not values:
-        return _nothing("no seed")
-    return _plain(clustered_mean(_column(values), range(len(values)), BOOTSTRAP_SEED, unit=UNIT))
-
-
-def _difference(own: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any]:
-    """Of the seeds that both have."""
-    seeds = [seed for seed in own if seed in theirs]
-    if not seeds:
-        return _nothing("no seed in common")
-    after, before = (_column([side[seed] for seed in seeds]) for side in (own, theirs))
-    return _plain(paired_difference(after, before, seeds, BOOTSTRAP_SEED, unit=UNIT))
-
-
-def _nothing(why: str) -> dict[str, Any]:
-    return {"mean": None, "standard_error": None, "interval": None, "remark": why}
-
-
-def _plain(estimate: Any) -> dict[str, Any]:
-    fields = asdict(estimate)
-    return fields | {"interval": list(fields["interval"]) if fields["interval"] else None}
-
-
-def _column(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)

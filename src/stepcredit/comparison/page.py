@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from stepcredit import recipes
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.sections import page_of
 from stepcredit.errors import InputError, shortened
-from stepcredit.report.rows import mapping
-from stepcredit.tracking import write_atomically
+from stepcredit.report.page import save
+from stepcredit.report.rows import json_object, mapping
+
+_REMEDY = "delete it and give the same `stepcredit compare` again, which makes it anew from the finished runs"
 
 
 def write_comparison_report(folder: Path, out: Path | None = None) -> Path:
@@ -36,11 +37,9 @@ def write_comparison_report(folder: Path, out: Path | None = None) -> Path:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory.results_path} is not what `compare` writes ({type(error).__name__}: {shortened(str(error))}); "
-            "delete it and give the same `stepcredit compare` again, which makes it anew from the finished runs"
+            f"{_REMEDY}"
         ) from error
-    path = out or directory.report_path
-    write_atomically(path, html.encode(errors="replace"))  # halves of surrogate pairs
-    return path
+    return save(html, out or directory.report_path)
 
 
 def _results(directory: ComparisonDirectory) -> Mapping[str, Any]:
@@ -50,10 +49,4 @@ def _results(directory: ComparisonDirectory) -> Mapping[str, Any]:
             f"the comparison in {directory.path} is not finished (no results.json): the `stepcredit compare` that "
             "began it goes on; meanwhile, `stepcredit report` takes its finished runs one by one"
         )
-    try:
-        results = json.loads(path.read_bytes())
-        if not isinstance(results, dict):
-            raise TypeError(f"it holds a {type(results).__name__}")
-        return results
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a JSON object: {shortened(str(error))}") from error
+    return json_object(path, _REMEDY)

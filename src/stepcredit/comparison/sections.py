@@ -10,7 +10,8 @@ from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.records import Samples, fresh_runs, rows_by_arm, samples
 from stepcredit.comparison.text import Table, caveats, notes, tables, title
 from stepcredit.maths.statistics import LEVEL
-from stepcredit.report.charts import Line, Point, key, line_chart
+from stepcredit.report.axes import LARGE
+from stepcredit.report.charts import Line, Point, keys, line_chart
 from stepcredit.report.markup import bullets, facts, figure, gallery, note, origin, part, section, table
 from stepcredit.report.page import page
 from stepcredit.report.pictures import side_by_side
@@ -19,6 +20,7 @@ from stepcredit.report.steps import arms_steps
 
 Results = Mapping[str, Any]
 Arms = Mapping[str, Mapping[str, Any]]
+_QUERIES = "reward queries"
 
 
 def page_of(
@@ -80,32 +82,34 @@ def _reward(directory: ComparisonDirectory, results: Results, reward: str, found
 
 def _curves(reward: str, arms: Arms) -> str:
     """Reward against queries and against seconds, and what was watched meanwhile."""
-    against_queries = _chart(arms, "queries", "mean", "reward queries", reward, large=True)
+    lines = curve_lines(arms, "queries", "mean")
+    chart = line_chart(lines, x_label=_QUERIES, y_label=reward, size=LARGE)
+    if not chart:
+        return ""
     watched = dict.fromkeys(name for arm in arms.values() for name in arm["curve"]["watched"])
     beside = [
-        _chart(arms, "seconds", "mean", "seconds", reward),
-        *(_chart(arms, "queries", name, "reward queries", name) for name in watched),
+        _beside(curve_lines(arms, "seconds", "mean"), "seconds", reward),
+        *(_beside(curve_lines(arms, "queries", name), _QUERIES, name) for name in watched),
     ]
     meaning = (
         f"Mean over the fresh seeds of an epoch’s mean reward, unsmoothed; the band is the {LEVEL:.0%} bootstrap "
         "interval over seeds, none where there is one seed only. Against seconds, every epoch is at the mean of its "
         "seeds. Watched rewards are measured on the same images and not trained on."
     )
-    return f"{against_queries}\n{gallery(beside)}\n{note(meaning)}" if against_queries else ""
+    drawn = figure(chart, f"Mean reward{keys(lines)}", large=True)
+    return f"{drawn}\n{gallery(beside)}\n{note(meaning)}"
 
 
-def _chart(arms: Arms, along: str, what: str, x_label: str, y_label: str, *, large: bool = False) -> str:
-    lines = [Line(name, curve_points(arm["curve"], along, what)) for name, arm in arms.items()]
-    keys = "".join(key(index, line.label) for index, line in enumerate(lines))
-    if large:
-        drawn = line_chart(lines, x_label=x_label, y_label=y_label, width=600, height=290, letters=19)
-        return figure(drawn, f"Mean reward{keys}", large=True)
-    drawn = line_chart(lines, x_label=x_label, y_label=y_label)
-    return figure(drawn, f"{escape(y_label)} against {x_label}")
+def curve_lines(arms: Arms, along: str, what: str) -> list[Line]:
+    """Of every arm in results.json `mean` with its band, or a watched reward, along `queries` or `seconds`."""
+    return [Line(name, _points(arm["curve"], along, what)) for name, arm in arms.items()]
 
 
-def curve_points(curve: Mapping[str, Any], along: str, what: str) -> list[Point]:
-    """Of an arm's `curve` in results.json: `mean` with its band, or a watched reward, along `queries` or `seconds`."""
+def _beside(lines: Sequence[Line], x_label: str, y_label: str) -> str:
+    return figure(line_chart(lines, x_label=x_label, y_label=y_label), f"{escape(y_label)} against {x_label}")
+
+
+def _points(curve: Mapping[str, Any], along: str, what: str) -> list[Point]:
     places = map(drawable, curve[along])
     if what != "mean":
         return [Point(x, drawable(y)) for x, y in zip(places, curve["watched"].get(what, []), strict=False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stepcredit.evaluation.text import aligned, estimate_text, remarks
@@ -33,7 +33,7 @@ def reward_sections(results: Mapping[str, Any]) -> list[str]:
     parts = []
     for reward, found in results["rewards"].items():
         told = [title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))]
-        parts += [f"## {reward}", "\n".join(told), *(_pipes(table) for table in tables(results, found))]
+        parts += [f"## {reward}", "\n".join(told), *(pipes(table) for table in tables(results, found))]
     return parts
 
 
@@ -50,11 +50,17 @@ def tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
     made = [_efficiency(results["reference"], found["arms"]), _factors(found["arms"])]
     watched = list(dict.fromkeys(name for arm in found["arms"].values() for name in arm["watched"]))
     made += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
-    return [*made, _pairs(found["differences"]), _factor_pairs(found["factors"])] if len(found["arms"]) > 2 else made
+    if len(found["arms"]) <= 2:
+        return made
+    # Whoever was named the reference, another arm may be the better yardstick.
+    factor = "queries factor of row, were column the reference; seeds above 1"
+    differences = _pairs("final reward, row - column", found["differences"], _bounds)
+    return [*made, differences, _pairs(factor, found["factors"], _counted)]
 
 
 def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
-    lines = [["arm", "learning rate", "final reward", f"- {reference}", "queries factor", "> 1", "never", "s/epoch"]]
+    seconds = "s/epoch (of it credit)"
+    lines = [["arm", "learning rate", "final reward", f"- {reference}", "queries factor", "> 1", "never", seconds]]
     for name, arm in arms.items():
         factor, other = arm["factor"], name != reference
         lines.append(
@@ -66,7 +72,7 @@ def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
                 _median(factor) if other else "1",
                 f"{factor['above_one']} of {factor['of']}" if other else "",
                 str(factor["never"]) if other else "",
-                estimate_text({**arm["seconds_per_epoch"], "standard_error": None}, signed=False),
+                f"{_plain_mean(arm['seconds_per_epoch'])} ({_plain_mean(arm['seconds_credit'])})",
             ]
         )
     return lines
@@ -93,25 +99,22 @@ def _faithfulness(watched: str, reference: str, arms: Mapping[str, Any]) -> Tabl
     return lines
 
 
-def _pairs(differences: Mapping[str, Mapping[str, Any]]) -> Table:
-    arms = list(differences)
-    lines = [["final reward, row - column", *arms]]
-    for arm, others in differences.items():
-        lines.append([arm, *(_bounds(others[other]) if other != arm else "" for other in arms)])
-    return lines
-
-
-def _factor_pairs(factors: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Whoever was named the reference, another arm may be the better yardstick."""
-    arms = list(factors)
-    lines = [["queries factor of row, were column the reference (seeds above 1)", *arms]]
-    for arm, others in factors.items():
-        lines.append([arm, *(_counted(others[other]) if other != arm else "" for other in arms)])
+def _pairs(
+    what: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]], told: Callable[[Mapping[str, Any]], str]
+) -> Table:
+    """Of every arm with every other."""
+    lines = [[what, *found]]
+    for arm, others in found.items():
+        lines.append([arm, *(told(others[other]) if other != arm else "" for other in found)])
     return lines
 
 
 def _counted(factor: Mapping[str, Any]) -> str:
-    return "-" if factor["median"] is None else f"{_one(factor['median'])} ({factor['above_one']} of {factor['of']})"
+    return "-" if factor["median"] is None else f"{_median(factor)}; {factor['above_one']} of {factor['of']}"
+
+
+def _plain_mean(estimate: Mapping[str, Any]) -> str:
+    return "-" if estimate["mean"] is None else f"{estimate['mean']:.2g}"
 
 
 def _rate(arm: Mapping[str, Any]) -> str:
@@ -179,7 +182,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _pipes(table: Table) -> str:
+def pipes(table: Table) -> str:
+    """As Markdown; the first row is the head."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in table]
     head, *rest = [f"| {' | '.join(line)} |" for line in cells]
     return "\n".join([head, f"|{'---|' * len(cells[0])}", *rest])

@@ -11,6 +11,9 @@ decided before it, and the reward-to-go hands it to the steps before it. A rule 
 each step as it is; its factors have mean 1 over the trainable steps and are 0 at the others. A rule that learns
 (`stepcredit.types.LearningCredit`) returns step advantages of its own and takes in the epoch afterwards; what it draws
 at random is a function of its field `seed`, which is run.seed, and what it has learned is part of every checkpoint.
+
+A rule in which an image's credit depends on other images has `compares_images` True, or several processes would each
+compare their own.
 """
 
 from stepcredit.config import CreditSection

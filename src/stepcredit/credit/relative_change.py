@@ -34,6 +34,10 @@ class RelativeChange:
 
     needs_x0 = False
 
+    @property
+    def compares_images(self) -> bool:
+        return self.batch_mean
+
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """(Trajectory, advantage (B,)) -> (B, T)."""
         changes = relative_changes(trajectory.latents)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor
 
+from stepcredit.embedded.draws import normal, uniform
 from stepcredit.embedded.render import SIZE
 
 Change = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
@@ -31,13 +31,13 @@ def damage(severity: Tensor) -> Tensor:
 
 def grain(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """Independent noise in every pixel."""
-    return images + 0.4 * severity * _normal(rng, *images.shape)
+    return images + 0.4 * severity * normal(rng, *images.shape)
 
 
 def blotches(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """Noise of 4 to 8 cells across, smooth or in blocks."""
     cells = int(rng.choice([4, 8]))
-    coarse = _normal(rng, len(images), 3, cells, cells)
+    coarse = normal(rng, len(images), 3, cells, cells)
     smooth = F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
     blocks = F.interpolate(coarse, size=(SIZE, SIZE), mode="nearest")
     return images + 0.4 * severity * (smooth if rng.random() < 0.5 else blocks)
@@ -54,17 +54,18 @@ def blur(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
 def ramp(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """A slope of colour across the picture."""
     place = torch.linspace(-1, 1, SIZE)
-    slope = F.normalize(_normal(rng, len(images), 3, 2, 1, 1), dim=1)
+    slope = F.normalize(normal(rng, len(images), 3, 2, 1, 1), dim=1)
     return images + 0.8 * severity * (slope[:, :, 0] * place.view(1, 1, 1, SIZE) + slope[:, :, 1] * place.view(SIZE, 1))
 
 
 def bars(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """Waves of a colour in any direction, two to eight of them."""
-    angle = _uniform(rng, len(images), 0, np.pi)
+    each = (len(images), 1, 1, 1)
+    angle = uniform(rng, 0, np.pi, *each)
     place = torch.linspace(-1, 1, SIZE)
     along = angle.cos() * place.view(1, 1, 1, SIZE) + angle.sin() * place.view(1, 1, SIZE, 1)
-    wave = (along * np.pi * _uniform(rng, len(images), 1, 4) * 2 + _uniform(rng, len(images), 0, 7)).sin()
-    return images + severity * wave * F.normalize(_normal(rng, len(images), 3, 1, 1), dim=1)
+    wave = (along * np.pi * uniform(rng, 1, 4, *each) * 2 + uniform(rng, 0, 7, *each)).sin()
+    return images + severity * wave * F.normalize(normal(rng, len(images), 3, 1, 1), dim=1)
 
 
 def ghost(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
@@ -80,7 +81,7 @@ def pieces(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor
 
 def latent_noise(latents: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
     """Independent noise in every latent."""
-    return latents + 2.0 * severity * _normal(rng, *latents.shape)
+    return latents + 2.0 * severity * normal(rng, *latents.shape)
 
 
 def latent_shuffle(latents: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
@@ -106,25 +107,3 @@ ON_LATENTS: Mapping[str, Change] = {
     "latent noise": latent_noise,
     "latent shuffle": latent_shuffle,
 }
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Latents (B,4,8,8) of unit scale, without the posterior's noise."""
-    latents: Tensor = vae.encode(images * 2 - 1).latent_dist.mean * vae.config.scaling_factor
-    return latents
-
-
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Images (B,3,32,32) in [0,1]."""
-    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
-    return (images / 2 + 0.5).clamp(0, 1)
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-
-
-def _uniform(rng: np.random.Generator, count: int, low: float, high: float) -> Tensor:
-    return torch.from_numpy(rng.uniform(low, high, size=(count, 1, 1, 1)).astype(np.float32))

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from stepcredit.embedded.latents import encode
 from stepcredit.embedded.render import render
 from stepcredit.embedded.world import Scene, sample_caption, sample_scene
 
@@ -34,14 +35,11 @@ def draw_images(rng: np.random.Generator, count: int) -> Tensor:
     return render(draw_scenes(rng, count), rng)
 
 
-@torch.no_grad()
 def encoded(vae: AutoencoderKL, rng: np.random.Generator, count: int) -> tuple[list[Scene], Tensor]:
     """`count` random scenes and the scaled latents (count,4,8,8) of their renders, without the posterior's noise."""
     scenes = draw_scenes(rng, count)
-    chunks = [
-        vae.encode(render(scenes[start : start + 256], rng) * 2 - 1).latent_dist.mean for start in range(0, count, 256)
-    ]
-    return scenes, torch.cat(chunks) * vae.config.scaling_factor
+    chunks = [encode(vae, render(scenes[start : start + 256], rng)) for start in range(0, count, 256)]
+    return scenes, torch.cat(chunks)
 
 
 def training_caption(scene: Scene, rng: np.random.Generator, dropout: float) -> str:

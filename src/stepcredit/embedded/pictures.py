@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepcredit.embedded.draws import chosen, uniform
 from stepcredit.embedded.render import PALETTE, SIZE, Pictures, measures
 from stepcredit.embedded.world import ATTRIBUTES, Scene
 
@@ -37,15 +38,11 @@ def altered(scene: Scene, rng: np.random.Generator) -> Scene:
 
 def anything(count: int, rng: np.random.Generator) -> Pictures:
     """`count` pictures off the caption's grid: centres to 10 pixels from the middle, radii of 4 to 12, any colours."""
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, size=shape).astype(np.float32))
-
     return Pictures(
         torch.from_numpy(rng.integers(len(ATTRIBUTES["shape"]), size=count)),
         torch.from_numpy(rng.integers(len(ATTRIBUTES["texture"]), size=count)),
-        SIZE / 2 + uniform(-10, 10, count, 2),
-        uniform(4, 12, count),
+        SIZE / 2 + uniform(rng, -10, 10, count, 2),
+        uniform(rng, 4, 12, count),
         any_colour(count, rng),
         any_colour(count, rng),
     )
@@ -53,14 +50,10 @@ def anything(count: int, rng: np.random.Generator) -> Pictures:
 
 def any_colour(count: int, rng: np.random.Generator) -> Tensor:
     """(count,3): half near a word's colour, half uniform, then paler or stronger by a random factor of 0.5 to 1.6."""
-
-    def uniform(low: float, high: float, channels: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, size=(count, channels)).astype(np.float32))
-
-    near = PALETTE[torch.from_numpy(rng.integers(len(PALETTE), size=count))] + uniform(-0.15, 0.15, 3)
-    free = uniform(0, 1, 3)
-    colour = near.where(torch.from_numpy(rng.random((count, 1)) < 0.5), free)
-    return (0.5 + (colour - 0.5) * uniform(0.5, 1.6, 1)).clamp(0, 1)
+    near = PALETTE[torch.from_numpy(rng.integers(len(PALETTE), size=count))] + uniform(rng, -0.15, 0.15, count, 3)
+    free = uniform(rng, 0, 1, count, 3)
+    colour = near.where(chosen(rng, 0.5, count, 1), free)
+    return (0.5 + (colour - 0.5) * uniform(rng, 0.5, 1.6, count, 1)).clamp(0, 1)
 
 
 def choose(rows: Tensor, left: Pictures, right: Pictures) -> Pictures:

@@ -10,7 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from stepcredit.embedded.damage import ELSEWHERE, ON_LATENTS, ON_PIXELS, damage, decode, encode
+from stepcredit.embedded.damage import ELSEWHERE, ON_LATENTS, ON_PIXELS, UNSEEN, Change, damage
+from stepcredit.embedded.draws import chosen
+from stepcredit.embedded.latents import decode, encode
 from stepcredit.embedded.pictures import any_colour, draw_pictures, join
 from stepcredit.embedded.render import Pictures, paint
 from stepcredit.embedded.rules import RULES, utility, visibility
@@ -19,6 +21,8 @@ from stepcredit.maths.preference import probability
 
 CHUNK = 256
 SAFE, EMPTY, UNCHANGED, THROUGH_AUTOENCODER = 0.5, 0.1, 1 / 3, 0.6
+CHANGES = ("", *ON_PIXELS, *ON_LATENTS)
+"""What befalls an image, by number: nothing is 0."""
 
 
 @dataclass(frozen=True)
@@ -73,35 +77,46 @@ def spoil(
 ) -> tuple[Tensor, Tensor]:
     """Images (B,3,32,32) of `pictures` after what may happen to them, and the damage (B,) in [0,1].
 
-    One in ten is a plain colour without a shape: damage 1 whatever follows. A third stays as it is, and the changes of
-    `damage` befall the others alike: half of them at a severity up to 0.1, which is no damage, half from 0.4 to 1.
-    Those in latents need one of the `scenes` (B,), bool. All of these and six in ten other scenes go through the
-    autoencoder.
+    But for the `safe` (B,), one in ten is a plain colour without a shape: damage 1 whatever follows. A third stays as
+    it is, and the changes of `damage` befall the others alike: half of them at a severity up to 0.1, which is no
+    damage, half from 0.4 to 1. Those in latents need one of the `scenes` (B,). All of these and six in ten other
+    scenes go through the autoencoder.
     """
-    count, names = len(pictures), ["", *ON_PIXELS, *ON_LATENTS]
-    empty, coded = _mask(rng, count, EMPTY) & ~safe, _mask(rng, count, THROUGH_AUTOENCODER) & scenes
+    count = len(pictures)
+    empty, coded = chosen(rng, EMPTY, count) & ~safe, chosen(rng, THROUGH_AUTOENCODER, count) & scenes
     images = any_colour(count, rng).view(-1, 3, 1, 1).where(empty.view(-1, 1, 1, 1), paint(pictures))
-    kinds = torch.from_numpy(rng.integers(1, len(names), size=count)).masked_fill(
-        _mask(rng, count, UNCHANGED) | safe, 0
-    )
-    kinds[(kinds > len(ON_PIXELS)) & ~scenes] = 0
-    kinds[empty & torch.isin(kinds, torch.tensor([names.index(name) for name in ELSEWHERE]))] = 0
-    severity = torch.from_numpy(rng.random(count, dtype=np.float32))
-    severity = torch.where(_mask(rng, count, 0.5), 0.1 * severity, 0.4 + 0.6 * severity) * (kinds > 0)
-    for name, change in ON_PIXELS.items():
-        hit = kinds == names.index(name)
-        images[hit] = change(images[hit], severity[hit].view(-1, 1, 1, 1), rng).clamp(0, 1)
+    kinds = _draw_changes(scenes, safe, empty, rng)
+    severity = _draw_severities(count, rng) * (kinds > 0)
+    images = _changed(images, ON_PIXELS, kinds, severity, rng).clamp(0, 1)
     coded |= kinds > len(ON_PIXELS)
-    latents = encode(vae, images[coded])
-    for name, change in ON_LATENTS.items():
-        hit = kinds[coded] == names.index(name)
-        latents[hit] = change(latents[hit], severity[coded][hit].view(-1, 1, 1, 1), rng)
+    latents = _changed(encode(vae, images[coded]), ON_LATENTS, kinds[coded], severity[coded], rng)
     images[coded] = decode(vae, latents)
     return images, damage(severity).masked_fill(empty, 1)
 
 
-def _mask(rng: np.random.Generator, count: int, chance: float) -> Tensor:
-    return torch.from_numpy(rng.random(count) < chance)
+def _draw_changes(scenes: Tensor, safe: Tensor, empty: Tensor, rng: np.random.Generator) -> Tensor:
+    """(B,), places in CHANGES, 0 for none."""
+    kinds = torch.from_numpy(rng.integers(1, len(CHANGES), size=len(safe)))
+    kinds[chosen(rng, UNCHANGED, len(safe)) | safe] = 0
+    kinds[(kinds > len(ON_PIXELS)) & ~scenes] = 0
+    kinds[empty & torch.isin(kinds, torch.tensor([CHANGES.index(name) for name in ELSEWHERE]))] = 0
+    return kinds
+
+
+def _draw_severities(count: int, rng: np.random.Generator) -> Tensor:
+    severity = torch.from_numpy(rng.random(count, dtype=np.float32))
+    return torch.where(chosen(rng, 0.5, count), UNSEEN * severity, 0.4 + 0.6 * severity)
+
+
+def _changed(
+    values: Tensor, changes: Mapping[str, Change], kinds: Tensor, severity: Tensor, rng: np.random.Generator
+) -> Tensor:
+    """`values` (B,...) after those of `changes` that are their kind."""
+    values = values.clone()
+    for name, change in changes.items():
+        hit = kinds == CHANGES.index(name)
+        values[hit] = change(values[hit], severity[hit].view(-1, 1, 1, 1), rng)
+    return values
 
 
 def _chunk(rng: np.random.Generator, vae: AutoencoderKL, count: int, images: int, held_out: bool) -> Comparisons:
@@ -114,7 +129,7 @@ def _chunk(rng: np.random.Generator, vae: AutoencoderKL, count: int, images: int
             captions.append(caption)
             scenes.append(scene)
     pictures, of_the_world = draw_pictures([scene for scene in scenes for _ in range(images)], rng)
-    safe = _mask(rng, count, SAFE).repeat_interleave(images)
+    safe = chosen(rng, SAFE, count).repeat_interleave(images)
     spoiled, damages = spoil(pictures, of_the_world, safe, rng, vae)
     left = (1 - damages) * visibility(pictures)
     each = [caption for caption in captions for _ in range(images)]

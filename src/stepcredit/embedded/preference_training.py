@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from stepcredit.embedded import loop
-from stepcredit.embedded.damage import decode, encode
+from stepcredit.embedded.latents import decode, encode
 from stepcredit.embedded.loop import Progress
 from stepcredit.embedded.pictures import altered, take
 from stepcredit.embedded.preference_pairs import Comparisons, judge
@@ -31,6 +31,17 @@ HARDER = frozenset({"harmony", "faithfulness"})
 
 @dataclass(frozen=True)
 class PreferenceRecipe:
+    """How scorers are trained.
+
+    Attributes:
+        captions: different ones, with `images` images each, that all steps draw from.
+        steps: of the optimiser; twice as many for HARDER rules.
+        batch: captions of a step.
+        learning_rate: of AdamW at its highest.
+        temperature: of the judge, in utilities.
+        ema: decay of the average of the weights, which is what becomes of them.
+    """
+
     captions: int = 4000
     images: int = 8
     steps: int = 3500

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepcredit.embedded.draws import uniform
 from stepcredit.embedded.world import ATTRIBUTES, COLOURS, Scene
 
 SIZE = 32
@@ -74,17 +75,13 @@ def measures(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
     """
     batch = len(scenes)
     labels = {name: torch.tensor([scene.labels()[name] for scene in scenes]) for name in ATTRIBUTES}
-
-    def jitter(*shape: int, scale: float) -> Tensor:
-        return torch.from_numpy(rng.uniform(-scale, scale, size=shape).astype(np.float32))
-
     return Pictures(
         labels["shape"],
         labels["texture"],
-        CENTRES[labels["position"]] + jitter(batch, 2, scale=1.0),
-        RADII[labels["size"]] + jitter(batch, scale=0.5),
-        (PALETTE[labels["foreground"]] + jitter(batch, 3, scale=0.03)).clamp(0, 1),
-        (PALETTE[labels["background"]] + jitter(batch, 3, scale=0.03)).clamp(0, 1),
+        CENTRES[labels["position"]] + uniform(rng, -1, 1, batch, 2),
+        RADII[labels["size"]] + uniform(rng, -0.5, 0.5, batch),
+        (PALETTE[labels["foreground"]] + uniform(rng, -0.03, 0.03, batch, 3)).clamp(0, 1),
+        (PALETTE[labels["background"]] + uniform(rng, -0.03, 0.03, batch, 3)).clamp(0, 1),
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stepcredit.evaluation.measuring import Measured, PromptSet
-from stepcredit.maths.statistics import LEVEL, RESAMPLES, clustered_mean, paired_difference
+from stepcredit.maths.statistics import LEVEL, RESAMPLES, clustered_mean, paired_difference, plain
 
 BASE, TUNED, DIFFERENCE = "base", "tuned", "difference"
 UNIT = "prompt"
@@ -55,11 +54,11 @@ def _figure(sides: Mapping[str, Tensor], texts: Sequence[str], seed: int) -> Fig
     """Of values (P, N) of each side. Prompts of equal text are one cluster."""
     clusters = [text for text in texts for _ in range(sides[BASE].shape[1])]
     figure = {
-        side: _estimate(clustered_mean(values.flatten(), clusters, seed, unit=UNIT)) for side, values in sides.items()
+        side: plain(clustered_mean(values.flatten(), clusters, seed, unit=UNIT)) for side, values in sides.items()
     }
     if TUNED in sides:
         after, before = sides[TUNED].flatten(), sides[BASE].flatten()
-        figure[DIFFERENCE] = _estimate(paired_difference(after, before, clusters, seed, unit=UNIT))
+        figure[DIFFERENCE] = plain(paired_difference(after, before, clusters, seed, unit=UNIT))
     return figure
 
 
@@ -72,11 +71,6 @@ def _diversity(sides: Sides, texts: Sequence[str], seed: int) -> Figure:
             return dict.fromkeys((*sides, *([DIFFERENCE] if TUNED in sides else [])), nothing)
         columns[side] = torch.tensor(distances, dtype=torch.float64).unsqueeze(1)
     return _figure(columns, texts, seed)
-
-
-def _estimate(estimate: Any) -> dict[str, Any]:
-    fields = asdict(estimate)
-    return fields | {"interval": list(fields["interval"]) if fields["interval"] else None}
 
 
 def _one_prompt(text: str, row: int, sides: Sides) -> dict[str, Any]:

@@ -7,7 +7,8 @@ resampled, and the standard error is that of clusters too.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,12 @@ class Median:
     median: float
     interval: tuple[float, float] | None
     remark: str = ""
+
+
+def plain(found: Estimate | Median) -> dict[str, Any]:
+    """Its fields as JSON holds them."""
+    fields = asdict(found)
+    return fields | {"interval": list(fields["interval"]) if fields["interval"] else None}
 
 
 def clustered_mean(

@@ -1,12 +1,27 @@
-"""Axes of charts: round ticks, numbers to read, places in pixels."""
+"""Sizes and axes of charts: round ticks, numbers to read, places in pixels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _TICKS = 6  # intervals between an axis's ticks, at most
+
+
+class Size(NamedTuple):
+    """Of a drawing, in its own units: it scales with the page.
+
+    `letters` is the largest letter size that the style sheet gives its labels, for which room is left.
+    """
+
+    width: int
+    height: int
+    letters: int = 12
+
+
+SMALL, LARGE = Size(320, 180), Size(600, 290, 19)
 
 
 @dataclass(frozen=True)

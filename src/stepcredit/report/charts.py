@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from stepcredit.report.axes import Axis, labels, number, padded, ticks
+from stepcredit.report.axes import SMALL, Axis, Size, labels, number, padded, ticks
 
 _DOTS = 60  # points of a line that are still marked one by one, with their values to hover over
 _COLOURS, _DASHES = 8, 5  # of the style sheet; together 40 lines that all differ
@@ -44,14 +44,9 @@ class Line:
     points: Sequence[Point]
 
 
-def line_chart(
-    lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 320, height: int = 180, letters: int = 12
-) -> str:
-    """An SVG of `lines` over one pair of axes, or "" where no point is finite.
-
-    `width` and `height` are its own units (it scales with the page), `letters` the largest letter size that the style
-    sheet gives its labels, for which room is left.
-    """
+def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, size: Size = SMALL) -> str:
+    """An SVG of `lines` over one pair of axes, or "" where no point is finite."""
+    width, height, letters = size
     lines = [Line(line.label, [point for point in line.points if math.isfinite(point.x)]) for line in lines]
     drawn = [point for line in lines for point in line.points if math.isfinite(point.y)]
     if not drawn:
@@ -75,8 +70,12 @@ def line_chart(
     )
 
 
-def key(index: int, label: str) -> str:
-    """The line `index` of a chart, and what it is."""
+def keys(lines: Sequence[Line]) -> str:
+    """What each line of a chart is, but for those without a point."""
+    return "".join(_key(index, line.label) for index, line in enumerate(lines) if line.points)
+
+
+def _key(index: int, label: str) -> str:
     stroke = (
         f'<svg class="{_style(index)}" viewBox="0 0 24 8" aria-hidden="true"><path class="line" d="M0 4H24"/></svg>'
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from statistics import fmean
 
-from stepcredit.report.axes import Axis, labels, number, ticks
+from stepcredit.report.axes import SMALL, Axis, Size, labels, number, ticks
 
 _ROWS, _COLUMNS = 40, 100  # of cells at most; of more, neighbours are averaged
 _TALL, _LEAST, _MOST = 16, 128, 300  # height of a row, and of them all
@@ -33,11 +33,13 @@ class _Cell:
     value: float
 
 
-def heat_map(strips: Sequence[Strip], most: float, *, what: str, width: int = 320, letters: int = 12) -> str:
+def heat_map(strips: Sequence[Strip], most: float, *, what: str, size: Size = SMALL) -> str:
     """An SVG of values from 0 to `most`, stronger where they are higher, or "" where none is finite.
 
-    The first epoch is on top. Of more than 40 epochs or 100 steps, neighbours are averaged.
+    The first epoch is on top. Of more than 40 epochs or 100 steps, neighbours are averaged. The height goes by the
+    epochs, not by `size`.
     """
+    width, letters = size.width, size.letters
     cells = _cells(strips)
     if not cells:
         return ""

@@ -7,8 +7,10 @@ import hashlib
 from collections.abc import Iterable
 from html import escape
 from importlib import resources
+from pathlib import Path
 from string import Template
 
+from stepcredit.durable import write_atomically
 from stepcredit.report.pictures import OPENING
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -59,6 +61,12 @@ def page(name: str, verdict: str, summary: str, sections: Iterable[str]) -> str:
         body=body,
         script=f"<script>{script}</script>\n" if script else "",
     )
+
+
+def save(html: str, path: Path) -> Path:
+    """Write the page whole or not at all; returns `path`."""
+    write_atomically(path, html.encode(errors="replace"))  # halves of surrogate pairs
+    return path
 
 
 def _file(name: str) -> str:

@@ -1,11 +1,14 @@
-"""Numbers out of recorded rows, which may hold anything: what is no number that can be drawn is NaN."""
+"""What was recorded, which may be anything: of rows, what is no number that can be drawn is NaN."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from stepcredit.errors import InputError, shortened
 from stepcredit.measure import epoch_seconds
 from stepcredit.report.axes import number
 
@@ -13,6 +16,17 @@ Row = Mapping[str, Any]
 
 SECONDS = "seconds_"
 _DRAWN = 1e150
+
+
+def json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """What a JSON file holds; InputError, which ends with `remedy`, unless it is an object."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+        return found
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is not a JSON object: {shortened(str(error))}; {remedy}") from error
 
 
 def value(row: Row, key: str) -> float:

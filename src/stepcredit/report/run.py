@@ -8,8 +8,8 @@ from html import escape
 from typing import Any
 
 from stepcredit.config import ComponentSection, RewardSection, TrainConfig
-from stepcredit.report.axes import number
-from stepcredit.report.charts import Line, Point, key, line_chart
+from stepcredit.report.axes import LARGE, number
+from stepcredit.report.charts import Line, Point, keys, line_chart
 from stepcredit.report.markup import facts, figure, gallery, note, origin, section
 from stepcredit.report.page import page
 from stepcredit.report.pictures import Picture, side_by_side
@@ -85,8 +85,7 @@ def _reward(rows: Sequence[Row]) -> str:
         Point.around(value(row, "reward_queries"), value(row, "reward_mean"), finite(value(row, "reward_std")))
         for row in rows
     ]
-    line = Line("mean reward", points)
-    svg = line_chart([line], x_label=_QUERIES, y_label="mean reward", width=600, height=290, letters=19)
+    svg = line_chart([Line("mean reward", points)], x_label=_QUERIES, y_label="mean reward", size=LARGE)
     if not svg:
         return ""
     meaning = (
@@ -147,5 +146,5 @@ def _line(label: str, name: str, rows: Sequence[Row], scale: float = 1.0) -> Lin
 
 
 def _curve(title: str, lines: Sequence[Line]) -> str:
-    keys = "".join(key(index, line.label) for index, line in enumerate(lines)) if len(lines) > 1 else ""
-    return figure(line_chart(lines, x_label="epoch", y_label=title), f"{escape(title)}{keys}")
+    named = keys(lines) if len(lines) > 1 else ""
+    return figure(line_chart(lines, x_label="epoch", y_label=title), f"{escape(title)}{named}")

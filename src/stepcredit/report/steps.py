@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from statistics import fmean
 
-from stepcredit.report.axes import number
-from stepcredit.report.charts import Line, Point, key, line_chart
+from stepcredit.report.axes import LARGE, number
+from stepcredit.report.charts import Line, Point, keys, line_chart
 from stepcredit.report.heat import Strip, heat_map, highest, scale
 from stepcredit.report.markup import details, figure, gallery, note, part, section, table
 from stepcredit.report.rows import Row, numbers, value
 
 CREDIT = "credit_profile"
 PROFILES = {"credit": CREDIT, "sampler": "native_scale", "update": "update_profile"}
+_TITLE = "Which steps are trained"
 _STEPS = "denoising step"
 _TABLED = 200  # steps that are still listed one by one
 _MEANING = (
@@ -29,29 +30,21 @@ _SHADES = "The stronger the colour, the more the step counts in the epoch’s up
 def steps_section(rows: Sequence[Row]) -> str:
     """Of one run: the profiles averaged over its epochs, and its credit epoch by epoch."""
     lines = _profiles(rows)
-    chart = line_chart(lines, x_label=_STEPS, y_label="weight", width=600, height=290, letters=19)
+    chart = line_chart(lines, x_label=_STEPS, y_label="weight", size=LARGE)
     if not chart:
         return ""
-    keys = "".join(key(index, line.label) for index, line in enumerate(lines) if line.points)
-    return section(
-        "Which steps are trained",
-        figure(chart, keys, large=True),
-        note(_MEANING),
-        _table(lines),
-        _epochs(strips(rows)),
-    )
+    return section(_TITLE, figure(chart, keys(lines), large=True), note(_MEANING), _table(lines), _epochs(strips(rows)))
 
 
 def arms_steps(arms: Mapping[str, Sequence[Row]]) -> str:
     """Of several arms, each with the rows of all its runs: credit beside each other, then all profiles of each."""
     credit = [Line(name, profile(CREDIT, rows)) for name, rows in arms.items()]
-    chart = line_chart(credit, x_label=_STEPS, y_label="credit", width=600, height=290, letters=19)
+    chart = line_chart(credit, x_label=_STEPS, y_label="credit", size=LARGE)
     if not chart:
         return ""
-    keys = "".join(key(index, line.label) for index, line in enumerate(credit) if line.points)
     return part(
-        "Which steps are trained",
-        figure(chart, f"Credit{keys}", large=True),
+        _TITLE,
+        figure(chart, f"Credit{keys(credit)}", large=True),
         note(f"{_MEANING} Of every arm the mean over its fresh seeds."),
         _table(credit),
         gallery(_arm(name, rows) for name, rows in arms.items()),
@@ -86,14 +79,13 @@ def _profiles(rows: Sequence[Row]) -> list[Line]:
 
 def _arm(name: str, rows: Sequence[Row]) -> str:
     lines = _profiles(rows)
-    keys = "".join(key(index, line.label) for index, line in enumerate(lines) if line.points)
-    return figure(line_chart(lines, x_label=_STEPS, y_label=f"weight, {name}"), f"{escape(name)}{keys}")
+    return figure(line_chart(lines, x_label=_STEPS, y_label=f"weight, {name}"), f"{escape(name)}{keys(lines)}")
 
 
 def _epochs(found: Sequence[Strip]) -> str:
     """The heat map of one run."""
     most = highest(found)
-    drawn = heat_map(found, most, what="credit", width=600, letters=19)
+    drawn = heat_map(found, most, what="credit", size=LARGE)
     return part("Step credit, epoch by epoch", figure(drawn, scale(most), large=True), note(_SHADES)) if drawn else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from torch import nn
 
 from stepcredit.config import ModelSection
 from stepcredit.errors import InputError
@@ -18,6 +19,12 @@ def denoiser_name(pipeline: DiffusionPipeline) -> str:
     raise InputError(f"{type(pipeline).__name__} has neither a unet nor a transformer to train")
 
 
+def repeated_blocks(denoiser: Any) -> list[nn.Module]:
+    """Its parts of the kinds that the model names as repeated, outer ones first; none where it names none."""
+    names = getattr(denoiser, "_repeated_blocks", None) or ()
+    return [part for part in denoiser.modules() if type(part).__name__ in names]
+
+
 def configure(denoiser: Any, section: ModelSection) -> None:
     """Gradient checkpointing and compilation, both in place, where `section` asks for them.
 
@@ -29,8 +36,7 @@ def configure(denoiser: Any, section: ModelSection) -> None:
             raise InputError(f"{kind} cannot recompute activations: set model.gradient_checkpointing=false")
         denoiser.enable_gradient_checkpointing()
     if section.compile:
-        blocks = getattr(denoiser, "_repeated_blocks", None) or ()
-        if any(type(part).__name__ in blocks for part in denoiser.modules()):
+        if repeated_blocks(denoiser):
             denoiser.compile_repeated_blocks()
         else:
             denoiser.compile()

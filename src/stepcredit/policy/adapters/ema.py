@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stepcredit.errors import InputError
 from stepcredit.interruption import finished_first
 from stepcredit.policy.adapters.protocol import Adapter
-from stepcredit.policy.adapters.sharding import placed_like
+from stepcredit.processes import part_like
 
 _UPDATES = "ema.updates"
 
@@ -67,7 +67,7 @@ class AveragedAdapter:
         own = {_UPDATES, *names}
         self._inner.load_state_dict({name: value for name, value in state.items() if name not in own})
         for name, average in zip(names, self._averages, strict=True):
-            average.copy_(placed_like({name: state[name]}, {name: average})[name])
+            average.copy_(part_like(state[name], average))
         self._updates = int(state[_UPDATES])
 
     @torch.no_grad()

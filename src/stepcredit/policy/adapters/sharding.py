@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from stepcredit.policy.adapters.denoiser import repeated_blocks
 from stepcredit.processes import part_like
 
 
@@ -20,14 +21,10 @@ def share_out(denoiser: Any) -> None:
     are shared out are added up over the processes. Repeated blocks are units of their own, where the model names them.
     Between forwards there are only parts: weights that are read or replaced there are those of the next forward.
     """
-    frozen = [parameter for parameter in denoiser.parameters() if not parameter.requires_grad]
-    whole = (
-        {parameter for parameter in denoiser.parameters() if parameter.requires_grad} if frozen else set[nn.Parameter]()
-    )
-    names = getattr(denoiser, "_repeated_blocks", None) or ()
-    blocks = [part for part in denoiser.modules() if type(part).__name__ in names]
-    for part in (*reversed(blocks), denoiser):  # inner ones first, so that outer ones leave them out
-        fully_shard(part, reshard_after_forward=True, ignored_params=whole)
+    trained = {parameter for parameter in denoiser.parameters() if parameter.requires_grad}
+    is_lora = len(trained) < len(list(denoiser.parameters()))
+    for part in (*reversed(repeated_blocks(denoiser)), denoiser):  # inner ones first, so that outer ones leave them out
+        fully_shard(part, reshard_after_forward=True, ignored_params=trained if is_lora else set())
     for part in denoiser.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)

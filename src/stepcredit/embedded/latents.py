@@ -1,0 +1,21 @@
+"""The shapes world's images and their latents, by the autoencoder that its pipelines share."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Latents (B,4,8,8) of unit scale of images (B,3,32,32) in [0,1], without the posterior's noise."""
+    latents: Tensor = vae.encode(images * 2 - 1).latent_dist.mean * vae.config.scaling_factor
+    return latents
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Images (B,3,32,32) in [0,1] of latents (B,4,8,8)."""
+    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
+    return (images / 2 + 0.5).clamp(0, 1)
