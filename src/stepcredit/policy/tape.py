@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from stepcredit.maths import Transition, gaussian
@@ -77,15 +76,17 @@ class Recorder:
         return False
 
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
-        noise = randn_tensor(
-            transition.mean.shape, generator=self.generators, device=transition.mean.device, dtype=transition.mean.dtype
-        )
-        following = gaussian.sample(transition, noise).to(sample.dtype)
+        following = gaussian.sample(transition, self._noise(transition.mean)).to(sample.dtype)
         if self.position == 0:
             self._walks.begin(self._rows, sample)
         self._walks.add(self._rows, self.position, following, transition, timestep)
         self.position += 1
         return following
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """As diffusers' randn_tensor draws it, row by row on the CPU; but nobody waits until it is on the device."""
+        rows = [torch.randn(1, *like.shape[1:], generator=each, dtype=like.dtype) for each in self.generators]
+        return torch.cat(rows).to(like.device, non_blocking=like.is_cuda)
 
 
 class StepReached(Exception):
