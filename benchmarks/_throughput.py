@@ -13,6 +13,7 @@ import torch
 from stepcredit.config import TrainConfig
 from stepcredit.descent import PlainDescent
 from stepcredit.experience import Experience
+from stepcredit.optimiser import build_optimiser
 from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.recipes import validate
@@ -64,9 +65,9 @@ def rollout(policy: PipelinePolicy, config: TrainConfig) -> Trajectory:
 
 def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) -> dict[str, float]:
     """One step of the optimiser, every advantage 1; returns the figures of the epoch."""
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=config.train.learning_rate)
     device = trajectory.latents.device
     scaler = torch.amp.GradScaler(device.type, enabled=config.model.dtype == "float16")
+    optimiser = build_optimiser(policy.parameters(), config.train, unfused=scaler.is_enabled())
     advantages = torch.ones(trajectory.log_probs.shape, device=device)
     experience = Experience(trajectory, advantages, alone(len(trajectory)))
     descent = PlainDescent(policy, optimiser, scaler, config.train.max_grad_norm)

@@ -6,6 +6,7 @@ Ways to accumulate the same gradient over the same recorded walks, in alternatio
 
 - a number: the trainer's own path with train.microbatch so large
 - compiled: the same with the last of the numbers and model.compile
+- channels_last: the same with the last of the numbers and the denoiser in that memory format
 - bare:     a plain loop over (image, step) that calls the denoiser directly, without re-entering the pipeline; the
             shape of the reference implementations' loops
 
@@ -39,7 +40,7 @@ from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.sharing import alone
 from stepcredit.types import Trajectory
 
-LARGEST_DIFFERENCE = 1e-5
+LARGEST_DIFFERENCE = 2e-5
 Way = Callable[[], tuple[Tensor, float]]
 """Returns (flat gradient, CPU seconds)."""
 
@@ -73,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, help="rounds")
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 1], help="micro-batches, the baseline first")
     parser.add_argument("--compiled", action="store_true", help="also compile the denoiser's blocks (minutes)")
+    parser.add_argument("--channels-last", action="store_true", help="also with the denoiser in channels_last order")
     parser.add_argument("--bare", action="store_true", help="also the reference-style loop (slow)")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     return parser.parse_args()
@@ -94,12 +96,23 @@ def ways(config: TrainConfig, options: argparse.Namespace) -> dict[str, Way]:
     if options.bare:
         found["bare"] = partial(bare, policy, trajectory, advantages, config)
     gradients = {name: partial(gradient_of, policy, work) for name, work in found.items()}
-    if options.compiled:
-        other = load_policy(config.model_copy(update={"model": config.model.model_copy(update={"compile": True})}))
-        walks = sampled(other, config, options.images)
-        work = partial(ours, other, walks, advantages, config, options.sizes[-1])
-        gradients["compiled"] = partial(gradient_of, other, work)
+    for name, other in otherwise(config, options).items():
+        work = partial(ours, other, trajectory, advantages, config, options.sizes[-1])
+        gradients[name] = partial(gradient_of, other, work)
     return gradients
+
+
+def otherwise(config: TrainConfig, options: argparse.Namespace) -> dict[str, PipelinePolicy]:
+    """Policies whose denoiser computes the same in another way."""
+    found = {}
+    if options.compiled:
+        model = config.model.model_copy(update={"compile": True})
+        found["compiled"] = load_policy(config.model_copy(update={"model": model}))
+    if options.channels_last:
+        found["channels_last"] = load_policy(config)
+        denoiser = getattr(found["channels_last"].pipeline, found["channels_last"].denoiser)
+        denoiser.to(memory_format=torch.channels_last)
+    return found
 
 
 def ours(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig, size: int) -> None:
@@ -162,7 +175,7 @@ def table(seconds: Mapping[str, Sequence[float]], images: int) -> list[str]:
     baseline, *others = seconds
     rounds = len(seconds[baseline])
     lines = [
-        f"{name:<9}{1000 * statistics.median(values) / images:7.1f} CPU-ms per query (median of {rounds})"
+        f"{name:<14}{1000 * statistics.median(values) / images:7.1f} CPU-ms per query (median of {rounds})"
         for name, values in seconds.items()
     ]
     for name in others:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from stepcredit.config import TrainSection
 from stepcredit.deepspeed import DeepSpeedDescent
-from stepcredit.descent import PlainDescent, Step, adamw
+from stepcredit.descent import PlainDescent, Step
+from stepcredit.optimiser import build_optimiser
 from stepcredit.processes import joined
 
 SECTION = TrainSection(learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.5)
@@ -60,7 +61,7 @@ def main() -> None:
     processes = joined(2, cpu=True)
     ours, theirs = Line(), Line()
     shared: Any = DeepSpeedDescent(ours, SECTION, processes)  # type: ignore[arg-type]
-    plain: Any = PlainDescent(theirs, adamw(theirs.weights, SECTION, fused=False), shared.scaler, 0.5)  # type: ignore[arg-type]
+    plain: Any = PlainDescent(theirs, build_optimiser(theirs.weights, SECTION, unfused=True), shared.scaler, 0.5)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
 
     def stepped(**spoilt: int) -> tuple[Step, Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from stepcredit import recipes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -152,3 +155,15 @@ def test_the_table_of_micro_batches_has_ratios_of_each_round(module: Any) -> Non
     lines = module("microbatch").table({"16": [2.0, 4.0, 3.0], "64": [1.0, 3.0, 1.5]}, images=8)
     assert lines[0].split()[:2] == ["16", "375.0"] and lines[1].split()[:2] == ["64", "187.5"]
     assert lines[2] == "64 / 16: min 0.50, median 0.50, max 0.75"
+
+
+def test_a_denoiser_in_channels_last_order_trains_the_same(module: Any) -> None:
+    microbatch = module("microbatch")
+    config = recipes.load(None, ["sample.steps=2"])
+    options = argparse.Namespace(images=2, sizes=[2], bare=False, compiled=False, channels_last=True)
+    ways = microbatch.ways(config, options)
+    assert list(ways) == ["2", "channels_last"]
+    weight = microbatch.otherwise(config, options)["channels_last"].pipeline.unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    plain, last = (way()[0] for way in ways.values())
+    assert microbatch.relative(last, plain) < microbatch.LARGEST_DIFFERENCE

@@ -30,6 +30,7 @@ FLOORS = (
         "checkpoint",
         "embedded",
         "faults",
+        "optimiser",
         "plans",
         "processes",
         "progress",

@@ -133,13 +133,6 @@ def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
     assert relative(taken(policy), whole) < 1e-9
 
 
-def test_micro_batches_agree_in_float32() -> None:
-    policy = tiny_policy()
-    trajectory = walked(policy)
-    whole = gradient(policy, trajectory, STEP_ADVANTAGES)
-    assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, microbatch=2), whole) < 1e-4
-
-
 def test_gradient_of_the_first_update_is_the_policy_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
     policy, trajectory = walk
     group = torch.tensor([0, 2, 5])

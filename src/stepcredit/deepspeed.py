@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
 from stepcredit.config import TrainSection
-from stepcredit.descent import Step, adamw, finite, forget_gradients
+from stepcredit.descent import Step, finite, forget_gradients
 from stepcredit.errors import InputError, shortened
+from stepcredit.optimiser import build_optimiser
 from stepcredit.processes import Processes
 from stepcredit.types import Policy
 
@@ -177,7 +178,7 @@ def _engine(weights: nn.Module, section: TrainSection) -> Any:
         plugin = DeepSpeedPlugin()
         fitted(plugin.deepspeed_config, section.max_grad_norm)
         accelerator = Accelerator(deepspeed_plugin=plugin, mixed_precision="no")
-        engine, _ = accelerator.prepare(weights, adamw(weights.parameters(), section, fused=False))
+        engine, _ = accelerator.prepare(weights, build_optimiser(weights.parameters(), section, unfused=True))
     except (AssertionError, ValueError) as error:  # what they raise for configurations that do not fit together
         raise InputError(f"the DeepSpeed configuration cannot be used: {shortened(str(error))}") from error
     return engine

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
-from stepcredit.config import TrainSection
 from stepcredit.processes import Processes, part_like, whole_tensor
 from stepcredit.types import Policy
 
@@ -101,18 +100,6 @@ class PlainDescent:
             for name, value in tensors.items()
         }
         restore_optimiser(self.optimiser, parts)
-
-
-def adamw(weights: Iterable[torch.nn.Parameter], section: TrainSection, *, fused: bool) -> torch.optim.AdamW:
-    """As `section` has it."""
-    return torch.optim.AdamW(
-        weights,
-        lr=section.learning_rate,
-        betas=section.betas,
-        eps=section.adam_epsilon,
-        weight_decay=section.weight_decay,
-        fused=fused,
-    )
 
 
 def finite(*figures: Tensor) -> bool:

@@ -11,9 +11,10 @@ from stepcredit.advantages import Advantages
 from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.deepspeed import DeepSpeedDescent
-from stepcredit.descent import Descent, PlainDescent, adamw
+from stepcredit.descent import Descent, PlainDescent
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
+from stepcredit.optimiser import build_optimiser
 from stepcredit.processes import Processes, whole_tensor
 from stepcredit.tracking import package_versions
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
@@ -109,7 +110,6 @@ def descent_of(config: TrainConfig, policy: Policy, processes: Processes) -> Des
         if halves:
             raise InputError("model.dtype=float16 cannot be trained with DeepSpeed: use bfloat16 or float32")
         return DeepSpeedDescent(policy, config.train, processes)
-    fused = device == "cuda" and not halves  # fused, it counts steps that the scaler skips
-    optimiser = adamw(policy.parameters(), config.train, fused=fused)
+    optimiser = build_optimiser(policy.parameters(), config.train, unfused=halves)
     scaler = torch.amp.GradScaler(device, enabled=halves)
     return PlainDescent(policy, optimiser, scaler, config.train.max_grad_norm, processes)

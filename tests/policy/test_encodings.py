@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.families import FAMILIES
+from tests.families.proof import WITHOUT_LORA, moved
 from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.policy.encodings import Encode, Encodings
+from stepcredit.policy.encodings import Earlier, Encode, Encodings, versions
+from stepcredit.policy.prompt_rows import Rows, packed, selected
 from stepcredit.policy.reentry import _call
 from stepcredit.types import Plan
 
@@ -27,9 +30,11 @@ def rows_of(texts: Sequence[str], length: int = 5) -> Tensor:
     return torch.tensor([number(text) for text in texts]).view(-1, 1, 1).expand(-1, length, 2).clone()
 
 
-def encoded(encode: Encode, texts: Sequence[str] = TEXTS, layouts: Any = None, **named: Any) -> Encodings:
+def encoded(
+    encode: Encode, texts: Sequence[str] = TEXTS, earlier: Earlier | None = None, weights: Any = (), **named: Any
+) -> Encodings:
     """The encodings of one call for all of `texts`."""
-    encodings = Encodings(texts, {} if layouts is None else layouts)
+    encodings = Encodings(texts, earlier or Earlier(), weights)
     encodings.recording(encode, list(texts))(list(texts), **named)
     return encodings
 
@@ -95,17 +100,17 @@ def test_every_distinct_prompt_is_encoded_once_for_all_batches() -> None:
         asked.append(prompt)
         return rows_of(prompt)
 
-    layouts: dict[Any, Any] = {}
+    earlier = Earlier()
     for _ in range(2):
-        encodings = Encodings(["bb", "a", "bb", "ccc"], layouts)
+        encodings = Encodings(["bb", "a", "bb", "ccc"], earlier)
         for batch in (["bb", "a"], ["bb", "ccc"]):
             assert torch.equal(encodings.recording(encode, batch)(batch), rows_of(batch))
-    assert asked == [["bb", "a", "ccc"], ["bb", "a", "ccc", "bb"], ["bb", "a", "ccc"]]
+    assert asked == [["bb", "a", "ccc"], ["bb", "a", "ccc", "bb"]]
 
 
 def test_calls_are_told_apart_by_their_order() -> None:
     """As where a pipeline encodes the prompt and then the negative prompt."""
-    encodings = Encodings(TEXTS, {})
+    encodings = Encodings(TEXTS, Earlier())
     for batch in (["a", "bb"], ["ccc", "a"]):
         encode = encodings.recording(lambda prompt: rows_of(prompt), batch)
         assert torch.equal(encode(batch), rows_of(batch))
@@ -115,14 +120,14 @@ def test_calls_are_told_apart_by_their_order() -> None:
 
 def test_a_structure_that_changes_from_one_rollout_to_the_next() -> None:
     """With guidance there is a negative part, without it is None: what is known of one is not used for the other."""
-    layouts: dict[Any, Any] = {}
-    plain = encoded(lambda prompt: (rows_of(prompt), None), layouts=layouts)
-    guided = encoded(lambda prompt: (rows_of(prompt), -rows_of(prompt)), layouts=layouts)
-    doubled = encoded(lambda prompt: (rows_of(prompt), torch.ones(6)), layouts=layouts)
+    earlier = Earlier()
+    plain = encoded(lambda prompt: (rows_of(prompt), None), earlier=earlier)
+    guided = encoded(lambda prompt: (rows_of(prompt), -rows_of(prompt)), earlier=earlier)
+    doubled = encoded(lambda prompt: (rows_of(prompt), torch.ones(6)), earlier=earlier)
     assert plain.of(["bb"])[0][1] is None
     assert torch.equal(guided.of(["bb"])[0][1], -rows_of(["bb"]))
     assert torch.equal(doubled.of(["bb"])[0][1], torch.ones(6))
-    assert len(layouts) == 3
+    assert len(earlier.layouts) == 3
 
 
 def test_one_prompt_alone_is_not_taken_for_what_belongs_to_none() -> None:
@@ -138,7 +143,7 @@ def test_one_text_for_all_images_is_given_for_all_prompts() -> None:
         seen.append(negative_prompt)
         return rows_of(prompt) - rows_of(negative_prompt)
 
-    encodings = Encodings(TEXTS, {})
+    encodings = Encodings(TEXTS, Earlier())
     value = encodings.recording(encode, ["a", "bb"])(["a", "bb"], negative_prompt=["no", "no"])
     assert torch.equal(value, rows_of(["a", "bb"]) - number("n"))
     assert seen == [["no"] * 3, ["no"] * 4]
@@ -205,4 +210,169 @@ def test_a_rollout_asks_the_text_encoder_once_for_all_its_batches(monkeypatch: p
         walk = policy.rollout(twice, SEEDS[:3], Plan(1, range(1), batch=2)).trajectory
     policy.replay(walk, 0)
     policy.replay(walk, 0, torch.tensor([2]))
-    assert asked == [["two dogs", "a cat"], ["two dogs", "a cat", "two dogs"], ["two dogs", "a cat"]]
+    assert asked == [["two dogs", "a cat"], ["two dogs", "a cat", "two dogs"]]
+
+
+def held_rows(value: Any) -> list[int]:
+    """Of each part that holds rows, how many."""
+    if isinstance(value, tuple | list):
+        return [count for part in value for count in held_rows(part)]
+    return [len(value.held)] if isinstance(value, Rows) else []
+
+
+def held_bytes(value: Any) -> int:
+    """Of every storage that a packed value keeps."""
+    if isinstance(value, tuple | list):
+        return sum(map(held_bytes, value))
+    parts = value.held if isinstance(value.held, list) else [value.held]
+    return sum(part.untyped_storage().nbytes() for part in parts)
+
+
+def guided(prompts: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """Rows of prompts; one row for all, as a tensor, as a list of views of one, and as the first block of two."""
+    texts, one = rows_of(TEXTS[:prompts]), rows_of(["n"] * prompts)
+    return texts, one, list(rows_of(["n"] * prompts)), torch.cat([one, texts])
+
+
+@pytest.mark.parametrize("prompts", [2, 3])
+def test_the_unconditional_branch_is_held_as_one_row(prompts: int) -> None:
+    row = rows_of(["n"]).untyped_storage().nbytes()
+    held = packed(guided(prompts), (1, 1, 1, 2), prompts)
+    assert [held_bytes(part) for part in held] == [prompts * row, row, row, (1 + prompts) * row]
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0], [1, 1, 1, 1]])
+def test_what_is_held_once_is_handed_out_once_for_each_image(rows: list[int]) -> None:
+    texts, negative, listed, both = selected(packed(guided(3), (1, 1, 1, 2), 3), rows)
+    assert torch.equal(texts, rows_of([TEXTS[row] for row in rows]))
+    assert torch.equal(negative, rows_of(["n"] * len(rows))) and torch.equal(torch.stack(listed), negative)
+    assert torch.equal(both, torch.cat([negative, texts]))
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 2, 3), (3, 1, 2, 0)])
+def test_rows_are_handed_out_in_the_memory_layout_of_a_selection(order: tuple[int, ...], alike: bool) -> None:
+    """In half precision kernels round by layout; and expanded rows are not what a pipeline has seen before."""
+    stored = torch.randn(4, 5, 6, 7, generator=torch.Generator().manual_seed(0)).permute(order).contiguous()
+    value = stored.permute([order.index(axis) for axis in range(4)])
+    value = torch.empty_like(value).copy_(value[:1]) if alike else value
+    for rows in ([0, 1, 2, 3], [2], [3, 3]):
+        plain, ours = value[torch.tensor(rows)], selected(packed(value, 1, 4), rows)
+        assert torch.equal(plain, ours) and plain.stride() == ours.stride()
+
+
+@pytest.mark.parametrize("other", [-0.0, 1e-45])
+def test_rows_that_differ_in_a_bit_are_held_apart(other: float) -> None:
+    value = torch.tensor([[0.0, float("nan")], [other, float("nan")]])
+    assert held_rows(packed(value, 1, 2)) == [2]
+    assert held_rows(packed(value[[0, 0]], 1, 2)) == [1]
+
+
+WITHOUT_NEGATIVE = ("flux",)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_holds_its_unconditional_branch_once(name: str) -> None:
+    """Next to the rows of the prompts themselves; that it replays exactly, tests of the families show."""
+    encodings = moved(name).rollout(PROMPTS, SEEDS, Plan(1, range(1), batch=3)).trajectory.recording.encodings
+    held = held_rows(encodings._calls)
+    assert set(held) == ({4} if name in WITHOUT_NEGATIVE else {4, 1})
+
+
+class Counting:
+    """An encoder that knows how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def encode(self, prompt: list[str], negative_prompt: Any = None, scale: Any = 1.0) -> Tensor:
+        self.asked += 1
+        return self.asked * rows_of(prompt)
+
+
+def times_asked(first: dict[str, Any], then: dict[str, Any]) -> int:
+    """How often an encoder is asked by two rollouts that differ as given; two is once each."""
+    encoder, earlier = Counting(), Earlier()
+    encoded(encoder.encode, earlier=earlier)  # finds out the layout
+    encoder.asked = 0
+    for given in (first, then):
+        encoded(given.pop("encode", encoder.encode), earlier=earlier, **{"texts": ("x", "y"), **given})
+    return encoder.asked
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "asked"),
+    [
+        ({}, {}, 1),
+        ({"weights": (3,)}, {"weights": (3,)}, 1),
+        ({"negative_prompt": ["n", "n"]}, {"negative_prompt": ["n", "n"]}, 1),
+        ({}, {"texts": ("y", "x")}, 2),
+        ({}, {"texts": ("x",)}, 2),
+        ({}, {"texts": ("x", "y", "z")}, 2),
+        ({"weights": (3,)}, {"weights": (4,)}, 2),
+        ({"negative_prompt": ["n", "n"]}, {"negative_prompt": ["m", "m"]}, 2),
+        ({"scale": 1.0}, {"scale": 2.0}, 2),
+        ({"scale": {"a": [1, None]}}, {"scale": {"a": [1, None]}}, 1),
+        ({"scale": torch.ones(2)}, {"scale": torch.ones(2)}, 2),
+        ({"encode": lambda prompt: rows_of(prompt)}, {}, 1),
+    ],
+)
+def test_an_encoding_is_kept_for_the_same_prompts_arguments_and_weights(
+    first: dict[str, Any], then: dict[str, Any], asked: int
+) -> None:
+    """In the same order, too: kernels round by the row of a batch. A tensor does not tell its values cheaply."""
+    assert times_asked(first, then) == asked
+
+
+def test_the_encodings_used_longest_ago_go_first() -> None:
+    encoder, earlier, walked = Counting(), Earlier(), ["train", "grid", "train", "held out", "train", "grid"]
+    asked = []
+    for name in walked:
+        before = encoder.asked
+        encoded(encoder.encode, [name, "second"], earlier)
+        asked.append(encoder.asked > before)
+    assert asked == [True, True, False, True, False, True]
+
+
+def test_epochs_find_the_encodings_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(steps=1)
+    own, asked = type(policy.pipeline).encode_prompt, []
+
+    def encode(self: Any, prompt: list[str], *arguments: Any, **named: Any) -> Any:
+        asked.append(list(prompt))
+        return own(self, prompt, *arguments, **named)
+
+    monkeypatch.setattr(type(policy.pipeline), "encode_prompt", encode)
+    first = policy.rollout(PROMPTS, SEEDS).trajectory
+    again = policy.rollout(PROMPTS, SEEDS).trajectory
+    assert len(asked) == 2
+    assert torch.equal(first.latents, again.latents)
+    with torch.no_grad():
+        next(policy.pipeline.text_encoder.parameters()).mul_(2)
+    assert not torch.equal(first.latents, policy.rollout(PROMPTS, SEEDS).trajectory.latents)
+    assert len(asked) == 3
+
+
+def test_versions_tell_weights_that_were_changed_or_replaced() -> None:
+    part = torch.nn.Linear(2, 2)
+    seen = [versions([part])]
+    assert versions([part]) == seen[0]
+    with torch.no_grad():
+        part.bias.zero_()
+    seen.append(versions([part]))
+    part.weight.data = part.weight.data.double()
+    seen.append(versions([part]))
+    part.weight = torch.nn.Parameter(part.weight.detach().clone())
+    seen.append(versions([part]))
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_no_text_encoder_is_trained(name: str, adapter: str) -> None:
+    if adapter == "lora" and name in WITHOUT_LORA:
+        pytest.skip("diffusers has no LoRA for this family")
+    policy = moved(name, model={"adapter": adapter})
+    trained = {id(weight) for weight in policy.parameters()}
+    frozen = [weight for part in policy._encoders() for weight in part.parameters()]
+    assert frozen and not any(id(weight) in trained or weight.requires_grad for weight in frozen)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from tests.families import FAMILIES
 from tests.families.proof import idle, moved, overhead_ms, raised, reloaded
 from tests.tiny import PROMPTS, SEEDS
+from torch.overrides import TorchFunctionMode
 
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import self_check
@@ -75,3 +79,35 @@ def test_batches_of_a_walk_do_not_see_each_other(name: str) -> None:
     whole = policy.rollout(PROMPTS, SEEDS).trajectory
     split = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3)).trajectory
     torch.testing.assert_close(split.latents, whole.latents, atol=1e-4, rtol=1e-4)
+
+
+class Called(TorchFunctionMode):
+    """Notes the names of all functions of torch that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attention_is_torchs_own(name: str) -> None:
+    """Scaled-dot-product attention, which never holds the matrix of all pairs; a softmax would be one made by hand."""
+    policy = moved(name)
+    walk = policy.rollout(PROMPTS[:1], SEEDS[:1], Plan(1, range(1))).trajectory
+    with Called() as called:
+        policy.replay(walk, 0)
+    assert "scaled_dot_product_attention" in called.names
+    assert "softmax" not in called.names
+
+
+def test_attention_made_by_hand_is_seen() -> None:
+    policy = moved("sd")
+    walk = policy.rollout(PROMPTS[:1], SEEDS[:1], Plan(1, range(1))).trajectory
+    policy.pipeline.unet.set_attn_processor(AttnProcessor())
+    with Called() as called:
+        policy.replay(walk, 0)
+    assert "scaled_dot_product_attention" not in called.names and "softmax" in called.names

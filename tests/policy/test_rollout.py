@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb, tiny_policy, tiny_scheduler, tiny_sd, tiny_sdxl
 from torch import Tensor
 
@@ -154,6 +159,8 @@ def test_a_users_own_encode_prompt_survives() -> None:
     assert len(called) == 2  # once for the prompts, once for one more, to see what belongs to a prompt
     policy.replay(walk, 0)
     policy.rollout(PROMPTS, SEEDS)
+    assert len(called) == 2  # the same prompts
+    policy.rollout(PROMPTS[:2], SEEDS[:2])
     assert len(called) == 3
     assert policy.pipeline.encode_prompt is own
 
@@ -204,3 +211,29 @@ def test_an_argument_that_the_pipeline_takes_reaches_it() -> None:
 def test_more_steps_than_noise_levels() -> None:
     with pytest.raises(InputError, match=r"sample\.steps is 1001 but the model has only 1000 noise levels"):
         tiny_policy(steps=1001)
+
+
+class Short(StableDiffusionPipeline):
+    @torch.no_grad()
+    def __call__(self, **given: Any) -> Any:
+        """Makes a step less than it is asked for."""
+        return super().__call__(**{**given, "num_inference_steps": given["num_inference_steps"] - 1})
+
+
+def test_a_pipeline_that_makes_other_steps_than_asked_for() -> None:
+    policy = tiny_policy()
+    policy.pipeline.__class__ = Short
+    with pytest.raises(InputError, match=r"^Short made 3 steps where 4 were asked of it$"):
+        policy.rollout(PROMPTS, SEEDS)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_batches_are_stored_where_they_belong(batch: int) -> None:
+    policy = tiny_policy(guidance=1.0)
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch), keep_x0=True).trajectory
+    assert walk.x0 is not None and walk.latents.is_contiguous()
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        alone = policy.rollout([prompt] * batch, [seed] * batch, keep_x0=True).trajectory
+        assert torch.equal(walk.latents[row], alone.latents[0])
+        assert torch.equal(walk.log_probs[row], alone.log_probs[0])
+        assert alone.x0 is not None and torch.equal(walk.x0[row], alone.x0[0])

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch import nn
 
 from stepcredit.errors import InputError
+from stepcredit.policy.prompt_rows import kind, layout, packed, selected
 
 Encode = Callable[..., Any]
+_SETS = 2
+"""Sets of prompts whose encodings are kept: those of the epochs and those of the sample grids."""
+_PLAIN = (str, int, float, type(None), torch.device, torch.dtype)
+
+
+class Earlier:
+    """What the rollouts of a policy leave for those to come.
+
+    A whole set of prompts is kept or none of it: the encoding of a prompt may depend, by its padding and by how kernels
+    round a batch, on those that it is encoded with, and on their order. What was used longest ago goes first.
+
+    Attributes:
+        layouts: which parts of a value belong to single prompts, by how the value is built.
+    """
+
+    def __init__(self) -> None:
+        self.layouts: dict[Any, Any] = {}
+        self._sets: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
+
+    def of(self, prompts: Hashable) -> dict[Hashable, Any]:
+        """The values for a set of prompts, by call: to be added to."""
+        found = self._sets.setdefault(prompts, {})
+        self._sets.move_to_end(prompts)
+        while len(self._sets) > _SETS:
+            self._sets.popitem(last=False)
+        return found
 
 
 class Encodings:
@@ -21,22 +48,26 @@ class Encodings:
     Every distinct prompt is encoded once, all together, so that pipelines which pad to the longest prompt pad alike in
     every batch of the rollout. Which parts of a value belong to single prompts is found by encoding one prompt more and
     seeing what grows: lengths alone would confuse a batch with a sequence as long. The answer depends only on how the
-    value is built, and is kept in `layouts` for the rollouts to come.
+    value is built.
+
+    Args:
+        earlier: what other rollouts have left, used where it is the same to the last bit.
+        weights: of the text encoders, as `versions` has them.
     """
 
-    def __init__(self, prompts: Sequence[str], layouts: dict[Any, Any]) -> None:
+    def __init__(self, prompts: Sequence[str], earlier: Earlier, weights: Hashable = ()) -> None:
         self.prompts = tuple(dict.fromkeys(prompts))
         self._row = {prompt: row for row, prompt in enumerate(self.prompts)}
-        self._layouts = layouts
-        self._calls: list[tuple[Any, Any]] = []
+        self._layouts = earlier.layouts
+        self._known = earlier.of((self.prompts, weights))
+        self._calls: list[Any] = []
         self._recent: tuple[tuple[str, ...], list[Any]] = ((), [])
 
     def of(self, prompts: Sequence[str]) -> list[Any]:
         """The value of every call for a batch of `prompts`."""
         if self._recent[0] != tuple(prompts):
             rows = [self._row[prompt] for prompt in prompts]
-            values = [_select(value, layout, rows, len(self.prompts)) for value, layout in self._calls]
-            self._recent = (tuple(prompts), values)
+            self._recent = (tuple(prompts), [selected(value, rows) for value in self._calls])
         return self._recent[1]
 
     def recording(self, encode: Encode, batch: Sequence[str]) -> Encode:
@@ -53,24 +84,47 @@ class Encodings:
 
         return encode_batch
 
-    def _whole(
-        self, encode: Encode, batch: Sequence[str], arguments: Sequence[Any], named: dict[str, Any]
-    ) -> tuple[Any, Any]:
-        signature = inspect.signature(encode)
-
-        def encode_all(prompts: Sequence[str]) -> Any:
-            bound = signature.bind(*arguments, **named)
+    def _whole(self, encode: Encode, batch: Sequence[str], arguments: Sequence[Any], named: dict[str, Any]) -> Any:
+        def call(prompts: Sequence[str]) -> inspect.BoundArguments:
+            bound = inspect.signature(encode).bind(*arguments, **named)
             for name, value in bound.arguments.items():
                 if _is_one_text_each(value, len(batch)):
                     bound.arguments[name] = _stretched(name, value, batch, prompts)
-            return encode(*bound.args, **bound.kwargs)
+            return bound
 
-        value = encode_all(self.prompts)
-        kind = _kind(value)
-        if kind not in self._layouts:
-            longer = encode_all([*self.prompts, self.prompts[0]])
-            self._layouts[kind] = _layout(value, longer, len(self.prompts))
-        return value, self._layouts[kind]
+        whole = call(self.prompts)
+        key = _key(encode, whole)
+        if key is not None and key in self._known:
+            return self._known[key]
+        value = encode(*whole.args, **whole.kwargs)
+        built = kind(value)
+        if built not in self._layouts:
+            one_more = call([*self.prompts, self.prompts[0]])
+            longer = encode(*one_more.args, **one_more.kwargs)
+            self._layouts[built] = layout(value, longer, len(self.prompts))
+        held = packed(value, self._layouts[built], len(self.prompts))
+        if key is not None:
+            self._known[key] = held
+        return held
+
+
+def versions(modules: Iterable[nn.Module]) -> Hashable:
+    """Another value whenever a weight of `modules` has been changed or replaced."""
+    return tuple((weight.data_ptr(), weight._version) for part in modules for weight in part.parameters())
+
+
+def _key(encode: Encode, call: inspect.BoundArguments) -> Hashable | None:
+    """What a value depends on beside weights; None if that cannot be told from the arguments."""
+    if not _is_plain(call.arguments):
+        return None
+    return getattr(encode, "__func__", encode), repr(call.arguments)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is known by its repr."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else isinstance(value, _PLAIN)
 
 
 def _is_one_text_each(value: Any, count: int) -> bool:
@@ -84,41 +138,3 @@ def _stretched(name: str, value: list[Any], batch: Sequence[str], prompts: Seque
     if all(entry == value[0] for entry in value):
         return [value[0]] * len(prompts)
     raise InputError(f"encode_prompt was given a different {name} for every image: it cannot be replayed")
-
-
-def _kind(value: Any) -> Any:
-    """How a value is built: containers, and rank and dtype of its tensors."""
-    leaves, spec = tree_flatten(value, is_leaf=lambda part: isinstance(part, list))
-    return str(spec), tuple(
-        (leaf.ndim, leaf.dtype) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves
-    )
-
-
-def _layout(value: Any, longer: Any, count: int) -> Any:
-    """How often the batch is repeated along the first axis of each part: 0 where it is not there; tuples for tuples."""
-    if isinstance(value, tuple):
-        return tuple(_layout(*pair, count) for pair in zip(value, longer, strict=True))
-    if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0):
-        grown = len(longer) - len(value)
-        if grown:
-            if grown * count != len(value):
-                raise InputError(
-                    f"encode_prompt returned {len(value)} rows for {count} prompts: they cannot be told apart"
-                )
-            return grown
-        if isinstance(value, list):
-            return [_layout(*pair, count) for pair in zip(value, longer, strict=True)]
-    return 0
-
-
-def _select(value: Any, layout: Any, rows: Sequence[int], count: int) -> Any:
-    if isinstance(layout, tuple):
-        return tuple(_select(part, inner, rows, count) for part, inner in zip(value, layout, strict=True))
-    if isinstance(layout, list):
-        return [_select(part, inner, rows, count) for part, inner in zip(value, layout, strict=True)]
-    if layout == 0:
-        return value
-    wanted = [block * count + row for block in range(layout) for row in rows]
-    if isinstance(value, list):
-        return [value[row] for row in wanted]
-    return value[torch.tensor(wanted).to(value.device, non_blocking=value.is_cuda)]

@@ -18,11 +18,12 @@ from stepcredit.maths import Transition
 from stepcredit.plans import entries
 from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.denoisers import knows_time
-from stepcredit.policy.encodings import Encodings
+from stepcredit.policy.encodings import Earlier, Encodings, versions
 from stepcredit.policy.families import family_of
 from stepcredit.policy.reentry import Recording, record, replay
 from stepcredit.policy.schedulers import recording_scheduler, walk_schedule
 from stepcredit.policy.tape import Recorder
+from stepcredit.policy.walks import Walks
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
 _ALWAYS = "the policy gives it itself"
@@ -63,7 +64,7 @@ class PipelinePolicy:
         self.replay_modes = (*mixing, "one-step", "full-walk")
         self.replay_mode = self.replay_modes[0]
         self._defaults = {**self.family.call, **(defaults or {})}
-        self._layouts: dict[Any, Any] = {}
+        self._encoded = Earlier()
 
     def rollout(
         self,
@@ -83,19 +84,20 @@ class PipelinePolicy:
         plan = plan or Plan(self.sample.steps, range(self.sample.steps))
         size = min(plan.batch or len(prompts), len(prompts))
         recording = self._recording([prompt.text for prompt in prompts], plan, size, among or prompts)
-        tapes, images = [], []
+        walks, images = Walks(len(prompts), plan.steps, keep_x0), []
         for start in range(0, len(prompts), size):
             numbers = [min(number, len(prompts) - 1) for number in range(start, start + size)]
-            tape = Recorder(
-                recording.noises, [torch.Generator().manual_seed(seeds[number]) for number in numbers], keep_x0
-            )
             rows = slice(start, min(start + size, len(prompts)))
+            generators = [torch.Generator().manual_seed(seeds[number]) for number in numbers]
+            tape = Recorder(recording.noises, generators, walks, rows)
             batch = self._record(recording, [recording.prompts[number] for number in numbers], tape)
+            if tape.position != plan.steps:
+                kind = type(self.pipeline).__name__
+                raise InputError(f"{kind} made {tape.position} steps where {plan.steps} were asked of it")
             images.append(batch[: rows.stop - rows.start])
-            tapes.append(tape)
             if on_batch is not None:
                 on_batch(images[-1], rows)
-        trajectory = self._trajectory(tapes, recording, [prompt.metadata for prompt in prompts])
+        trajectory = self._trajectory(walks, recording, [prompt.metadata for prompt in prompts])
         return Rollout(trajectory, torch.cat(images))
 
     @property
@@ -149,10 +151,15 @@ class PipelinePolicy:
             },
             noises=tuple(scale if step in noisy else 0.0 for step in range(plan.steps)),
             prompts=tuple(texts),
-            encodings=Encodings([prompt.text for prompt in among], self._layouts),
+            encodings=Encodings([prompt.text for prompt in among], self._encoded, versions(self._encoders())),
             device=self.pipeline._execution_device,
             batch=batch,
         )
+
+    def _encoders(self) -> list[torch.nn.Module]:
+        """The text encoders, and whatever else is frozen and not the decoder."""
+        others = {name: part for name, part in self.pipeline.components.items() if name not in (self.denoiser, "vae")}
+        return [part for part in others.values() if isinstance(part, torch.nn.Module)]
 
     def _record(self, recording: Recording, texts: Sequence[str], tape: Recorder) -> Tensor:
         """Images (B,3,H,W) of one batch."""
@@ -166,19 +173,15 @@ class PipelinePolicy:
         images: Tensor = output.images
         return images.float()
 
-    def _trajectory(
-        self, tapes: Sequence[Recorder], recording: Recording, metadata: Sequence[dict[str, Any]]
-    ) -> Trajectory:
-        count = len(recording.prompts)
-        trainable = torch.stack(tapes[0].stds) > max(self.sample.min_std, 0.0)
-        log_probs = torch.cat([torch.stack(tape.log_probs, dim=1) for tape in tapes])[:count]
+    def _trajectory(self, walks: Walks, recording: Recording, metadata: Sequence[dict[str, Any]]) -> Trajectory:
+        trainable = walks.stds > max(self.sample.min_std, 0.0)
         return Trajectory(
-            latents=torch.cat([torch.stack(tape.latents, dim=1) for tape in tapes])[:count],
-            timesteps=torch.stack(tapes[0].timesteps),
-            log_probs=log_probs.masked_fill(~trainable.to(log_probs.device), 0.0),
+            latents=walks.latents,
+            timesteps=walks.timesteps,
+            log_probs=walks.log_probs.masked_fill_(~trainable.to(walks.log_probs.device), 0.0),
             trainable=trainable.cpu(),
             schedule=walk_schedule(self.scheduler, recording.noises),
-            x0=torch.cat([torch.stack(tape.x0, dim=1) for tape in tapes])[:count] if tapes[0].keep_x0 else None,
+            x0=walks.x0,
             prompts=list(recording.prompts),
             metadata=list(metadata),
             recording=recording,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from stepcredit.maths import Transition, gaussian
+from stepcredit.policy.walks import Walks
 
 
 class Tape(Protocol):
@@ -42,28 +42,28 @@ class Tape(Protocol):
 
 
 class Recorder:
-    """Draws every step from its Gaussian and keeps what training needs.
+    """Draws every step from its Gaussian and stores what training needs.
 
     The mathematics is float32; what is stored, and what the log-probability is taken of, is the latent rounded to the
     dtype that the pipeline consumes, so that a half-precision replay sees the same numbers.
 
     Args:
         noises: the noise scale of every step.
-        generators: one per sample.
+        generators: one per sample of the batch.
+        walks: where to store it.
+        rows: the samples there that these are; a batch may hold more, which are not stored.
     """
 
     only: int | None = None
 
-    def __init__(self, noises: Sequence[float], generators: Sequence[torch.Generator], keep_x0: bool) -> None:
+    def __init__(
+        self, noises: Sequence[float], generators: Sequence[torch.Generator], walks: Walks, rows: slice
+    ) -> None:
         self.noises = tuple(noises)
         self.generators = list(generators)
-        self.keep_x0 = keep_x0
         self.position = 0
-        self.latents: list[Tensor] = []
-        self.timesteps: list[Tensor] = []
-        self.log_probs: list[Tensor] = []
-        self.stds: list[Tensor] = []
-        self.x0: list[Tensor] = []
+        self._walks = walks
+        self._rows = rows
 
     @property
     def noise(self) -> float:
@@ -76,20 +76,17 @@ class Recorder:
         return False
 
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
-        noise = randn_tensor(
-            transition.mean.shape, generator=self.generators, device=transition.mean.device, dtype=transition.mean.dtype
-        )
-        following = gaussian.sample(transition, noise).to(sample.dtype)
-        if not self.latents:
-            self.latents.append(sample)
-        self.latents.append(following)
-        self.timesteps.append(torch.as_tensor(timestep))
-        self.log_probs.append(gaussian.log_prob(following, transition.mean, transition.std))
-        self.stds.append(transition.std.amin())
-        if self.keep_x0:
-            self.x0.append(transition.x0)
+        following = gaussian.sample(transition, self._noise(transition.mean)).to(sample.dtype)
+        if self.position == 0:
+            self._walks.begin(self._rows, sample)
+        self._walks.add(self._rows, self.position, following, transition, timestep)
         self.position += 1
         return following
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """As diffusers' randn_tensor draws it, row by row on the CPU; but nobody waits until it is on the device."""
+        rows = [torch.randn(1, *like.shape[1:], generator=each, dtype=like.dtype) for each in self.generators]
+        return torch.cat(rows).to(like.device, non_blocking=like.is_cuda)
 
 
 class StepReached(Exception):

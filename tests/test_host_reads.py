@@ -1,0 +1,84 @@
+"""No step of a rollout or of an update waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.families.proof import moved
+from tests.host_reads import HostReads
+from tests.test_update import SCALER
+from tests.tiny import PROMPTS, SEEDS, experienced
+from torch import Tensor
+
+from stepcredit.config import TrainSection
+from stepcredit.experience import Part
+from stepcredit.gradient import accumulate_gradient
+from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.types import Plan, Trajectory, Transition
+
+COUNT = len(PROMPTS)
+PLAN = Plan(3, range(3), batch=2)
+
+
+def on_the_device(policy: PipelinePolicy) -> list[Tensor]:
+    """What a rollout begins with there."""
+    denoiser = getattr(policy.pipeline, policy.denoiser)
+    return [*denoiser.state_dict(keep_vars=True).values(), policy.scheduler.timesteps]
+
+
+def reads_of_an_update(policy: PipelinePolicy, walk: Trajectory, **options: Any) -> list[str]:
+    given = TrainSection(**{"updates_per_epoch": 1, **options})
+    experience = experienced(walk, torch.ones(COUNT, walk.steps))
+    tensors = [*on_the_device(policy), walk.latents, walk.log_probs, walk.timesteps, experience.advantages]
+    with HostReads(tensors) as reads:
+        accumulate_gradient(policy, SCALER, experience, Part(torch.arange(COUNT), COUNT, first=True), given, 3)
+    assert all(parameter.grad is not None for parameter in policy.parameters())
+    return reads.found  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["sd", "sd3"])
+def test_a_rollout_and_an_update_read_nothing_of_the_device(name: str) -> None:
+    policy = moved(name)
+    policy.rollout(PROMPTS, SEEDS, PLAN)  # makes the schedule
+    with HostReads(on_the_device(policy)) as reads:
+        walk = policy.rollout(PROMPTS, SEEDS, PLAN, keep_x0=True).trajectory
+        assert reads.touches(walk.latents) and reads.touches(walk.log_probs) and reads.touches(walk.x0)
+    assert reads.found == []
+    assert reads_of_an_update(policy, walk) == []
+    assert reads_of_an_update(policy, walk, kl_weight=0.1) == []
+
+
+class Reading(PipelinePolicy):
+    """Reads what it has computed."""
+
+    read: Callable[[Tensor], Any]
+
+    def replay(self, trajectory: Trajectory, step: int | Tensor, rows: Tensor | None = None) -> Transition:
+        transition = super().replay(trajectory, step, rows)
+        self.read(transition.mean.detach())
+        return transition
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (lambda mean: float(mean.sum()), "_local_scalar_dense"),
+        (lambda mean: mean.isnan().any().item(), "_local_scalar_dense"),
+        (lambda mean: 1 if mean.isnan().any() else 0, "_local_scalar_dense"),
+        (lambda mean: torch.arange(3)[mean.sum().long() * 0], "_local_scalar_dense"),
+        (lambda mean: mean[mean > 0], "index"),
+        (lambda mean: mean.cpu(), "cpu"),
+        (lambda mean: mean.flatten()[:2].tolist(), "tolist"),
+        (lambda mean: torch.equal(mean, mean), "equal"),
+    ],
+)
+def test_a_read_is_found(read: Callable[[Tensor], Any], name: str) -> None:
+    policy = moved("sd")
+    walk = policy.rollout(PROMPTS[:COUNT], SEEDS, Plan(1, range(1))).trajectory
+    policy.__class__ = Reading  # type: ignore[assignment]
+    policy.read = read  # type: ignore[attr-defined]
+    found = reads_of_an_update(policy, walk)
+    assert len(found) >= 2 and set(found) == {name}
