@@ -5,81 +5,75 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tests.families import FAMILIES
+from tests.launched import ROOT, RUN, command, finished, launcher, rows, run
 
-ROOT = Path(__file__).parents[1]
+from stepcredit.checkpoint import Checkpoint, found, load, policy_tensors
 
-RUN = [
-    "sample.steps=4",
-    "sample.prompts_per_epoch=2",
-    "sample.images_per_prompt=3",
-    "train.updates_per_epoch=2",
-    "train.microbatch=2",
-    "train.epochs=2",
-    "run.grid_images=2",
-    "model.device=cpu",
-]
+PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+TOLERANCE = 2e-6
+"""Of the gradient of an update, relative: sums in another order, in float32."""
 FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credit_similarity_start")
 
 
-def command(*words: str, processes: int) -> list[str]:
-    if processes == 1:
-        return [sys.executable, "-m", "stepcredit", *words]
-    return [*launcher(processes), "--", "stepcredit", *words]
-
-
-def launcher(processes: int) -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *(f"--nproc-per-node={processes}", f"--master-port={port}", "-m"),
-    ]
-
-
-def run(folder: Path, *words: str, processes: int) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(*words, processes=processes), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
-    said = run(folder, "train", "embedded_jpeg", *RUN, "--run", "a", processes=1)
-    assert said.returncode == 0, said.stderr
-    return folder / "a"
-
-
-def test_two_processes_walk_the_curve_of_one(alone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.advantage=running", "train.min_count=4"],  # a prompt has its own statistics from epoch 2 on
+        pytest.param(["train.advantage=group"], marks=pytest.mark.slow),
+        pytest.param(["train.advantage=batch", "model.adapter=full", "train.kl_weight=0.01"], marks=pytest.mark.slow),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_two_processes_take_the_gradient_and_walk_the_curve_of_one(overrides: list[str], tmp_path: Path) -> None:
     """The same images bit for bit; gradients are added up in another order, and Adam enlarges the difference."""
-    said = run(tmp_path, "train", "embedded_jpeg", *RUN, "run.processes=2", "--run", "b", processes=2)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.count("self-check:") == 1, "one process speaks"
-    one, two = rows(alone), rows(tmp_path / "b")
+    for name, start, processes in (("a", [sys.executable, "-m"], 1), ("b", [*launcher(2), "--"], 2)):
+        (tmp_path / f"gradient_{name}").mkdir()
+        words = ["train", "embedded_jpeg", *RUN, *overrides, f"run.processes={processes}", "--run", name]
+        said = finished([*start, "tests.first_gradient", f"gradient_{name}", *words], tmp_path, PYTHONPATH=PATH)
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.count("self-check:") == 1, "one process speaks"
+    assert_same_gradients(tmp_path)
+    one, two = rows(tmp_path / "a"), rows(tmp_path / "b")
     assert two[0]["reward_mean"] == one[0]["reward_mean"] and two[0]["reward_std"] == one[0]["reward_std"]
     for first, second in zip(one, two, strict=True):
         assert second["ratio_max_deviation"] == 0
         assert second["reward_queries"] == first["reward_queries"]
         assert [second[name] for name in FIGURES] == pytest.approx([first[name] for name in FIGURES], rel=1e-3)
-    ours, theirs = (load_file(path / "lora/pytorch_lora_weights.safetensors") for path in (alone, tmp_path / "b"))
+    assert_same_statistics(tmp_path)
+    ours, theirs = (policy_tensors(newest(tmp_path / name)) for name in "ab")
     for name, value in ours.items():
         assert float((value - theirs[name]).abs().max()) < 1e-2 * float(value.abs().max())
+
+
+def newest(folder: Path) -> Checkpoint:
+    return load(found(folder / "checkpoints")[-1])
+
+
+def assert_same_gradients(folder: Path) -> None:
+    """Those of the first update, of all weights as one vector."""
+    files = [folder / name for name in ("gradient_a/0", "gradient_b/0", "gradient_b/1")]
+    gradients = [load_file(file.with_suffix(".safetensors")) for file in files]
+    one, first, second = (torch.cat([value.flatten() for value in found.values()]) for found in gradients)
+    assert torch.equal(first, second), "both processes step alike"
+    assert float((first - one).norm()) < TOLERANCE * float(one.norm()) > 0
+
+
+def assert_same_statistics(folder: Path) -> None:
+    """What `running` remembers of each prompt is all its rewards on any process, those of epoch 1 bit for bit."""
+    one, two = (newest(folder / name).state["reward_statistics"] for name in "ab")
+    assert one.keys() == two.keys()
+    for prompt, rewards in one.items():
+        assert len(rewards) == 6 and rewards[:3] == two[prompt][:3]
+        assert rewards == pytest.approx(two[prompt], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -127,7 +121,8 @@ def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str,
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(alone: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(tmp_path: Path) -> None:
+    assert run(tmp_path, "train", "embedded_jpeg", *RUN, "--run", "alone", processes=1).returncode == 0
     words = ["train", "embedded_jpeg", *RUN, "train.epochs=40", "--run", "c"]
     job = subprocess.Popen(
         command(*words, processes=2), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -146,7 +141,7 @@ def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(alone: Path, 
     said = run(tmp_path, "train", "--resume", "--run", "c", f"train.epochs={finished + 1}", processes=1)
     assert said.returncode == 0, said.stderr
     assert len(rows(tmp_path / "c")) == finished + 1
-    for first, second in zip(rows(alone), rows(tmp_path / "c"), strict=False):
+    for first, second in zip(rows(tmp_path / "alone"), rows(tmp_path / "c"), strict=False):
         assert second["reward_mean"] == pytest.approx(first["reward_mean"], rel=1e-3)
 
 
