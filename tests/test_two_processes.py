@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.families import FAMILIES
-from tests.launched import ROOT, RUN, command, finished, launcher, rows, run
+from tests.launched import ROOT, RUN, accelerate, all_finished, command, finished, launcher, machines, rows, run
 
 from stepcredit.checkpoint import Checkpoint, found, load, policy_tensors
 
@@ -42,20 +44,26 @@ def test_two_processes_take_the_gradient_and_walk_the_curve_of_one(overrides: li
         assert said.returncode == 0, said.stderr
         assert said.stdout.count("self-check:") == 1, "one process speaks"
     assert_same_gradients(tmp_path)
-    one, two = rows(tmp_path / "a"), rows(tmp_path / "b")
+    assert_same_curve(tmp_path / "a", tmp_path / "b")
+    if "train.advantage=running" in overrides:
+        assert_same_statistics(tmp_path)
+
+
+def newest(folder: Path) -> Checkpoint:
+    return load(found(folder / "checkpoints")[-1])
+
+
+def assert_same_curve(whole: Path, path: Path) -> None:
+    """Within what rounding makes of two epochs; the images of the first one are the same."""
+    one, two = rows(whole), rows(path)
     assert two[0]["reward_mean"] == one[0]["reward_mean"] and two[0]["reward_std"] == one[0]["reward_std"]
     for first, second in zip(one, two, strict=True):
         assert second["ratio_max_deviation"] == 0
         assert second["reward_queries"] == first["reward_queries"]
         assert [second[name] for name in FIGURES] == pytest.approx([first[name] for name in FIGURES], rel=1e-3)
-    assert_same_statistics(tmp_path)
-    ours, theirs = (policy_tensors(newest(tmp_path / name)) for name in "ab")
+    ours, theirs = (policy_tensors(newest(folder)) for folder in (whole, path))
     for name, value in ours.items():
         assert float((value - theirs[name]).abs().max()) < 1e-2 * float(value.abs().max())
-
-
-def newest(folder: Path) -> Checkpoint:
-    return load(found(folder / "checkpoints")[-1])
 
 
 def assert_same_gradients(folder: Path) -> None:
@@ -70,10 +78,42 @@ def assert_same_gradients(folder: Path) -> None:
 def assert_same_statistics(folder: Path) -> None:
     """What `running` remembers of each prompt is all its rewards on any process, those of epoch 1 bit for bit."""
     one, two = (newest(folder / name).state["reward_statistics"] for name in "ab")
-    assert one.keys() == two.keys()
+    assert len(one) == 2 and one.keys() == two.keys()
     for prompt, rewards in one.items():
         assert len(rewards) == 6 and rewards[:3] == two[prompt][:3]
         assert rewards == pytest.approx(two[prompt], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs of one process, in `two`; in `one` the same after the first."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, epochs in (("one", 1), ("two", 2)):
+        said = run(folder, "train", "embedded_jpeg", *RUN, f"train.epochs={epochs}", "--run", name, processes=1)
+        assert said.returncode == 0, said.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [launcher, accelerate], ids=["torchrun", "accelerate launch"])
+def test_a_run_of_one_process_goes_on_with_two(start: Callable[[int], list[str]], alone: Path, tmp_path: Path) -> None:
+    shutil.copytree(alone / "one", tmp_path / "a")
+    dashes = ["--"] if start is launcher else []
+    words = ["train", "--resume", "--run", "a", "train.epochs=2", "run.processes=2"]
+    said = finished([*start(2), *dashes, "stepcredit", *words], tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("resuming after epoch 1") == 1
+    assert_same_curve(alone / "two", tmp_path / "a")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["torchrun", "accelerate launch"])
+def test_two_machines_walk_the_curve_of_one_process(by: str, alone: Path, tmp_path: Path) -> None:
+    words = ["stepcredit", "train", "embedded_jpeg", *RUN, "run.processes=2", "--run", "a"]
+    said = all_finished([[*start, *words] for start in machines(by)], tmp_path)
+    assert [code for code, _ in said] == [0, 0], said
+    assert sum(text.count("self-check:") for _, text in said) == 1, "one process speaks"
+    assert_same_curve(alone / "two", tmp_path / "a")
 
 
 @pytest.mark.slow
@@ -121,8 +161,7 @@ def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str,
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(tmp_path: Path) -> None:
-    assert run(tmp_path, "train", "embedded_jpeg", *RUN, "--run", "alone", processes=1).returncode == 0
+def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(alone: Path, tmp_path: Path) -> None:
     words = ["train", "embedded_jpeg", *RUN, "train.epochs=40", "--run", "c"]
     job = subprocess.Popen(
         command(*words, processes=2), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -141,7 +180,7 @@ def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(tmp_path: Pat
     said = run(tmp_path, "train", "--resume", "--run", "c", f"train.epochs={finished + 1}", processes=1)
     assert said.returncode == 0, said.stderr
     assert len(rows(tmp_path / "c")) == finished + 1
-    for first, second in zip(rows(tmp_path / "alone"), rows(tmp_path / "c"), strict=False):
+    for first, second in zip(rows(alone / "two"), rows(tmp_path / "c"), strict=False):
         assert second["reward_mean"] == pytest.approx(first["reward_mean"], rel=1e-3)
 
 
