@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.families import FAMILIES
-from tests.launched import ROOT, RUN, accelerate, all_finished, command, finished, launcher, machines, rows, run
+from tests.launched import ROOT, RUN, accelerate, all_finished, finished, launcher, machines, rows, run
 
 from stepcredit.checkpoint import Checkpoint, found, load, policy_tensors
 
@@ -158,30 +156,6 @@ def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str,
     for key, figures in found.items():
         assert (figures["deviation"], figures["latents"]) == (0, 0), key
         assert figures["gradient"] < 1e-5, key
-
-
-@pytest.mark.slow
-def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(alone: Path, tmp_path: Path) -> None:
-    words = ["train", "embedded_jpeg", *RUN, "train.epochs=40", "--run", "c"]
-    job = subprocess.Popen(
-        command(*words, processes=2), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    metrics = tmp_path / "c/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        assert time.monotonic() < deadline and job.poll() is None
-        time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
-    killed = time.monotonic()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    job.communicate(timeout=60)
-    assert job.returncode == 1 and time.monotonic() - killed < 60
-    finished = len(rows(tmp_path / "c"))
-    said = run(tmp_path, "train", "--resume", "--run", "c", f"train.epochs={finished + 1}", processes=1)
-    assert said.returncode == 0, said.stderr
-    assert len(rows(tmp_path / "c")) == finished + 1
-    for first, second in zip(rows(alone / "two"), rows(tmp_path / "c"), strict=False):
-        assert second["reward_mean"] == pytest.approx(first["reward_mean"], rel=1e-3)
 
 
 def test_bad_input_is_told_once(tmp_path: Path) -> None:

@@ -242,6 +242,7 @@ class Trainer:
             self.progress.tick,
             state.guard,
         )
+        self._agree_on_microbatch(epoch)
         require_finite("the weights", *self.policy.parameters())
         skipped, deviation = figures["skipped_updates"], figures["ratio_max_deviation"]
         if skipped:
@@ -292,6 +293,17 @@ class Trainer:
             raise InputError(
                 f"train.microbatch is {pairs} but an update has only {largest} images, and this pipeline replays one "
                 f"step at a time ({self.policy.replay_mode}): give at most {largest}"
+            )
+
+    def _agree_on_microbatch(self, epoch: int) -> None:
+        """Go on with the smallest that memory has left any process, which the checkpoint of the main one then holds."""
+        guard = self.state.guard
+        left = [size for size in self.processes.exchange(guard.microbatch) if size is not None]
+        if left and guard.microbatch != min(left):
+            guard.microbatch = min(left)
+            self.progress.note(
+                f"epoch {epoch + 1}: out of memory in training on another process: all go on with a micro-batch of "
+                f"{guard.microbatch}"
             )
 
     def _export(self) -> Path:

@@ -81,14 +81,17 @@ class Harness:
         return Moment(phase, visit, int(rng.integers(1, self.events(phase, visit) + 1)), number, again)
 
     def compare(self, name: str) -> None:
-        """Nothing of the run tells that it was stopped: weights, optimiser, metrics, pictures are those of `whole`."""
-        ours, whole = self.folder / name, self.folder / "whole"
-        assert rows(ours) == rows(whole)
-        assert newest_checkpoint(ours) == newest_checkpoint(whole)
-        for folder in ("samples", "lora", "unet"):  # one of the last two
-            assert tree(ours / folder) == tree(whole / folder)
-        assert (ours / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
-        assert hidden(ours) == []
+        assert_same_run(self.folder / name, self.folder / "whole")
+
+
+def assert_same_run(ours: Path, whole: Path) -> None:
+    """Nothing of a run tells that it was stopped: weights, optimiser, metrics, pictures are those of the other."""
+    assert rows(ours) == rows(whole)
+    assert newest_checkpoint(ours) == newest_checkpoint(whole)
+    for folder in ("samples", "lora", "unet"):  # one of the last two
+        assert tree(ours / folder) == tree(whole / folder)
+    assert (ours / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+    assert hidden(ours) == []
 
 
 def hidden(path: Path) -> list[str]:
@@ -102,4 +105,4 @@ def lost(path: Path, hit: dict[str, Any]) -> int:
     return int(hit["begun"]) - max(kept, default=0)
 
 
-__all__ = ["SIGNALS", "Ended", "Harness", "hidden", "lost"]
+__all__ = ["SIGNALS", "Ended", "Harness", "assert_same_run", "hidden", "lost"]
