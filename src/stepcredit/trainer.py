@@ -76,8 +76,10 @@ class Trainer:
         self.progress = progress or Progress()
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
-        self.state = TrainingState(config, policy, Guard(config.train.max_skipped_updates, self.progress.note), credit)
         self.processes = processes or Processes()
+        halves = not self.processes.in_step
+        guard = Guard(config.train.max_skipped_updates, self.progress.note, halves=halves)
+        self.state = TrainingState(config, policy, guard, credit)
         self.keeper = Keeper(run, self.state, self.progress, self.processes)
         self._require_images()
 

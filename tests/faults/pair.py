@@ -1,4 +1,4 @@
-"""A run of the toy policy on two processes, one of which meets with a fault; without a launcher, to be quick."""
+"""Runs on two processes, one of which meets with a fault; without a launcher, to be quick."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.launched import free_port
 from tests.toy_policy import ToyPolicy
 
 import stepcredit.trainer  # noqa: F401  # imported once, before the fork
+from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.trainer import Trainer
 
@@ -47,6 +48,7 @@ FAULTS: dict[str, Injection] = {
     "reward raises": lambda: at_calls(Warmth, "__call__", SECOND, raising(OSError("down"))),
     "reward hangs": lambda: at_calls(Warmth, "__call__", SECOND, _hang),
     "out of memory": lambda: at_calls(ToyPolicy, "replay", range(20, 21), raising(CPU)),
+    "out of memory, shared out": lambda: at_calls(PipelinePolicy, "replay", range(12, 13), raising(CPU)),
     "disk full": lambda: failing_fsync("epoch_0002/state", FULL),
     "a bug": lambda: at_calls(Trainer, "update", SECOND, raising(RuntimeError("a bug"))),
     "NaN": lambda: at_calls(torch.nn.utils, "clip_grad_norm_", range(3, 4), lambda norm: norm * torch.nan),
@@ -60,7 +62,7 @@ class Ended:
     err: str
 
 
-def run(arguments: list[str], folder: str, rank: int, port: int, fault: str, told: str) -> None:
+def run(arguments: list[str], folder: str, toy: bool, rank: int, port: int, fault: str, told: str) -> None:
     """One of the two, as a launcher starts it."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
@@ -68,7 +70,7 @@ def run(arguments: list[str], folder: str, rank: int, port: int, fault: str, tol
     )  # fmt: skip
     with FAULTS[fault]():
         try:
-            victim.run(arguments, folder, toy=True, moment=None, told=told)
+            victim.run(arguments, folder, toy, moment=None, told=told)
         finally:
             sys.stdout.flush()
 
@@ -76,21 +78,25 @@ def run(arguments: list[str], folder: str, rank: int, port: int, fault: str, tol
 class Pair:
     """Runs of `arguments` on two processes in `folder`: `whole`, to which nothing happens, and others."""
 
-    def __init__(self, folder: Path, arguments: list[str]) -> None:
-        self.folder, self.arguments = folder, arguments
+    def __init__(self, folder: Path, arguments: list[str], toy: bool = True) -> None:
+        self.folder, self.arguments, self.toy = folder, arguments, toy
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.faults.pair"])
         assert [ended.code for ended in self.start("whole")] == [0, 0]
 
-    def start(self, name: str, fault: str = "nothing", rank: int = 0, resume: bool = False) -> list[Ended]:
+    def start(
+        self, name: str, fault: str = "nothing", rank: int = 0, resume: bool = False, overrides: Sequence[str] = ()
+    ) -> list[Ended]:
         """Train or resume the run `name`; the fault is that of the process `rank`."""
-        words = ["train", "--resume", "--run", name] if resume else ["train", *self.arguments, "--run", name]
+        words = (
+            ["train", "--resume", "--run", name, *overrides] if resume else ["train", *self.arguments, "--run", name]
+        )
         port, told = free_port(), [str(self.folder / f"told-{name}-{each}") for each in range(2)]
         faults = [fault if each == rank else "nothing" for each in range(2)]
         target: Callable[..., None] = run
         children = [
-            self._context.Process(target=target, args=(words, str(self.folder), each, port, faults[each], told[each]))
-            for each in range(2)
+            self._context.Process(target=target, args=(words, str(self.folder), self.toy, each, port, *own))
+            for each, own in enumerate(zip(faults, told, strict=True))
         ]
         for child in children:
             child.start()
