@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.launched import ROOT, RUN, free_port, rows
+from tests.launched import run as run_plainly
 from tests.test_trainer import start
-from tests.test_two_processes import FIGURES, ROOT, RUN, free_port, rows
-from tests.test_two_processes import run as run_plainly
+from tests.test_two_processes import FIGURES
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import nn
 

@@ -54,6 +54,13 @@ class Attempt:
         self.log.append("undone")
 
 
+def test_a_micro_batch_that_may_not_be_halved_is_told() -> None:
+    guard, attempt = Guard(halves=False), Attempt(fits=4)
+    with pytest.raises(Stopped, match="a micro-batch of 7, which is not halved") as stopped:
+        guard.in_memory(attempt, attempt.undo, 7)
+    assert attempt.log == [7] and stopped.value.overrides == "train.microbatch=3"
+
+
 def test_a_micro_batch_is_halved_once_and_stays_so() -> None:
     notes: list[str] = []
     guard, attempt = Guard(note=notes.append), Attempt(fits=4)

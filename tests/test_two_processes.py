@@ -4,86 +4,114 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
+import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tests.families import FAMILIES
+from tests.launched import ROOT, RUN, accelerate, all_finished, finished, launcher, machines, rows, run
 
-ROOT = Path(__file__).parents[1]
+from stepcredit.checkpoint import Checkpoint, found, load, policy_tensors
 
-RUN = [
-    "sample.steps=4",
-    "sample.prompts_per_epoch=2",
-    "sample.images_per_prompt=3",
-    "train.updates_per_epoch=2",
-    "train.microbatch=2",
-    "train.epochs=2",
-    "run.grid_images=2",
-    "model.device=cpu",
-]
+PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+TOLERANCE = 2e-6
+"""Of the gradient of an update, relative: sums in another order, in float32."""
 FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credit_similarity_start")
 
 
-def command(*words: str, processes: int) -> list[str]:
-    if processes == 1:
-        return [sys.executable, "-m", "stepcredit", *words]
-    return [*launcher(processes), "--", "stepcredit", *words]
-
-
-def launcher(processes: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *(f"--nproc-per-node={processes}", f"--master-port={free_port()}", "-m"),
-    ]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
-def run(folder: Path, *words: str, processes: int) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(*words, processes=processes), cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
-    said = run(folder, "train", "embedded_jpeg", *RUN, "--run", "a", processes=1)
-    assert said.returncode == 0, said.stderr
-    return folder / "a"
-
-
-def test_two_processes_walk_the_curve_of_one(alone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.advantage=running", "train.min_count=4"],  # a prompt has its own statistics from epoch 2 on
+        pytest.param(["train.advantage=group"], marks=pytest.mark.slow),
+        pytest.param(["train.advantage=batch", "model.adapter=full", "train.kl_weight=0.01"], marks=pytest.mark.slow),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_two_processes_take_the_gradient_and_walk_the_curve_of_one(overrides: list[str], tmp_path: Path) -> None:
     """The same images bit for bit; gradients are added up in another order, and Adam enlarges the difference."""
-    said = run(tmp_path, "train", "embedded_jpeg", *RUN, "run.processes=2", "--run", "b", processes=2)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.count("self-check:") == 1, "one process speaks"
-    one, two = rows(alone), rows(tmp_path / "b")
+    for name, start, processes in (("a", [sys.executable, "-m"], 1), ("b", [*launcher(2), "--"], 2)):
+        (tmp_path / f"gradient_{name}").mkdir()
+        words = ["train", "embedded_jpeg", *RUN, *overrides, f"run.processes={processes}", "--run", name]
+        said = finished([*start, "tests.first_gradient", f"gradient_{name}", *words], tmp_path, PYTHONPATH=PATH)
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.count("self-check:") == 1, "one process speaks"
+    assert_same_gradients(tmp_path)
+    assert_same_curve(tmp_path / "a", tmp_path / "b")
+    if "train.advantage=running" in overrides:
+        assert_same_statistics(tmp_path)
+
+
+def newest(folder: Path) -> Checkpoint:
+    return load(found(folder / "checkpoints")[-1])
+
+
+def assert_same_curve(whole: Path, path: Path) -> None:
+    """Within what rounding makes of two epochs; the images of the first one are the same."""
+    one, two = rows(whole), rows(path)
     assert two[0]["reward_mean"] == one[0]["reward_mean"] and two[0]["reward_std"] == one[0]["reward_std"]
     for first, second in zip(one, two, strict=True):
         assert second["ratio_max_deviation"] == 0
         assert second["reward_queries"] == first["reward_queries"]
         assert [second[name] for name in FIGURES] == pytest.approx([first[name] for name in FIGURES], rel=1e-3)
-    ours, theirs = (load_file(path / "lora/pytorch_lora_weights.safetensors") for path in (alone, tmp_path / "b"))
+    ours, theirs = (policy_tensors(newest(folder)) for folder in (whole, path))
     for name, value in ours.items():
         assert float((value - theirs[name]).abs().max()) < 1e-2 * float(value.abs().max())
+
+
+def assert_same_gradients(folder: Path) -> None:
+    """Those of the first update, of all weights as one vector."""
+    files = [folder / name for name in ("gradient_a/0", "gradient_b/0", "gradient_b/1")]
+    gradients = [load_file(file.with_suffix(".safetensors")) for file in files]
+    one, first, second = (torch.cat([value.flatten() for value in found.values()]) for found in gradients)
+    assert torch.equal(first, second), "both processes step alike"
+    assert float((first - one).norm()) < TOLERANCE * float(one.norm()) > 0
+
+
+def assert_same_statistics(folder: Path) -> None:
+    """What `running` remembers of each prompt is all its rewards on any process, those of epoch 1 bit for bit."""
+    one, two = (newest(folder / name).state["reward_statistics"] for name in "ab")
+    assert len(one) == 2 and one.keys() == two.keys()
+    for prompt, rewards in one.items():
+        assert len(rewards) == 6 and rewards[:3] == two[prompt][:3]
+        assert rewards == pytest.approx(two[prompt], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs of one process, in `two`; in `one` the same after the first."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, epochs in (("one", 1), ("two", 2)):
+        said = run(folder, "train", "embedded_jpeg", *RUN, f"train.epochs={epochs}", "--run", name, processes=1)
+        assert said.returncode == 0, said.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [launcher, accelerate], ids=["torchrun", "accelerate launch"])
+def test_a_run_of_one_process_goes_on_with_two(start: Callable[[int], list[str]], alone: Path, tmp_path: Path) -> None:
+    shutil.copytree(alone / "one", tmp_path / "a")
+    dashes = ["--"] if start is launcher else []
+    words = ["train", "--resume", "--run", "a", "train.epochs=2", "run.processes=2"]
+    said = finished([*start(2), *dashes, "stepcredit", *words], tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("resuming after epoch 1") == 1
+    assert_same_curve(alone / "two", tmp_path / "a")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["torchrun", "accelerate launch"])
+def test_two_machines_walk_the_curve_of_one_process(by: str, alone: Path, tmp_path: Path) -> None:
+    words = ["stepcredit", "train", "embedded_jpeg", *RUN, "run.processes=2", "--run", "a"]
+    said = all_finished([[*start, *words] for start in machines(by)], tmp_path)
+    assert [code for code, _ in said] == [0, 0], said
+    assert sum(text.count("self-check:") for _, text in said) == 1, "one process speaks"
+    assert_same_curve(alone / "two", tmp_path / "a")
 
 
 @pytest.mark.slow
@@ -128,30 +156,6 @@ def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str,
     for key, figures in found.items():
         assert (figures["deviation"], figures["latents"]) == (0, 0), key
         assert figures["gradient"] < 1e-5, key
-
-
-@pytest.mark.slow
-def test_a_killed_worker_ends_the_job_and_the_run_goes_on_with_one(alone: Path, tmp_path: Path) -> None:
-    words = ["train", "embedded_jpeg", *RUN, "train.epochs=40", "--run", "c"]
-    job = subprocess.Popen(
-        command(*words, processes=2), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    metrics = tmp_path / "c/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        assert time.monotonic() < deadline and job.poll() is None
-        time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
-    killed = time.monotonic()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    job.communicate(timeout=60)
-    assert job.returncode == 1 and time.monotonic() - killed < 60
-    finished = len(rows(tmp_path / "c"))
-    said = run(tmp_path, "train", "--resume", "--run", "c", f"train.epochs={finished + 1}", processes=1)
-    assert said.returncode == 0, said.stderr
-    assert len(rows(tmp_path / "c")) == finished + 1
-    for first, second in zip(rows(alone), rows(tmp_path / "c"), strict=False):
-        assert second["reward_mean"] == pytest.approx(first["reward_mean"], rel=1e-3)
 
 
 def test_bad_input_is_told_once(tmp_path: Path) -> None:

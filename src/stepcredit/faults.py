@@ -33,17 +33,22 @@ class Guard:
     Args:
         most_skipped: updates that may be skipped in a row; None is no end of them.
         note: is told of what was done.
+        halves: whether the micro-batch may be halved; not where a forward takes all processes, of which one alone would
+            begin again.
 
     Attributes:
         microbatch: what the micro-batch was halved to, None as long as memory has not run out.
         skipped_in_a_row: updates skipped since the last that was made.
     """
 
-    def __init__(self, most_skipped: int | None = None, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, most_skipped: int | None = None, note: Callable[[str], None] = lambda text: None, *, halves: bool = True
+    ) -> None:
         self.microbatch: int | None = None
         self.skipped_in_a_row = 0
         self._most_skipped = most_skipped
         self._note = note
+        self._halves = halves
 
     def size(self, microbatch: int) -> int:
         """The micro-batch to use where `microbatch` was asked for."""
@@ -53,7 +58,7 @@ class Guard:
         """`attempt` with a micro-batch; if memory runs out `undo`, then once more, and from now on, with half of it.
 
         Raises:
-            Stopped: memory runs out again, or a micro-batch of one is too large.
+            Stopped: memory runs out again, a micro-batch of one is too large, or it may not be halved.
         """
         size = self.size(microbatch)
         try:
@@ -66,6 +71,11 @@ class Guard:
                     "out of memory in training with train.microbatch=1, the smallest; less is needed with "
                     "model.gradient_checkpointing",
                     "model.gradient_checkpointing=true",
+                ) from error
+            if not self._halves:
+                raise Stopped(
+                    f"out of memory in training with a micro-batch of {size}, which is not halved with model.shard",
+                    f"train.microbatch={size // 2}",
                 ) from error
             if self.microbatch is not None:
                 raise Stopped(

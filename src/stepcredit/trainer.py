@@ -78,7 +78,8 @@ class Trainer:
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
         self.processes = processes or Processes()
-        guard = Guard(config.train.max_skipped_updates, self.progress.note)
+        halves = not self.processes.in_step
+        guard = Guard(config.train.max_skipped_updates, self.progress.note, halves=halves)
         self.state = TrainingState(config, policy, guard, credit, self.processes)
         self.keeper = Keeper(run, self.state, self.progress, self.processes)
         self._require_images()
@@ -243,6 +244,7 @@ class Trainer:
             self.progress.tick,
             state.guard,
         )
+        self._agree_on_microbatch(epoch)
         require_finite("the weights", *self.policy.parameters())
         skipped, deviation = figures["skipped_updates"], figures["ratio_max_deviation"]
         if skipped:
@@ -296,11 +298,20 @@ class Trainer:
                 f"step at a time ({self.policy.replay_mode}): give at most {largest}"
             )
 
+    def _agree_on_microbatch(self, epoch: int) -> None:
+        """Go on with the smallest that memory has left any process, which the checkpoint of the main one then holds."""
+        guard = self.state.guard
+        left = [size for size in self.processes.exchange(guard.microbatch) if size is not None]
+        if left and guard.microbatch != min(left):
+            guard.microbatch = min(left)
+            self.progress.note(
+                f"epoch {epoch + 1}: out of memory in training on another process: all go on with a micro-batch of "
+                f"{guard.microbatch}"
+            )
+
     def _export(self) -> Path:
         if self.processes.in_step and not self.processes.main:
-            with (
-                TemporaryDirectory() as unwanted
-            ):  # it gives its part; a LoRA, which is whole here too, would be written
+            with TemporaryDirectory() as unwanted:  # it gives its part; a LoRA is whole here too, and would be written
                 self.policy.export(Path(unwanted))
 
         def written() -> Path:

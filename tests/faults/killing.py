@@ -15,6 +15,7 @@ from tests.faults.victim import SIGNALS, Moment, run
 
 from stepcredit import checkpoint
 
+TOY_POLICY = "toy policy"
 SECONDS = 300.0
 """How long a process may take."""
 
@@ -36,8 +37,8 @@ class Ended:
 class Harness:
     """Runs of one configuration in `folder`: one that is never stopped, and others to compare with it."""
 
-    def __init__(self, folder: Path, arguments: list[str], toy: bool) -> None:
-        self.folder, self.arguments, self.toy = folder, arguments, toy
+    def __init__(self, folder: Path, arguments: list[str], policy: str) -> None:
+        self.folder, self.arguments, self.policy, self.toy = folder, arguments, policy, policy == TOY_POLICY
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tests.faults.victim"])
         ended = self.process("whole", None)
@@ -75,19 +76,22 @@ class Harness:
         return self._events[phase, visit]
 
     def random_moment(self, rng: np.random.Generator, phase: str, number: int, again: bool = False) -> Moment:
-        """In one of the first two epochs; the first rewards and the first checkpoint come before."""
-        visit = int(rng.integers(1, 3)) + (phase in ("reward", "checkpoint"))
+        """In one of the first two epochs, before which come the first rewards and checkpoint, or at the end."""
+        visit = 1 if phase in ("export", "report") else int(rng.integers(1, 3)) + (phase in ("reward", "checkpoint"))
         return Moment(phase, visit, int(rng.integers(1, self.events(phase, visit) + 1)), number, again)
 
     def compare(self, name: str) -> None:
-        """Nothing of the run tells that it was stopped: weights, optimiser, metrics, pictures are those of `whole`."""
-        ours, whole = self.folder / name, self.folder / "whole"
-        assert rows(ours) == rows(whole)
-        assert newest_checkpoint(ours) == newest_checkpoint(whole)
-        for folder in ("samples", "lora"):
-            assert tree(ours / folder) == tree(whole / folder)
-        assert (ours / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
-        assert hidden(ours) == []
+        assert_same_run(self.folder / name, self.folder / "whole")
+
+
+def assert_same_run(ours: Path, whole: Path) -> None:
+    """Nothing of a run tells that it was stopped: weights, optimiser, metrics, pictures are those of the other."""
+    assert rows(ours) == rows(whole)
+    assert newest_checkpoint(ours) == newest_checkpoint(whole)
+    for folder in ("samples", "lora", "unet"):  # one of the last two
+        assert tree(ours / folder) == tree(whole / folder)
+    assert (ours / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+    assert hidden(ours) == []
 
 
 def hidden(path: Path) -> list[str]:
@@ -101,4 +105,4 @@ def lost(path: Path, hit: dict[str, Any]) -> int:
     return int(hit["begun"]) - max(kept, default=0)
 
 
-__all__ = ["SIGNALS", "Ended", "Harness", "hidden", "lost"]
+__all__ = ["SIGNALS", "Ended", "Harness", "assert_same_run", "hidden", "lost"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tests.commands.command_line import TOY, Said, newest_checkpoint, rows, stepcredit, tree
 from tests.faults.disk import BROKEN, CLOSED, FULL, failing_fsync, remount, small_disk
+from tests.faults.injected import CPU, CUDA, Injection, at_calls, patched, raising
 from tests.faults.killing import hidden
 from tests.hostile.trials import REFUSED, record
 from tests.toy_policy import WEIGHTS, ToyPolicy
@@ -25,38 +26,6 @@ from stepcredit.rewards.warmth import Warmth
 
 pytestmark = pytest.mark.usefixtures("toy")
 CARRIES_ON = "told, carries on"
-Injection = Callable[[], AbstractContextManager[None]]
-
-
-@contextmanager
-def patched(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, wrap(getattr(owner, name)))
-        yield
-
-
-def at_calls(owner: Any, name: str, calls: range, change: Callable[[Any], Any]) -> AbstractContextManager[None]:
-    """The calls of `name` numbered in `calls`, from 1, return, or raise, what `change` makes of their result."""
-
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        count = 0
-
-        def called(*arguments: Any, **named: Any) -> Any:
-            nonlocal count
-            count += 1
-            result = original(*arguments, **named)
-            return change(result) if count in calls else result
-
-        return called
-
-    return patched(owner, name, wrap)
-
-
-def raising(error: BaseException) -> Callable[[Any], Any]:
-    def change(_: Any) -> Any:
-        raise error
-
-    return change
 
 
 EPOCH_2 = range(3, 4)
@@ -93,10 +62,6 @@ def hanging_reward() -> Iterator[None]:
         patch.setattr(scoring, "GRACE_SECONDS", 0.01)
         yield
     woken.set()
-
-
-CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory: you tried to allocate")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.faults.test_faults import FAULTS
 from tests.faults.test_kills import DOING
+from tests.faults.test_several_processes import TOLD
 from tests.faults.victim import SIGNALS
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +19,8 @@ GENERATOR = runpy.run_path(str(ROOT / "benchmarks" / "faults.py"))
 def test_every_fault_and_every_kill_is_on_the_page() -> None:
     expected = [f"| {fault.what} | {fault.how} | " for fault in FAULTS]
     expected += [f"| {name} while {doing} | " for name in SIGNALS for doing in DOING.values()]
+    expected += [f"| {fault.what}, of one of two processes | " for fault in TOLD]
+    expected += ["| SIGKILL of one of two processes | ", "| SIGKILL of a worker of two | "]
     assert [line for line in expected if line not in PAGE] == [], "run: python benchmarks/faults.py"
 
 

@@ -30,13 +30,20 @@ from stepcredit.rewards.checked import CheckedReward
 from stepcredit.trainer import Trainer
 
 torch.set_num_threads(1)
-PHASES = ("sampling", "reward", "update", "checkpoint")
 _METHODS: dict[str, tuple[Any, str]] = {
     "sampling": (Trainer, "sample"),
     "reward": (CheckedReward, "scores"),
+    "credit": (Trainer, "spread"),
     "update": (Trainer, "update"),
+    "metrics": (Trainer, "record"),
     "checkpoint": (checkpoint, "save"),
+    "grid": (Trainer, "draw_grid"),
+    "export": (Trainer, "_export"),
+    "report": (training, "write_report"),
 }
+PHASES = tuple(_METHODS)
+_BETWEEN = ("metrics", "checkpoint", "grid", "export", "report")
+"""Phases in which no epoch is in work, or its count is up already."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class _Watch:
         """`begun`: how many epochs had been begun."""
         assert self.trainer is not None
         finished = self.trainer.finished_epochs
-        begun = finished if self.moment.phase == "checkpoint" else finished + 1
+        begun = finished if self.moment.phase in _BETWEEN else finished + 1
         self.path.write_text(json.dumps({**asdict(self.moment), "events": events, "begun": begun}))
 
 
