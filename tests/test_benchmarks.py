@@ -146,7 +146,7 @@ def test_when_compiling_is_won_back(module: Any) -> None:
     assert throughput.break_even(30.0, 0.5, 0.25) == 120
     assert throughput.break_even(30.0, 0.25, 0.25) == float("inf")
     assert microbatch.compiling(34.0, 8.0, 4.0, 16) == (
-        "compiling: 34 CPU-seconds for the first update instead of 4.0, won back after 120 queries"
+        "compiling: 34 s for the first update instead of 4.0, won back after 120 queries"
     )
     assert microbatch.compiling(34.0, 4.0, 4.0, 16).endswith("never won back")
 
