@@ -40,6 +40,13 @@ def test_a_log_file_gets_one_line_per_epoch() -> None:
     assert run(terminal=False) == "epoch   1/3  reward -1.021 ± 0.042  queries 64  clipped 25%  2.0 s\n"
 
 
+def test_an_epoch_whose_updates_were_all_skipped_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ConsoleProgress(3)
+    progress.start(0)
+    progress.epoch(ROW | {"clip_fraction": float("nan")})
+    assert "queries 64  no update made  2.0 s\n" in capsys.readouterr().out
+
+
 def test_a_narrow_log_file_gets_it_unbroken() -> None:
     assert run(terminal=False, width=20) == run(terminal=False)
 

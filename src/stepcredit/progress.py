@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -105,7 +106,9 @@ class ConsoleProgress(Progress):
         reward = f"reward {metrics['reward_mean']:.3f}"
         rate = f"{metrics['reward_queries'] / self._finished / seconds:.1f} images/s" if seconds else ""
         self._bar.update(self._task, completed=self._finished, epoch=self._finished, reward=reward, rate=rate)
+        clipped = metrics["clip_fraction"]
+        updated = "no update made" if math.isnan(clipped) else f"clipped {clipped:.0%}"
         self.note(
             f"epoch {self._finished:>3}/{self.epochs}  {reward} ± {metrics['reward_std']:.3f}  "
-            f"queries {int(metrics['reward_queries'])}  clipped {metrics['clip_fraction']:.0%}  {seconds:.1f} s"
+            f"queries {int(metrics['reward_queries'])}  {updated}  {seconds:.1f} s"
         )
