@@ -23,7 +23,12 @@ def configuration(order: dict[str, Any]) -> TrainConfig:
     """The order as this project's configuration: uniform credit and batch advantages make it DDPO."""
     return validate(
         {
-            "model": {"path": order["folder"], "device": "cpu", "lora_rank": order["lora_rank"]},
+            "model": {
+                "path": order["folder"],
+                "device": "cpu",
+                "lora_rank": order["lora_rank"],
+                "compile": order["compile"],
+            },
             "sample": {
                 "steps": order["steps"],
                 "guidance": order["guidance"],
