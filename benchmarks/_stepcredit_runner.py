@@ -23,12 +23,7 @@ def configuration(order: dict[str, Any]) -> TrainConfig:
     """The order as this project's configuration: uniform credit and batch advantages make it DDPO."""
     return validate(
         {
-            "model": {
-                "path": order["folder"],
-                "device": "cpu",
-                "lora_rank": order["lora_rank"],
-                "compile": order["compile"],
-            },
+            "model": {"path": order["folder"], "device": "cpu", "lora_rank": order["lora_rank"]},
             "sample": {
                 "steps": order["steps"],
                 "guidance": order["guidance"],

@@ -93,7 +93,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--updates", type=positive, default=4)
     parser.add_argument("--sample-batch", type=positive, help="images we sample at a time; unset is our default")
     parser.add_argument("--microbatch", type=positive, help="images we train at a time; unset is our default")
-    parser.add_argument("--compile", action="store_true", help="ours with compiled blocks: minutes of an untimed epoch")
     parser.add_argument("--trl-sample-batch", type=positive, default=1, help="images TRL samples at a time")
     parser.add_argument("--trl-train-batch", type=positive, default=1, help="images TRL trains at a time")
     parser.add_argument("--venv", type=Path, default=HERE / ".venv", help="environment of TRL, made if it is not there")
@@ -102,8 +101,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--images must be a multiple of --updates times --trl-train-batch: TRL drops no image")
     if options.images % options.trl_sample_batch:
         parser.error("--images must be a multiple of --trl-sample-batch: TRL samples whole batches")
-    if options.compile and options.epochs == 1:
-        parser.error("--compile needs a first epoch that is not timed: give --epochs 2 or more")
     return options
 
 
@@ -224,7 +221,7 @@ def setting(options: argparse.Namespace, gflop: dict[str, float]) -> list[str]:
         f"TRL with {' '.join(PINS)}",
         f"{options.images} images x {WORK['steps']} steps, guidance {WORK['guidance']:g}, {options.updates} updates",
         f"at a time: {options.sample_batch or 'default'} sampled and {options.microbatch or 'default'} trained by us, "
-        f"{options.trl_sample_batch} and {options.trl_train_batch} by TRL{'; our blocks compiled' * options.compile}",
+        f"{options.trl_sample_batch} and {options.trl_train_batch} by TRL",
         f"one forward of the UNet: {gflop['row']:.4f} GFLOP a row; an epoch: {gflop['sampling']:.0f} of sampling, "
         f"{gflop['training']:.0f} of training",
     ]

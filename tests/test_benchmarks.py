@@ -167,11 +167,3 @@ def test_a_denoiser_in_channels_last_order_trains_the_same(module: Any) -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
     plain, last = (way()[0] for way in ways.values())
     assert microbatch.relative(last, plain) < microbatch.LARGEST_DIFFERENCE
-
-
-def test_compiling_is_never_timed_against_trl(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    against_trl = module("against_trl")
-    assert against_trl.parse(["--compile"]).compile and not against_trl.parse([]).compile
-    with pytest.raises(SystemExit):
-        against_trl.parse(["--compile", "--epochs", "1"])
-    assert "--compile needs a first epoch that is not timed" in capsys.readouterr().err
