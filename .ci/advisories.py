@@ -48,16 +48,9 @@ def looked_up(requirements: list[str]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         asked, report = Path(folder) / "asked.txt", Path(folder) / "report.json"
         asked.write_text("\n".join(requirements), encoding="utf-8")
-        command = [sys.executable, "-m", "pip_audit", "--requirement", str(asked), "--no-deps", "--disable-pip"]
-        command += [
-            "--timeout",
-            str(PATIENCE),
-            "--progress-spinner",
-            "off",
-            "--format",
-            "json",
-            "--output",
-            str(report),
+        command = [
+            *(sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner", "off"),
+            *("--requirement", str(asked), "--format", "json", "--output", str(report), "--timeout", str(PATIENCE)),
         ]
         try:
             said = subprocess.run(command, capture_output=True, text=True, timeout=WHOLE)

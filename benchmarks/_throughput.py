@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from stepcredit.config import TrainConfig
-from stepcredit.descent import PlainDescent
 from stepcredit.experience import Experience
-from stepcredit.optimiser import build_optimiser
 from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.processes import Processes
 from stepcredit.recipes import validate
 from stepcredit.sharing import alone
+from stepcredit.state import descent_of
 from stepcredit.types import Prompt, Trajectory
 from stepcredit.update import update_policy
 
@@ -65,12 +65,9 @@ def rollout(policy: PipelinePolicy, config: TrainConfig) -> Trajectory:
 
 def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) -> dict[str, float]:
     """One step of the optimiser, every advantage 1; returns the figures of the epoch."""
-    device = trajectory.latents.device
-    scaler = torch.amp.GradScaler(device.type, enabled=config.model.dtype == "float16")
-    optimiser = build_optimiser(policy.parameters(), config.train, unfused=scaler.is_enabled())
-    advantages = torch.ones(trajectory.log_probs.shape, device=device)
+    advantages = torch.ones(trajectory.log_probs.shape, device=trajectory.latents.device)
     experience = Experience(trajectory, advantages, alone(len(trajectory)))
-    descent = PlainDescent(policy, optimiser, scaler, config.train.max_grad_norm)
+    descent = descent_of(config, policy, Processes())
     return update_policy(policy, descent, experience, config.train, np.random.default_rng(0))
 
 

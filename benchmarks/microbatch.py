@@ -42,7 +42,7 @@ from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.sharing import alone
 from stepcredit.types import Trajectory
 
-LARGEST_DIFFERENCE = 2e-5
+LARGEST_DIFFERENCE = 1e-5
 Way = Callable[[], tuple[Tensor, float]]
 """Returns (flat gradient, CPU seconds)."""
 

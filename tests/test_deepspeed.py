@@ -27,6 +27,8 @@ from stepcredit.processes import Processes, joined
 from stepcredit.progress import Progress
 from stepcredit.state import descent_of
 
+# An extra that few want: it is built from source, and on a CPU compiles a part of itself in minutes. What these slow
+# tests need of it has no stand-in; CONTRIBUTING.md has the command that installs it and runs them.
 installed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed, an optional extra, is not installed")
 
 

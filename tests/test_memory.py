@@ -98,16 +98,19 @@ class Epochs(RunDirectory):
             self.weights = [*getattr(self, "weights", []), (live_bytes(), resident_bytes())]
 
 
-def test_fifty_epochs_leave_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "images", "updates"), [(1, 1, 1), pytest.param(3, 2, 4, marks=pytest.mark.slow)], ids=["least", "more"]
+)
+def test_fifty_epochs_leave_nothing_behind(tmp_path: Path, steps: int, images: int, updates: int) -> None:
     config = toy_config(
-        sample={"steps": 1, "guidance": 1.0, "prompts_per_epoch": 2, "images_per_prompt": 1},
-        train={"epochs": 50, "updates_per_epoch": 1, "advantage": "running", "buffer_size": 8, "min_count": 4},
+        sample={"steps": steps, "guidance": 1.0, "prompts_per_epoch": 2, "images_per_prompt": images},
+        train={"epochs": 50, "updates_per_epoch": updates, "advantage": "running", "buffer_size": 8, "min_count": 4},
         credit={"window": 1},
         run={"grid_every": 1000, "grid_images": 1, "checkpoint_every": 1000},
     )
     run = Epochs(RunDirectory.create(tmp_path / "run", config, []).path)
     reward, credit = build_reward(config.reward), build_credit(config.credit)
-    Trainer(config, tiny_policy(steps=1, guidance=1.0), reward, credit, PROMPTS, run).train()
+    Trainer(config, tiny_policy(steps=steps, guidance=1.0), reward, credit, PROMPTS, run).train()
     tensors, resident = zip(*run.weights, strict=True)
     assert len(tensors) == 3
     assert max(tensors) - min(tensors) <= 1024
