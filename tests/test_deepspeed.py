@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.launched import ROOT, RUN, free_port, rows
+from tests.launched import ROOT, RUN, command, finished, free_port, rows
 from tests.launched import run as run_plainly
 from tests.test_trainer import start
 from tests.test_two_processes import FIGURES
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import nn
 
-from stepcredit.deepspeed import fitted, handed
+from stepcredit.deepspeed import fitted, handed, stage_three_as_shards
 from stepcredit.errors import InputError
 from stepcredit.keeping import Keeper
-from stepcredit.processes import Processes, joined
+from stepcredit.processes import DEEPSPEED, Processes, joined
 from stepcredit.progress import Progress
 from stepcredit.state import descent_of
 
@@ -35,7 +35,6 @@ installed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ({"zero_optimization": {"stage": 3}}, r"ZeRO stage 3 is not supported: model\.shard=true"),
         ({"optimizer": {"type": "AdamW"}}, "has its own optimizer: leave it out"),
         ({"scheduler": {"type": "WarmupLR"}}, "has its own scheduler: leave it out"),
         ({"bf16": {"enabled": True}}, r"enables 'bf16': .*it is model\.dtype"),
@@ -75,6 +74,74 @@ def test_gradients_are_handed_over_as_they_are() -> None:
     loss.backward()
     for weight, gradient in zip(weights, gradients, strict=True):
         assert weight.grad is not None and weight.grad.equal(3 * gradient)
+
+
+def launcher_asks(monkeypatch: pytest.MonkeyPatch, processes: int = 2, **variables: str) -> None:
+    """The environment of a process that `accelerate launch` starts for DeepSpeed."""
+    names = {"USE_DEEPSPEED": "true", **{f"DEEPSPEED_{name}": value for name, value in variables.items()}}
+    for name, value in names.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+
+@pytest.mark.parametrize(("processes", "shard"), [(2, True), (1, False)])
+def test_stage_three_is_done_by_fsdp2(processes: int, shard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher_asks(monkeypatch, processes, ZERO_STAGE="3")
+    config = toy_config()
+    assert stage_three_as_shards(config).model.shard is shard
+    assert DEEPSPEED not in os.environ, "for this process, so that accelerate joins the others without it"
+    assert stage_three_as_shards(config) is config
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2"])
+def test_other_stages_are_left_to_deepspeed(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher_asks(monkeypatch, ZERO_STAGE=stage)
+    config = toy_config()
+    assert stage_three_as_shards(config) is config and os.environ[DEEPSPEED] == "true"
+
+
+def test_stage_three_of_a_file_is_held_to_what_every_stage_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "deepspeed.json"
+    launcher_asks(monkeypatch, CONFIG_FILE=str(path))
+    zero = {"stage": 3, "stage3_param_persistence_threshold": "auto"}
+    path.write_text(json.dumps({"zero_optimization": zero, "optimizer": {"type": "AdamW"}}))
+    with pytest.raises(InputError, match="has its own optimizer: leave it out"):
+        stage_three_as_shards(toy_config())
+    path.write_text(json.dumps({"zero_optimization": zero}))
+    assert stage_three_as_shards(toy_config()).model.shard
+
+
+@pytest.mark.parametrize("what", ["PARAM", "OPTIMIZER"])
+def test_stage_three_with_parts_off_the_device_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher_asks(monkeypatch, ZERO_STAGE="3", **{f"OFFLOAD_{what}_DEVICE": "cpu"})
+    with pytest.raises(InputError, match=rf"has offload_{what.lower()} to 'cpu' at ZeRO stage 3, .*set it to 'none'"):
+        stage_three_as_shards(toy_config())
+
+
+def test_a_configuration_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launcher_asks(monkeypatch, CONFIG_FILE=str(tmp_path / "missing.json"))
+    with pytest.raises(InputError, match="the DeepSpeed configuration cannot be used: "):
+        stage_three_as_shards(toy_config())
+
+
+def test_a_run_at_stage_three_is_that_of_shared_out_weights(tmp_path: Path) -> None:
+    """Started as accelerate starts it, without its launcher, which asks for deepspeed itself."""
+    words = [*RUN, "train.epochs=1", "run.grid_every=10"]
+    for name, variables, override in (
+        ("a", {DEEPSPEED: "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, []),
+        ("b", {}, ["model.shard=true"]),
+    ):
+        said = finished(
+            command("train", "embedded_jpeg", *words, *override, "--run", name, processes=2), tmp_path, **variables
+        )
+        assert said.returncode == 0, said.stderr
+        assert "weights in parts on 2 processes by FSDP2" in said.stdout
+    assert "shard: true" in (tmp_path / "a" / "config.yaml").read_text()
+    (one,), (two,) = rows(tmp_path / "a"), rows(tmp_path / "b")
+    assert [one[name] for name in FIGURES] == [two[name] for name in FIGURES]
+    ours, theirs = (load_file(tmp_path / name / "lora" / "pytorch_lora_weights.safetensors") for name in "ab")
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 class WithDeepSpeed(Processes):
@@ -148,20 +215,21 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @installed
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [(2, 2), (1, None), (None, 0)], ids=str)
+@pytest.mark.parametrize(("first", "then"), [(2, 2), (1, None), (None, 0), (3, None), (None, 3)], ids=str)
 def test_two_processes_with_deepspeed_walk_the_curve_of_one(
     alone: tuple[list[str], Path], first: int | None, then: int | None, tmp_path: Path
 ) -> None:
     """Stopped after an epoch and gone on with: by DeepSpeed with these stages, or by one process without."""
     words, expected = alone
-    for stage, command in (
+    whole = [] if first != 3 else ["model.shard=false"]
+    for stage, asked in (
         (first, ["train", "embedded_jpeg", *words, "train.epochs=1", "--run", "b"]),
-        (then, ["train", "--resume", "--run", "b", "train.epochs=2"]),
+        (then, ["train", "--resume", "--run", "b", "train.epochs=2", *whole]),
     ):
         if stage is None:
-            said = run_plainly(tmp_path, *command, processes=1)
+            said = run_plainly(tmp_path, *asked, processes=1)
         else:
-            said = launched(stage, tmp_path, "stepcredit", *command)
+            said = launched(stage, tmp_path, "stepcredit", *asked)
         assert said.returncode == 0, said.stderr
     for one, two in zip(rows(expected), rows(tmp_path / "b"), strict=True):
         assert two["ratio_max_deviation"] == 0 and two["skipped_updates"] == 0

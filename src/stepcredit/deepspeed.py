@@ -1,8 +1,12 @@
-"""Steps of the optimiser by DeepSpeed, where `accelerate launch` asks for it: ZeRO stages 0, 1 and 2."""
+"""Steps of the optimiser by DeepSpeed, where `accelerate launch` asks for it: ZeRO stages 0, 1 and 2.
+
+What stage 3 is for, weights in parts, is done by FSDP2 under the same configuration.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
-from stepcredit.config import TrainSection
+from stepcredit.config import TrainConfig, TrainSection
 from stepcredit.descent import Step, finite, forget_gradients
 from stepcredit.errors import InputError, shortened
 from stepcredit.optimiser import build_optimiser
-from stepcredit.processes import Processes
+from stepcredit.processes import DEEPSPEED, Processes
 from stepcredit.types import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -120,6 +124,33 @@ class DeepSpeedDescent:
             group["lr"] = rate
 
 
+def stage_three_as_shards(config: TrainConfig) -> TrainConfig:
+    """`config`, with `model.shard` where the launcher asks DeepSpeed for ZeRO stage 3 on several processes.
+
+    Weights, gradients and moments are then in parts on all of them, by torch's FSDP2, and this process is no longer
+    under DeepSpeed.
+
+    Raises:
+        InputError: the DeepSpeed configuration asks for what the run's says otherwise, or for weights or moments that
+            are not on the device.
+    """
+    if os.environ.get(DEEPSPEED, "").lower() != "true" or "LOCAL_RANK" not in os.environ:
+        return config
+    asked = _plugin(config.train.max_grad_norm).deepspeed_config["zero_optimization"]
+    if asked["stage"] != 3:
+        return config
+    for name in ("offload_param", "offload_optimizer"):
+        place = asked.get(name, {}).get("device", "none")
+        if place != "none":
+            raise InputError(
+                f"the DeepSpeed configuration has {name} to {place!r} at ZeRO stage 3, which is done by FSDP2 here and "
+                "on the device: set it to 'none'"
+            )
+    del os.environ[DEEPSPEED]
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return config.model_copy(update={"model": config.model.model_copy(update={"shard": several})})
+
+
 def handed(gradients: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> Tensor:
     """0, whose gradient by each of `weights` is the one given for it."""
     zero: Tensor = _Handed.apply(gradients, *weights)
@@ -144,10 +175,8 @@ def fitted(config: dict[str, Any], largest: float) -> None:
         largest: `train.max_grad_norm`.
 
     Raises:
-        InputError: it asks for what the run's configuration says otherwise, or for ZeRO stage 3.
+        InputError: it asks for what the run's configuration says otherwise.
     """
-    if config.get("zero_optimization", {}).get("stage", 0) == 3:
-        raise InputError("ZeRO stage 3 is not supported: model.shard=true without DeepSpeed shares the weights out too")
     for name, ours in (("optimizer", "train.learning_rate and the like"), ("scheduler", "train.learning_rate")):
         if name in config:
             raise InputError(f"the DeepSpeed configuration has its own {name}: leave it out, it is {ours}")
@@ -169,14 +198,26 @@ def fitted(config: dict[str, Any], largest: float) -> None:
             del config[_BATCH]
 
 
-def _engine(weights: nn.Module, section: TrainSection) -> Any:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+def _plugin(largest: float) -> Any:
+    """The launcher's configuration, read by accelerate from its variables and files, and `fitted`."""
     from accelerate.utils import DeepSpeedPlugin  # type: ignore[import-untyped]
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # skipped updates are told by the run
     try:
         plugin = DeepSpeedPlugin()
-        fitted(plugin.deepspeed_config, section.max_grad_norm)
+    except (AssertionError, OSError, ValueError) as error:
+        raise InputError(f"the DeepSpeed configuration cannot be used: {shortened(str(error))}") from error
+    fitted(plugin.deepspeed_config, largest)
+    return plugin
+
+
+def _engine(weights: nn.Module, section: TrainSection) -> Any:
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # skipped updates are told by the run
+    plugin = _plugin(section.max_grad_norm)
+    if plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
+        raise InputError("ZeRO stage 3 is FSDP2's work here: model.shard=true, without DeepSpeed")
+    try:
         accelerator = Accelerator(deepspeed_plugin=plugin, mixed_precision="no")
         engine, _ = accelerator.prepare(weights, build_optimiser(weights.parameters(), section, unfused=True))
     except (AssertionError, ValueError) as error:  # what they raise for configurations that do not fit together

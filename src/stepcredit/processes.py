@@ -21,6 +21,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from stepcredit.errors import InputError, StepcreditError
 
 Result = TypeVar("Result")
+DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+"""Set to "true" by a launcher that asks for DeepSpeed."""
 _BUCKET = 2**24
 """Numbers that are added up at a time."""
 
@@ -132,7 +134,7 @@ def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: flo
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if asked is not None and launched != asked:
         raise InputError(f"run.processes is {asked}, but the launcher has started {_number(launched)}")
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    deepspeed = os.environ.get(DEEPSPEED, "").lower() == "true"
     if deepspeed:
         _require_deepspeed(in_step)
     elif launched == 1:
@@ -174,7 +176,7 @@ def _require_deepspeed(in_step: bool) -> None:
     if in_step:
         raise InputError("model.shard and DeepSpeed exclude each other: launch without it, or leave model.shard out")
     if "LOCAL_RANK" not in os.environ:
-        raise InputError("ACCELERATE_USE_DEEPSPEED is set, but the command was not started by accelerate")
+        raise InputError(f"{DEEPSPEED} is set, but the command was not started by accelerate")
     if find_spec("deepspeed") is None:
         raise InputError("the launcher asks for DeepSpeed, which needs deepspeed: pip install 'stepcredit[deepspeed]'")
 

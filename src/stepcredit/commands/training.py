@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
+from stepcredit.deepspeed import stage_three_as_shards
 from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.faults import Stopped
 from stepcredit.keeping import resume_command
@@ -36,6 +37,7 @@ PATIENCE = 600.0
 
 def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
     """A new run in what `path` gives, asked once. Nothing of one that cannot begin is left behind."""
+    config = stage_three_as_shards(config)
     with _joined(config) as processes:
         directory = RunDirectory(processes.on_main(path))
         trainer = _trainer(config, directory, processes)
@@ -50,6 +52,7 @@ def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
 
 def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
     """Go on with the run in `directory` under `config`, which becomes its configuration."""
+    config = stage_three_as_shards(config)
     with _joined(config) as processes:
         trainer = _trainer(config, directory, processes)
         with _writable(directory):
@@ -187,10 +190,11 @@ def _interruption(directory: RunDirectory) -> str:
 def _opening(trainer: Trainer) -> str:
     config, finished = trainer.config, trainer.finished_epochs
     start = f"resuming after epoch {finished}" if finished else "training"
-    images = len(trainer.draw_prompts(epoch=0))
+    images, processes = len(trainer.draw_prompts(epoch=0)), trainer.processes
+    parts = f", weights in parts on {processes.count} processes by FSDP2" if processes.in_step else ""
     return (
         f"{start}: {config.model.path}, reward {config.reward.name}, credit {config.credit.name}, "
-        f"{images} images x {config.sample.steps} steps an epoch, in {trainer.run.path}"
+        f"{images} images x {config.sample.steps} steps an epoch{parts}, in {trainer.run.path}"
     )
 
 
