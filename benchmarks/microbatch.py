@@ -11,8 +11,8 @@ Ways to accumulate the same gradient over the same recorded walks, in alternatio
             shape of the reference implementations' loops
 
 Prints CPU-milliseconds per reward query of each, the range of their ratios over rounds, after how many queries the
-seconds that compiling takes are won back, and the relative difference of the gradients twice: in float32, rounding, which
-guidance multiplies and which differs between processors; in float64, where more than 1e-9 is an error.
+seconds that compiling takes are won back, and the relative difference of the gradients twice: in float32, rounding,
+which guidance multiplies and which differs between processors; in float64, where more than 1e-9 is an error.
 """
 
 from __future__ import annotations
