@@ -62,6 +62,7 @@ def test_the_rules() -> None:
         "drop-last",
         "group-contrastive",
         "inverse-native-scale",
+        "layout-contribution",
         "linear",
         "linear-inverse-scale",
         "noise-weight",

@@ -344,6 +344,40 @@ def test_group_contrastive_by_hand() -> None:
     }
 
 
+def laid_out(*shades: float) -> Trajectory:
+    """One walk whose picture, left half dark and right half light, comes out of none, while its colour is there first.
+
+    Args:
+        shades: of the contrast at each step, of which the last picture has 1.
+    """
+    halves = torch.tensor([-1.0, -1.0, 1.0, 1.0]).expand(1, 4, 4)
+    elsewhere = torch.tensor([-1.0, 1.0, -1.0, 1.0]).view(1, 4, 1).expand(1, 4, 4).flip(1)
+    pictures = [7 + shade * halves + (1 - shade**2) ** 0.5 * elsewhere for shade in shades]
+    return trajectory(torch.stack(pictures).unsqueeze(0), 7 + halves.unsqueeze(0))
+
+
+def test_layout_contribution_looks_at_places_and_not_at_colour() -> None:
+    walks = laid_out(0.0, 0.6, 0.8)
+    expected = torch.tensor([[1.0, 0.4, 0.2]])  # similarities 0, .6, .8, 1
+    torch.testing.assert_close(spent("layout-contribution", walks, window=1), expected)
+    figures = rule("layout-contribution", window=1).diagnostics(walks)
+    assert figures == {"credit_fallbacks": 0, "credit_similarity_start": pytest.approx(0, abs=1e-6)}
+    assert rule("contribution", window=1).diagnostics(walks)["credit_similarity_start"] > 0.95
+
+
+def test_layout_contribution_may_share_the_mean_of_the_batch() -> None:
+    walks = settling(4, 6)
+    shared = rule("layout-contribution", options={"batch_mean": True})
+    rows = spent("layout-contribution", walks, options={"batch_mean": True})
+    torch.testing.assert_close(rows, spent("layout-contribution", walks).mean(0, keepdim=True).expand(4, 6))
+    assert shared.compares_images and not rule("layout-contribution").compares_images
+
+
+def test_one_cell_has_no_layout() -> None:
+    with pytest.raises(InputError, match=r"credit\.options\.cells is 1, expected 2 or more"):
+        rule("layout-contribution", options={"cells": 1})
+
+
 def test_an_image_alone_in_its_group_gets_linear_credit_and_is_counted() -> None:
     walks = replace(settling(3, 5), prompts=["a cat", "a dog", "a fox"])
     assert torch.equal(spent("group-contrastive", walks), spent("linear", walks))
