@@ -61,6 +61,31 @@ def accumulate_gradient(
     return statistics
 
 
+def step_gradient(
+    policy: Policy,
+    scaler: torch.amp.GradScaler,
+    experience: Experience,
+    section: TrainSection,
+    size: int,
+    rows: Tensor,
+    step: int,
+) -> Tensor:
+    """The flat gradient (P,) of the surrogate of some images at one step; weights without a gradient count 0.
+
+    The policy's own gradients are empty before and after.
+    """
+    walk = experience.trajectory
+    only = torch.zeros(len(walk), walk.steps)
+    only[:, step] = float(walk.trainable.sum())  # the loss is a mean over steps, here over one
+    plain = section.model_copy(update={"kl_weight": 0.0})
+    accumulate_gradient(policy, scaler, experience, Part(rows, len(rows), only), plain, size)
+    weights = policy.parameters()
+    flat = [torch.zeros_like(each) if each.grad is None else each.grad for each in weights]
+    for weight in weights:
+        weight.grad = None
+    return torch.cat([each.flatten().float() for each in flat]) / scaler.get_scale()
+
+
 def forwards(images: int, steps: Sequence[int], size: int, mixed: bool) -> int:
     """How many forwards `accumulate_gradient` makes for a group of so many images."""
     return len(list(pair_batches(torch.arange(images), steps, size, mixed=mixed)))

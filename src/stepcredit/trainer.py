@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,7 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
 from stepcredit.experience import Experience
 from stepcredit.faults import Guard, require_finite
+from stepcredit.gradient import step_gradient
 from stepcredit.grids import save_grid
 from stepcredit.keeping import Keeper
 from stepcredit.measure import Clock, peak_memory_bytes
@@ -36,7 +38,7 @@ from stepcredit.sharing import Share, deal
 from stepcredit.state import TrainingState
 from stepcredit.step_draw import step_draw
 from stepcredit.tracking import RunDirectory
-from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
+from stepcredit.types import CreditAssigner, MeasuringCredit, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
 
 
@@ -124,6 +126,7 @@ class Trainer:
                     texts = [prompt.text for prompt in prompts]
                     advantage = self.advantage(texts, scores)
                     step_advantages, credited = self.spread(trajectory, texts, advantage, share)
+                    self.measure(trajectory, advantage, share)
                 trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
                 with clock("training"):
                     updated = self.update(trajectory, step_advantages, share, epoch)
@@ -229,6 +232,21 @@ class Trainer:
         """M (N,T) of the epoch's images, and figures of it."""
         spread, figures = self.state.advantages.of_steps(self.credit, trajectory, prompts, advantage, share)
         return spread, figures | step_profiles(trajectory, spread)
+
+    def measure(self, trajectory: Trajectory, advantage: Tensor, share: Share) -> None:
+        """Let a rule that looks at gradients do so, each step's under `advantage` (N,) itself."""
+        if not isinstance(self.credit, MeasuringCredit):
+            return
+        state, train, credit = self.state, self.config.train, self.credit
+        plain = advantage.to(trajectory.latents.device).unsqueeze(1).expand(-1, trajectory.steps)
+        experience = Experience(trajectory, plain, share)
+
+        def measured(size: int) -> None:
+            credit.measure(
+                trajectory, partial(step_gradient, self.policy, state.descent.scaler, experience, train, size)
+            )
+
+        state.guard.in_memory(measured, state.descent.clear, microbatch(train, share.size))
 
     def update(self, trajectory: Trajectory, step_advantages: Tensor, share: Share, epoch: int) -> dict[str, float]:
         """Update the policy; says so if updates were skipped, or first ratios further from 1 than replays may be."""
@@ -342,6 +360,10 @@ class Trainer:
             self.config.train.updates_per_epoch,
             self.processes.count,
         )
+        if count > 1 and isinstance(self.credit, MeasuringCredit):
+            raise InputError(
+                f"credit {self.config.credit.name} measures gradients on one process, but there are {count}"
+            )
         if updates > images:
             raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images")
         if count > images:

@@ -19,12 +19,14 @@ from stepcredit.maths import Schedule, Transition
 __all__ = [
     "CreditAssigner",
     "LearningCredit",
+    "MeasuringCredit",
     "Plan",
     "Policy",
     "Prompt",
     "RewardFunction",
     "Rollout",
     "Schedule",
+    "StepGradient",
     "Trajectory",
     "Transition",
 ]
@@ -134,6 +136,24 @@ class LearningCredit(CreditAssigner, Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Become what `state_dict` gave. Raises KeyError, RuntimeError or ValueError if it is of another rule."""
+        ...
+
+
+class StepGradient(Protocol):
+    """(images (n,) by number, step) -> the policy gradient (P,) of that step alone, under plain advantages.
+
+    Mean over the images, in units of `policy.parameters()` one after the other.
+    """
+
+    def __call__(self, rows: Tensor, step: int) -> Tensor: ...
+
+
+@runtime_checkable
+class MeasuringCredit(LearningCredit, Protocol):
+    """A rule that also looks at gradients, which takes passes of its own over what is trained."""
+
+    def measure(self, trajectory: Trajectory, gradient: StepGradient) -> None:
+        """Take in the gradients of an epoch, after its step advantages were asked for and before the update."""
         ...
 
 

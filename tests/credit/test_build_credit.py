@@ -67,6 +67,7 @@ def test_the_rules() -> None:
         "linear-inverse-scale",
         "noise-weight",
         "relative-change",
+        "signal-to-noise",
         "step-size",
         "uniform",
     } <= set(CREDIT.names())

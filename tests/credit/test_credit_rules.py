@@ -26,6 +26,7 @@ FIXED = [
     "linear-inverse-scale",
     "noise-weight",
     "relative-change",
+    "signal-to-noise",
     "step-size",
 ]
 WEIGHTS = [name for name in RULES if name not in FIXED]

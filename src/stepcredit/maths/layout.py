@@ -30,7 +30,8 @@ def layout(latents: Tensor, cells: int) -> Tensor:
     require_dims("latents", latents, 2, "(N, *L)", exact=False)
     values = upcast(latents)
     if values.ndim == 4:
-        values = torch.nn.functional.adaptive_avg_pool2d(values, [min(cells, side) for side in values.shape[2:]])
+        grid = min(cells, values.shape[2]), min(cells, values.shape[3])
+        values = torch.nn.functional.adaptive_avg_pool2d(values, grid)
         values = values - values.mean((2, 3), keepdim=True)
     elif values.ndim == 3:
         values = values - values.mean(1, keepdim=True)
