@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from stepcredit.durable import sweep, write_atomically, written_whole
+from stepcredit.durable import locked, sweep, write_atomically, written_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -91,3 +92,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path) as held:
+        assert len(held) == 1
+        with pytest.raises(BlockingIOError), locked(tmp_path):
+            pass
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        _ = 1 / 0
+    with locked(tmp_path):
+        pass
+
+
+def test_a_disk_without_locks_lets_everybody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("stepcredit.durable.fcntl.flock", unable)
+    with locked(tmp_path), locked(tmp_path):
+        pass
+
+
+def test_without_such_locks_at_all_everybody_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepcredit.durable.fcntl", None)
+    with locked(tmp_path) as held, locked(tmp_path):
+        assert held == () and list(tmp_path.iterdir()) == []

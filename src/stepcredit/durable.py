@@ -10,6 +10,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
 _PARTIAL, _REPLACED = ".partial_", ".replaced_"
 
 
@@ -39,6 +44,36 @@ def written_whole(target: Path) -> Iterator[Path]:
             replaced.rename(target)
         for left in (partial, replaced):
             shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[tuple[int, ...]]:
+    """Nobody else works in the folder meanwhile. Yields the file descriptors that hold the lock.
+
+    It ends with the process, however that ends; a process that inherits the descriptors holds it too.
+
+    Raises:
+        BlockingIOError: somebody does.
+    """
+    if fcntl is None:
+        yield ()
+        return
+    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        _lock(descriptor)
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """A disk without locks, such as some network ones, lets everybody in."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 def write_atomically(path: Path, data: bytes) -> None:

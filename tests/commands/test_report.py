@@ -51,3 +51,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(here: Path, arguments: list[st
     kept(here / "begun", arms).results_path.unlink()
     kept(here / "kept", arms)
     assert refused("report", *arguments).startswith(line)
+
+
+def test_what_cannot_be_read_is_not_blamed_on_the_page(here: Path, toy: list[ToyPolicy]) -> None:
+    assert stepcredit("train", *TOY, "--run", "a").code == 0
+    (here / "a" / "metrics.jsonl").unlink()
+    (here / "a" / "metrics.jsonl").mkdir()
+    assert refused("report", "a") == "cannot read a/metrics.jsonl: Is a directory"

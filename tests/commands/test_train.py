@@ -14,6 +14,7 @@ from tests.toy_policy import WEIGHTS, ToyPolicy
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
+from stepcredit.durable import locked
 from stepcredit.maths import Transition
 from stepcredit.report import write_report
 from stepcredit.tracking import RunDirectory
@@ -128,6 +129,14 @@ def test_without_a_run_the_newest_goes_on(here: Path) -> None:
     said = stepcredit("train", "--resume", "train.epochs=2")
     assert "in runs/embedded_warmth-001" in said.out.splitlines()[0]
     assert [len(rows(path)) for path in sorted((here / "runs").iterdir())] == [1, 2]
+
+
+def test_a_run_that_is_at_work_is_not_resumed_beside_itself(here: Path) -> None:
+    stepcredit("train", *TOY, "train.epochs=1", "--run", "a")
+    with locked(here / "a"):
+        line = refused("train", "--resume", "--run", "a", "train.epochs=2")
+    assert line == "a is in use: another command is training there; wait for it or end it"
+    assert stepcredit("train", "--resume", "--run", "a", "train.epochs=2").code == 0
 
 
 def test_a_finished_run_can_be_resumed_without_effect(here: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stepcredit.comparison.cells import Cell, fresh_cells, pairs, tuned, tuning_cells
 from stepcredit.comparison.choice import Choices, choose, chosen
 from stepcredit.comparison.curves import Curve, read_curve
-from stepcredit.comparison.directory import ComparisonDirectory, locked, open_comparison
+from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
 from stepcredit.comparison.display import Display
 from stepcredit.comparison.findings import comparison_findings
 from stepcredit.comparison.page import write_comparison_report
@@ -19,8 +20,8 @@ from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.reading import ComparisonFile
 from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
 from stepcredit.comparison.text import markdown, printed
-from stepcredit.durable import write_atomically
-from stepcredit.errors import StepcreditError, some_of
+from stepcredit.durable import locked, write_atomically
+from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.tracking import environment
 
 
@@ -41,7 +42,7 @@ def carry_out(
     directory = open_comparison(folder, protocol, begun)
     places = slots(protocol.base, file.jobs)
     with (
-        locked(directory) as lock,
+        _alone(directory) as lock,
         Display(*_extent(protocol)) as display,
         Runner(directory, protocol, places, display, lock, train or TRAIN) as runner,
     ):
@@ -62,6 +63,19 @@ def carry_out(
     print(printed(results))
     page = write_comparison_report(directory.path)
     print(f"\n{directory.results_path} and {directory.summary_path} have it all, {page} shows it")
+
+
+@contextmanager
+def _alone(directory: ComparisonDirectory) -> Iterator[tuple[int, ...]]:
+    """What holds the folder's lock, for the runs to inherit: those that a kill has left behind keep others out."""
+    try:
+        with locked(directory.path) as lock:
+            yield lock
+    except BlockingIOError:
+        raise InputError(
+            f"{directory.path} is in use: another comparison, or a run that one left behind when it was killed, "
+            "is still at work there; wait for it or end it"
+        ) from None
 
 
 def _tune(

@@ -11,7 +11,7 @@ def report(source: Path, out: Path | None) -> None:
     """Write the page, by default to report.html in the folder, and print where it is.
 
     Raises:
-        InputError: `source` is neither a run nor a finished comparison, or `out` cannot be written.
+        InputError: `source` is neither a run nor a finished comparison, it cannot be read, or `out` cannot be written.
     """
     run, comparison = ((source / name).is_file() for name in ("config.yaml", "protocol.yaml"))
     if not run and not comparison:
@@ -22,8 +22,15 @@ def report(source: Path, out: Path | None) -> None:
     try:
         print(_write_run(source, out) if run else _write_comparison(source, out))
     except OSError as error:
-        place = out or source / "report.html"
-        raise InputError(f"cannot write to {place}: {error.strerror or error}; choose another --out") from error
+        raise InputError(_told(error, out or source / "report.html")) from error
+
+
+def _told(error: OSError, page: Path) -> str:
+    """Which file it was: the page, written under a name that contains its own, or one that is read for it."""
+    reason, file = error.strerror or error, Path(error.filename or page)
+    if page.name in file.name or file in page.parents:
+        return f"cannot write to {page}: {reason}; choose another --out"
+    return f"cannot read {file}: {reason}"
 
 
 def _write_run(source: Path, out: Path | None) -> Path:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.deepspeed import stage_three_as_shards
+from stepcredit.durable import locked
 from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.faults import Stopped
 from stepcredit.keeping import resume_command
@@ -46,14 +47,14 @@ def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
             RunDirectory.create(directory.path, trainer.config, ["stepcredit", *sys.argv[1:]])
 
         processes.on_main(create)
-        with _discarded_unless_begun(trainer):
+        with _alone(directory, processes), _discarded_unless_begun(trainer):
             _train(trainer)
 
 
 def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
     """Go on with the run in `directory` under `config`, which becomes its configuration."""
     config = stage_three_as_shards(config)
-    with _joined(config) as processes:
+    with _joined(config) as processes, _alone(directory, processes):
         trainer = _trainer(config, directory, processes)
         with _writable(directory):
             trainer.resume()
@@ -78,6 +79,24 @@ def _joined(config: TrainConfig) -> Iterator[Processes]:
         raise
     finally:
         processes.leave()
+
+
+@contextmanager
+def _alone(directory: RunDirectory, processes: Processes) -> Iterator[None]:
+    """No other command trains in `directory` meanwhile; one that finds it taken leaves it as it is."""
+    with ExitStack() as held:
+
+        def hold() -> None:
+            try:
+                held.enter_context(locked(directory.path))
+            except BlockingIOError:
+                raise InputError(
+                    f"{directory.path} is in use: another command is training there; wait for it or end it"
+                ) from None
+
+        with _writable(directory):
+            processes.on_main(hold)
+        yield
 
 
 def _trainer(config: TrainConfig, directory: RunDirectory, processes: Processes) -> Trainer:

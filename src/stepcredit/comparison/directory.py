@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,6 @@ from stepcredit.comparison.protocol import Protocol
 from stepcredit.durable import write_atomically
 from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.tracking import config_differences
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
 
 _FINISHED = "finished"
 
@@ -102,40 +95,6 @@ def open_comparison(path: Path, protocol: Protocol, begun: Mapping[str, Any]) ->
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror or error}; choose another --run") from error
     return directory
-
-
-@contextmanager
-def locked(directory: ComparisonDirectory) -> Iterator[tuple[int, ...]]:
-    """Nobody else works in the folder meanwhile. Yields the file descriptors that hold the lock.
-
-    A process that inherits them holds it too: where a kill has left runs behind, others are refused until these are
-    over.
-
-    Raises:
-        InputError: somebody does.
-    """
-    if fcntl is None:
-        yield ()
-        return
-    descriptor = os.open(directory.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        if not _lock(descriptor):
-            raise InputError(
-                f"{directory.path} is in use: another comparison, or a run that one left behind when it was killed, "
-                "is still at work there; wait for it or end it"
-            )
-        yield (descriptor,)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Whether nobody else has it; a disk without locks, such as some network ones, lets everybody in."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return not isinstance(error, BlockingIOError)
-    return True
 
 
 def _require_same(directory: ComparisonDirectory, decided: Mapping[str, Any]) -> None:
