@@ -100,6 +100,12 @@ def test_fewer_images_than_groups_and_gradients_that_are_not_finite_leave_it_as_
     assert rule.state_dict() == {}
 
 
+def test_it_begins_anew_where_a_walk_has_another_number_of_steps() -> None:
+    rule, longer = SignalToNoise(groups=2), walks(ToyPolicy(3))
+    rule.measure(walks(ToyPolicy(1)), told({0: [1.0, 1.0]}))
+    assert torch.equal(rule(longer, ADVANTAGE), ADVANTAGE.unsqueeze(1).expand(-1, 3))
+
+
 def test_a_step_without_noise_is_neither_asked_about_nor_trained() -> None:
     rule, walk = SignalToNoise(groups=2), walks(ToyPolicy(2, last_std=0.0))
     rule.measure(walk, told({0: [1.0, 1.0]}))

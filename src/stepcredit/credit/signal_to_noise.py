@@ -28,10 +28,11 @@ class SignalToNoise:
 
         M_i = A (alpha + (1 - alpha) m_i),   m = `reliability_factors` of running sums, scaled to mean 1
 
-    Every epoch the policy gradient of each step alone is taken on `groups` disjoint groups of images, before the update
-    and under plain A; what the groups have in common is signal. m_i is made of earlier epochs, so that it owes nothing
-    to the rewards it scales; the first epoch is `uniform`. The cost is one more pass over the epoch's training, or
-    over as many images of it as `images` says. Ours, no source.
+    Every epoch the policy gradient of each step alone is taken on `groups` disjoint groups of neighbouring images, before
+    the update and under plain A; what the groups have in common is signal. m_i is made of earlier epochs, so that it
+    owes nothing to the rewards it scales; the first epoch is `uniform`, and so is one after the number of steps was
+    changed. The cost is one more pass over the epoch's training, or over as many images of it as `images` says. Ours,
+    no source.
     Degenerate case: steps of equal power and agreement are `uniform`.
 
     Attributes:
@@ -99,7 +100,7 @@ class SignalToNoise:
         return reliability_factors(*self._sums(steps), self.prior)
 
     def _sums(self, steps: int) -> tuple[Tensor, Tensor]:
-        memory = self._memory
-        if memory.signal is None or memory.power is None:
+        signal, power = self._memory.signal, self._memory.power
+        if signal is None or power is None or len(signal) != steps:
             return torch.zeros(steps), torch.zeros(steps)
-        return memory.signal, memory.power
+        return signal, power
