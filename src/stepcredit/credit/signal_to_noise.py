@@ -28,11 +28,11 @@ class SignalToNoise:
 
         M_i = A (alpha + (1 - alpha) m_i),   m = `reliability_factors` of running sums, scaled to mean 1
 
-    Every epoch the policy gradient of each step alone is taken on `groups` disjoint groups of neighbouring images, before
-    the update and under plain A; what the groups have in common is signal. m_i is made of earlier epochs, so that it
-    owes nothing to the rewards it scales; the first epoch is `uniform`, and so is one after the number of steps was
-    changed. The cost is one more pass over the epoch's training, or over as many images of it as `images` says. Ours,
-    no source.
+    Every epoch the policy gradient of each step alone is taken on `groups` disjoint groups of neighbouring images,
+    before the update and under plain A; what the groups have in common is signal. m_i is made of earlier epochs, so
+    that it owes nothing to the rewards it scales; the first epoch is `uniform`, and so is one after the number of steps
+    was changed. The cost is one more pass over the epoch's training, or over as many images of it as `images` says.
+    Ours, no source.
     Degenerate case: steps of equal power and agreement are `uniform`.
 
     Attributes:
