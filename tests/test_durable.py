@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from stepcredit import durable
 from stepcredit.durable import locked, sweep, write_atomically, written_whole
 
 
@@ -103,6 +104,23 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
         _ = 1 / 0
     with locked(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_not_taken_on_a_file_that_its_last_holder_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, waited = durable.fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        flock(descriptor, how)
+        if not waited:
+            waited.append((tmp_path / ".lock").unlink())
+
+    monkeypatch.setattr("stepcredit.durable.fcntl.flock", late)
+    with locked(tmp_path), pytest.raises(BlockingIOError), locked(tmp_path):
+        pass
+    assert waited
 
 
 def test_a_disk_without_locks_lets_everybody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

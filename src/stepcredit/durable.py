@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -50,7 +50,8 @@ def written_whole(target: Path) -> Iterator[Path]:
 def locked(folder: Path) -> Iterator[tuple[int, ...]]:
     """Nobody else works in the folder meanwhile. Yields the file descriptors that hold the lock.
 
-    It ends with the process, however that ends; a process that inherits the descriptors holds it too.
+    It ends with the process, however that ends; a process that inherits the descriptors holds it too. Its empty file
+    goes at the end, and stays, without effect, where the process was killed.
 
     Raises:
         BlockingIOError: somebody does.
@@ -58,11 +59,27 @@ def locked(folder: Path) -> Iterator[tuple[int, ...]]:
     if fcntl is None:
         yield ()
         return
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    path = folder / ".lock"
+    descriptor = _held(path)
     try:
-        _lock(descriptor)
         yield (descriptor,)
     finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _held(path: Path) -> int:
+    """A locked descriptor of the file at `path`, not of one that its last holder has just removed."""
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            _lock(descriptor)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

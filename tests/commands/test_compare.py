@@ -43,7 +43,6 @@ def test_a_file_gives_tables_on_stdout_and_progress_on_stderr(here: Path) -> Non
     assert lines[-1].startswith("run  18/18  fresh/")
     assert len(results(here / "a")["rewards"]["jpeg_compressibility"]["arms"]["linear"]["by_seed"][0]["rewards"]) == 3
     assert {path.name for path in (here / "a").iterdir()} == {
-        ".lock",
         "learning_rates.json",
         "protocol.yaml",
         "report.html",
