@@ -99,6 +99,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.images % (options.updates * options.trl_train_batch):
         parser.error("--images must be a multiple of --updates times --trl-train-batch: TRL drops no image")
+    if options.microbatch and options.microbatch > options.images:
+        parser.error("--microbatch can be at most --images, as in training")
     if options.images % options.trl_sample_batch:
         parser.error("--images must be a multiple of --trl-sample-batch: TRL samples whole batches")
     return options

@@ -99,7 +99,13 @@ def test_agreement(module: Any) -> None:
 def test_work_that_trl_cannot_split_is_refused(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
     parse = module("against_trl").parse
     assert parse(["--pairs", "2"]).pairs == 2
-    for wrong in (["--images", "10"], ["--trl-train-batch", "3"], ["--trl-sample-batch", "5"], ["--pairs", "0"]):
+    for wrong in (
+        ["--images", "10"],
+        ["--trl-train-batch", "3"],
+        ["--trl-sample-batch", "5"],
+        ["--microbatch", "17"],
+        ["--pairs", "0"],
+    ):
         with pytest.raises(SystemExit):
             parse(wrong)
         assert "error: " in capsys.readouterr().err
