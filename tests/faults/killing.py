@@ -95,9 +95,8 @@ def assert_same_run(ours: Path, whole: Path) -> None:
 
 
 def hidden(path: Path) -> list[str]:
-    """Files and folders that were not finished: all that begin with a dot but the run's empty lock."""
-    found = sorted(str(found.relative_to(path)) for found in path.rglob(".*"))
-    return [name for name in found if name != ".lock" or (path / name).stat().st_size]
+    """Files and folders that were not finished."""
+    return sorted(str(found.relative_to(path)) for found in path.rglob(".*"))
 
 
 def lost(path: Path, hit: dict[str, Any]) -> int:

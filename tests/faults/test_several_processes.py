@@ -85,7 +85,7 @@ def test_a_bug_on_one_process_ends_both(pair: Pair) -> None:
 
 def goes_on(pair: Pair, name: str) -> None:
     """With two processes, to the very run; at most one epoch was lost."""
-    assert hidden(pair.folder / name) == []
+    assert hidden(pair.folder / name) in ([], [".lock"]), "a main process that was killed leaves its lock's file"
     assert checkpoint.load(checkpoint.found(pair.folder / name / "checkpoints")[-1]).epoch == 1
     assert [(each.code, each.err) for each in pair.start(name, resume=True)] == [(0, ""), (0, "")]
     assert_same_run(pair.folder / name, pair.folder / "whole")
