@@ -29,7 +29,7 @@ NAMES = [
     "sdxl_pickscore",
 ]
 BENCHMARKS = ["benchmark_embedded", "benchmark_embedded_flow", "benchmark_preferences"]
-COMPARISONS = [*BENCHMARKS, "screen_rules"]
+COMPARISONS = [*BENCHMARKS, "better_rule_fast", "better_rule_slow", "screen_rules"]
 PAPER = {"aesthetic": (5e-5, 100), "pickscore": (1e-4, 4), "imagereward": (1e-4, 4), "hpsv2": (1e-4, 4)}
 
 
