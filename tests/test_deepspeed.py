@@ -119,6 +119,16 @@ def test_stage_three_with_parts_off_the_device_is_refused(what: str, monkeypatch
         stage_three_as_shards(toy_config())
 
 
+@pytest.mark.parametrize("nowhere", [None, {}, {"device": None}, {"device": "none"}])
+def test_parts_that_a_file_sends_nowhere_stay(
+    nowhere: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "deepspeed.json"
+    launcher_asks(monkeypatch, CONFIG_FILE=str(path))
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_param": nowhere}}))
+    assert stage_three_as_shards(toy_config()).model.shard
+
+
 def test_a_configuration_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     launcher_asks(monkeypatch, CONFIG_FILE=str(tmp_path / "missing.json"))
     with pytest.raises(InputError, match="the DeepSpeed configuration cannot be used: "):
@@ -159,7 +169,9 @@ def test_half_precision_is_refused() -> None:
 
 def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(InputError, match=r"model\.shard and DeepSpeed exclude each other"):
+    with pytest.raises(
+        InputError, match=r"model\.shard and DeepSpeed's stages 0 to 2 exclude each other: .* or set model\.shard=false"
+    ):
         joined(None, cpu=True, in_step=True)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(InputError, match="but the command was not started by accelerate"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,30 @@ def test_a_lock_is_not_taken_on_a_file_that_its_last_holder_removed(
     with locked(tmp_path), pytest.raises(BlockingIOError), locked(tmp_path):
         pass
     assert waited
+
+
+def test_the_end_of_a_lock_says_nothing_and_takes_no_other_s_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with locked(folder):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        first = locked(folder)
+        first.__enter__()
+    with pytest.raises(BlockingIOError), locked(folder):
+        pass
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    first.__exit__(None, None, None)
+    with pytest.raises(ZeroDivisionError), locked(folder):
+        _ = 1 / 0
+    with locked(folder):
+        pass
 
 
 def test_a_disk_without_locks_lets_everybody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,10 +137,10 @@ def stage_three_as_shards(config: TrainConfig) -> TrainConfig:
     if os.environ.get(DEEPSPEED, "").lower() != "true" or "LOCAL_RANK" not in os.environ:
         return config
     asked = _plugin(config.train.max_grad_norm).deepspeed_config["zero_optimization"]
-    if asked["stage"] != 3:
+    if asked.get("stage") != 3:
         return config
     for name in ("offload_param", "offload_optimizer"):
-        place = asked.get(name, {}).get("device", "none")
+        place = (asked.get(name) or {}).get("device") or "none"
         if place != "none":
             raise InputError(
                 f"the DeepSpeed configuration has {name} to {place!r} at ZeRO stage 3, which is done by FSDP2 here and "
@@ -215,7 +215,7 @@ def _engine(weights: nn.Module, section: TrainSection) -> Any:
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # skipped updates are told by the run
     plugin = _plugin(section.max_grad_norm)
-    if plugin.deepspeed_config["zero_optimization"]["stage"] == 3:
+    if plugin.deepspeed_config["zero_optimization"].get("stage") == 3:
         raise InputError("ZeRO stage 3 is FSDP2's work here: model.shard=true, without DeepSpeed")
     try:
         accelerator = Accelerator(deepspeed_plugin=plugin, mixed_precision="no")

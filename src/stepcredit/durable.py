@@ -64,7 +64,9 @@ def locked(folder: Path) -> Iterator[tuple[int, ...]]:
     try:
         yield (descriptor,)
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # what stays has no effect
+            if _same(descriptor, path):
+                path.unlink()
         os.close(descriptor)
 
 
@@ -74,13 +76,20 @@ def _held(path: Path) -> int:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             _lock(descriptor)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
+            if _same(descriptor, path):
+                return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    """Whether `path` is still the file that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int) -> None:

@@ -72,13 +72,15 @@ def step_gradient(
 ) -> Tensor:
     """The flat gradient (P,) of the surrogate of some images at one step; weights without a gradient count 0.
 
+    Forwards have at most `size` images, and no more than there are: nothing here has to replay bit for bit.
+
     The policy's own gradients are empty before and after.
     """
     walk = experience.trajectory
     only = torch.zeros(len(walk), walk.steps)
     only[:, step] = float(walk.trainable.sum())  # the loss is a mean over steps, here over one
     plain = section.model_copy(update={"kl_weight": 0.0})
-    accumulate_gradient(policy, scaler, experience, Part(rows, len(rows), only), plain, size)
+    accumulate_gradient(policy, scaler, experience, Part(rows, len(rows), only), plain, min(size, len(rows)))
     weights = policy.parameters()
     flat = [torch.zeros_like(each) if each.grad is None else each.grad for each in weights]
     for weight in weights:

@@ -139,7 +139,9 @@ def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: flo
         _require_deepspeed(in_step)
     elif launched == 1:
         if in_step:
-            raise InputError("model.shard shares the weights out over processes, but there is one: use torchrun")
+            raise InputError(
+                "model.shard shares the weights out over processes, but there is one: use torchrun or model.shard=false"
+            )
         return Processes()
 
     from accelerate import PartialState  # type: ignore[import-untyped]  # takes a second
@@ -174,7 +176,9 @@ def part_like(value: Tensor, like: Tensor) -> Tensor:
 
 def _require_deepspeed(in_step: bool) -> None:
     if in_step:
-        raise InputError("model.shard and DeepSpeed exclude each other: launch without it, or leave model.shard out")
+        raise InputError(
+            "model.shard and DeepSpeed's stages 0 to 2 exclude each other: launch without it, or set model.shard=false"
+        )
     if "LOCAL_RANK" not in os.environ:
         raise InputError(f"{DEEPSPEED} is set, but the command was not started by accelerate")
     if find_spec("deepspeed") is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,15 @@ def test_what_cannot_be_read_is_not_blamed_on_the_page(here: Path, toy: list[Toy
     (here / "a" / "metrics.jsonl").unlink()
     (here / "a" / "metrics.jsonl").mkdir()
     assert refused("report", "a") == "cannot read a/metrics.jsonl: Is a directory"
+    assert refused("report", "a", "--out", "metrics") == "cannot read a/metrics.jsonl: Is a directory"
+
+
+def test_a_failure_that_names_no_file_names_both(
+    here: Path, toy: list[ToyPolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    assert stepcredit("train", *TOY, "--run", "a").code == 0
+    monkeypatch.setattr("stepcredit.report.write_report", failing)
+    assert refused("report", "a") == "cannot make a/report.html of a: Input/output error"

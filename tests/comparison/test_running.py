@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -189,6 +190,15 @@ def test_runs_left_behind_by_a_kill_keep_others_out(file: Path, listener: Listen
     for run in runs:
         os.kill(run, signal.SIGKILL)
     listener.all_gone()
+
+
+def test_a_machine_without_room_for_a_process_is_not_somebody_else(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(BlockingIOError, match="Resource temporarily unavailable"):
+        fake_compare(file, Path("a"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_the_first_epoch_is_uniform_and_the_next_is_made_of_what_was_measured() 
     torch.testing.assert_close(rule(walk, ADVANTAGE), uniform * factors / factors.mean())
     assert rule.diagnostics(walk) == {"credit_gradient_agreement": pytest.approx(1 / 9)}
     rule.measure(walk, told({0: [0.0, 2.0], 1: [1.0, 1.0]}))  # signals 0 and 1, powers 2 and 1
-    assert rule.state_dict()["signal"].tolist() == [2.0, -0.5] and rule.state_dict()["power"].tolist() == [4.0, 3.5]
+    assert rule.state_dict()["sums"].tolist() == [[2.0, -0.5], [4.0, 3.5], [1.5, 1.5]]
 
 
 def test_what_is_measured_is_the_agreement_of_disjoint_groups() -> None:
@@ -90,7 +91,7 @@ def test_what_is_measured_is_the_agreement_of_disjoint_groups() -> None:
     assert asked == [(pair, step) for step in range(STEPS) for pair in ([0, 1], [2, 3], [4, 5], [6, 7])]
     pairs = [torch.arange(IMAGES)[start : start + 2] for start in range(0, IMAGES, 2)]
     signal, power = agreement([gradient(rows, 2) for rows in pairs])
-    assert rule.state_dict()["signal"][2] == signal and rule.state_dict()["power"][2] == power
+    assert rule.state_dict()["sums"][:, 2].tolist() == [signal, power, 1]
 
 
 def test_fewer_images_than_groups_and_gradients_that_are_not_finite_leave_it_as_it_was() -> None:
@@ -110,6 +111,33 @@ def test_a_step_without_noise_is_neither_asked_about_nor_trained() -> None:
     rule, walk = SignalToNoise(groups=2), walks(ToyPolicy(2, last_std=0.0))
     rule.measure(walk, told({0: [1.0, 1.0]}))
     assert rule(walk, ADVANTAGE).tolist() == [[value, 0.0] for value in ADVANTAGE.tolist()]
+
+
+def test_steps_that_a_moving_window_enters_or_leaves_are_worth_what_they_were(tmp_path: Path) -> None:
+    """All gradients alike: every step that is trained is worth the same, whenever it was last measured."""
+    rule, walk = SignalToNoise(groups=2), walks(ToyPolicy(STEPS))
+    for window in ([0, 1], [1, 2], [2, 3], [0, 1], [0, 3]):
+        seen = replace(walk, trainable=torch.tensor([step in window for step in range(STEPS)]))
+        expected = [float(step in window) for step in range(STEPS)]
+        assert rule(seen, torch.ones(IMAGES))[0].tolist() == pytest.approx(expected)
+        rule.measure(seen, told({step: [2.0, 2.0] for step in window}))
+
+
+def test_it_costs_one_more_pass_over_the_images_it_looks_at() -> None:
+    policy, replayed = ToyPolicy(STEPS), []
+    walk = walks(policy)
+    experience = experienced(walk, ADVANTAGE.unsqueeze(1).expand(-1, STEPS))
+    replay = policy.replay
+    policy.replay = lambda *given: replayed.append(len(given[1])) or replay(*given)  # type: ignore[method-assign]
+    for images, micro in ((0, 4), (0, 64), (4, 64)):
+        replayed.clear()
+        SignalToNoise(groups=4, images=images).measure(
+            walk,
+            lambda rows, step, size=micro: step_gradient(
+                policy, UNSCALED, experience, TrainSection(), size, rows, step
+            ),
+        )
+        assert sum(replayed) == (images or IMAGES) * STEPS
 
 
 def test_only_so_many_images_are_looked_at() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,15 @@ def carry_out(
 @contextmanager
 def _alone(directory: ComparisonDirectory) -> Iterator[tuple[int, ...]]:
     """What holds the folder's lock, for the runs to inherit: those that a kill has left behind keep others out."""
-    try:
-        with locked(directory.path) as lock:
-            yield lock
-    except BlockingIOError:
-        raise InputError(
-            f"{directory.path} is in use: another comparison, or a run that one left behind when it was killed, "
-            "is still at work there; wait for it or end it"
-        ) from None
+    with ExitStack() as held:
+        try:
+            lock = held.enter_context(locked(directory.path))
+        except BlockingIOError:
+            raise InputError(
+                f"{directory.path} is in use: another comparison, or a run that one left behind when it was killed, "
+                "is still at work there; wait for it or end it"
+            ) from None
+        yield lock
 
 
 def _tune(

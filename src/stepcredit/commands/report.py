@@ -22,13 +22,17 @@ def report(source: Path, out: Path | None) -> None:
     try:
         print(_write_run(source, out) if run else _write_comparison(source, out))
     except OSError as error:
-        raise InputError(_told(error, out or source / "report.html")) from error
+        raise InputError(_told(error, source, out or source / "report.html")) from error
 
 
-def _told(error: OSError, page: Path) -> str:
-    """Which file it was: the page, written under a name that contains its own, or one that is read for it."""
-    reason, file = error.strerror or error, Path(error.filename or page)
-    if page.name in file.name or file in page.parents:
+def _told(error: OSError, source: Path, page: Path) -> str:
+    """Which file it was: the page, first written as `.NAME.PID.tmp`, or one that is read for it."""
+    reason = error.strerror or error
+    if error.filename is None:
+        return f"cannot make {page} of {source}: {reason}"
+    file = Path(error.filename)
+    written = file.parent == page.parent and (file.name == page.name or file.name.startswith(f".{page.name}."))
+    if written or file in page.parents:
         return f"cannot write to {page}: {reason}; choose another --out"
     return f"cannot read {file}: {reason}"
 

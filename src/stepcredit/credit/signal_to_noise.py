@@ -15,10 +15,9 @@ from stepcredit.types import StepGradient, Trajectory
 
 @dataclass
 class _Memory:
-    """Running sums (T,) of what `agreement` said of each step; None before the first epoch."""
+    """Running sums (3,T) of what `agreement` said of each step, signal and power, and of how often; None before any."""
 
-    signal: Tensor | None = None
-    power: Tensor | None = None
+    sums: Tensor | None = None
 
 
 @CREDIT.register("signal-to-noise")
@@ -31,7 +30,8 @@ class SignalToNoise:
     Every epoch the policy gradient of each step alone is taken on `groups` disjoint groups of neighbouring images,
     before the update and under plain A; what the groups have in common is signal. m_i is made of earlier epochs, so
     that it owes nothing to the rewards it scales; the first epoch is `uniform`, and so is one after the number of steps
-    was changed. The cost is one more pass over the epoch's training, or over as many images of it as `images` says.
+    was changed. A step that is trained for the first time, as the noisy window moves, counts as the mean of the others.
+    The cost is one more pass over the epoch's training, or over as many images of it as `images` says.
     Ours, no source.
     Degenerate case: steps of equal power and agreement are `uniform`.
 
@@ -64,7 +64,7 @@ class SignalToNoise:
 
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """(Trajectory, advantage (B,)) -> (B, T)."""
-        return scale(trajectory, advantage, self._factors(trajectory.steps), self.alpha)
+        return scale(trajectory, advantage, self._factors(trajectory), self.alpha)
 
     def learn(self, trajectory: Trajectory, advantage: Tensor) -> None:
         """Nothing can be learned of walks alone."""
@@ -74,33 +74,31 @@ class SignalToNoise:
         rows = torch.arange(min(self.images or len(trajectory), len(trajectory)))
         if len(rows) < self.groups:
             return
-        found = torch.zeros(2, trajectory.steps)
+        sums = self._sums(trajectory.steps).clone()
         for step in trajectory.trainable.nonzero().flatten().tolist():
             estimates = [gradient(group, step) for group in rows.tensor_split(self.groups)]
-            found[:, step] = torch.stack(agreement(estimates)).cpu()
-        if found.isfinite().all():
-            memory = self._memory
-            signal, power = self._sums(trajectory.steps)
-            memory.signal, memory.power = self.decay * signal + found[0], self.decay * power + found[1]
+            found = torch.stack(agreement(estimates)).cpu()
+            sums[:, step] = self.decay * sums[:, step] + torch.cat([found, torch.ones(1)])
+        if sums.isfinite().all():
+            self._memory.sums = sums
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
         """`credit_gradient_agreement`: signal over power of all steps, of the epochs so far."""
-        signal, power = self._sums(trajectory.steps)
+        signal, power, _ = self._sums(trajectory.steps)
         return {"credit_gradient_agreement": float(signal.sum() / power.sum())} if power.any() else {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        memory = self._memory
-        return {} if memory.signal is None or memory.power is None else {"signal": memory.signal, "power": memory.power}
+        return {} if self._memory.sums is None else {"sums": self._memory.sums}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if state:
-            self._memory.signal, self._memory.power = state["signal"], state["power"]
+        self._memory.sums = state.get("sums")
 
-    def _factors(self, steps: int) -> Tensor:
-        return reliability_factors(*self._sums(steps), self.prior)
+    def _factors(self, trajectory: Trajectory) -> Tensor:
+        signal, power, times = self._sums(trajectory.steps)
+        known = trajectory.trainable.cpu() & (times > 0)
+        factors = reliability_factors(signal / times.clamp_min(1e-9), power / times.clamp_min(1e-9), self.prior)
+        return torch.where(known, factors, factors[known].mean() if known.any() else 1.0)
 
-    def _sums(self, steps: int) -> tuple[Tensor, Tensor]:
-        signal, power = self._memory.signal, self._memory.power
-        if signal is None or power is None or len(signal) != steps:
-            return torch.zeros(steps), torch.zeros(steps)
-        return signal, power
+    def _sums(self, steps: int) -> Tensor:
+        sums = self._memory.sums
+        return torch.zeros(3, steps) if sums is None or sums.shape[1] != steps else sums

@@ -1,6 +1,7 @@
 """How much of a step's policy gradient is signal: what gradients of independent images have in common."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def agreement(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     for gradient in gradients:
         require_shape("gradients", gradient, tuple(gradients[0].shape), "give estimates of one gradient")
     count, squares = len(gradients), torch.stack([gradient.square().sum() for gradient in gradients]).sum()
-    whole = torch.stack(list(gradients)).sum(0).square().sum()
+    whole = reduce(torch.add, gradients).square().sum()
     return (whole - squares) / (count * (count - 1)), squares / count
 
 
