@@ -38,3 +38,11 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     commands = [line for line in readme if line.startswith("pip install uv && uv run")]
     assert [("pytest" in line, "stepcredit train" in line) for line in commands] == [(False, True), (True, False)]
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_a_job_that_is_started_again_goes_on() -> None:
+    page = (ROOT / "docs" / "processes.md").read_text()
+    scripts = [block for block in page.split("\n\n") if "#!/bin/bash" in block or "restartPolicy: OnFailure" in block]
+    assert len(scripts) == 2
+    for script in scripts:
+        assert "resume=$([ -d /shared/runs/sdxl/checkpoints ] && echo --resume)" in script and "$resume" in script

@@ -26,7 +26,7 @@ from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.tracking import RunDirectory
 from stepcredit.trainer import Trainer
-from stepcredit.types import Prompt, RewardFunction, Trajectory
+from stepcredit.types import Prompt, RewardFunction, Rollout, Trajectory
 
 PROMPTS = [Prompt("a lake", {"number": 0}), Prompt("a hill", {"number": 1}), Prompt("a road", {"number": 2})]
 
@@ -59,6 +59,18 @@ class Failing:
         scores = Warmth()(images, prompts, metadata)
         self.calls += 1
         return self.how(scores) if self.calls in self.at else scores
+
+
+class InBatches(ToyPolicy):
+    """Hands on its images by fours."""
+
+    def rollout(self, *arguments: Any, on_batch: Any = None, **named: Any) -> Rollout:
+        whole = super().rollout(*arguments, **named)
+        for start in range(0, len(whole.images), 4):
+            rows = slice(start, start + 4)
+            if on_batch is not None:
+                on_batch(whole.images[rows], rows)
+        return whole
 
 
 def raising(scores: Tensor) -> Tensor:
@@ -125,6 +137,16 @@ def state(run: RunDirectory) -> tuple[dict[str, Any], dict[str, bytes]]:
     return json.loads((folder / "state.json").read_text()), {
         name: value.numpy().tobytes() for name, value in tensors.items()
     }
+
+
+@pytest.mark.parametrize(("overlap", "calls"), [(True, 2), (False, 1)])
+def test_rewards_are_computed_batch_by_batch_beside_sampling_unless_that_is_switched_off(
+    tmp_path: Path, overlap: bool, calls: int
+) -> None:
+    reward = Failing(raising)
+    trainer = start(tmp_path / "run", toy_config(reward={"overlap": overlap}), InBatches(4), reward=reward)
+    trainer.epoch(0)
+    assert reward.calls == calls
 
 
 # It learns

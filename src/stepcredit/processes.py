@@ -23,6 +23,7 @@ from stepcredit.errors import InputError, StepcreditError
 Result = TypeVar("Result")
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 """Set to "true" by a launcher that asks for DeepSpeed."""
+_LOST = "another process of this run has ended, or cannot be reached"
 _BUCKET = 2**24
 """Numbers that are added up at a time."""
 
@@ -186,12 +187,23 @@ def _require_deepspeed(in_step: bool) -> None:
 
 
 @contextmanager
+def in_words() -> Iterator[None]:
+    """A forward that another process is needed for, and that is no more, ends as `ProcessLost`; other errors stay."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise ProcessLost(_LOST) from error
+
+
+@contextmanager
 def _ended_elsewhere() -> Iterator[None]:
     """Whoever waits for a process that is no more hears of it in words."""
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLost("another process of this run has ended, or cannot be reached") from error
+        raise ProcessLost(_LOST) from error
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,8 @@ def test_the_newest_checkpoint_is_evaluated(toy: list[ToyPolicy]) -> None:
 
 def test_several_runs_make_a_cross_table() -> None:
     names = run("a"), run("b", "reward.name=mine.py:dark", "model.path=other/model")
-    result = evaluated(*names, "--prompts", "mine.txt", "--prompts", "training")
+    code = ["--reward", "mine.py:dark"]
+    result = evaluated(*names, "--prompts", "mine.txt", "--prompts", "training", *code)
     assert [table["set"] for table in result["cross"]] == ["mine.txt", "training"]
     table = result["cross"][0]
     assert table["rewards"] == ["warmth", "mine.py:dark"]
@@ -197,8 +198,14 @@ def test_several_runs_make_a_cross_table() -> None:
     ]
     own = sets(result, 1)["mine.txt"]["rewards"]["warmth"]["difference"]
     assert table["rows"][1]["entries"]["warmth"] == own
-    text = stepcredit("evaluate", *names, "--prompts", "mine.txt").out
+    text = stepcredit("evaluate", *names, "--prompts", "mine.txt", *code).out
     assert "models differ by run: embedded, other/model" in text and "tuned - base on mine.txt prompts" in text
+
+
+def test_code_that_a_run_was_trained_on_is_run_only_if_it_is_named() -> None:
+    name = run("a", "reward.name=mine.py:dark")
+    line = f"{name} was trained on code, mine.py:dark: to have it run, add --reward mine.py:dark"
+    assert refused("evaluate", name, "--prompts", "mine.txt") == line
 
 
 def test_rewards_of_one_name_and_other_options_are_told_apart() -> None:

@@ -121,6 +121,7 @@ def test_memory_that_runs_out_where_weights_are_shared_out_ends_the_run(tmp_path
     )
     ended = pair.start("a", "out of memory, shared out", 1)
     assert [each.code for each in ended] == [1, 2]
+    assert ended[0].err == f"stepcredit: {ENDED}\n"
     line = "process 1: epoch 1: out of memory in training with a micro-batch of 2, which is not halved with model.shard"
     assert ended[1].err.startswith(f"stepcredit: {line}") and ended[1].err.endswith(
         "--resume --run a train.microbatch=1\n"
@@ -129,7 +130,7 @@ def test_memory_that_runs_out_where_weights_are_shared_out_ends_the_run(tmp_path
     assert [each.code for each in resumed] == [0, 0], resumed
     (ours,), (theirs,) = (rows(tmp_path / name) for name in ("a", "whole"))
     assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
-    outcome = "one line there, a traceback on the other; resumed with train.microbatch=1"
+    outcome = "one line on each; resumed with train.microbatch=1"
     record("out of memory in training, model.shard", "embedded pipeline, on one of two", outcome, "the epoch in work")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from tests.families import FAMILIES, sd3
 from tests.families.proof import configuration
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
@@ -190,6 +190,19 @@ def test_a_compiled_denoiser(name: str) -> None:
     walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
     assert first_ratio(policy, walk) <= COMPILED
     assert off_the_plain_gradient(policy, small(name), walk) <= COMPILED_GRADIENT
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.usefixtures("aot_eager")
+def test_a_denoiser_that_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one is that names no repeated blocks."""
+    monkeypatch.setattr(SD3Transformer2DModel, "_repeated_blocks", None)
+    policy = small("sd3", compile=True)
+    assert policy.pipeline.transformer._compiled_call_impl is not None
+    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
+    assert first_ratio(policy, walk) <= COMPILED
+    assert off_the_plain_gradient(policy, small("sd3"), walk) <= COMPILED_GRADIENT
 
 
 @pytest.mark.slow

@@ -102,6 +102,14 @@ def test_batch_size_leaves_the_samples_as_they_are(rollout: Rollout) -> None:
     torch.testing.assert_close(split.images, rollout.images, atol=1e-5, rtol=0)
 
 
+def test_a_batch_is_handed_on_before_the_next_is_begun() -> None:
+    policy, seen = tiny_policy(), []
+    policy.pipeline.unet.register_forward_pre_hook(lambda *_: seen.append("step"))
+    plan = Plan(4, range(4), batch=3)
+    policy.rollout(PROMPTS, SEEDS, plan, on_batch=lambda images, rows: seen.append((len(images), rows)))
+    assert seen == [*["step"] * 4, (3, slice(0, 3)), *["step"] * 4, (1, slice(3, 4))]
+
+
 def test_without_a_tape_the_scheduler_is_stock() -> None:
     stock, ours = tiny_scheduler(), RecordingDDIMScheduler.replacing(tiny_scheduler(), SampleSection())
     output, sample = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

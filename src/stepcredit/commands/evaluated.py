@@ -66,11 +66,12 @@ def chosen_rewards(sources: Sequence[Source], asked: Sequence[str]) -> Judges:
     """The rewards that the runs were trained on, then those asked for; equal ones are one.
 
     Raises:
-        InputError: no reward at all, or one that cannot be built.
+        InputError: no reward at all, one that cannot be built, or a run was trained on code that was not asked for.
     """
     runs = [source for source in sources if source.trained]
     wanted: dict[str, _Wanted] = {}
     for run in runs:
+        _require_named(run, asked)
         wanted.setdefault(_key(run.config.reward), _Wanted(run.config.reward, run.config.reward.name, run.name))
     for text in asked:
         section = _section(text)
@@ -80,6 +81,14 @@ def chosen_rewards(sources: Sequence[Source], asked: Sequence[str]) -> Judges:
     names = _told_apart(wanted)
     rewards = {names[key]: build_reward(reward.section) for key, reward in wanted.items()}
     return Judges(rewards, {run.name: names[_key(run.config.reward)] for run in runs})
+
+
+def _require_named(run: Source, asked: Sequence[str]) -> None:
+    """A run may be somebody else's: code that it was trained on is run if the command line names it too."""
+    reward = run.config.reward
+    for name in [reward.name, *(part.name for part in reward.components)]:
+        if ":" in name and not reward.remote and name not in asked:
+            raise InputError(f"{run.name} was trained on code, {name}: to have it run, add --reward {name}")
 
 
 @dataclass(frozen=True)

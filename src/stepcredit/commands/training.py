@@ -20,7 +20,7 @@ from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.faults import Stopped
 from stepcredit.keeping import resume_command
 from stepcredit.plans import largest_update
-from stepcredit.processes import Processes, joined
+from stepcredit.processes import Processes, in_words, joined
 from stepcredit.progress import ConsoleProgress, Progress
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
@@ -70,7 +70,8 @@ def _joined(config: TrainConfig) -> Iterator[Processes]:
     cpu = config.model.device == "cpu"
     processes = joined(config.run.processes, cpu=cpu, in_step=config.model.shard, patience=patience)
     try:
-        yield processes
+        with in_words():
+            yield processes
     except StepcreditError as error:
         if processes.main or processes.agreed or isinstance(error, Interrupted):
             raise
