@@ -1,9 +1,11 @@
-"""The parts of benchmarks/against_trl.py that run neither system."""
+"""benchmarks/against_trl.py without the other system."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,3 +176,15 @@ def test_a_denoiser_in_channels_last_order_trains_the_same(module: Any) -> None:
     gradients = {name: way()[0] for name, way in ways.items()}
     assert gradients["2"].dtype == torch.float64 and gradients["2"].norm() > 0
     assert microbatch.differences(gradients)["channels_last"] <= microbatch.LARGEST_DIFFERENCE == 1e-9
+
+
+@pytest.mark.slow
+def test_our_side_runs_as_the_other_is_told_to(module: Any, tmp_path: Path) -> None:
+    against = module("against_trl")
+    order = against.prepare(tmp_path, against.parse(["--images", "2", "--updates", "1", "--epochs", "1"]))
+    runner = [sys.executable, BENCHMARKS / "_stepcredit_runner.py", tmp_path / "order.json", tmp_path / "report.json"]
+    subprocess.run(runner, check=True, capture_output=True, timeout=300)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert len(found["rewards"]) == 1 and len(found["rewards"][0]) == len(order["prompts"]) == 2
+    assert len(found["grad_norms"]) == 1 and found["grad_norms"][0] > 0
+    assert {name: len(epochs) for name, epochs in found["phases"].items()} == {"sampling": 1, "training": 1}
