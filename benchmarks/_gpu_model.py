@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +174,12 @@ class Bench:
             denoiser.enable_gradient_checkpointing()
             for batch in sorted({best, sweep[-1]["batch"]}):
                 yield self.measured("checkpointing", policy, batch)
-            denoiser.disable_gradient_checkpointing()
+            yield self.turned("checkpointing", policy, best, partial(checkpointing, denoiser))
+            checkpointing(denoiser, False)
         if "compiled" in self.task.ways:
             configure(denoiser, ModelSection(compile=True))
             yield self.measured("compiled", policy, best)
+            yield self.turned("compiled", policy, best, compiled_or_not(denoiser))
 
     def model(self, policy: PipelinePolicy, denoiser: Any) -> Result:
         trajectory = rollout(policy, self.configuration(1))
@@ -203,6 +206,20 @@ class Bench:
         """How many times the reference-style loop, a query, in turn with it."""
         pairs = [(self.reference(policy), self.batched(policy, batch)) for _ in range(ROUNDS)]
         return {"times": [query_seconds(reference) / query_seconds(ours) for reference, ours in pairs]}
+
+    def turned(self, way: str, policy: PipelinePolicy, batch: int, switch: Callable[[bool], None]) -> Result:
+        """How many times the eager way, a query, in turn with it."""
+
+        def rounds() -> Result:
+            found: list[float] = []
+            for _ in range(ROUNDS):
+                switch(False)
+                eager = query_seconds(self.batched(policy, batch))
+                switch(True)
+                found.append(eager / query_seconds(self.batched(policy, batch)))
+            return {"times_eager": found}
+
+        return self.guarded(way, batch, rounds)
 
     def reference(self, policy: PipelinePolicy) -> Result:
         """One image at one step at a time, as the reference implementations sample and train."""
@@ -247,6 +264,21 @@ class Bench:
             return about | {"problem": "does not fit into memory"}
         self.last = time.time() - started
         return about | found
+
+
+def checkpointing(denoiser: Any, on: bool) -> None:
+    (denoiser.enable_gradient_checkpointing if on else denoiser.disable_gradient_checkpointing)()
+
+
+def compiled_or_not(denoiser: Any) -> Callable[[bool], None]:
+    """A switch between what was compiled of the denoiser and the same as it was written."""
+    compiled = {part: part._compiled_call_impl for part in denoiser.modules() if part._compiled_call_impl is not None}
+
+    def switch(on: bool) -> None:
+        for part, call in compiled.items():
+            part._compiled_call_impl = call if on else None
+
+    return switch
 
 
 def query_seconds(result: Result) -> float:

@@ -134,11 +134,24 @@ def table(report: dict[str, Any]) -> list[str]:
                 f"{result['model']}, {size}: {result['weights']:,} weights, {result['trained']:,} "
                 f"trained, {result['tflop']:.3g} TFLOP a step of an image"
             )
+    lines += in_turn(results)
     problems = [result for result in results if "problem" in result]
     for problem in problems:
         batch = f" at {problem['batch']}" if problem["batch"] else ""
         lines.append(f"{problem['model']}, {problem['way']}{batch}: {problem['problem']}")
     return [*lines, *(["", *targets(report)] if not report["tiny"] else []), *_warning(report)]
+
+
+def in_turn(results: Sequence[Result]) -> list[str]:
+    """What was compared in turn: median, minimum and maximum of some rounds."""
+    lines = []
+    for result in results:
+        for key, other in (("times", "the reference loop"), ("times_eager", "eager")):
+            if key in result:
+                way, times = "eager" if key == "times" else result["way"], result[key]
+                spread = f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+                lines.append(f"{result['model']}, {way} at {result['batch']}, in turn: {spread} times {other}, a query")
+    return lines
 
 
 def targets(report: dict[str, Any]) -> list[str]:

@@ -47,6 +47,8 @@ def test_every_way_of_a_model_is_measured(module: Any, model: str) -> None:
     assert ways[:3] == [("reference", 1), ("eager", 1), ("eager", 2)]
     assert ways[3][0] == "alternated" and len(found.pop(3)["times"]) == 3
     assert {way for way, _ in ways[4:]} == {"checkpointing"}
+    turned = found.pop()["times_eager"]
+    assert len(turned) == 3 and all(0 < times < 10 for times in turned)
     assert facts["weights"] > facts["trained"] > 0
     for each in found:
         trained = 2 if model == "sdxl" else 3  # the last step of its Euler schedule draws no noise
@@ -55,6 +57,32 @@ def test_every_way_of_a_model_is_measured(module: Any, model: str) -> None:
             assert figures["samples_per_second"] == pytest.approx(each["batch"] / figures["seconds"])
             done = each["batch"] * forwards * facts["tflop"]
             assert figures["tflops"] == pytest.approx(done / figures["seconds"])
+
+
+def test_what_is_compiled_can_be_switched_off_and_on_again(module: Any) -> None:
+    whole = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
+    whole[0]._compiled_call_impl = lambda images: images + 7
+    zero = torch.zeros(1, 1)
+    compiled, switch = whole(zero), module("_gpu_model").compiled_or_not(whole)
+    switch(False)
+    torch.testing.assert_close(whole(zero), whole[1](whole[0].forward(zero)))
+    switch(True)
+    assert torch.equal(whole(zero), compiled) and not torch.equal(compiled, whole[1](whole[0].forward(zero)))
+
+
+def test_what_was_compared_in_turn_is_told_of_every_model(module: Any) -> None:
+    gpu = module("gpu")
+    turns = {"model": "sdxl", "batch": 4, "pixels": 512}
+    lines = gpu.in_turn(
+        [
+            turns | {"way": "alternated", "times": [3.0, 5.0, 4.0]},
+            turns | {"way": "compiled", "times_eager": [1.5, 1.0, 1.25]},
+        ]
+    )
+    assert lines == [
+        "sdxl, eager at 4, in turn: 4.00 (3.00 to 5.00) times the reference loop, a query",
+        "sdxl, compiled at 4, in turn: 1.25 (1.00 to 1.50) times eager, a query",
+    ]
 
 
 def test_operations_are_those_of_the_denoiser_on_both_rows_of_the_guidance(module: Any) -> None:
