@@ -42,3 +42,13 @@ def test_a_table_takes_the_place_of_the_one_before() -> None:
     assert GENERATOR["put"](once, "x", "old") == page
     with pytest.raises(SystemExit, match="has no marks"):
         GENERATOR["put"](page, "y", "")
+
+
+@pytest.mark.parametrize(("name", "least"), [("faults", 200), ("hostile", 10_000)])
+def test_the_page_counts_what_its_rows_count_and_no_outcome_is_a_traceback(name: str, least: int) -> None:
+    table = PAGE.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    counted = sum(int(row[2].replace(",", "")) for row in rows)
+    assert table.rstrip().endswith(f"{counted:,} in all.") and counted >= least
+    told = [row for row in rows if "a traceback" in row[3] and "error that is a bug" not in row[0]]
+    assert told == [], "what is no bug of ours ends in a line"
