@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.durable import locked
 from stepcredit.maths import Transition
+from stepcredit.processes import Processes
 from stepcredit.report import write_report
 from stepcredit.tracking import RunDirectory
 
@@ -137,6 +139,20 @@ def test_a_run_that_is_at_work_is_not_resumed_beside_itself(here: Path) -> None:
         line = refused("train", "--resume", "--run", "a", "train.epochs=2")
     assert line == "a is in use: another command is training there; wait for it or end it"
     assert stepcredit("train", "--resume", "--run", "a", "train.epochs=2").code == 0
+
+
+def test_processes_exchange_alike_whether_or_not_the_main_one_has_kept_the_configuration(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    exchanged: list[list[Any]] = [[], []]
+    exchange = Processes.exchange
+    for seen in exchanged:  # as the main process, then as one that looks when that has kept it
+        monkeypatch.setattr(
+            Processes, "exchange", lambda self, value, seen=seen: seen.append(1) or exchange(self, value)
+        )
+        assert stepcredit("train", "--resume", "--run", "a", "run.keep_checkpoints=7").code == 0
+    assert len(exchanged[0]) == len(exchanged[1]) > 0
 
 
 def test_a_finished_run_can_be_resumed_without_effect(here: Path) -> None:

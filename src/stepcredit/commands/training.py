@@ -58,9 +58,13 @@ def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
         trainer = _trainer(config, directory, processes)
         with _writable(directory):
             trainer.resume()
-            if config != directory.config:
-                processes.on_main(lambda: directory.rewrite_config(config))
+            processes.on_main(lambda: _kept(config, directory))  # the others may find it kept already
         _train(trainer)
+
+
+def _kept(config: TrainConfig, directory: RunDirectory) -> None:
+    if config != directory.config:
+        directory.rewrite_config(config)
 
 
 @contextmanager
