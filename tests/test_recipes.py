@@ -28,8 +28,23 @@ NAMES = [
     "sd15_pickscore",
     "sdxl_pickscore",
 ]
-BENCHMARKS = ["benchmark_embedded", "benchmark_embedded_flow", "benchmark_preferences"]
-COMPARISONS = [*BENCHMARKS, "better_rule_fast", "better_rule_slow", "screen_rules"]
+ARMS = {
+    "uniform": ("uniform", 3e-2),
+    "uniform-slow": ("uniform", 1.2e-2),
+    "linear": ("linear", 1.2e-2),
+    "coca-w1": ("contribution", 1.2e-2),
+    "coca-w5": ("contribution", 1.2e-2),
+    "batch-mean": ("contribution-batch-mean", 1.2e-2),
+    "inverse-native-scale": ("inverse-native-scale", 1.2e-2),
+}
+"""Rule and rate of the arms of the embedded benchmarks."""
+PREFERENCES = ["harmony", "balance", "legibility", "faithfulness"]
+BENCHMARKS = {
+    "benchmark_embedded": (list(ARMS), ["jpeg_compressibility", "warmth", "balance", "legibility"], 5),
+    "benchmark_embedded_flow": (list(ARMS), ["jpeg_compressibility", "warmth", "balance", "legibility"], 5),
+    "benchmark_preferences": (["uniform", "uniform-slow", "linear", "coca-w5", "batch-mean"], PREFERENCES, 3),
+}
+COMPARISONS = [*BENCHMARKS, "benchmark_sd15", "better_rule_fast", "better_rule_slow", "screen_rules"]
 PAPER = {"aesthetic": (5e-5, 100), "pickscore": (1e-4, 4), "imagereward": (1e-4, 4), "hpsv2": (1e-4, 4)}
 
 
@@ -60,9 +75,27 @@ def test_a_packaged_recipe_loads_and_survives_a_round_trip(name: str) -> None:
 def test_a_packaged_comparison_can_be_built_and_is_no_recipe(name: str) -> None:
     protocol = make_protocol(read_comparison(recipes.packaged()[name]), {})
     assert len(protocol.rewards) >= 2 and len(protocol.fresh_seeds) >= 2
-    if name in BENCHMARKS:
-        assert protocol.reference == "uniform" and len(protocol.rewards) == 4 and len(protocol.fresh_seeds) >= 3
     assert complaint(name) == f"{name} is a comparison, not a recipe: run it with `stepcredit compare {name}`"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_embedded_benchmarks_compare_what_the_docs_say(name: str) -> None:
+    protocol = make_protocol(read_comparison(recipes.packaged()[name]), {})
+    arms, rewards, seeds = BENCHMARKS[name]
+    assert (list(protocol.arms), list(protocol.rewards), len(protocol.fresh_seeds)) == (arms, rewards, seeds)
+    assert protocol.reference == "uniform" and protocol.base.sample.steps == 20 and protocol.base.train.epochs == 10
+    for arm in arms:
+        config = protocol.config(rewards[0], arm, None, 0)
+        assert (config.credit.name, config.train.learning_rate) == ARMS[arm]
+        assert config.credit.window == (1 if arm == "coca-w1" else 5)
+
+
+def test_the_benchmark_on_sd15_tunes_every_arm_on_a_seed_of_its_own() -> None:
+    protocol = make_protocol(read_comparison(recipes.packaged()["benchmark_sd15"]), {})
+    assert list(protocol.arms) == [arm for arm in ARMS if arm != "uniform-slow"]
+    assert all(len(protocol.grid(arm)) == 3 for arm in protocol.arms) and protocol.watch == ("clipscore",)
+    assert set(protocol.rewards) == set(PAPER) and not set(protocol.tuning_seeds) & set(protocol.fresh_seeds)
+    assert protocol.base.model.path == "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 @pytest.mark.parametrize("name", [*NAMES, *COMPARISONS])

@@ -126,6 +126,9 @@ def compare(
     reward: Annotated[str | None, typer.Option(metavar="A,B,...", help="on a recipe: instead of its own")] = None,
     reference: Annotated[str | None, typer.Option(help="on a recipe: uniform, or the first rule")] = None,
     last_epochs: Annotated[int | None, typer.Option(min=1, help="on a recipe: the criterion's, 3 by default")] = None,
+    watch: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="on a recipe: rewards to measure and not to train on")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="runs at a time; one per core, or per CUDA device")] = None,
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="report without the runs that fail, and name them")
@@ -135,7 +138,7 @@ def compare(
     from stepcredit.commands.compare import Asked
     from stepcredit.commands.compare import compare as command
 
-    asked = Asked(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs)
+    asked = Asked(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs, watch)
     given = [word for word in arguments if "=" not in word]
     command(given, [word for word in arguments if "=" in word], asked, run, jobs, skip_failed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from stepcredit.errors import InputError, unknown
@@ -64,18 +64,24 @@ def option_names(factory: Callable[..., Any]) -> list[str]:
     return [name for name, parameter in inspect.signature(factory).parameters.items() if parameter.kind in by_keyword]
 
 
+def require_options(factory: Callable[..., Any], name: str, options: Iterable[str]) -> None:
+    """InputError for an option that `factory` cannot be given (the nearest is named); `**anything` takes any."""
+    kinds = [parameter.kind for parameter in inspect.signature(factory).parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return
+    known = option_names(factory)
+    for option in options:
+        if option not in known:
+            raise unknown(f"{name} option", option, known)
+
+
 def construct(factory: Callable[..., Built], name: str, options: Mapping[str, Any]) -> Built:
     """`factory(**options)` for the part called `name`.
 
     Raises InputError for an unknown option (the nearest one is named), a missing one, or a value that the factory
     refuses with a TypeError or ValueError. A factory that takes `**anything` has no unknown options.
     """
-    kinds = [parameter.kind for parameter in inspect.signature(factory).parameters.values()]
-    if inspect.Parameter.VAR_KEYWORD not in kinds:
-        known = option_names(factory)
-        for option in options:
-            if option not in known:
-                raise unknown(f"{name} option", option, known)
+    require_options(factory, name, options)
     try:
         return factory(**options)
     except (TypeError, ValueError) as error:

@@ -54,12 +54,15 @@ def test_a_file_gives_tables_on_stdout_and_progress_on_stderr(here: Path) -> Non
 
 def test_a_recipe_is_compared_on_the_rules_asked_for(here: Path) -> None:
     rules = ["--credit", "linear,uniform", "--learning-rates", "0.01,0.02", "--seeds", "2", "--last-epochs", "1"]
-    said = stepcredit("compare", "embedded_jpeg", "train.epochs=2", *rules, "--reward", "warmth")
+    said = stepcredit(
+        "compare", "embedded_jpeg", "train.epochs=2", *rules, "--reward", "warmth", "--watch", "jpeg_compressibility"
+    )
     assert said.code == 0, said
     found = protocol("runs/embedded_jpeg-compare")
     assert found["arms"] == {"linear": {"credit.name": "linear"}, "uniform": {"credit.name": "uniform"}}
     assert (found["reference"], found["learning_rates"]) == ("uniform", [0.01, 0.02])
     assert (found["tuning_seeds"], found["fresh_seeds"]) == ([1, 2], [101, 102])
+    assert found["watch"] == ["jpeg_compressibility"]
     assert (found["rewards"], found["criterion"]) == ({"warmth": {"reward.name": "warmth"}}, {"last_epochs": 1})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.comparison.test_findings import REWARD, curve
+from tests.comparison.test_findings import REWARD, curve, stand_ins
 from tests.comparison.test_protocol import protocol
 
 from stepcredit.comparison.cells import Cell
@@ -31,7 +31,7 @@ def kept(
     caption: str = "a red circle",
 ) -> ComparisonDirectory:
     """In `folder`, of the rewards of each arm and seed; every run has profiles and two sample grids."""
-    decided = protocol(arms={arm: "uniform" for arm in arms}, criterion={"last_epochs": 1})
+    decided = protocol(arms=stand_ins(arms), criterion={"last_epochs": 1})
     directory = open_comparison(folder, decided, begun or {"command": ["stepcredit", "compare", "x.yaml"]})
     choices = {(REWARD, arm): Choice(RATE, {0.005: {1: 0.25}, RATE: {1: 0.5}}) for arm in arms}
     curves = {

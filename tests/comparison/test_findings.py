@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -37,11 +37,15 @@ def curve(rewards: Sequence[float], seconds: float = 1.0, watched: Sequence[floa
 
 def findings(arms: Mapping[str, Mapping[int, Curve]], last_epochs: int = 1) -> Any:
     """Of a comparison on one reward whose reference is uniform, through JSON."""
-    names = {name: "uniform" for name in arms}
-    decided = protocol(arms=names, criterion={"last_epochs": last_epochs})
+    decided = protocol(arms=stand_ins(arms), criterion={"last_epochs": last_epochs})
     curves = {Cell("fresh", REWARD, arm, 0.01, seed): one for arm, runs in arms.items() for seed, one in runs.items()}
     choices = {(REWARD, arm): Choice(0.01, {0.01: {1: 0.5}, 0.02: {1: 0.25}}) for arm in arms}
     return json.loads(json.dumps(comparison_findings(decided, choices, curves), allow_nan=False))
+
+
+def stand_ins(names: Iterable[str]) -> dict[str, Any]:
+    """Arms of these names, no two alike."""
+    return {name: {"credit": {"name": "uniform", "window": place}} for place, name in enumerate(names, 1)}
 
 
 def arm(uniform: Rewards, other: Rewards, last_epochs: int = 1) -> Any:
@@ -193,6 +197,8 @@ def test_the_tables_say_it_all() -> None:
         )
         assert "other 1.33 never 0.67 [never, 1.33]" in lines
         assert "third 1.50 - 1.50" in lines
+        assert "queries to the end of uniform 11 12" in lines
+        assert {"uniform 20 20", "other 15 never", "third 13 -"} <= set(lines)
         assert "other 0.8 +0.4 0.80 ± 0.20 [0.60, 1.00] 1" in lines
         assert "third +2 +1" in lines
         assert "uniform 0.67 [never, 1.33]; 1 of 2 never; 0 of 1" in lines
@@ -211,6 +217,15 @@ def test_untuned_arms_are_remarked_on() -> None:
     text = printed(results | {"failed": [], "jobs": 1})
     assert "(no learning rate was tuned: an arm may be ahead by its rate alone)" in text
     assert "0.01 (given)" in text
+
+
+def test_an_arm_that_differs_by_more_than_credit_and_rate_is_remarked_on() -> None:
+    results = findings({"uniform": {11: curve([0, 1])}, "other": {11: curve([0, 2])}})
+    arms = results["rewards"][REWARD]["arms"]
+    arms["other"]["overrides"] |= {"train.learning_rate": 0.1, "train.epochs": 2, "model.path": "embedded-flow"}
+    text = printed(results | {"failed": [], "jobs": 1})
+    assert "(other differs by train.epochs, model.path, not by credit and rate alone)" in text
+    assert "(uniform differs" not in text
 
 
 def test_a_reference_that_did_not_learn_is_remarked_on() -> None:

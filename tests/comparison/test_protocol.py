@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -102,6 +105,24 @@ def test_where_a_reward_lives_and_how_long_it_may_take_stays() -> None:
     assert (beside.components[0].remote, beside.remote, beside.timeout) == ("http://127.0.0.1:1", None, 7.0)
 
 
+# Files
+
+
+def test_code_and_prompts_of_the_user_s_are_part_of_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, prompts = tmp_path / "mine.py", tmp_path / "prompts.txt"
+    code.write_text("def score(images, prompts, metadata):\n    return images.mean((1, 2, 3))\n")
+    prompts.write_text("a red circle\n")
+    asked = {"rewards": ["mine.py:score", "warmth"], "overrides": {"train.epochs": 4, "prompts.source": "prompts.txt"}}
+    first = protocol(**asked).tree()
+    assert first["files"] == {"mine.py": sha256(code.read_bytes()).hexdigest(), "prompts.txt": ANY}
+    assert protocol(**asked).tree() == first and protocol().tree()["files"] == {}
+    code.write_text(code.read_text().replace("return ", "return -"))
+    assert protocol(**asked).tree()["files"]["mine.py"] != first["files"]["mine.py"]
+
+
 # Mistakes
 
 
@@ -111,6 +132,14 @@ def test_where_a_reward_lives_and_how_long_it_may_take_stays() -> None:
         ({"arms": {"uniform": "uniform", "b": "contribtion"}}, "arm 'b': unknown credit rule 'contribtion' (did you "),
         ({"rewards": ["warmht"]}, "reward 'warmht': unknown reward 'warmht' (did you mean 'warmth'?)"),
         ({"rewards": ["gone.py:f"]}, "reward 'f': no reward file gone.py"),
+        (
+            {"rewards": {"a": {"reward.options": {"qality": 3}}}},
+            "reward 'a': unknown jpeg_compressibility option 'qality' (did you mean 'quality'?)",
+        ),
+        (
+            {"arms": {"uniform": "uniform", "b": "contribution", "c": {"credit.window": 5}}},
+            "arms 'b' and 'c' are the same; leave one of them out",
+        ),
         ({"watch": ["alignmnt"]}, "watched reward 'alignmnt': unknown reward 'alignmnt' (did you mean 'alignment'?)"),
         ({"recipe": "embeded_jpeg"}, "unknown recipe 'embeded_jpeg' (did you mean 'embedded_jpeg'?)"),
         ({"overrides": {"train.epoch": 4}}, "unknown key 'train.epoch' in overrides of embedded_jpeg; did you mean"),

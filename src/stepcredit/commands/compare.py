@@ -28,6 +28,7 @@ class Asked:
     learning_rates: str | None = None
     tuning_seeds: int | None = None
     last_epochs: int | None = None
+    watch: str | None = None
 
     def given(self) -> list[str]:
         """The options that were, as they are typed."""
@@ -97,6 +98,7 @@ def _of_recipe(source: str, overrides: Sequence[str], asked: Asked, jobs: int | 
         "tuning_seeds": _count(FIRST_TUNING_SEED, tuning or 0),
         "fresh_seeds": _count(FIRST_FRESH_SEED, SEEDS if asked.seeds is None else asked.seeds),
         "criterion": {} if asked.last_epochs is None else {"last_epochs": asked.last_epochs},
+        "watch": None if asked.watch is None else _names("watch", asked.watch),
         "jobs": jobs,
     }
     return comparison(tree, "the command line")

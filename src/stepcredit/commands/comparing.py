@@ -127,5 +127,6 @@ def _extent(protocol: Protocol) -> tuple[int, int]:
 def _failed(failures: Sequence[Failure]) -> str:
     return (
         f"{len(failures)} of the runs failed, all that could be are finished: {some_of([*map(str, failures)])}; "
-        "mend it and give the same command again, or report without them with --skip-failed"
+        "mend it and give the same command again (a comparison that changes needs another --run), or report without "
+        "them with --skip-failed"
     )

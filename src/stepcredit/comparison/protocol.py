@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from stepcredit import recipes
 from stepcredit.comparison.reading import ComparisonFile, Overrides
 from stepcredit.config import MIXTURE, ComponentSection, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.errors import InputError, unknown
+from stepcredit.errors import InputError
 from stepcredit.prompts import load_prompts
+from stepcredit.registry import require_options
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards.user import load_user_reward
 
@@ -24,7 +27,7 @@ _RATE = "train.learning_rate"
 
 @dataclass(frozen=True)
 class Protocol:
-    """A comparison, complete: equal protocols and versions give equal numbers on one machine.
+    """A comparison, complete: equal protocols give equal numbers on one machine, if what rewards load stays as it is.
 
     Attributes:
         base: the configuration that every run starts from.
@@ -37,6 +40,7 @@ class Protocol:
         last_epochs: the criterion is the mean reward of so many.
         watch: rewards that are measured on every training image and not trained on.
         versions: of the packages that the numbers depend on.
+        files: the user's own that they depend on, code of rewards and prompts, with what is in them (SHA-256).
     """
 
     base: TrainConfig
@@ -49,6 +53,7 @@ class Protocol:
     last_epochs: int
     watch: tuple[str, ...]
     versions: Mapping[str, str | None]
+    files: Mapping[str, str]
 
     def grid(self, arm: str) -> tuple[float, ...]:
         """The learning rates of an arm: the grid, or the one it gives itself, or the recipe's."""
@@ -86,6 +91,7 @@ class Protocol:
             "criterion": {"last_epochs": self.last_epochs},
             "watch": list(self.watch),
             "versions": dict(self.versions),
+            "files": dict(self.files),
         }
 
 
@@ -102,9 +108,9 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
     watch = _watch(base) if file.watch is None else tuple(file.watch)
     seeds = tuple(file.tuning_seeds), tuple(file.fresh_seeds)
     grid, last = tuple(file.learning_rates), file.criterion.last_epochs
-    protocol = Protocol(base, arms, rewards, file.reference, grid, *seeds, last, watch, versions)
+    protocol = Protocol(base, arms, rewards, file.reference, grid, *seeds, last, watch, versions, {})
     _require_sound(protocol)
-    return protocol
+    return replace(protocol, files=_files(protocol))
 
 
 def watching(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
@@ -183,7 +189,21 @@ def _watch(base: TrainConfig) -> tuple[str, ...]:
     return (FAITHFULNESS,) if base.model.path in EMBEDDED and base.prompts.source in CAPTIONS else ()
 
 
+def _files(protocol: Protocol) -> dict[str, str]:
+    """Those that runs read: code named `file.py:function`, and files of prompts."""
+    configs = [protocol.config(reward, arm, None, 0) for reward in protocol.rewards for arm in protocol.arms]
+    names = {config.prompts.source for config in configs}
+    names |= {part.name.rpartition(":")[0] for config in configs for part in _parts(config.reward)}
+    paths = sorted(name for name in names if name and Path(name).is_file())
+    return {path: sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+
+
+def _parts(reward: RewardSection) -> Sequence[RewardSection | ComponentSection]:
+    return reward.components or [reward]
+
+
 def _require_sound(protocol: Protocol) -> None:
+    _require_different(protocol)
     for name in protocol.watch:
         _require_reward(f"watched reward '{name}'", name, {})
     load_prompts(protocol.base.prompts.source)
@@ -198,13 +218,21 @@ def _require_sound(protocol: Protocol) -> None:
                 )
 
 
+def _require_different(protocol: Protocol) -> None:
+    """Two names for one thing would look like two things that agree."""
+    reward, seen = next(iter(protocol.rewards)), dict[str, str]()
+    for arm in protocol.arms:
+        twin = seen.setdefault(protocol.config(reward, arm, None, 0).model_dump_json(), arm)
+        if twin != arm and protocol.grid(twin) == protocol.grid(arm):
+            raise InputError(f"arms '{twin}' and '{arm}' are the same; leave one of them out")
+
+
 def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
     try:
         build_credit(config.credit)
     except InputError as error:
         raise InputError(f"arm '{arm}': {error}") from error
-    parts: Sequence[RewardSection | ComponentSection] = config.reward.components or [config.reward]
-    for part in parts:
+    for part in _parts(config.reward):
         if part.remote is None:
             _require_reward(f"reward '{reward}'", part.name, part.options)
 
@@ -214,7 +242,7 @@ def _require_reward(where: str, name: str, options: Mapping[str, Any]) -> None:
     try:
         if ":" in name:
             load_user_reward(name, options)
-        elif name not in REWARDS.names():
-            raise unknown("reward", name, REWARDS.names())
+        else:
+            require_options(REWARDS.get(name), name, options)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

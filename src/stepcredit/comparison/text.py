@@ -46,8 +46,9 @@ def title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) -> 
 
 
 def tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
-    """Of one reward: efficiency, factors seed by seed, faithfulness, and every pair of three arms or more."""
-    made = [_efficiency(results["reference"], found["arms"]), _factors(found["arms"])]
+    """Of one reward: efficiency, factors and queries by seed, faithfulness, and every pair of three arms or more."""
+    arms = found["arms"]
+    made = [_efficiency(results["reference"], arms), _factors(arms), _queries(results["reference"], arms)]
     watched = list(dict.fromkeys(name for arm in found["arms"].values() for name in arm["watched"]))
     made += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
     if len(found["arms"]) <= 2:
@@ -80,12 +81,32 @@ def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
 
 def _factors(arms: Mapping[str, Any]) -> Table:
     """Per seed: the spread that a median hides."""
-    seeds = list(dict.fromkeys(row["seed"] for arm in arms.values() for row in arm["by_seed"]))
+    seeds = _seeds(arms)
     lines = [["queries factor by seed", *map(str, seeds), "factor in seconds"]]
     for name, arm in arms.items():
         factors = {row["seed"]: row["factor"] for row in arm["by_seed"]}
         lines.append([name, *(_one(factors.get(seed)) for seed in seeds), _median(arm["seconds_factor"])])
     return lines
+
+
+def _queries(reference: str, arms: Mapping[str, Any]) -> Table:
+    """Per seed, to the final reward of the reference."""
+    seeds = _seeds(arms)
+    lines = [[f"queries to the end of {reference}", *map(str, seeds)]]
+    for name, arm in arms.items():
+        rows = {row["seed"]: row for row in arm["by_seed"]}
+        lines.append([name, *(_needed(rows[seed]) if seed in rows else "-" for seed in seeds)])
+    return lines
+
+
+def _seeds(arms: Mapping[str, Any]) -> list[int]:
+    return list(dict.fromkeys(row["seed"] for arm in arms.values() for row in arm["by_seed"]))
+
+
+def _needed(row: Mapping[str, Any]) -> str:
+    if row["queries_to_reference"] is None:
+        return "-" if row["factor"] is None else "never"
+    return f"{row['queries_to_reference']:.0f}"
 
 
 def _faithfulness(watched: str, reference: str, arms: Mapping[str, Any]) -> Table:
@@ -150,6 +171,7 @@ def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     said = remarks(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
     medians = remarks(arm["factor"] for arm in arms.values())
     rates = [f"({name}: {arm['tuning']['remark']})" for name, arm in arms.items() if arm["tuning"]["remark"]]
+    rates += [line for name, arm in arms.items() for line in _unlike(name, arm["overrides"])]
     rates += _no_yardstick(arms[results["reference"]])
     if not any(arm["tuning"]["grid"] for arm in arms.values()):
         rates.append("(no learning rate was tuned: an arm may be ahead by its rate alone)")
@@ -157,6 +179,12 @@ def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         rates.append(f"(so many seeds show differences of final reward from about {found['detectable']:.2g} on)")
     failed = [f"(left out, it failed: {line})" for line in results["failed"]]
     return list(dict.fromkeys([*said, *(f"(factors: {line[1:]}" for line in medians), *rates, *failed]))
+
+
+def _unlike(name: str, overrides: Mapping[str, Any]) -> list[str]:
+    """Of an arm that is more than a credit rule at a rate."""
+    keys = [key for key in overrides if not key.startswith("credit.") and key != "train.learning_rate"]
+    return [f"({name} differs by {', '.join(keys)}, not by credit and rate alone)"] if keys else []
 
 
 def _no_yardstick(reference: Mapping[str, Any]) -> list[str]:
