@@ -32,7 +32,7 @@ from stepcredit.embedded.preference_training import (
 )
 from stepcredit.embedded.render import render
 from stepcredit.embedded.rules import RULES, utility
-from stepcredit.embedded.scorers import READING, Gaze, Scorer, load_scorer
+from stepcredit.embedded.scorers import Scorer, load_scorer
 from stepcredit.embedded.world import caption, is_held_out, parse
 from stepcredit.errors import InputError
 from stepcredit.maths.preference import negative_log_likelihood
@@ -58,16 +58,24 @@ def test_training_lowers_the_loss_and_repeats_from_its_seed(name: str, data: Com
     assert same(first, again) and not same(first, other)
     assert not first.training and not any(weight.requires_grad for weight in first.parameters())
     torch.manual_seed(0)
-    assert loss(first, name, data) < 0.97 * loss(Scorer(reads=name in READING), name, data)
+    assert loss(first, name, data) < 0.97 * loss(Scorer(name), name, data)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_images_vary_only_as_the_rule_allows(name: str) -> None:
-    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
     seen = torch.stack([varied(name, images, rng) for _ in range(2000)])
     kinds = {row.numpy().tobytes() for row in seen}
     assert len(kinds) == {0: 1, 1: 8, 2: 8 * 12}[(name in MIRRORED) + (name in RECOLOURED)]
+
+
+def test_harmony_sees_the_images_of_each_caption_in_a_way_of_their_own() -> None:
+    image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for name, ways in (("harmony", 5), ("balance", 1)):
+        seen = varied(name, image.expand(5, 2, 3, 4, 4), np.random.default_rng(0)).unflatten(0, (5, 2))
+        assert torch.equal(seen[:, 0], seen[:, 1])
+        assert len({row.numpy().tobytes() for row in seen[:, 0]}) == ways
 
 
 def test_usual_images_are_decoded_renders_half_of_them_under_their_own_caption(vae: AutoencoderKL) -> None:
@@ -81,7 +89,7 @@ def test_usual_images_are_decoded_renders_half_of_them_under_their_own_caption(v
 
 def test_standardised_scores_have_mean_0_and_deviation_1() -> None:
     torch.manual_seed(0)
-    scorer = Scorer(reads=True).requires_grad_(False)
+    scorer = Scorer("faithfulness").requires_grad_(False)
     images, captions = (
         torch.rand(50, 3, 32, 32),
         [caption(scene) for scene in draw_scenes(np.random.default_rng(0), 50)],
@@ -98,7 +106,7 @@ def test_only_reading_scorers_mind_the_caption() -> None:
     images = torch.rand(2, 3, 32, 32)
     captions = ["a red circle on a blue background", "a blue circle on a red background"]
     for name in RULES:
-        scorer = Scorer(reads=name in READING)
+        scorer = Scorer(name)
         left, right = scorer(images, captions), scorer(images, captions[::-1])
         assert torch.equal(left, right) == (name != "faithfulness"), "the same words in another order"
 
@@ -106,7 +114,7 @@ def test_only_reading_scorers_mind_the_caption() -> None:
 @pytest.mark.parametrize("name", ["harmony", "faithfulness"])
 def test_a_table_holds_the_score_of_every_image_under_every_caption(name: str, data: Comparisons) -> None:
     torch.manual_seed(0)
-    scorer = Scorer(reads=name in READING)
+    scorer = Scorer(name)
     images, captions = data.images[:3, 0], data.captions[:2]
     table = scorer.table(images, captions)
     assert table.shape == (3, 2)
@@ -145,16 +153,6 @@ def test_surprise_is_the_negative_log_likelihood_of_all_choices_between_rows() -
     torch.testing.assert_close(found, torch.nn.functional.softplus((worse - better) / 0.05).mean())
 
 
-def test_a_gaze_tells_two_colours_apart_before_it_has_learned() -> None:
-    torch.manual_seed(0)
-    gaze = Gaze().requires_grad_(False)
-    images = torch.full((1, 3, 32, 32), -1.0)
-    images[:, :, 8:24, 8:24] = 1.0
-    near, far = torch.zeros(1, 32, 16, 16), torch.zeros(1, 56, 8, 8)
-    colours = gaze(images, near, far).view(16, 5)[:, :3]
-    assert colours.amax() > 0.9 and colours.amin() < -0.9
-
-
 def test_decided_pairs_are_those_of_a_sure_judge() -> None:
     left = torch.tensor([0.12, 0.10, -0.12, 0.0])
     assert decided_pairs(left, torch.zeros(4), 0.05).tolist() == [True, False, True, False]
@@ -170,7 +168,7 @@ def test_agreement_of_the_rule_itself_is_complete(data: Comparisons, monkeypatch
     rule = pairs.utilities["harmony"]
     for scores, expected in ((rule, 1.0), (-rule, 0.0)):
         monkeypatch.setattr("stepcredit.embedded.preference_agreement.score_comparisons", lambda *_, s=scores: s)
-        found = agreements(Scorer(False), "harmony", pairs, 0.05)
+        found = agreements(Scorer("harmony"), "harmony", pairs, 0.05)
         assert found["decided"] == found["decided_undamaged"] == found["all"] == expected
         assert 0.8 < found["judge_ceiling"] <= 1 and 0 < found["decided_share"] < 1
         assert found["judge"] == pytest.approx(found["judge_ceiling"] if expected else 1 - found["judge_ceiling"])

@@ -17,7 +17,8 @@ from stepcredit.embedded.pictures import altered, take
 from stepcredit.embedded.preference_pairs import Comparisons, judge
 from stepcredit.embedded.render import render
 from stepcredit.embedded.rules import RULES, utility
-from stepcredit.embedded.scorers import READING, Scorer
+from stepcredit.embedded.scorers import HUED, READING, Scorer
+from stepcredit.embedded.variations import Variation
 from stepcredit.embedded.world import caption, sample_caption
 from stepcredit.maths import preference
 
@@ -25,8 +26,8 @@ MIRRORED = frozenset({"harmony", "balance", "legibility"})
 """Rules that a mirrored or transposed image does not change."""
 RECOLOURED = frozenset({"harmony", "balance"})
 """Rules that an image with its colour channels exchanged or inverted does not change."""
-HARDER = frozenset({"harmony", "faithfulness"})
-"""Rules that take twice the steps to learn."""
+LONGER = {"harmony": 4, "faithfulness": 2}
+"""How many times the steps a rule takes that is harder to learn."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class PreferenceRecipe:
 
     Attributes:
         captions: different ones, with `images` images each, that all steps draw from.
-        steps: of the optimiser; twice as many for HARDER rules.
+        steps: of the optimiser; more for rules that are LONGER to learn.
         batch: captions of a step.
         learning_rate: of AdamW at its highest.
         temperature: of the judge, in utilities.
@@ -57,14 +58,14 @@ def train_scorer(name: str, recipe: PreferenceRecipe, seed: int, data: Compariso
     A batch has all images of `recipe.batch` scenes. The judge is asked anew every time. Images are mirrored and
     recoloured at random where the rule does not mind. Returns the moving average of the weights.
     """
-    rng, scorer = loop.seeded(seed, lambda: Scorer(reads=name in READING))
+    rng, scorer = loop.seeded(seed, lambda: Scorer(name))
     averaged = copy.deepcopy(scorer).requires_grad_(False)
-    steps = recipe.steps * (2 if name in HARDER else 1)
+    steps = recipe.steps * LONGER.get(name, 1)
     optimiser, schedule = loop.optimiser(scorer.parameters(), recipe.learning_rate, steps)
     for step in progress(range(steps), name):
         rows = torch.from_numpy(rng.integers(len(data), size=recipe.batch))
         captions, utilities = asked(name, data, rows, rng)
-        scores = scorer.table(varied(name, data.images[rows].flatten(0, 1), rng), captions)
+        scores = scorer.table(varied(name, data.images[rows], rng), captions)
         loss = surprise(scores, utilities, recipe.temperature, rng)
         if len(captions) > 1:
             loss = loss + surprise(scores.T, utilities.T, recipe.temperature, rng)
@@ -100,14 +101,26 @@ def asked(name: str, data: Comparisons, rows: Tensor, rng: np.random.Generator) 
 
 
 def varied(name: str, images: Tensor, rng: np.random.Generator) -> Tensor:
-    """`images` (B,3,H,W), all changed alike in a random way that leaves the rule's values as they are."""
-    if name in MIRRORED:
-        images = images.flip([axis for axis in (2, 3) if rng.random() < 0.5])
-        images = images.transpose(2, 3) if rng.random() < 0.5 else images
-    if name in RECOLOURED:
-        images = images[:, torch.from_numpy(rng.permutation(3))]
-        images = 1 - images if rng.random() < 0.5 else images
-    return images
+    """`images` (N,K,3,H,W), changed in a random way that leaves the rule's values as they are, as (N K,3,H,W).
+
+    All are changed alike, or, for a scorer of hues, those of each of the N alike.
+    """
+    if name in HUED:
+        return torch.cat([_variation(name, rng)(each) for each in images])
+    return _variation(name, rng)(images.flatten(0, 1))
+
+
+def _variation(name: str, rng: np.random.Generator) -> Variation:
+    mirroring = _mirroring(rng) if name in MIRRORED else ((), False)
+    return Variation(*mirroring, *(_recolouring(rng) if name in RECOLOURED else ()))
+
+
+def _mirroring(rng: np.random.Generator) -> tuple[tuple[int, ...], bool]:
+    return tuple(axis for axis in (2, 3) if rng.random() < 0.5), rng.random() < 0.5
+
+
+def _recolouring(rng: np.random.Generator) -> tuple[tuple[int, ...], bool]:
+    return tuple(rng.permutation(3).tolist()), rng.random() < 0.5
 
 
 @torch.no_grad()

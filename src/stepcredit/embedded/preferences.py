@@ -92,7 +92,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the scorers and their report")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, help="training steps of a scorer; twice as many where it is harder")
+    parser.add_argument("--steps", type=int, help="training steps of a scorer; more for some rules")
     parser.add_argument("--captions", type=int, help="captions whose images are compared")
     parser.add_argument("--held-out-pairs", type=int, default=HELD_OUT_PAIRS, help="pairs of the report")
     parser.add_argument("--install", action="store_true", help="make these the scorers of this checkout")
