@@ -107,6 +107,7 @@ def embedded(run: str, *, kill_after: int | None = None) -> int:
         assert process.stderr is not None
         for line in process.stderr:
             if kill_after is not None and line.startswith(f"run {kill_after:>3}/"):
+                process.send_signal(signal.SIGSTOP)  # or it could start another run that nobody kills
                 said = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
                 process.kill()
                 for child in said.stdout.split():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from tests.comparison.faked import FILE
 
 from stepcredit import recipes
 from stepcredit.comparison.cells import fresh_cells, tuning_cells
+from stepcredit.comparison.files import own_files
 from stepcredit.comparison.protocol import Protocol, make_protocol, watching
 from stepcredit.comparison.reading import comparison
 from stepcredit.config import RewardSection
@@ -108,19 +108,39 @@ def test_where_a_reward_lives_and_how_long_it_may_take_stays() -> None:
 # Files
 
 
+def digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
 def test_code_and_prompts_of_the_user_s_are_part_of_the_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, prompts = tmp_path / "mine.py", tmp_path / "prompts.txt"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, prompts, module = (tmp_path / name for name in ("mine.py", "prompts.txt", "mine_as_module.py"))
     code.write_text("def score(images, prompts, metadata):\n    return images.mean((1, 2, 3))\n")
+    module.write_text(code.read_text())
     prompts.write_text("a red circle\n")
-    asked = {"rewards": ["mine.py:score", "warmth"], "overrides": {"train.epochs": 4, "prompts.source": "prompts.txt"}}
+    (tmp_path / "shapes").write_text("not the prompts of that name")
+    rewards = {"own": {"reward.name": "mine.py:score"}, "module": {"reward.name": "mine_as_module:score"}}
+    rewards["far"] = {"reward.name": "gone.py:score", "reward.remote": "http://127.0.0.1:1"}
+    asked: dict[str, Any] = {"rewards": rewards, "overrides": {"train.epochs": 4, "prompts.source": "prompts.txt"}}
     first = protocol(**asked).tree()
-    assert first["files"] == {"mine.py": sha256(code.read_bytes()).hexdigest(), "prompts.txt": ANY}
+    assert first["files"] == {
+        "mine.py": digest(code),
+        "mine_as_module": digest(module),
+        "prompts.txt": digest(prompts),
+    }
     assert protocol(**asked).tree() == first and protocol().tree()["files"] == {}
-    code.write_text(code.read_text().replace("return ", "return -"))
-    assert protocol(**asked).tree()["files"]["mine.py"] != first["files"]["mine.py"]
+    for file, name in ((code, "mine.py"), (prompts, "prompts.txt")):
+        file.write_text(f"{file.read_text()}\n\n")
+        assert protocol(**asked).tree()["files"][name] == digest(file) != first["files"][name]
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    config = recipes.load("embedded_jpeg", [f"prompts.source={tmp_path}/gone.txt"])
+    with pytest.raises(InputError, match=r"^cannot read .*gone.txt: No such file or directory$"):
+        own_files([config])
 
 
 # Mistakes
@@ -139,6 +159,20 @@ def test_code_and_prompts_of_the_user_s_are_part_of_the_protocol(
         (
             {"arms": {"uniform": "uniform", "b": "contribution", "c": {"credit.window": 5}}},
             "arms 'b' and 'c' are the same; leave one of them out",
+        ),
+        (
+            {
+                "arms": {
+                    "uniform": "uniform",
+                    "b": {"credit.name": "uniform", "train.learning_rate": 0.012},
+                    "c": {"credit": {"name": "uniform"}, "train": {"learning_rate": 1.2e-2}},
+                }
+            },
+            "arms 'b' and 'c' are the same; leave one of them out",
+        ),
+        (
+            {"arms": {"uniform": "uniform", "b": {"prompts.source": "shaeps"}}},
+            "arm 'b': unknown prompt list 'shaeps' (did you mean 'shapes'?)",
         ),
         ({"watch": ["alignmnt"]}, "watched reward 'alignmnt': unknown reward 'alignmnt' (did you mean 'alignment'?)"),
         ({"recipe": "embeded_jpeg"}, "unknown recipe 'embeded_jpeg' (did you mean 'embedded_jpeg'?)"),

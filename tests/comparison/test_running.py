@@ -20,6 +20,8 @@ import yaml
 from tests.comparison.faked import FILE, fake_compare, results
 
 from stepcredit.comparison import running
+from stepcredit.comparison.cells import Cell
+from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.running import slots
 from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.errors import InputError, Interrupted, StepcreditError
@@ -278,6 +280,23 @@ def test_the_folder_of_another_protocol_is_refused_and_the_differences_named(
         fake_compare(file, whole)
     assert str(raised.value).startswith(f"whole holds a comparison with another protocol ({difference}")
     assert (whole / "protocol.yaml").read_bytes() == before
+
+
+def test_code_that_changes_while_runs_are_made_leaves_no_tables(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("own.py").write_text("def score(images, prompts, metadata):\n    return images.mean((1, 2, 3))\n")
+    file.write_text(f"{SMALL}rewards: [own.py:score]\n")
+    finish = ComparisonDirectory.mark_finished
+
+    def edit_meanwhile(directory: ComparisonDirectory, cell: Cell) -> None:
+        finish(directory, cell)
+        Path("own.py").write_text("def score(images, prompts, metadata):\n    return -images.mean((1, 2, 3))\n")
+
+    monkeypatch.setattr(ComparisonDirectory, "mark_finished", edit_meanwhile)
+    with pytest.raises(StepcreditError, match=r"^own.py changed while the runs were made"):
+        fake_compare(file, Path("edited"))
+    assert not Path("edited/results.json").exists()
+    with pytest.raises(InputError, match=r"another protocol \(files.own.py: "):
+        fake_compare(file, Path("edited"))
 
 
 def test_other_versions_are_another_protocol(file: Path, whole: Path) -> None:

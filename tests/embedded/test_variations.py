@@ -42,6 +42,6 @@ def test_the_scorer_of_harmony_gives_the_mean_over_the_spread_once_it_is_trained
 def test_other_scorers_take_the_image_as_it_is() -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 32)
-    for name in ("balance", "legibility"):
+    for name in ("balance", "legibility", "faithfulness"):
         scorer = Scorer(name).requires_grad_(False)
         assert torch.equal(scorer(images, ["", ""]), scorer.eval()(images, ["", ""]))

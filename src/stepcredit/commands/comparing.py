@@ -14,6 +14,7 @@ from stepcredit.comparison.choice import Choices, choose, chosen
 from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
 from stepcredit.comparison.display import Display
+from stepcredit.comparison.files import own_files
 from stepcredit.comparison.findings import comparison_findings
 from stepcredit.comparison.page import write_comparison_report
 from stepcredit.comparison.protocol import Protocol, make_protocol
@@ -50,6 +51,7 @@ def carry_out(
         display.note("\n".join(_rates(choices)))
         cells = fresh_cells(protocol, chosen(choices))
         failures += runner(cells)
+    _require_unchanged(protocol)
     if failures and not skip_failed:
         raise StepcreditError(_failed(failures))
     results = {
@@ -111,6 +113,15 @@ def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[
         for cell in cells
         if directory.finished(cell)
     }
+
+
+def _require_unchanged(protocol: Protocol) -> None:
+    changed = [name for name, digest in own_files(protocol.configs()).items() if digest != protocol.files[name]]
+    if changed:
+        raise StepcreditError(
+            f"{some_of(changed)} changed while the runs were made, and which of them read what is not known: "
+            "compare again with another --run"
+        )
 
 
 def _extent(protocol: Protocol) -> tuple[int, int]:

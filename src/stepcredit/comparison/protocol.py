@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from stepcredit import recipes
+from stepcredit.comparison.files import own_files, parts_of
 from stepcredit.comparison.reading import ComparisonFile, Overrides
-from stepcredit.config import MIXTURE, ComponentSection, RewardSection, TrainConfig
+from stepcredit.config import MIXTURE, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
 from stepcredit.prompts import load_prompts
@@ -40,7 +39,7 @@ class Protocol:
         last_epochs: the criterion is the mean reward of so many.
         watch: rewards that are measured on every training image and not trained on.
         versions: of the packages that the numbers depend on.
-        files: the user's own that they depend on, code of rewards and prompts, with what is in them (SHA-256).
+        files: the user's own that they depend on, code of rewards and prompts, see `own_files`.
     """
 
     base: TrainConfig
@@ -78,6 +77,10 @@ class Protocol:
         found = recipes.validate(tree, where)
         return found.model_copy(update={"reward": watching(found.reward, self.watch)})
 
+    def configs(self) -> list[TrainConfig]:
+        """One of every pair of reward and arm."""
+        return [self.config(reward, arm, None, 0) for reward in self.rewards for arm in self.arms]
+
     def tree(self) -> dict[str, Any]:
         """As plain data."""
         return {
@@ -110,7 +113,7 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
     grid, last = tuple(file.learning_rates), file.criterion.last_epochs
     protocol = Protocol(base, arms, rewards, file.reference, grid, *seeds, last, watch, versions, {})
     _require_sound(protocol)
-    return replace(protocol, files=_files(protocol))
+    return replace(protocol, files=own_files(protocol.configs()))
 
 
 def watching(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
@@ -189,24 +192,10 @@ def _watch(base: TrainConfig) -> tuple[str, ...]:
     return (FAITHFULNESS,) if base.model.path in EMBEDDED and base.prompts.source in CAPTIONS else ()
 
 
-def _files(protocol: Protocol) -> dict[str, str]:
-    """Those that runs read: code named `file.py:function`, and files of prompts."""
-    configs = [protocol.config(reward, arm, None, 0) for reward in protocol.rewards for arm in protocol.arms]
-    names = {config.prompts.source for config in configs}
-    names |= {part.name.rpartition(":")[0] for config in configs for part in _parts(config.reward)}
-    paths = sorted(name for name in names if name and Path(name).is_file())
-    return {path: sha256(Path(path).read_bytes()).hexdigest() for path in paths}
-
-
-def _parts(reward: RewardSection) -> Sequence[RewardSection | ComponentSection]:
-    return reward.components or [reward]
-
-
 def _require_sound(protocol: Protocol) -> None:
     _require_different(protocol)
     for name in protocol.watch:
         _require_reward(f"watched reward '{name}'", name, {})
-    load_prompts(protocol.base.prompts.source)
     for reward in protocol.rewards:
         for arm in protocol.arms:
             config = protocol.config(reward, arm, None, 0)
@@ -220,19 +209,21 @@ def _require_sound(protocol: Protocol) -> None:
 
 def _require_different(protocol: Protocol) -> None:
     """Two names for one thing would look like two things that agree."""
-    reward, seen = next(iter(protocol.rewards)), dict[str, str]()
+    reward, seen = next(iter(protocol.rewards)), dict[tuple[str, tuple[float, ...]], str]()
     for arm in protocol.arms:
-        twin = seen.setdefault(protocol.config(reward, arm, None, 0).model_dump_json(), arm)
-        if twin != arm and protocol.grid(twin) == protocol.grid(arm):
+        whole = protocol.config(reward, arm, protocol.grid(arm)[0], 0).model_dump_json(), protocol.grid(arm)
+        twin = seen.setdefault(whole, arm)
+        if twin != arm:
             raise InputError(f"arms '{twin}' and '{arm}' are the same; leave one of them out")
 
 
 def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
     try:
         build_credit(config.credit)
+        load_prompts(config.prompts.source)
     except InputError as error:
         raise InputError(f"arm '{arm}': {error}") from error
-    for part in _parts(config.reward):
+    for part in parts_of(config.reward):
         if part.remote is None:
             _require_reward(f"reward '{reward}'", part.name, part.options)
 

@@ -92,7 +92,7 @@ def _factors(arms: Mapping[str, Any]) -> Table:
 def _queries(reference: str, arms: Mapping[str, Any]) -> Table:
     """Per seed, to the final reward of the reference."""
     seeds = _seeds(arms)
-    lines = [[f"queries to the end of {reference}", *map(str, seeds)]]
+    lines = [[f"queries to the final reward of {reference}", *map(str, seeds)]]
     for name, arm in arms.items():
         rows = {row["seed"]: row for row in arm["by_seed"]}
         lines.append([name, *(_needed(rows[seed]) if seed in rows else "-" for seed in seeds)])
@@ -171,7 +171,7 @@ def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     said = remarks(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
     medians = remarks(arm["factor"] for arm in arms.values())
     rates = [f"({name}: {arm['tuning']['remark']})" for name, arm in arms.items() if arm["tuning"]["remark"]]
-    rates += [line for name, arm in arms.items() for line in _unlike(name, arm["overrides"])]
+    rates += [line for name in arms for line in _unlike(name, results["reference"], arms)]
     rates += _no_yardstick(arms[results["reference"]])
     if not any(arm["tuning"]["grid"] for arm in arms.values()):
         rates.append("(no learning rate was tuned: an arm may be ahead by its rate alone)")
@@ -181,10 +181,12 @@ def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*said, *(f"(factors: {line[1:]}" for line in medians), *rates, *failed]))
 
 
-def _unlike(name: str, overrides: Mapping[str, Any]) -> list[str]:
-    """Of an arm that is more than a credit rule at a rate."""
-    keys = [key for key in overrides if not key.startswith("credit.") and key != "train.learning_rate"]
-    return [f"({name} differs by {', '.join(keys)}, not by credit and rate alone)"] if keys else []
+def _unlike(name: str, reference: str, arms: Mapping[str, Any]) -> list[str]:
+    """Of an arm that is more than another credit rule at another rate."""
+    own, other = (arms[arm]["overrides"] for arm in (name, reference))
+    keys = [key for key in {**own, **other} if key not in own or key not in other or own[key] != other[key]]
+    keys = [key for key in keys if not key.startswith("credit.") and key != "train.learning_rate"]
+    return [f"({name} differs from {reference} by {', '.join(keys)}, not by credit and rate alone)"] if keys else []
 
 
 def _no_yardstick(reference: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,51 @@
+"""The user's own files that runs read, and what is in them: a comparison is not gone on with others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+from stepcredit.config import ComponentSection, RewardSection, TrainConfig
+from stepcredit.errors import InputError
+from stepcredit.prompts import prompt_names
+
+
+def own_files(configs: Iterable[TrainConfig]) -> dict[str, str]:
+    """SHA-256 of prompt files, and of the code of rewards called `file.py:function` or `module:function`, by name.
+
+    What such code imports or loads is not seen, nor what a reward on another machine runs.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    paths: dict[str, Path | None] = {}
+    for config in configs:
+        if config.prompts.source not in prompt_names():
+            paths[config.prompts.source] = Path(config.prompts.source)
+        for part in parts_of(config.reward):
+            place = part.name.rpartition(":")[0]
+            if place and part.remote is None:
+                paths[place] = _code(place)
+    return {name: _digest(path) for name, path in sorted(paths.items()) if path is not None}
+
+
+def parts_of(reward: RewardSection) -> Sequence[RewardSection | ComponentSection]:
+    """The components of a mixture, or the reward itself."""
+    return reward.components or [reward]
+
+
+def _code(place: str) -> Path | None:
+    """The file of a reward's code; None for a module that has none."""
+    if place.endswith(".py"):
+        return Path(place)
+    spec = find_spec(place)
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin is not None else None
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
