@@ -7,6 +7,7 @@ one. Objects travel over gloo, gradients over what suits the device.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 _LOST = "another process of this run has ended, or cannot be reached"
 _BUCKET = 2**24
 """Numbers that are added up at a time."""
+_PARTING = 0.1
+"""Seconds that gloo's threads have to let go of the last tensors."""
 
 
 class ProcessLost(StepcreditError):
@@ -108,7 +111,7 @@ class JoinedProcesses(Processes):
         return values
 
     def leave(self) -> None:
-        distributed.destroy_process_group()
+        separate()
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         for bucket in _buckets(parameters):
@@ -159,6 +162,16 @@ def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: flo
     if state.num_processes != launched:
         raise InputError(f"the launcher says {launched} processes, but accelerate has joined {state.num_processes}")
     return JoinedProcesses(state.process_index, state.num_processes, in_step, deepspeed)
+
+
+def separate() -> None:
+    """End what joins this process to the others.
+
+    Weights that are shared out keep gloo's threads alive. One that lets go of a tensor while the interpreter ends
+    cannot have its lock, and C++ aborts the process; there is nothing to join them by, so they are given the time.
+    """
+    distributed.destroy_process_group()
+    time.sleep(_PARTING)
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from stepcredit.policy.adapters.sharding import shared_out
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import self_check
-from stepcredit.processes import whole_tensor
+from stepcredit.processes import separate, whole_tensor
 from stepcredit.types import Plan, Trajectory
 
 PLAN = Plan(4, range(4), batch=2)
@@ -78,7 +78,7 @@ def main() -> None:
     }
     if distributed.get_rank() == 0:
         print(json.dumps(found, indent=1))
-    distributed.destroy_process_group()
+    separate()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def test_a_run_whose_server_goes_is_kept_and_goes_on_when_it_is_back(tmp_path: P
         ) as caught,
     ):
         train(tmp_path / "parts", config(address))
-    assert f"the last: {address} cannot be reached (RemoteProtocolError: " in str(caught.value)
+    # The connection ends in the middle of the answer, or is reset where something of the request was still to be read.
+    assert re.search(rf"the last: {address} cannot be reached \((RemoteProtocolError|ReadError): ", str(caught.value))
     assert str(caught.value).endswith(f"stepcredit train --resume --run {tmp_path / 'parts'}")
     assert "\n" not in str(caught.value)
     with served(GoneAfter(1000)) as address:
