@@ -64,7 +64,7 @@ def test_tables_remarks_and_rates_are_those_of_the_results(tmp_path: Path) -> No
     html = page(kept(tmp_path / "a", ARMS))
     assert '<tr><th scope="row">linear</th><td>0.01</td><td>4 ± 0</td><td>+2 ± 0</td>' in html
     assert '<tr><th scope="row">linear</th><td>1.50</td><td>1.50</td><td>1.50</td>' in html
-    assert "<li>3 seeds only: the interval is too narrow</li>" in html
+    assert "<li>3 seeds only: the interval is too narrow, a t interval is ± 4.30 standard errors</li>" in html
     assert '<th scope="col">0.005</th><th scope="col">0.01</th><th scope="col">chosen</th>' in html
     assert '<tr><th scope="row">linear</th><td>0.25</td><td>0.5</td><td>0.01</td></tr>' in html
     assert "an arm that is never there counts as 0" in html

@@ -47,7 +47,10 @@ def test_both_sides_and_their_difference() -> None:
     # Differences 1, 1, 3, 3: prompt means 1 and 3.
     assert figure["difference"]["standard_error"] == pytest.approx(1)
     assert figure["difference"]["interval"] == [1, 3]
-    assert figure["difference"]["remark"] == "2 prompts only: the interval is too narrow"
+    assert (
+        figure["difference"]["remark"]
+        == "2 prompts only: the interval is too narrow, a t interval is ± 12.71 standard errors"
+    )
 
 
 def test_diversity_falls_where_images_become_alike() -> None:
@@ -108,7 +111,7 @@ def test_a_cross_table_reads() -> None:
         "r           runs/b  sd        +2.0 ± 1.0 [+1.0, +3.0]",
         "prompts differ by run: mine.txt, b.txt",
         "models differ by run: embedded, sd; each entry is against its own base",
-        "(2 prompts only: the interval is too narrow)",
+        "(2 prompts only: the interval is too narrow, a t interval is ± 12.71 standard errors)",
     ]
     (alike,) = cross_tables([run("a", [found()]), run("b", [found()])])
     assert "differ" not in cross_text(alike)
@@ -125,7 +128,7 @@ def test_an_evaluation_reads() -> None:
         "           base                      tuned                 tuned - base",
         "r          4.0 ± 2.0 [2.0, 6.0]      6.0 ± 3.0 [3.0, 9.0]  +2.0 ± 1.0 [+1.0, +3.0]",
         "diversity  0.30 ± 0.10 [0.20, 0.40]  0.1 ± 0               -0.20 ± 0.10 [-0.30, -0.10]",
-        "(2 prompts only: the interval is too narrow)",
+        "(2 prompts only: the interval is too narrow, a t interval is ± 12.71 standard errors)",
     ]
 
 

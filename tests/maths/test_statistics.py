@@ -150,7 +150,10 @@ def test_one_cluster_has_no_interval_and_says_why():
     assert found == Estimate(3, None, None, "one prompt only: it does not tell how far others would differ")
 
 
-@pytest.mark.parametrize(("count", "remark"), [(2, "2 seeds only: the interval is too narrow"), (FEW, "")])
+@pytest.mark.parametrize(
+    ("count", "remark"),
+    [(2, "2 seeds only: the interval is too narrow, a t interval is ± 12.71 standard errors"), (FEW, "")],
+)
 def test_few_clusters_are_remarked_on(count, remark):
     found = clustered_mean(torch.arange(count), range(count), 0, unit="seed")
     assert found.remark == remark and found.interval is not None

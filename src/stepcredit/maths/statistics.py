@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.maths._checks import require_dims, require_shape
+from stepcredit.maths.student import standard_errors
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -92,7 +93,7 @@ def clustered_mean(
         ValueError: not (N,) with N >= 1, not finite, or not one name per value.
 
     Degenerate: one cluster has neither standard error nor interval, and the remark says so. Of fewer than FEW clusters
-    the interval is given with the remark that it is too narrow.
+    the interval is given with the remark that it is too narrow, and how wide Student's t would make it.
     """
     sums, counts = _totals(values, clusters)
     mean, found = sums.sum() / counts.sum(), len(sums)
@@ -101,8 +102,7 @@ def clustered_mean(
     error = ((sums - counts * mean).square().sum() * found / (found - 1)).sqrt() / counts.sum()
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(_resampled_means(sums, counts, seed, resamples), tails).tolist()
-    remark = f"{found} {unit}s only: the interval is too narrow" if found < FEW else ""
-    return Estimate(float(mean), float(error), (low, high), remark)
+    return Estimate(float(mean), float(error), (low, high), _remark(found, unit, level))
 
 
 def paired_difference(
@@ -197,6 +197,13 @@ def _middle(values: Tensor) -> Tensor:
     """The median over the last dimension; of an even number the mean of the two in the middle."""
     ordered, count = values.sort(-1).values, values.shape[-1]
     return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+
+
+def _remark(clusters: int, unit: str, level: float) -> str:
+    if clusters >= FEW:
+        return ""
+    wide = standard_errors(level, clusters - 1)
+    return f"{clusters} {unit}s only: the interval is too narrow, a t interval is ± {wide:.2f} standard errors"
 
 
 def _resampled_means(sums: Tensor, counts: Tensor, seed: int, resamples: int) -> Tensor:
