@@ -9,16 +9,18 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
 def live_bytes() -> int:
-    """Bytes of all tensors that are reachable."""
+    """Bytes of all tensors that are reachable. Those that compiling leaves behind to reason with hold none."""
     gc.collect()
     storages = {}
     for value in gc.get_objects():
-        if issubclass(type(value), Tensor) and value.layout == torch.strided:
+        kind = type(value)
+        if issubclass(kind, Tensor) and not issubclass(kind, FakeTensor) and value.layout == torch.strided:
             storage = value.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -11,6 +11,7 @@ from tests.live import Peak, live_bytes, resident_bytes
 from tests.tiny import PROMPTS, SEEDS, descending, experienced, tiny_policy
 from tests.toy_policy import toy_config
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
@@ -83,6 +84,15 @@ def test_the_peak_is_of_what_is_alive_at_a_time() -> None:
         del view
         torch.cat([second, second]).mul_(2)
     assert peak.most == 4 * 3000
+
+
+def test_what_compiling_leaves_behind_holds_no_bytes() -> None:
+    before = live_bytes()
+    with FakeTensorMode():
+        held = torch.zeros(1000)
+    assert live_bytes() == before and held.shape == (1000,)
+    real = torch.zeros(1000)
+    assert live_bytes() == before + real.nbytes
 
 
 LEAK = 1 << 20
