@@ -99,6 +99,29 @@ def test_what_is_trained_on_is_not_watched_as_well() -> None:
     assert watching(mixture, ("alignment",)) == mixture
 
 
+def test_a_function_of_a_file_is_trained_on_or_watched_once() -> None:
+    own = RewardSection(name="mine.py:score")
+    assert watching(own, ("mine.py:score",)) == own
+    beside = watching(own, ("mine.py:other", "mine.py:other"))
+    assert [part.called for part in beside.components] == ["score", "other"]
+
+
+@pytest.mark.parametrize(
+    ("reward", "watch"),
+    [
+        ({"name": "mine.py:score"}, ("yours.py:score",)),
+        ({"name": "warmth"}, ("mine.py:score", "yours.py:score")),
+        ({"components": [{"name": "mine.py:score"}, {"name": "warmth"}]}, ("yours.py:score",)),
+        ({"components": [{"name": "mine.py:score", "label": "score"}, {"name": "warmth"}]}, ("yours.py:score",)),
+    ],
+)
+def test_two_rewards_of_one_name_cannot_be_told_apart(reward: dict[str, Any], watch: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        watching(RewardSection.model_validate(reward), watch)
+    line = "watched reward 'yours.py:score': 'mine.py:score' is called 'score' too; rename one of them"
+    assert str(caught.value) == line
+
+
 def test_where_a_reward_lives_and_how_long_it_may_take_stays() -> None:
     remote = RewardSection(name="judge", remote="http://127.0.0.1:1", timeout=7.0)
     beside = watching(remote, ("alignment",))

@@ -153,6 +153,27 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert complaint(f"{tmp_path}/none.py:score") == f"no reward file {tmp_path}/none.py"
 
 
+def test_a_module_that_ends_the_program(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine.with_name("ends_the_program.py").write_text("raise SystemExit('usage: mine')\n")
+    monkeypatch.syspath_prepend(str(mine.parent))
+    line = "cannot import reward module 'ends_the_program': SystemExit: usage: mine"
+    assert complaint("ends_the_program:score") == line
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise RuntimeError('weights\\nare gone')", "RuntimeError: weights are gone"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("{}['x']", "KeyError: 'x'"),
+        ("int('x')", "invalid literal for int() with base 10: 'x'"),
+    ],
+)
+def test_a_class_that_cannot_be_built(mine: Path, body: str, said: str) -> None:
+    mine.write_text(f"class Score:\n    def __init__(self):\n        {body}\n")
+    assert complaint(f"{mine}:Score") == f"cannot build {mine}:Score: {said}"
+
+
 def test_a_missing_module() -> None:
     assert complaint("no_such_module:score") == (
         "cannot import reward module 'no_such_module': ModuleNotFoundError: No module named 'no_such_module'; "
@@ -171,6 +192,7 @@ def test_a_module_name_that_is_none(name: str) -> None:
         ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("def score(\n", "SyntaxError: '(' was never closed"),
         ("raise RuntimeError('not\\ntoday')\n", "RuntimeError: not today"),
+        ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
     ],
 )
 def test_a_file_that_does_not_import(mine: Path, text: str, error: str) -> None:

@@ -107,7 +107,7 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
     """
     base = _base(file)
     arms = {name: _arm(name, given) for name, given in file.arms.items()}
-    rewards = {name: _reward(name, given) for name, given in file.named_rewards().items()} or {_called(base): {}}
+    rewards = {name: _reward(name, given) for name, given in file.named_rewards().items()} or {_called(base.reward): {}}
     watch = _watch(base) if file.watch is None else tuple(file.watch)
     seeds = tuple(file.tuning_seeds), tuple(file.fresh_seeds)
     grid, last = tuple(file.learning_rates), file.criterion.last_epochs
@@ -117,12 +117,23 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
 
 
 def watching(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
-    """The same reward with others beside it that weigh nothing: training is the same, bit by bit."""
+    """The same reward with others beside it that weigh nothing: training is the same, bit by bit.
+
+    Raises:
+        InputError: a watched reward would be called what another one is.
+    """
     own = [component.model_dump() for component in reward.components] or [
         {"name": reward.name, "options": reward.options, "remote": reward.remote, "standardise": "none"}
     ]
-    known = {component.called for component in reward.components} or {reward.name.rpartition(":")[2]}
-    beside = [{"name": name, "weight": 0.0, "standardise": "none"} for name in watch if name not in known]
+    known = {part.called: part.name for part in reward.components} or {_called(reward): reward.name}
+    beside = []
+    for name in watch:
+        called = name.rpartition(":")[2]
+        if called not in known:
+            beside.append({"name": name, "weight": 0.0, "standardise": "none"})
+        elif known[called] != name:
+            raise InputError(f"watched reward '{name}': '{known[called]}' is called '{called}' too; rename one of them")
+        known[called] = name
     if not beside:
         return reward
     kept = reward.model_dump(exclude={"name", "options", "remote", "components"})
@@ -183,8 +194,8 @@ def _apply(tree: dict[str, Any], overrides: Overrides) -> None:
         recipes.put(tree, key, copy.deepcopy(value))
 
 
-def _called(base: TrainConfig) -> str:
-    return base.reward.name.rpartition(":")[2]
+def _called(reward: RewardSection) -> str:
+    return reward.name.rpartition(":")[2]
 
 
 def _watch(base: TrainConfig) -> tuple[str, ...]:

@@ -25,12 +25,12 @@ def load_user_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:
     of every call.
 
     Raises:
-        InputError: the module or file cannot be imported, has no such function, an option is unknown, or the function
-            does not take (images, prompts, metadata).
+        InputError: the module or file cannot be imported or ends the program, has no such function, an option is
+            unknown, a class raises when it is built, or the function does not take (images, prompts, metadata).
     """
     place, _, attribute = name.rpartition(":")
     found = _attribute(_load_file(Path(place)) if place.endswith(".py") else _load_module(place), place, attribute)
-    build = construct if inspect.isclass(found) else _with_options
+    build = _built if inspect.isclass(found) else _with_options
     reward: RewardFunction = build(found, name, options)
     _require_signature(reward, name)
     return reward
@@ -39,7 +39,7 @@ def load_user_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # a user's module may raise anything when it is run
+    except (Exception, SystemExit) as error:  # a user's module may do anything when it is run
         hint = "; a file is given as path/file.py:function" if isinstance(error, ModuleNotFoundError) else ""
         raise InputError(f"cannot import reward module '{name}': {_one_line(error)}{hint}") from error
 
@@ -56,7 +56,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # as above
+    except (Exception, SystemExit) as error:  # as above
         del sys.modules[name]
         raise InputError(f"cannot import reward file {path}: {_one_line(error)}") from error
     return module
@@ -71,6 +71,16 @@ def _attribute(module: ModuleType, place: str, name: str) -> Callable[..., Any]:
         raise InputError(f"{place}:{name} is a {type(names[name]).__name__}, expected a function or a class")
     found: Callable[..., Any] = names[name]
     return found
+
+
+def _built(kind: Callable[..., Any], name: str, options: Mapping[str, Any]) -> RewardFunction:
+    try:
+        reward: RewardFunction = construct(kind, name, options)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # as above
+        raise InputError(f"cannot build {name}: {_one_line(error)}") from error
+    return reward
 
 
 def _with_options(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> RewardFunction:
@@ -90,5 +100,5 @@ def _require_signature(reward: Callable[..., Any], name: str) -> None:
         raise InputError(f"reward '{name}' must take (images, prompts, metadata): {error}") from error
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
