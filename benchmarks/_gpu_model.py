@@ -25,8 +25,8 @@ from stepcredit.maths import gaussian, loss
 from stepcredit.policy.adapters.denoiser import configure
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.quiet import quiet_libraries
 from stepcredit.types import Trajectory
+from stepcredit.utils.logging import quiet_libraries
 
 ROUNDS = 3
 """Of what is compared in turn."""

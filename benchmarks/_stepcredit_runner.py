@@ -12,11 +12,11 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.policy.loading import load_policy
 from stepcredit.prompts import load_prompts
-from stepcredit.quiet import quiet_libraries
 from stepcredit.recipes import validate
 from stepcredit.rewards import build_reward
 from stepcredit.tracking import RunDirectory
 from stepcredit.trainer import Trainer
+from stepcredit.utils.logging import quiet_libraries
 
 
 def configuration(order: dict[str, Any]) -> TrainConfig:

@@ -48,8 +48,8 @@ from stepcredit.plans import image_groups
 from stepcredit.policy.adapters import LoraAdapter
 from stepcredit.policy.families import ATTENTION
 from stepcredit.prompts import load_prompts
-from stepcredit.quiet import quiet_libraries
-from stepcredit.seeds import Stream, epoch_generator, sample_seeds
+from stepcredit.utils.logging import quiet_libraries
+from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds
 
 HERE = Path(__file__).parent
 PINS = (

@@ -15,7 +15,7 @@ import torch
 from tests.families import FAMILIES
 from tests.families.proof import WITHOUT_LORA, Proof, prove
 
-from stepcredit.quiet import quiet_libraries
+from stepcredit.utils.logging import quiet_libraries
 
 HEAD = """# Families of pipelines
 

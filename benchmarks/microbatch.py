@@ -38,10 +38,10 @@ from stepcredit.maths import ddim, gaussian, loss
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.prompts import draw_prompts, load_prompts
-from stepcredit.quiet import quiet_libraries
-from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.sharing import alone
 from stepcredit.types import Trajectory
+from stepcredit.utils.logging import quiet_libraries
+from stepcredit.utils.seeds import Stream, sample_seeds
 
 LARGEST_DIFFERENCE = 1e-9
 Way = Callable[[], tuple[Tensor, float]]

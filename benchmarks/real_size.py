@@ -34,7 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.measure import peak_memory_bytes
 from stepcredit.policy.loading import make_policy
-from stepcredit.quiet import quiet_libraries
+from stepcredit.utils.logging import quiet_libraries
 
 
 def tokenizer() -> CLIPTokenizer:

@@ -31,7 +31,7 @@ from _scaling_page import chart, page, tables
 from _throughput import Seconds, configuration, rollout, square, timed, update
 
 from stepcredit.policy.loading import make_policy
-from stepcredit.quiet import quiet_libraries
+from stepcredit.utils.logging import quiet_libraries
 
 PIXELS = 4  # of an image along each side of a latent
 PATIENCE = 600.0

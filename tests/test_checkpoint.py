@@ -148,7 +148,7 @@ def test_an_epoch_can_be_saved_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "failing", ["stepcredit.checkpoint.save_file", "stepcredit.checkpoint._digest", "stepcredit.durable.sync"]
+    "failing", ["stepcredit.checkpoint.save_file", "stepcredit.checkpoint._digest", "stepcredit.utils.files.sync"]
 )
 def test_a_save_that_fails_leaves_the_checkpoints_before_it(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

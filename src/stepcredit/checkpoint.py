@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stepcredit.durable import written_whole
 from stepcredit.errors import InputError
+from stepcredit.utils.files import written_whole
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 _POLICY, _CREDIT = "policy.", "credit."

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from stepcredit.durable import write_atomically
+from stepcredit.utils.files import write_atomically
 
 _SMALLEST, _LARGEST = 160, 256  # pixels of a picture's longer side
 _TEXT_SIZE, _LINE_HEIGHT = 13, 17

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from stepcredit import checkpoint
 from stepcredit.checkpoint import Checkpoint, newest_sound
-from stepcredit.durable import sweep
 from stepcredit.errors import InputError
 from stepcredit.faults import Stopped, out_of_memory
-from stepcredit.interruption import finished_first
 from stepcredit.processes import Processes
 from stepcredit.progress import Progress
 from stepcredit.rewards import RewardError
 from stepcredit.state import TrainingState
 from stepcredit.tracking import RunDirectory, changed_versions
+from stepcredit.utils.files import sweep
+from stepcredit.utils.signals import finished_first
 
 
 class Keeper:

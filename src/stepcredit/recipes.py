@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened, unknown
-from stepcredit.plain_yaml import load_plain
-from stepcredit.secrets import secret_place
+from stepcredit.utils.redaction import secret_place
+from stepcredit.utils.safe_yaml import load_plain
 
 _PLACES = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
 DEFAULT = "embedded_jpeg"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stepcredit.durable import append_whole
+from stepcredit.utils.files import append_whole
 
 
 class Scalars:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.maths.step_sampling import inclusion_probabilities, step_scores, systematic_draw
-from stepcredit.seeds import Stream, epoch_generator
 from stepcredit.types import Trajectory
+from stepcredit.utils.seeds import Stream, epoch_generator
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import Any
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
-from stepcredit.durable import append_whole, write_atomically
 from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.scalars import Scalars
-from stepcredit.secrets import masked
+from stepcredit.utils.files import append_whole, write_atomically
+from stepcredit.utils.redaction import masked
 
 _PACKAGES = ("stepcredit", "torch", "diffusers", "transformers", "peft", "numpy")
 

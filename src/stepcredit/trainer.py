@@ -15,7 +15,6 @@ from torch import Tensor
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit.profiles import step_profiles
-from stepcredit.durable import written_whole
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
 from stepcredit.experience import Experience
@@ -33,13 +32,14 @@ from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
 from stepcredit.rewards.scores import join
 from stepcredit.scoring import Scoring
-from stepcredit.seeds import Stream, epoch_generator, sample_seeds
 from stepcredit.sharing import Share, deal
 from stepcredit.state import TrainingState
 from stepcredit.step_draw import step_draw
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, MeasuringCredit, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
+from stepcredit.utils.files import written_whole
+from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds
 
 
 class Trainer:

@@ -17,7 +17,7 @@ from tests.tiny import tiny_sd
 
 from stepcredit.maths import Transition
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.quiet import quiet_libraries
+from stepcredit.utils.logging import quiet_libraries
 
 GB = 10**9
 CALL = {

@@ -15,11 +15,11 @@ from tests.toy_policy import WEIGHTS, ToyPolicy
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
-from stepcredit.durable import locked
 from stepcredit.maths import Transition
 from stepcredit.processes import Processes
 from stepcredit.report import write_report
 from stepcredit.tracking import RunDirectory
+from stepcredit.utils.files import locked
 
 pytestmark = pytest.mark.usefixtures("toy")
 

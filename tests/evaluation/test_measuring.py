@@ -15,8 +15,8 @@ from stepcredit.evaluation.measuring import PromptSet, measure
 from stepcredit.evaluation.sides import SideBySide
 from stepcredit.rewards import RewardError, build_reward, checked
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.types import Plan, Prompt
+from stepcredit.utils.seeds import Stream, sample_seeds
 
 LAKE, HILL, TREE = Prompt("a lake", {"number": 0}), Prompt("a hill", {"number": 1}), Prompt("a tree", {"number": 2})
 PROMPTS = [LAKE, HILL, TREE]

@@ -25,7 +25,7 @@ from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.policy.loading import load_pipeline, load_policy, require_text_to_image, resolve_device
 from stepcredit.policy.self_check import self_check
-from stepcredit.quiet import quiet_libraries
+from stepcredit.utils.logging import quiet_libraries
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -18,11 +18,11 @@ from stepcredit import checkpoint
 from stepcredit.plans import evaluation_plan
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.quiet import quiet_libraries
 from stepcredit.rewards.images import to_pil
-from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.tracking import RunDirectory
 from stepcredit.types import Prompt
+from stepcredit.utils.logging import quiet_libraries
+from stepcredit.utils.seeds import Stream, sample_seeds
 
 OPTIONS = [
     "sample.steps=3",

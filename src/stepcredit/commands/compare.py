@@ -9,7 +9,7 @@ from pathlib import Path
 from stepcredit import recipes
 from stepcredit.comparison.reading import ComparisonFile, comparison, is_comparison, read_comparison
 from stepcredit.errors import InputError, Interrupted
-from stepcredit.interruption import interruptible
+from stepcredit.utils.signals import interruptible
 
 RUNS = Path("runs")
 SEEDS, TUNING_SEEDS = 5, 2

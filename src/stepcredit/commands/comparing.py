@@ -21,9 +21,9 @@ from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.reading import ComparisonFile
 from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
 from stepcredit.comparison.text import markdown, printed
-from stepcredit.durable import locked, write_atomically
 from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.tracking import environment
+from stepcredit.utils.files import locked, write_atomically
 
 
 def carry_out(

@@ -24,7 +24,7 @@ def doctor(model: str, overrides: Sequence[str], as_json: bool) -> None:
 
     from stepcredit.policy.examination import examine  # diffusers takes longest to import
     from stepcredit.policy.loading import load_pipeline, make_policy, usual_sampling
-    from stepcredit.quiet import quiet_libraries
+    from stepcredit.utils.logging import quiet_libraries
 
     quiet_libraries()
     pipeline = load_pipeline(config.model)

@@ -15,7 +15,6 @@ from rich.console import Console
 from stepcredit.commands.evaluated import Judges, chosen_prompts, chosen_rewards
 from stepcredit.commands.sources import Source, open_source
 from stepcredit.config import TrainConfig
-from stepcredit.durable import write_atomically
 from stepcredit.errors import InputError
 from stepcredit.evaluation.cross import cross_tables
 from stepcredit.evaluation.diversity import SPACE
@@ -26,6 +25,7 @@ from stepcredit.evaluation.text import cross_text, evaluation_text
 from stepcredit.plans import evaluation_plan
 from stepcredit.progress import live_bar
 from stepcredit.rewards import RewardError
+from stepcredit.utils.files import write_atomically
 
 
 def evaluate(

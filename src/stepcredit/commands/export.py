@@ -22,7 +22,7 @@ def export(run: Path, form: str, out: Path) -> None:
 
     from stepcredit.policy.export import FORMATS, loading_hint, write  # diffusers takes longest to import
     from stepcredit.policy.loading import load_policy
-    from stepcredit.quiet import quiet_libraries
+    from stepcredit.utils.logging import quiet_libraries
 
     if form not in FORMATS:
         raise unknown("export format", form, FORMATS)

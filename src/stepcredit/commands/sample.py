@@ -11,13 +11,13 @@ from pathlib import Path
 from PIL import Image
 
 from stepcredit.commands.sources import open_source
-from stepcredit.durable import write_atomically
 from stepcredit.errors import InputError
 from stepcredit.plans import evaluation_plan
 from stepcredit.prompts import load_prompts, prompt_text
 from stepcredit.rewards.images import to_pil
-from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.types import Plan, Policy, Prompt
+from stepcredit.utils.files import write_atomically
+from stepcredit.utils.seeds import Stream, sample_seeds
 
 BATCH = 16
 """Images in memory at a time; of these, as many are sampled at once as the configuration says."""

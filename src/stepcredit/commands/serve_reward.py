@@ -11,11 +11,11 @@ from typing import Any
 from stepcredit import recipes
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, shortened
-from stepcredit.interruption import interruptible
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.service.limits import Limits
 from stepcredit.rewards.service.token import read_token
+from stepcredit.utils.signals import interruptible
 
 
 def serve_reward(

@@ -40,7 +40,7 @@ class Source:
             safety_checker: keep the model's own, where it has one.
         """
         from stepcredit.policy import loading  # diffusers takes longest to import
-        from stepcredit.quiet import quiet_libraries
+        from stepcredit.utils.logging import quiet_libraries
 
         quiet_libraries()
         asked = {key: value for key, value in asked.items() if value is not None}

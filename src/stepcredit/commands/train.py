@@ -12,8 +12,8 @@ from pathlib import Path
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, Interrupted, some_of
-from stepcredit.interruption import interruptible
 from stepcredit.tracking import RunDirectory, config_differences, next_run_path
+from stepcredit.utils.signals import interruptible
 
 RUNS = Path("runs")
 MAY_CHANGE = (

@@ -15,7 +15,6 @@ from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.deepspeed import stage_three_as_shards
-from stepcredit.durable import locked
 from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.faults import Stopped
 from stepcredit.keeping import resume_command
@@ -28,6 +27,7 @@ from stepcredit.rewards import RewardError, build_reward
 from stepcredit.tracking import RunDirectory
 from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt
+from stepcredit.utils.files import locked
 
 if TYPE_CHECKING:
     from stepcredit.policy.pipeline import PipelinePolicy
@@ -118,7 +118,7 @@ def _built(config: TrainConfig, directory: RunDirectory, processes: Processes) -
 
     from stepcredit.policy.adapters import denoiser_name  # diffusers takes longest to import
     from stepcredit.policy.loading import load_policy
-    from stepcredit.quiet import quiet_libraries
+    from stepcredit.utils.logging import quiet_libraries
 
     quiet_libraries()
     policy = load_policy(config)

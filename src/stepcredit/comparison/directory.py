@@ -12,9 +12,9 @@ import yaml
 from stepcredit import recipes
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.protocol import Protocol
-from stepcredit.durable import write_atomically
 from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.tracking import config_differences
+from stepcredit.utils.files import write_atomically
 
 _FINISHED = "finished"
 

@@ -21,7 +21,7 @@ from stepcredit.comparison.display import Display
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
 from stepcredit.errors import shortened
-from stepcredit.interruption import finished_first
+from stepcredit.utils.signals import finished_first
 
 TRAIN = (sys.executable, "-m", "stepcredit", "train")
 POLL_SECONDS = 0.1

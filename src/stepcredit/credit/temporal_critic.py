@@ -12,8 +12,8 @@ from stepcredit.credit import CREDIT
 from stepcredit.credit.critic import Critic
 from stepcredit.credit.spread import predictions
 from stepcredit.maths.critic import explained_variance, temporal_advantages
-from stepcredit.seeds import Stream, epoch_generator
 from stepcredit.types import Trajectory
+from stepcredit.utils.seeds import Stream, epoch_generator
 
 
 @dataclass

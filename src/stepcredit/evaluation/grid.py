@@ -8,8 +8,8 @@ from itertools import cycle, islice
 
 from torch import Tensor
 
-from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.types import Plan, Policy, Prompt
+from stepcredit.utils.seeds import Stream, sample_seeds
 
 
 @dataclass(frozen=True)

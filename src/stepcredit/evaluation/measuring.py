@@ -10,8 +10,8 @@ from torch import Tensor
 from stepcredit.errors import shortened
 from stepcredit.evaluation.diversity import Embedding, Spread, thumbnail
 from stepcredit.rewards import CheckedReward, RewardError, Scores, join
-from stepcredit.seeds import Stream, sample_seeds
 from stepcredit.types import Plan, Policy, Prompt
+from stepcredit.utils.seeds import Stream, sample_seeds
 
 BATCH = 16
 """Images in memory at a time where the plan does not say."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from stepcredit.errors import InputError
-from stepcredit.seeds import Stream, epoch_generator
 from stepcredit.types import Prompt
+from stepcredit.utils.seeds import Stream, epoch_generator
 
 MOST_IMAGES = 10**7
 """Images of an epoch."""

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from stepcredit.durable import write_atomically
 from stepcredit.report.pictures import OPENING
+from stepcredit.utils.files import write_atomically
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">

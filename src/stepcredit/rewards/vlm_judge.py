@@ -21,7 +21,7 @@ from stepcredit.rewards import REWARDS
 from stepcredit.rewards.checked import RewardError
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.images import Images, to_pil
-from stepcredit.secrets import masked, secret_place
+from stepcredit.utils.redaction import masked, secret_place
 
 _QUESTIONS = {
     "logits": 'Does this image show "{prompt}"? Answer with one word, yes or no.',

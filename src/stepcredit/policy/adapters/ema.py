@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
-from stepcredit.interruption import finished_first
 from stepcredit.policy.adapters.protocol import Adapter
 from stepcredit.processes import part_like
+from stepcredit.utils.signals import finished_first
 
 _UPDATES = "ema.updates"
 

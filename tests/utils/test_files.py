@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from stepcredit import durable
-from stepcredit.durable import locked, sweep, write_atomically, written_whole
+from stepcredit.utils import files
+from stepcredit.utils.files import locked, sweep, write_atomically, written_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -111,14 +111,14 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_is_not_taken_on_a_file_that_its_last_holder_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flock, waited = durable.fcntl.flock, []
+    flock, waited = files.fcntl.flock, []
 
     def late(descriptor: int, how: int) -> None:
         flock(descriptor, how)
         if not waited:
             waited.append((tmp_path / ".lock").unlink())
 
-    monkeypatch.setattr("stepcredit.durable.fcntl.flock", late)
+    monkeypatch.setattr("stepcredit.utils.files.fcntl.flock", late)
     with locked(tmp_path), pytest.raises(BlockingIOError), locked(tmp_path):
         pass
     assert waited
@@ -152,12 +152,12 @@ def test_a_disk_without_locks_lets_everybody_in(tmp_path: Path, monkeypatch: pyt
     def unable(*_: object) -> None:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr("stepcredit.durable.fcntl.flock", unable)
+    monkeypatch.setattr("stepcredit.utils.files.fcntl.flock", unable)
     with locked(tmp_path), locked(tmp_path):
         pass
 
 
 def test_without_such_locks_at_all_everybody_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.durable.fcntl", None)
+    monkeypatch.setattr("stepcredit.utils.files.fcntl", None)
     with locked(tmp_path) as held, locked(tmp_path):
         assert held == () and list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stepcredit.seeds import Stream, epoch_generator, sample_seeds
+from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds
 
 
 def test_a_seed_depends_on_the_samples_place_alone() -> None:

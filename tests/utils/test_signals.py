@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from stepcredit.interruption import SIGNALS, finished_first, interruptible
+from stepcredit.utils.signals import SIGNALS, finished_first, interruptible
 
 
 @pytest.fixture(autouse=True)

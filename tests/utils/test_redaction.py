@@ -14,8 +14,8 @@ from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.rewards import build_reward
 from stepcredit.rewards.service.token import VARIABLE
-from stepcredit.secrets import masked, secret_place
 from stepcredit.tracking import RunDirectory, environment
+from stepcredit.utils.redaction import masked, secret_place
 
 OPTIONS = [
     ({"api_key": "hunter2"}, "api_key"),
