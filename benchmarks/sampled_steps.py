@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import yaml
 
-from stepcredit.maths.efficiency import trailing_mean
+from stepcredit.stats.efficiency import trailing_mean
 
 ALL = "all"
 LAST = 3

@@ -17,7 +17,7 @@ from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.findings import comparison_findings
 from stepcredit.comparison.text import markdown, printed
 from stepcredit.errors import InputError
-from stepcredit.maths.power import detectable
+from stepcredit.stats.power import detectable
 
 REWARD = "jpeg_compressibility"
 Rewards = Mapping[int, Sequence[float]]

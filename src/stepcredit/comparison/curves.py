@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.maths.efficiency import first_reached, trailing_mean, value_at
 from stepcredit.measure import epoch_seconds
+from stepcredit.stats.efficiency import first_reached, trailing_mean, value_at
 from stepcredit.tracking import RunDirectory
 
 

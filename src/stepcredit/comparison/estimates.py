@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcredit.maths.statistics import bootstrap_median, clustered_mean, paired_difference, plain
+from stepcredit.stats.intervals import bootstrap_median, clustered_mean, paired_difference, plain
 
 UNIT = "seed"
 BOOTSTRAP_SEED = 0

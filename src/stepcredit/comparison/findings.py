@@ -14,8 +14,8 @@ from stepcredit.comparison.choice import Choices
 from stepcredit.comparison.curves import Curve
 from stepcredit.comparison.estimates import difference, mean, median_factor
 from stepcredit.comparison.protocol import Protocol
-from stepcredit.maths.power import POWER, detectable
-from stepcredit.maths.statistics import LEVEL, RESAMPLES
+from stepcredit.stats.intervals import LEVEL, RESAMPLES
+from stepcredit.stats.power import POWER, detectable
 
 FEWEST = 3
 """Seeds from which the spread of a difference is guessed at."""

@@ -9,7 +9,6 @@ from typing import Any
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.records import Samples, fresh_runs, rows_by_arm, samples
 from stepcredit.comparison.text import Table, caveats, notes, tables, title
-from stepcredit.maths.statistics import LEVEL
 from stepcredit.report.axes import LARGE
 from stepcredit.report.charts import Line, Point, keys, line_chart
 from stepcredit.report.markup import bullets, facts, figure, gallery, note, origin, part, section, table
@@ -17,6 +16,7 @@ from stepcredit.report.page import page
 from stepcredit.report.pictures import side_by_side
 from stepcredit.report.rows import drawable
 from stepcredit.report.steps import arms_steps
+from stepcredit.stats.intervals import LEVEL
 
 Results = Mapping[str, Any]
 Arms = Mapping[str, Mapping[str, Any]]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from stepcredit.maths.statistics import mean_pairwise_distance
+from stepcredit.stats.intervals import mean_pairwise_distance
 
 Embedding = Callable[[Tensor], Tensor]
 """(images (B,3,H,W) in [0,1]) -> points (B, D) whose Euclidean distance says how different two images are."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.evaluation.measuring import Measured, PromptSet
-from stepcredit.maths.statistics import LEVEL, RESAMPLES, clustered_mean, paired_difference, plain
+from stepcredit.stats.intervals import LEVEL, RESAMPLES, clustered_mean, paired_difference, plain
 
 BASE, TUNED, DIFFERENCE = "base", "tuned", "difference"
 UNIT = "prompt"

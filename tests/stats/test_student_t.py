@@ -8,7 +8,7 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from stepcredit.maths.student import probability_within, standard_errors
+from stepcredit.stats.student_t import probability_within, standard_errors
 
 # Abramowitz and Stegun, table 26.10.
 AT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 8: 2.306, 9: 2.262, 30: 2.042, 120: 1.980}

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stepcredit.maths.power import detectable, pairs_needed
+from stepcredit.stats.power import detectable, pairs_needed
 
 
 @pytest.mark.parametrize(("effect", "exact"), [(0.2, 199), (0.3, 90), (0.5, 34), (0.8, 15), (1.0, 10), (1.5, 6)])

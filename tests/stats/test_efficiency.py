@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.maths.efficiency import first_reached, trailing_mean, value_at
+from stepcredit.stats.efficiency import first_reached, trailing_mean, value_at
 
 
 def tensor(*values: float) -> torch.Tensor:

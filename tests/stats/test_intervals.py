@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepcredit.maths.statistics import (
+from stepcredit.stats.intervals import (
     FEW,
     Estimate,
     bootstrap_median,
@@ -106,7 +106,7 @@ def test_the_seed_decides():
 def test_blocks_of_resamples_draw_anew(monkeypatch):
     values = torch.randn(12, generator=torch.Generator().manual_seed(0))
     whole = clustered_mean(values, range(12), 0)
-    monkeypatch.setattr("stepcredit.maths.statistics._BLOCK", 120)
+    monkeypatch.setattr("stepcredit.stats.intervals._BLOCK", 120)
     assert clustered_mean(values, range(12), 0).interval == pytest.approx(whole.interval, abs=0.05)
 
 

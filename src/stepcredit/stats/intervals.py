@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.maths._checks import require_dims, require_shape
-from stepcredit.maths.student import standard_errors
+from stepcredit.stats.student_t import standard_errors
 
 RESAMPLES = 10_000
 LEVEL = 0.95
