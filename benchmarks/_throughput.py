@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from stepcredit.config import TrainConfig
+from stepcredit.distributed.partition import alone
+from stepcredit.distributed.process_group import Processes
 from stepcredit.experience import Experience
 from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.processes import Processes
 from stepcredit.recipes import validate
-from stepcredit.sharing import alone
 from stepcredit.state import descent_of
 from stepcredit.types import Prompt, Trajectory
 from stepcredit.update import update_policy

@@ -32,13 +32,13 @@ from torch import Tensor
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
+from stepcredit.distributed.partition import alone
 from stepcredit.experience import Experience, Part
 from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths import ddim, gaussian, loss
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.prompts import draw_prompts, load_prompts
-from stepcredit.sharing import alone
 from stepcredit.types import Trajectory
 from stepcredit.utils.logging import quiet_libraries
 from stepcredit.utils.seeds import Stream, sample_seeds

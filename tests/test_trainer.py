@@ -18,9 +18,9 @@ from torch import Tensor
 from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT, build_credit
+from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
-from stepcredit.processes import Processes
 from stepcredit.progress import Progress
 from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth

@@ -29,12 +29,12 @@ from transformers import (
 )
 
 from stepcredit.config import ModelSection, SampleSection, TrainSection
-from stepcredit.descent import PlainDescent
+from stepcredit.distributed.optimizer import PlainDescent
+from stepcredit.distributed.partition import alone
 from stepcredit.experience import Experience
 from stepcredit.maths import gaussian
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.sharing import alone
 from stepcredit.step_draw import StepDraw
 from stepcredit.types import Policy, Prompt, Trajectory
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.config import TrainSection
+from stepcredit.distributed.partition import Share
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
-from stepcredit.sharing import Share
 from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stepcredit.distributed.partition import Share
 from stepcredit.plans import entries
-from stepcredit.sharing import Share
 from stepcredit.step_draw import StepDraw
 from stepcredit.types import Trajectory
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from stepcredit import checkpoint
 from stepcredit.checkpoint import Checkpoint, newest_sound
+from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.faults import Stopped, out_of_memory
-from stepcredit.processes import Processes
 from stepcredit.progress import Progress
 from stepcredit.rewards import RewardError
 from stepcredit.state import TrainingState

@@ -10,12 +10,12 @@ from stepcredit import checkpoint
 from stepcredit.advantages import Advantages
 from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
-from stepcredit.deepspeed import DeepSpeedDescent
-from stepcredit.descent import Descent, PlainDescent
+from stepcredit.distributed.adamw import build_optimiser
+from stepcredit.distributed.deepspeed import DeepSpeedDescent
+from stepcredit.distributed.optimizer import Descent, PlainDescent
+from stepcredit.distributed.process_group import Processes, whole_tensor
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
-from stepcredit.optimiser import build_optimiser
-from stepcredit.processes import Processes, whole_tensor
 from stepcredit.tracking import package_versions
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit.profiles import step_profiles
+from stepcredit.distributed.partition import Share, deal
+from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
 from stepcredit.experience import Experience
@@ -25,14 +27,12 @@ from stepcredit.keeping import Keeper
 from stepcredit.measure import Clock, peak_memory_bytes
 from stepcredit.plans import evaluation_plan, image_groups, largest_update, microbatch, training_plan
 from stepcredit.policy.self_check import SINGLE_TOLERANCE, TOLERANCE, self_check
-from stepcredit.processes import Processes
 from stepcredit.profiling import profiled, profiled_epoch
 from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
 from stepcredit.rewards.scores import join
 from stepcredit.scoring import Scoring
-from stepcredit.sharing import Share, deal
 from stepcredit.state import TrainingState
 from stepcredit.step_draw import step_draw
 from stepcredit.tracking import RunDirectory

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from stepcredit.config import TrainSection
-from stepcredit.descent import Descent
+from stepcredit.distributed.optimizer import Descent
 from stepcredit.experience import Experience
 from stepcredit.faults import Guard
 from stepcredit.gradient import accumulate_gradient

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepcredit.distributed.process_group import Processes
 from stepcredit.faults import Stopped
-from stepcredit.processes import Processes
 
 _FIGURES = ("approx_kl", "clip_fraction", "reference_kl", "loss", "grad_norm", "first_ratio")
 

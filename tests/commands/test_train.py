@@ -15,8 +15,8 @@ from tests.toy_policy import WEIGHTS, ToyPolicy
 
 from stepcredit import recipes
 from stepcredit.config import TrainConfig
+from stepcredit.distributed.process_group import Processes
 from stepcredit.maths import Transition
-from stepcredit.processes import Processes
 from stepcredit.report import write_report
 from stepcredit.tracking import RunDirectory
 from stepcredit.utils.files import locked

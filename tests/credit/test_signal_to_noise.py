@@ -16,11 +16,11 @@ from torch import Tensor
 from stepcredit.config import CreditSection, TrainSection
 from stepcredit.credit import build_credit
 from stepcredit.credit.signal_to_noise import SignalToNoise
+from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.experience import Part
 from stepcredit.gradient import accumulate_gradient, step_gradient
 from stepcredit.maths.signal import agreement, reliability_factors
-from stepcredit.processes import Processes
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.trainer import Trainer
 from stepcredit.types import MeasuringCredit, Prompt, Trajectory

@@ -19,11 +19,11 @@ from tests.families.proof import WITHOUT_LORA, configuration
 from tests.tiny import PROMPTS, SEEDS, log_prob
 from torch import Tensor, distributed
 
+from stepcredit.distributed.process_group import separate, whole_tensor
 from stepcredit.policy.adapters.sharding import shared_out
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import self_check
-from stepcredit.processes import separate, whole_tensor
 from stepcredit.types import Plan, Trajectory
 
 PLAN = Plan(4, range(4), batch=2)

@@ -15,10 +15,10 @@ from threading import Event
 from typing import Any
 
 import torch
+from tests.distributed.launched import free_port
 from tests.faults import victim
 from tests.faults.disk import FULL, failing_fsync
 from tests.faults.injected import CPU, Injection, at_calls, raising
-from tests.launched import free_port
 from tests.toy_policy import ToyPolicy
 
 import stepcredit.trainer  # noqa: F401  # imported once, before the fork

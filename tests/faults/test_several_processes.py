@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from tests.commands.command_line import TOY, rows
+from tests.distributed.launched import RUN, command, run
 from tests.faults.killing import assert_same_run, hidden
 from tests.faults.pair import Pair
 from tests.faults.test_faults import CARRIES_ON
 from tests.hostile.trials import REFUSED, record
-from tests.launched import RUN, command, run
 from tests.toy_policy import WEIGHTS
 
 from stepcredit import checkpoint

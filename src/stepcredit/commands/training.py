@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.deepspeed import stage_three_as_shards
+from stepcredit.distributed.deepspeed import stage_three_as_shards
+from stepcredit.distributed.process_group import Processes, in_words, joined
 from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.faults import Stopped
 from stepcredit.keeping import resume_command
 from stepcredit.plans import largest_update
-from stepcredit.processes import Processes, in_words, joined
 from stepcredit.progress import ConsoleProgress, Progress
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report

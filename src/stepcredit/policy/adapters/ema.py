@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from stepcredit.distributed.process_group import part_like
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.protocol import Adapter
-from stepcredit.processes import part_like
 from stepcredit.utils.signals import finished_first
 
 _UPDATES = "ema.updates"

@@ -13,10 +13,10 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from stepcredit.distributed.process_group import whole_tensor
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.denoiser import denoiser_name
 from stepcredit.policy.adapters.sharding import is_first, placed_like, shared_out
-from stepcredit.processes import whole_tensor
 
 
 class FullAdapter:

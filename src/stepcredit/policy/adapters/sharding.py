@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from stepcredit.distributed.process_group import part_like
 from stepcredit.policy.adapters.denoiser import repeated_blocks
-from stepcredit.processes import part_like
 
 
 def share_out(denoiser: Any) -> None:

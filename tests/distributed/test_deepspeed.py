@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.launched import ROOT, RUN, command, finished, free_port, rows
-from tests.launched import run as run_plainly
+from tests.distributed.launched import ROOT, RUN, command, finished, free_port, rows
+from tests.distributed.launched import run as run_plainly
+from tests.distributed.test_two_processes import FIGURES
 from tests.test_trainer import start
-from tests.test_two_processes import FIGURES
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import nn
 
-from stepcredit.deepspeed import fitted, handed, stage_three_as_shards
+from stepcredit.distributed.deepspeed import fitted, handed, stage_three_as_shards
+from stepcredit.distributed.process_group import DEEPSPEED, Processes, joined
 from stepcredit.errors import InputError
 from stepcredit.keeping import Keeper
-from stepcredit.processes import DEEPSPEED, Processes, joined
 from stepcredit.progress import Progress
 from stepcredit.state import descent_of
 
@@ -177,7 +177,7 @@ def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pyte
     with pytest.raises(InputError, match="but the command was not started by accelerate"):
         joined(None, cpu=True)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr("stepcredit.processes.find_spec", lambda name: None)
+    monkeypatch.setattr("stepcredit.distributed.process_group.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs deepspeed: pip install 'stepcredit\[deepspeed\]'"):
         joined(None, cpu=True)
 
@@ -206,7 +206,7 @@ def launched(stage: int, folder: Path, *words: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_steps_are_those_of_one_optimiser_with_all_gradients(stage: int) -> None:
     """With another number of forwards in each process, and updates that one of the two spoils."""
-    said = launched(stage, ROOT, "tests.deepspeed_steps")
+    said = launched(stage, ROOT, "tests.distributed.deepspeed_steps")
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout.splitlines()[-1])
     assert [step["made"] for step in found.values()] == [[True] * 2, [False] * 2, [False] * 2, [True] * 2, [True] * 2]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
 from stepcredit.config import TrainConfig, TrainSection
-from stepcredit.descent import Step, finite, forget_gradients
+from stepcredit.distributed.adamw import build_optimiser
+from stepcredit.distributed.optimizer import Step, finite, forget_gradients
+from stepcredit.distributed.process_group import DEEPSPEED, Processes
 from stepcredit.errors import InputError, shortened
-from stepcredit.optimiser import build_optimiser
-from stepcredit.processes import DEEPSPEED, Processes
 from stepcredit.types import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -1,6 +1,6 @@
 """Started twice: shares a network's weights out (FSDP2), asks for its gradients, separates and ends at once.
 
-python -m tests.separated RANK FILE
+python -m tests.distributed.separated RANK FILE
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from stepcredit.processes import separate, whole_tensor
+from stepcredit.distributed.process_group import separate, whole_tensor
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
-from stepcredit.processes import Processes, part_like, whole_tensor
+from stepcredit.distributed.process_group import Processes, part_like, whole_tensor
 from stepcredit.types import Policy
 
 

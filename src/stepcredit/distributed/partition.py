@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from stepcredit.processes import Processes
+from stepcredit.distributed.process_group import Processes
 from stepcredit.types import Trajectory
 
 Item = TypeVar("Item")

@@ -1,6 +1,6 @@
 """`stepcredit` on one process or several, each of which keeps the gradient of its first update.
 
-    torchrun --nproc-per-node 2 -m -- tests.first_gradient FOLDER train RECIPE...
+    torchrun --nproc-per-node 2 -m -- tests.distributed.first_gradient FOLDER train RECIPE...
 
 writes FOLDER/0.safetensors and FOLDER/1.safetensors: those of all weights as the optimiser gets them, added up over the
 processes, before they are clipped.

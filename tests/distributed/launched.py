@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ACCELERATE = [

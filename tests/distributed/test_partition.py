@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from stepcredit.distributed.partition import Share, alone, deal
+from stepcredit.distributed.process_group import Processes, joined
 from stepcredit.errors import InputError, StepcreditError
 from stepcredit.plans import image_groups
-from stepcredit.processes import Processes, joined
-from stepcredit.sharing import Share, alone, deal
 
 
 class Imagined(Processes):

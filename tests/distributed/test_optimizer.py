@@ -12,8 +12,8 @@ from tests.tiny import PROMPTS, SEEDS, tiny_policy
 from tests.toy_policy import ToyPolicy, toy_config
 
 from stepcredit.config import TrainSection
+from stepcredit.distributed.adamw import build_optimiser
 from stepcredit.faults import Guard
-from stepcredit.optimiser import build_optimiser
 from stepcredit.state import TrainingState
 
 __all__ = ["module"]

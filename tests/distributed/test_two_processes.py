@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.distributed.launched import ROOT, RUN, accelerate, all_finished, finished, launcher, machines, rows, run
 from tests.families import FAMILIES
-from tests.launched import ROOT, RUN, accelerate, all_finished, finished, launcher, machines, rows, run
 
 from stepcredit.checkpoint import Checkpoint, found, load, policy_tensors
 
@@ -38,7 +38,9 @@ def test_two_processes_take_the_gradient_and_walk_the_curve_of_one(overrides: li
     for name, start, processes in (("a", [sys.executable, "-m"], 1), ("b", [*launcher(2), "--"], 2)):
         (tmp_path / f"gradient_{name}").mkdir()
         words = ["train", "embedded_jpeg", *RUN, *overrides, f"run.processes={processes}", "--run", name]
-        said = finished([*start, "tests.first_gradient", f"gradient_{name}", *words], tmp_path, PYTHONPATH=PATH)
+        said = finished(
+            [*start, "tests.distributed.first_gradient", f"gradient_{name}", *words], tmp_path, PYTHONPATH=PATH
+        )
         assert said.returncode == 0, said.stderr
         assert said.stdout.count("self-check:") == 1, "one process speaks"
     assert_same_gradients(tmp_path)
@@ -149,7 +151,10 @@ def test_weights_that_are_shared_out_are_trained_as_whole_ones(
 def test_processes_end_in_peace_once_they_are_separate(tmp_path: Path) -> None:
     """Without the pause of `separate`, about one pair in four ends in an abort of gloo's threads."""
     for pair in range(10):
-        words = [[sys.executable, "-m", "tests.separated", str(rank), str(tmp_path / f"{pair}")] for rank in range(2)]
+        words = [
+            [sys.executable, "-m", "tests.distributed.separated", str(rank), str(tmp_path / f"{pair}")]
+            for rank in range(2)
+        ]
         ended = all_finished(words, ROOT)
         assert [code for code, _ in ended] == [0, 0], (pair, ended)
 

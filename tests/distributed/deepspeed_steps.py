@@ -1,6 +1,6 @@
 """Started by accelerate with DeepSpeed: an optimiser that is shared out against one that is whole.
 
-    accelerate launch --use_deepspeed --zero_stage 2 --num_processes 2 -m tests.deepspeed_steps
+    accelerate launch --use_deepspeed --zero_stage 2 --num_processes 2 -m tests.distributed.deepspeed_steps
 
 prints a JSON object: of each step, whether it was made, whether plain AdamW made it with the gradients of all
 processes, and the largest relative difference of norm, weights and moments.
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.config import TrainSection
-from stepcredit.deepspeed import DeepSpeedDescent
-from stepcredit.descent import PlainDescent, Step
-from stepcredit.optimiser import build_optimiser
-from stepcredit.processes import joined
+from stepcredit.distributed.adamw import build_optimiser
+from stepcredit.distributed.deepspeed import DeepSpeedDescent
+from stepcredit.distributed.optimizer import PlainDescent, Step
+from stepcredit.distributed.process_group import joined
 
 SECTION = TrainSection(learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.5)
 ROWS = torch.linspace(-2.0, 3.0, 28).view(7, 4)
