@@ -12,9 +12,9 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.policy.loading import load_policy
 from stepcredit.prompts import load_prompts
-from stepcredit.recipes import validate
 from stepcredit.rewards import build_reward
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.recipes import validate
 from stepcredit.trainer import Trainer
 from stepcredit.utils.logging import quiet_libraries
 

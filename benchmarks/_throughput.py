@@ -16,7 +16,7 @@ from stepcredit.distributed.process_group import Processes
 from stepcredit.experience import Experience
 from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.recipes import validate
+from stepcredit.runs.recipes import validate
 from stepcredit.state import descent_of
 from stepcredit.types import Prompt, Trajectory
 from stepcredit.update import update_policy

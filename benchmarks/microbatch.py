@@ -30,7 +30,6 @@ import torch
 from _throughput import break_even
 from torch import Tensor
 
-from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.partition import alone
 from stepcredit.experience import Experience, Part
@@ -39,6 +38,7 @@ from stepcredit.maths import ddim, gaussian, loss
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.prompts import draw_prompts, load_prompts
+from stepcredit.runs import recipes
 from stepcredit.types import Trajectory
 from stepcredit.utils.logging import quiet_libraries
 from stepcredit.utils.seeds import Stream, sample_seeds

@@ -32,8 +32,8 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from stepcredit.embedded.tokenizer import build_tokenizer
-from stepcredit.measure import peak_memory_bytes
 from stepcredit.policy.loading import make_policy
+from stepcredit.runs.timing import peak_memory_bytes
 from stepcredit.utils.logging import quiet_libraries
 
 

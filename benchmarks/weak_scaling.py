@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from stepcredit.measure import epoch_seconds
+from stepcredit.runs.timing import epoch_seconds
 
 IMAGES, PER_PROMPT = 32, 8
 

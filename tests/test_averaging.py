@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from tests.toy_policy import WEIGHTS, ToyPolicy, toy_config
 from torch import Tensor
 
-from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.policy.adapters.ema import AveragedAdapter, warmed_up
 from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import checkpoint
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt, Rollout
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from stepcredit import recipes
+from stepcredit.runs import recipes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

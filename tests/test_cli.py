@@ -16,8 +16,8 @@ from tests.commands.command_line import only_line, refused, stepcredit
 from stepcredit import cli
 from stepcredit.credit import CREDIT
 from stepcredit.errors import InputError, Interrupted, StepcreditError
-from stepcredit.recipes import packaged
 from stepcredit.rewards import REWARDS
+from stepcredit.runs.recipes import packaged
 
 SCRIPT = Path(sys.executable).with_name("stepcredit")
 COMMANDS = [[str(SCRIPT)], [sys.executable, "-m", "stepcredit"]]

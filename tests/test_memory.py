@@ -17,7 +17,7 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.trainer import Trainer
 from stepcredit.types import Plan, Trajectory, Transition
 from stepcredit.update import update_policy

@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
-from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT, build_credit
 from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
-from stepcredit.progress import Progress
 from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import checkpoint
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.progress import Progress
 from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt, RewardFunction, Rollout, Trajectory
 

@@ -6,9 +6,7 @@ import operator
 
 import torch
 
-from stepcredit import checkpoint
 from stepcredit.advantages import Advantages
-from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.adamw import build_optimiser
 from stepcredit.distributed.deepspeed import DeepSpeedDescent
@@ -16,7 +14,9 @@ from stepcredit.distributed.optimizer import Descent, PlainDescent
 from stepcredit.distributed.process_group import Processes, whole_tensor
 from stepcredit.errors import InputError, shortened
 from stepcredit.faults import Guard
-from stepcredit.tracking import package_versions
+from stepcredit.runs import checkpoint
+from stepcredit.runs.checkpoint import Checkpoint
+from stepcredit.runs.directory import package_versions
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
 

@@ -22,20 +22,20 @@ from stepcredit.evaluation import evaluate
 from stepcredit.experience import Experience
 from stepcredit.faults import Guard, require_finite
 from stepcredit.gradient import step_gradient
-from stepcredit.grids import save_grid
 from stepcredit.keeping import Keeper
-from stepcredit.measure import Clock, peak_memory_bytes
 from stepcredit.plans import evaluation_plan, image_groups, largest_update, microbatch, training_plan
 from stepcredit.policy.self_check import SINGLE_TOLERANCE, TOLERANCE, self_check
-from stepcredit.profiling import profiled, profiled_epoch
-from stepcredit.progress import Progress
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
 from stepcredit.rewards.scores import join
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.image_grid import save_grid
+from stepcredit.runs.profiler import profiled, profiled_epoch
+from stepcredit.runs.progress import Progress
+from stepcredit.runs.timing import Clock, peak_memory_bytes
 from stepcredit.scoring import Scoring
 from stepcredit.state import TrainingState
 from stepcredit.step_draw import step_draw
-from stepcredit.tracking import RunDirectory
 from stepcredit.types import CreditAssigner, MeasuringCredit, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
 from stepcredit.utils.files import written_whole

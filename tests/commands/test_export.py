@@ -14,11 +14,11 @@ from tests.families import FAMILIES
 from tests.policy.adapted import attached, images, shift
 from torch import Tensor
 
-from stepcredit import checkpoint
-from stepcredit.checkpoint import Checkpoint
 from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.policy.adapters import Adapter, attach
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import checkpoint
+from stepcredit.runs.checkpoint import Checkpoint
+from stepcredit.runs.directory import RunDirectory
 
 LOADED: list[TrainConfig] = []
 FORMATS = ("diffusers", "kohya", "merged")

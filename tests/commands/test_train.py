@@ -13,12 +13,12 @@ import yaml
 from tests.commands.command_line import TOY, newest_checkpoint, only_line, refused, rows, stepcredit, tree
 from tests.toy_policy import WEIGHTS, ToyPolicy
 
-from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.process_group import Processes
 from stepcredit.maths import Transition
 from stepcredit.report import write_report
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import recipes
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.utils.files import locked
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -205,7 +205,7 @@ def test_sigterm_is_ctrl_c_while_training_and_only_then(here: Path, sigterm: Cal
     assert signal.getsignal(signal.SIGTERM) is sigterm
 
 
-@pytest.mark.parametrize("moment", ["stepcredit.policy.loading.load_policy", "stepcredit.checkpoint.save"])
+@pytest.mark.parametrize("moment", ["stepcredit.policy.loading.load_policy", "stepcredit.runs.checkpoint.save"])
 def test_a_run_interrupted_before_its_first_checkpoint_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

@@ -15,8 +15,8 @@ from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.choice import Choice
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
 from stepcredit.comparison.findings import comparison_findings
-from stepcredit.grids import save_grid
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.image_grid import save_grid
 
 RATE = 0.01
 CREDIT = {"uniform": [1.0, 1.0, 1.0], "linear": [1.5, 1.0, 0.5], "third": [2.0, 0.7, 0.3]}

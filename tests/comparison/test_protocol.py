@@ -10,7 +10,6 @@ import pytest
 import yaml
 from tests.comparison.faked import FILE
 
-from stepcredit import recipes
 from stepcredit.comparison.cells import fresh_cells, tuning_cells
 from stepcredit.comparison.files import own_files
 from stepcredit.comparison.protocol import Protocol, make_protocol, watching
@@ -18,6 +17,7 @@ from stepcredit.comparison.reading import comparison
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.rewards import build_reward
+from stepcredit.runs import recipes
 
 
 def protocol(**changes: Any) -> Protocol:

@@ -24,7 +24,7 @@ from stepcredit.distributed.deepspeed import fitted, handed, stage_three_as_shar
 from stepcredit.distributed.process_group import DEEPSPEED, Processes, joined
 from stepcredit.errors import InputError
 from stepcredit.keeping import Keeper
-from stepcredit.progress import Progress
+from stepcredit.runs.progress import Progress
 from stepcredit.state import descent_of
 
 # An extra that few want: it is built from source, and on a CPU compiles a part of itself in minutes. What these slow

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.distributed.launched import ROOT, RUN, accelerate, all_finished, finished, launcher, machines, rows, run
 from tests.families import FAMILIES
 
-from stepcredit.checkpoint import Checkpoint, found, load, policy_tensors
+from stepcredit.runs.checkpoint import Checkpoint, found, load, policy_tensors
 
 PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 TOLERANCE = 2e-6

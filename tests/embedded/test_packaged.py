@@ -23,7 +23,7 @@ from stepcredit.plans import image_groups, microbatch, training_plan
 from stepcredit.policy.loading import load_policy, require_text_to_image
 from stepcredit.policy.self_check import self_check
 from stepcredit.prompts import load_prompts
-from stepcredit.recipes import validate
+from stepcredit.runs.recipes import validate
 from stepcredit.types import Prompt
 
 

@@ -10,11 +10,11 @@ import torch
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
-from stepcredit import recipes
 from stepcredit.evaluation.measuring import PromptSet, measure
 from stepcredit.evaluation.sides import SideBySide
 from stepcredit.rewards import RewardError, build_reward, checked
 from stepcredit.rewards.warmth import Warmth
+from stepcredit.runs import recipes
 from stepcredit.types import Plan, Prompt
 from stepcredit.utils.seeds import Stream, sample_seeds
 

@@ -20,9 +20,9 @@ from stepcredit.policy.families import family_of
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import SelfCheck, self_check
-from stepcredit.recipes import validate
 from stepcredit.rewards import build_reward
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.recipes import validate
 from stepcredit.trainer import Trainer
 from stepcredit.types import Plan
 

@@ -13,7 +13,7 @@ import numpy as np
 from tests.commands.command_line import newest_checkpoint, rows, tree
 from tests.faults.victim import SIGNALS, Moment, run
 
-from stepcredit import checkpoint
+from stepcredit.runs import checkpoint
 
 TOY_POLICY = "toy policy"
 SECONDS = 300.0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.commands.command_line import TINY, TOY, newest_checkpoint, rows, stepcredit, tree
 
-from stepcredit import checkpoint
+from stepcredit.runs import checkpoint
 
 
 def stopped_and_whole(*words: str) -> None:

@@ -20,9 +20,10 @@ from tests.faults.killing import hidden
 from tests.hostile.trials import REFUSED, record
 from tests.toy_policy import WEIGHTS, ToyPolicy
 
-from stepcredit import checkpoint, scalars, scoring
+from stepcredit import scoring
 from stepcredit.maths import loss
 from stepcredit.rewards.warmth import Warmth
+from stepcredit.runs import checkpoint, tensorboard
 
 pytestmark = pytest.mark.usefixtures("toy")
 CARRIES_ON = "told, carries on"
@@ -167,10 +168,10 @@ FAULTS = [
     Fault("run directory read-only", "from epoch 2 on; injected", full("epoch_0002", 1, CLOSED),
           "Read-only file system"),
     Fault("TensorBoard fails", "from the start",
-          lambda: patched(scalars, "_new_path", lambda _: raising(OSError(5, "no!"))),
+          lambda: patched(tensorboard, "_new_path", lambda _: raising(OSError(5, "no!"))),
           "TensorBoard's file in a/tensorboard cannot be written (no!); the run goes on without it", carries_on=True),
     Fault("TensorBoard fails", "in epoch 2",
-          lambda: at_calls(scalars, "_records", range(2, ALWAYS), raising(ValueError("odd"))),
+          lambda: at_calls(tensorboard, "_records", range(2, ALWAYS), raising(ValueError("odd"))),
           "TensorBoard's file in a/tensorboard cannot be written (odd); the run goes on without it", carries_on=True),
 ]  # fmt: skip
 
@@ -360,8 +361,8 @@ def test_what_stops_between_updates_costs_no_finished_epoch(here: Path, every: i
 
 def test_other_versions_are_told_of_on_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stepcredit("train", *TOY, "--run", "a", "train.epochs=1").code == 0
-    monkeypatch.setattr("stepcredit.tracking._PACKAGES", ("torch", "numpy"))
-    monkeypatch.setattr("stepcredit.tracking._version", {"torch": "9.9", "numpy": torch.__version__}.get)
+    monkeypatch.setattr("stepcredit.runs.directory._PACKAGES", ("torch", "numpy"))
+    monkeypatch.setattr("stepcredit.runs.directory._version", {"torch": "9.9", "numpy": torch.__version__}.get)
     said = stepcredit("train", "--resume", "--run", "a", "train.epochs=2")
     assert said.code == 0
     assert re.search(

@@ -21,7 +21,7 @@ from tests.faults.test_faults import CARRIES_ON
 from tests.hostile.trials import REFUSED, record
 from tests.toy_policy import WEIGHTS
 
-from stepcredit import checkpoint
+from stepcredit.runs import checkpoint
 
 BOUND = 40.0
 """Seconds from a worker's death to the end of the job: torchrun gives the others 30, and a few for its own."""

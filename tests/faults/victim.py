@@ -22,11 +22,11 @@ import torch
 from tests.toy_policy import ToyPolicy
 
 import stepcredit.policy.loading
-from stepcredit import checkpoint
 from stepcredit.cli import main
 from stepcredit.commands import training
 from stepcredit.config import TrainConfig
 from stepcredit.rewards.checked import CheckedReward
+from stepcredit.runs import checkpoint
 from stepcredit.trainer import Trainer
 
 torch.set_num_threads(1)

@@ -13,11 +13,11 @@ from tests.commands.command_line import stepcredit
 from tests.hostile.trials import REFUSED, WORKS, cases, outcome_of, record, survive
 from tests.hostile.values import JSON_VALUES, NUMBERS, TEXT, damaged
 
-from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT, build_credit
 from stepcredit.prompts import draw_prompts, load_prompts
 from stepcredit.rewards import build_reward
+from stepcredit.runs import recipes
 
 FILE, OVERRIDE = "recipe file", "override"
 KEYS = [

@@ -14,9 +14,9 @@ from tests.hostile.trials import REFUSED, WORKS, cases, outcome_of, record, surv
 from tests.hostile.values import ANY_TEXT, JSON_VALUES, TEXT, damaged
 
 from stepcredit.errors import InputError
-from stepcredit.grids import _caption, save_grid
 from stepcredit.prompts import draw_prompts, load_prompts
 from stepcredit.prompts.files import LONGEST
+from stepcredit.runs.image_grid import _caption, save_grid
 from stepcredit.types import Prompt
 
 WHAT = "prompt file"

@@ -16,11 +16,11 @@ from tests.hostile.values import JSON_VALUES, NUMBERS, TEXT, damaged
 from tests.test_trainer import resume, start
 from tests.toy_policy import toy_config
 
-from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.report import write_report
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import checkpoint
+from stepcredit.runs.directory import RunDirectory
 
 METRICS, ENVIRONMENT, CHECKPOINT = "metrics.jsonl", "environment.json", "checkpoint folder"
 CONFIG = toy_config(train={"epochs": 3})

@@ -25,7 +25,7 @@ from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.self_check import self_check
 from stepcredit.rewards import build_reward
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.trainer import Trainer
 from stepcredit.types import Plan, Trajectory
 

@@ -14,8 +14,8 @@ from tests.report.chromium import Chromium, installed
 from tests.report.test_report import row, start, write_rows
 
 from stepcredit.comparison.page import write_comparison_report
-from stepcredit.grids import save_grid
 from stepcredit.report import write_report
+from stepcredit.runs.image_grid import save_grid
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 SCHEMES = {"light": "rgb(255, 255, 255)", "dark": "rgb(23, 23, 27)"}

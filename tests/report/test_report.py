@@ -12,9 +12,9 @@ from tests.toy_policy import toy_config
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.grids import save_grid
 from stepcredit.report import write_report
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.image_grid import save_grid
 from stepcredit.types import Prompt
 
 ATTACK = "<script>alert('x')</script>"

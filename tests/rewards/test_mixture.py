@@ -12,7 +12,6 @@ import torch
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
-from stepcredit import recipes
 from stepcredit.advantages import Advantages
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
@@ -22,7 +21,8 @@ from stepcredit.rewards import RewardError, Scores, build_reward, checked
 from stepcredit.rewards.jpeg import JpegCompressibility
 from stepcredit.rewards.scores import Component, mix
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import recipes
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt
 

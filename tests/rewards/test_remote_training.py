@@ -18,7 +18,7 @@ from stepcredit.rewards import RewardError, build_reward
 from stepcredit.rewards.service.app import create_app
 from stepcredit.rewards.service.token import VARIABLE
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt
 

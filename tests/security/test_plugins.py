@@ -11,7 +11,7 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT
 from stepcredit.report import write_report
 from stepcredit.rewards import REWARDS, build_reward
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
 
 CODE = """
 from pathlib import Path

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from tests.commands.command_line import TOY, stepcredit
 
-from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.rewards import build_reward
 from stepcredit.rewards.service.token import VARIABLE
-from stepcredit.tracking import RunDirectory, environment
+from stepcredit.runs import recipes
+from stepcredit.runs.directory import RunDirectory, environment
 from stepcredit.utils.redaction import masked, secret_place
 
 OPTIONS = [

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepcredit import recipes
 from stepcredit.comparison.reading import ComparisonFile, comparison, is_comparison, read_comparison
 from stepcredit.errors import InputError, Interrupted
+from stepcredit.runs import recipes
 from stepcredit.utils.signals import interruptible
 
 RUNS = Path("runs")

@@ -22,7 +22,7 @@ from stepcredit.comparison.reading import ComparisonFile
 from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
 from stepcredit.comparison.text import markdown, printed
 from stepcredit.errors import InputError, StepcreditError, some_of
-from stepcredit.tracking import environment
+from stepcredit.runs.directory import environment
 from stepcredit.utils.files import locked, write_atomically
 
 

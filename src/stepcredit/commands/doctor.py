@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.plans import microbatch
+from stepcredit.runs import recipes
 
 if TYPE_CHECKING:
     from stepcredit.policy.examination import Examination

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stepcredit import recipes
 from stepcredit.commands.sources import Source
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.evaluation.measuring import PromptSet
 from stepcredit.prompts import load_prompts, prompt_names
 from stepcredit.rewards import CheckedReward, build_reward
+from stepcredit.runs import recipes
 
 TRAINING, HELD_OUT = "training", "held-out"
 """What `--prompts` calls the prompts that a run was trained on, and those of the bundled list that goes with them."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, unknown
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import checkpoint
+from stepcredit.runs.directory import RunDirectory
 
 
 def export(run: Path, form: str, out: Path) -> None:

@@ -9,13 +9,13 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from stepcredit import recipes
 from stepcredit.credit import CREDIT
 from stepcredit.errors import unknown
 from stepcredit.prompts import prompt_names
 from stepcredit.registry import Registry
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards.card import RewardCard
+from stepcredit.runs import recipes
 
 Part = dict[str, str]
 

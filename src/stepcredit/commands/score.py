@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stepcredit import recipes
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, shortened
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.preprocess import to_unit
+from stepcredit.runs import recipes
 
 
 @dataclass(frozen=True)

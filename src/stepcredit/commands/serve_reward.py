@@ -8,13 +8,13 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
-from stepcredit import recipes
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, shortened
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.extras import require_extra
 from stepcredit.rewards.service.limits import Limits
 from stepcredit.rewards.service.token import read_token
+from stepcredit.runs import recipes
 from stepcredit.utils.signals import interruptible
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepcredit import checkpoint, recipes
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import checkpoint, recipes
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.types import Policy
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, Interrupted, some_of
-from stepcredit.tracking import RunDirectory, config_differences, next_run_path
+from stepcredit.runs import recipes
+from stepcredit.runs.directory import RunDirectory, config_differences, next_run_path
 from stepcredit.utils.signals import interruptible
 
 RUNS = Path("runs")

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepcredit import checkpoint
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.distributed.deepspeed import stage_three_as_shards
@@ -20,11 +19,12 @@ from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.faults import Stopped
 from stepcredit.keeping import resume_command
 from stepcredit.plans import largest_update
-from stepcredit.progress import ConsoleProgress, Progress
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
 from stepcredit.rewards import RewardError, build_reward
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs import checkpoint
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.progress import ConsoleProgress, Progress
 from stepcredit.trainer import Trainer
 from stepcredit.types import Prompt
 from stepcredit.utils.files import locked

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.measure import epoch_seconds
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.timing import epoch_seconds
 from stepcredit.stats.efficiency import first_reached, trailing_mean, value_at
-from stepcredit.tracking import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from stepcredit import recipes
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.errors import InputError, shortened, some_of
-from stepcredit.tracking import config_differences
+from stepcredit.runs import recipes
+from stepcredit.runs.directory import config_differences
 from stepcredit.utils.files import write_atomically
 
 _FINISHED = "finished"

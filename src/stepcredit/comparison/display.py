@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 
 from stepcredit.comparison.cells import Cell
-from stepcredit.progress import live_bar, restart
+from stepcredit.runs.progress import live_bar, restart
 
 
 class Display:

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from stepcredit import recipes
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.sections import page_of
 from stepcredit.errors import InputError, shortened
 from stepcredit.report.page import save
 from stepcredit.report.rows import json_object, mapping
+from stepcredit.runs import recipes
 
 _REMEDY = "delete it and give the same `stepcredit compare` again, which makes it anew from the finished runs"
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepcredit import recipes
 from stepcredit.comparison.files import own_files, parts_of
 from stepcredit.comparison.reading import ComparisonFile, Overrides
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
@@ -17,6 +16,7 @@ from stepcredit.prompts import load_prompts
 from stepcredit.registry import require_options
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards.user import load_user_reward
+from stepcredit.runs import recipes
 
 EMBEDDED = ("embedded", "embedded-flow")
 CAPTIONS = ("shapes", "shapes-held-out")

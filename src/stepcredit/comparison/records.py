@@ -12,7 +12,7 @@ from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.errors import InputError
 from stepcredit.report.pictures import Picture, first_and_last
 from stepcredit.report.rows import Row
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
 
 Runs = Mapping[str, Mapping[int, Path]]
 """The fresh runs on one reward, by arm and seed."""

@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepcredit import checkpoint, recipes
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.display import Display
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
 from stepcredit.errors import shortened
+from stepcredit.runs import checkpoint, recipes
 from stepcredit.utils.signals import finished_first
 
 TRAIN = (sys.executable, "-m", "stepcredit", "train")

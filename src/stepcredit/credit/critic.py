@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
 from stepcredit.maths.critic import clipped_value_loss, neuron_activity
+from stepcredit.runs.checkpoint import optimiser_tensors, restore_optimiser
 
 MAX_GRAD_NORM = 1.0
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
 from stepcredit.config import TrainConfig, TrainSection
 from stepcredit.distributed.adamw import build_optimiser
 from stepcredit.distributed.optimizer import Step, finite, forget_gradients
 from stepcredit.distributed.process_group import DEEPSPEED, Processes
 from stepcredit.errors import InputError, shortened
+from stepcredit.runs.checkpoint import optimiser_tensors, restore_optimiser
 from stepcredit.types import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

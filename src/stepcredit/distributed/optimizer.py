@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from stepcredit.checkpoint import optimiser_tensors, restore_optimiser
 from stepcredit.distributed.process_group import Processes, part_like, whole_tensor
+from stepcredit.runs.checkpoint import optimiser_tensors, restore_optimiser
 from stepcredit.types import Policy
 
 

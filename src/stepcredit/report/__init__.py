@@ -13,7 +13,7 @@ from stepcredit.report.page import save
 from stepcredit.report.pictures import first_and_last
 from stepcredit.report.rows import json_object
 from stepcredit.report.run import run_page
-from stepcredit.tracking import RunDirectory
+from stepcredit.runs.directory import RunDirectory
 
 __all__ = ["write_report"]
 

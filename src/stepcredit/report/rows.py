@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.errors import InputError, shortened
-from stepcredit.measure import epoch_seconds
 from stepcredit.report.axes import number
+from stepcredit.runs.timing import epoch_seconds
 
 Row = Mapping[str, Any]
 

@@ -11,11 +11,11 @@ from tests.policy.adapted import attached, copied, images, same, shift
 from tests.tiny import tiny_sd
 from torch import Tensor, nn
 
-from stepcredit import checkpoint
-from stepcredit.checkpoint import Checkpoint
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters import AveragedAdapter
 from stepcredit.policy.adapters.ema import warmed_up
+from stepcredit.runs import checkpoint
+from stepcredit.runs.checkpoint import Checkpoint
 
 
 class OneWeight:

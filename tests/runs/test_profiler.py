@@ -12,9 +12,9 @@ from tests.commands.command_line import TINY, stepcredit
 from tests.test_trainer import Failing, Notebook, finish, raising, rows, start
 from tests.toy_policy import toy_config
 
-from stepcredit.profiling import profiled, profiled_epoch
-from stepcredit.progress import Progress
 from stepcredit.rewards import RewardError
+from stepcredit.runs.profiler import profiled, profiled_epoch
+from stepcredit.runs.progress import Progress
 
 
 def ranges(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from stepcredit.progress import Progress
+from stepcredit.runs.progress import Progress
 
 TRACE, TABLE = "trace.json", "table.txt"
 _ROWS = 40

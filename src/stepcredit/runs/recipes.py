@@ -15,7 +15,7 @@ from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.utils.redaction import secret_place
 from stepcredit.utils.safe_yaml import load_plain
 
-_PLACES = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
+_PLACES = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 DEFAULT = "embedded_jpeg"
 LARGEST_FILE = 2**20
 """Bytes of a recipe, at most."""

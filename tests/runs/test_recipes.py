@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stepcredit import recipes
 from stepcredit.comparison.protocol import make_protocol
 from stepcredit.comparison.reading import read_comparison
 from stepcredit.config import TrainConfig
@@ -15,6 +14,7 @@ from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
 from stepcredit.prompts import load_prompts
 from stepcredit.rewards import REWARDS
+from stepcredit.runs import recipes
 
 NAMES = [
     "embedded_alignment",

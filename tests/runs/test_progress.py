@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from stepcredit.progress import ConsoleProgress, Progress
+from stepcredit.runs.progress import ConsoleProgress, Progress
 
 ROW = {
     "epoch": 1,

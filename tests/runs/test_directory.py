@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.tracking import RunDirectory, config_differences, next_run_path
+from stepcredit.runs.directory import RunDirectory, config_differences, next_run_path
 
 COMMAND = ["stepcredit", "train", "train.epochs=2"]
 
@@ -95,7 +95,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
 
 
 def test_of_two_runs_started_at_once_one_is_refused(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.tracking._refuse_occupied", lambda *_: None)
+    monkeypatch.setattr("stepcredit.runs.directory._refuse_occupied", lambda *_: None)
     with pytest.raises(InputError, match="already holds a run;"):
         RunDirectory.create(run.path, config(epochs=3), COMMAND)
     assert run.config == config()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from stepcredit import checkpoint
-from stepcredit.checkpoint import Checkpoint
 from stepcredit.errors import InputError
+from stepcredit.runs import checkpoint
+from stepcredit.runs.checkpoint import Checkpoint
 
 STATE = {"queries": 64, "mean": 0.1 + 0.2, "names": ["a", "ü"], "none": None, "nested": {"1": [1.5, 2]}}
 
@@ -148,7 +148,8 @@ def test_an_epoch_can_be_saved_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "failing", ["stepcredit.checkpoint.save_file", "stepcredit.checkpoint._digest", "stepcredit.utils.files.sync"]
+    "failing",
+    ["stepcredit.runs.checkpoint.save_file", "stepcredit.runs.checkpoint._digest", "stepcredit.utils.files.sync"],
 )
 def test_a_save_that_fails_leaves_the_checkpoints_before_it(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from stepcredit.scalars import Scalars
+from stepcredit.runs.tensorboard import Scalars
 
 
 def read(folder: Path, tag: str) -> list[tuple[int, float]]:

@@ -10,7 +10,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from stepcredit.measure import epoch_seconds
+from stepcredit.runs.timing import epoch_seconds
 
 
 def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:

@@ -15,10 +15,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from stepcredit import recipes
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened, some_of
-from stepcredit.scalars import Scalars
+from stepcredit.runs import recipes
+from stepcredit.runs.tensorboard import Scalars
 from stepcredit.utils.files import append_whole, write_atomically
 from stepcredit.utils.redaction import masked
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stepcredit.grids import save_grid
+from stepcredit.runs.image_grid import save_grid
 
 
 def grid(path: Path, images: torch.Tensor, captions: list[str], columns: int = 4) -> np.ndarray:
