@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from stepcredit.algorithms.minibatch import Experience
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.partition import alone
 from stepcredit.distributed.process_group import Processes
-from stepcredit.experience import Experience
 from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.runs.recipes import validate

@@ -30,10 +30,10 @@ import torch
 from _throughput import break_even
 from torch import Tensor
 
+from stepcredit.algorithms.minibatch import Experience, Part
+from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.partition import alone
-from stepcredit.experience import Experience, Part
-from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths import ddim, gaussian, loss
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy

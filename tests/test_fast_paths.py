@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.test_update import EVERY, STEP_ADVANTAGES, gradient, relative, walked
+from tests.algorithms.test_ppo import EVERY, STEP_ADVANTAGES, gradient, relative, walked
 from tests.tiny import log_prob, tiny_policy, tiny_sd
 from torch import Tensor
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.algorithms.test_ppo import SCALER
 from tests.families.proof import moved
 from tests.host_reads import HostReads
-from tests.test_update import SCALER
 from tests.tiny import PROMPTS, SEEDS, experienced
 from torch import Tensor
 
+from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainSection
-from stepcredit.experience import Part
-from stepcredit.gradient import accumulate_gradient
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Trajectory, Transition
 

@@ -28,14 +28,14 @@ from transformers import (
     T5Tokenizer,
 )
 
+from stepcredit.algorithms.minibatch import Experience
+from stepcredit.algorithms.step_sampling import StepDraw
 from stepcredit.config import ModelSection, SampleSection, TrainSection
 from stepcredit.distributed.optimizer import PlainDescent
 from stepcredit.distributed.partition import alone
-from stepcredit.experience import Experience
 from stepcredit.maths import gaussian
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.step_draw import StepDraw
 from stepcredit.types import Policy, Prompt, Trajectory
 
 TEXT_WIDTH = 16

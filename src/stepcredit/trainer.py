@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from stepcredit.algorithms.minibatch import Experience
+from stepcredit.algorithms.ppo import step_gradient
+from stepcredit.algorithms.step_sampling import step_draw
 from stepcredit.config import TrainConfig
 from stepcredit.credit.profiles import step_profiles
 from stepcredit.distributed.partition import Share, deal
 from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
-from stepcredit.experience import Experience
 from stepcredit.faults import Guard, require_finite
-from stepcredit.gradient import step_gradient
 from stepcredit.keeping import Keeper
 from stepcredit.plans import evaluation_plan, image_groups, largest_update, microbatch, training_plan
 from stepcredit.policy.self_check import SINGLE_TOLERANCE, TOLERANCE, self_check
@@ -35,7 +36,6 @@ from stepcredit.runs.progress import Progress
 from stepcredit.runs.timing import Clock, peak_memory_bytes
 from stepcredit.scoring import Scoring
 from stepcredit.state import TrainingState
-from stepcredit.step_draw import step_draw
 from stepcredit.types import CreditAssigner, MeasuringCredit, Policy, Prompt, RewardFunction, Trajectory
 from stepcredit.update import update_policy
 from stepcredit.utils.files import written_whole

@@ -8,14 +8,14 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from stepcredit.algorithms.metrics import UpdateStatistics, everywhere
+from stepcredit.algorithms.minibatch import Experience
+from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainSection
 from stepcredit.distributed.optimizer import Descent
-from stepcredit.experience import Experience
 from stepcredit.faults import Guard
-from stepcredit.gradient import accumulate_gradient
 from stepcredit.plans import image_groups, microbatch
 from stepcredit.types import Policy
-from stepcredit.update_statistics import UpdateStatistics, everywhere
 
 Tick = Callable[[int, int], None]
 

@@ -13,13 +13,13 @@ from tests.tiny import experienced
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
+from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.ppo import accumulate_gradient, step_gradient
 from stepcredit.config import CreditSection, TrainSection
 from stepcredit.credit import build_credit
 from stepcredit.credit.signal_to_noise import SignalToNoise
 from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
-from stepcredit.experience import Part
-from stepcredit.gradient import accumulate_gradient, step_gradient
 from stepcredit.maths.signal import agreement, reliability_factors
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.trainer import Trainer

@@ -10,14 +10,14 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from tests.tiny import experienced, tiny_policy
 
+from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainConfig
 from stepcredit.embedded.evaluation import evaluate_checker, evaluate_pipeline
 from stepcredit.embedded.pipeline import WEIGHTS, load_checker, load_pipeline
 from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, held_out_captions, sample_scene
-from stepcredit.experience import Part
-from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths import gaussian
 from stepcredit.plans import image_groups, microbatch, training_plan
 from stepcredit.policy.loading import load_policy, require_text_to_image

@@ -16,9 +16,9 @@ from tests.families.proof import configuration
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
 from torch import Tensor
 
+from stepcredit.algorithms.ppo import replay
 from stepcredit.config import RewardSection
 from stepcredit.credit import build_credit
-from stepcredit.gradient import replay
 from stepcredit.maths import gaussian, loss
 from stepcredit.plans import evaluation_plan, pair_batches, training_plan
 from stepcredit.policy.loading import make_policy

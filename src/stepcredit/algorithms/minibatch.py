@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from stepcredit.algorithms.step_sampling import StepDraw
 from stepcredit.distributed.partition import Share
 from stepcredit.plans import entries
-from stepcredit.step_draw import StepDraw
 from stepcredit.types import Trajectory
 
 

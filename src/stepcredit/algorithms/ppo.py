@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stepcredit.algorithms.metrics import UpdateStatistics
+from stepcredit.algorithms.minibatch import Experience, Pairs, Part
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
-from stepcredit.experience import Experience, Pairs, Part
 from stepcredit.maths import gaussian, loss
 from stepcredit.plans import filled, pair_batches
 from stepcredit.types import Policy, Trajectory, Transition
-from stepcredit.update_statistics import UpdateStatistics
 
 
 class PairLoss(NamedTuple):

@@ -14,13 +14,13 @@ from tests.tiny import descending, experienced, log_prob, perturb, tiny_policy, 
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
+from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainSection
 from stepcredit.credit.contribution import Contribution
 from stepcredit.credit.linear import Linear
 from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
-from stepcredit.experience import Part
-from stepcredit.gradient import accumulate_gradient
 from stepcredit.maths import gaussian, loss
 from stepcredit.plans import image_groups, microbatch
 from stepcredit.policy.pipeline import PipelinePolicy
