@@ -15,7 +15,7 @@ from stepcredit.prompts import load_prompts
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.recipes import validate
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
 from stepcredit.utils.logging import quiet_libraries
 
 

@@ -14,12 +14,12 @@ from stepcredit.algorithms.minibatch import Experience
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.partition import alone
 from stepcredit.distributed.process_group import Processes
-from stepcredit.plans import training_plan
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.runs.recipes import validate
-from stepcredit.state import descent_of
+from stepcredit.training.sampling_plan import training_plan
+from stepcredit.training.state import descent_of
+from stepcredit.training.update import update_policy
 from stepcredit.types import Prompt, Trajectory
-from stepcredit.update import update_policy
 
 PROMPT = Prompt("a red circle on a blue background")
 GUIDANCE = 5.0

@@ -37,7 +37,7 @@ PIXELS = 4  # of an image along each side of a latent
 PATIENCE = 600.0
 PRELOADED = [
     "stepcredit.policy.loading",
-    "stepcredit.update",
+    "stepcredit.training.update",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     "torch.utils.flop_counter",
 ]

@@ -119,7 +119,7 @@ def test_the_rule_sees_every_way_to_import() -> None:
 from __future__ import annotations
 from typing import TYPE_CHECKING
 if TYPE_CHECKING:
-    from stepcredit.trainer import Trainer
+    from stepcredit.training.trainer import Trainer
 def late():
     import stepcredit.cli
     from stepcredit import update

@@ -22,10 +22,10 @@ from stepcredit.credit.linear import Linear
 from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
-from stepcredit.plans import image_groups, microbatch
 from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.training.sampling_plan import image_groups, microbatch
+from stepcredit.training.update import update_policy
 from stepcredit.types import Plan, Prompt, Trajectory, Transition
-from stepcredit.update import update_policy
 
 IMAGES, STEPS = 6, 4
 ADVANTAGE = torch.tensor([1.5, -0.3, 0.8, -1.1, 0.4, -2.0])

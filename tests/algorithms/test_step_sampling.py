@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from tests.algorithms.test_ppo import SCALER, OneStep, Watched, section, taken, toy_walk
-from tests.test_trainer import finish, resume, rows, start, state
 from tests.tiny import descending, experienced
 from tests.toy_policy import ToyPolicy, toy_config
+from tests.training.test_trainer import finish, resume, rows, start, state
 from torch import Tensor
 
 from stepcredit.algorithms.metrics import UpdateStatistics
@@ -20,9 +20,9 @@ from stepcredit.algorithms.minibatch import Part
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.algorithms.step_sampling import StepDraw, step_draw
 from stepcredit.maths.step_sampling import inclusion_probabilities
-from stepcredit.plans import microbatch, pair_batches
+from stepcredit.training.sampling_plan import microbatch, pair_batches
+from stepcredit.training.update import update_policy
 from stepcredit.types import Trajectory
-from stepcredit.update import update_policy
 
 IMAGES, STEPS = 8, 4
 GROUP = torch.tensor([1, 3, 4, 7])

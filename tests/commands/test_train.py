@@ -284,7 +284,7 @@ def test_a_report_that_fails_never_hides_why_the_run_did(here: Path, monkeypatch
     def broken(path: Path) -> Path:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("stepcredit.commands.training.write_report", broken)
+    monkeypatch.setattr("stepcredit.training.run.write_report", broken)
     (here / "broken").touch()
     said = stepcredit("train", *TOY, reward_file(here / "judge.py", at_call(2, "raise OSError('down')")), "--run", "a")
     assert said.code == 2

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_trainer import PROMPTS, finish, resume, rows, start
 from tests.tiny import experienced
 from tests.toy_policy import ToyPolicy, toy_config
+from tests.training.test_trainer import PROMPTS, finish, resume, rows, start
 from torch import Tensor
 
 from stepcredit.algorithms.minibatch import Part
@@ -22,7 +22,7 @@ from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.maths.signal import agreement, reliability_factors
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
 from stepcredit.types import MeasuringCredit, Prompt, Trajectory
 
 IMAGES, STEPS = 8, 4

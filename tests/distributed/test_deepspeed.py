@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from tests.distributed.launched import ROOT, RUN, command, finished, free_port, rows
 from tests.distributed.launched import run as run_plainly
 from tests.distributed.test_two_processes import FIGURES
-from tests.test_trainer import start
 from tests.toy_policy import ToyPolicy, toy_config
+from tests.training.test_trainer import start
 from torch import nn
 
 from stepcredit.distributed.deepspeed import fitted, handed, stage_three_as_shards
 from stepcredit.distributed.process_group import DEEPSPEED, Processes, joined
 from stepcredit.errors import InputError
-from stepcredit.keeping import Keeper
 from stepcredit.runs.progress import Progress
-from stepcredit.state import descent_of
+from stepcredit.training.checkpointing import Keeper
+from stepcredit.training.state import descent_of
 
 # An extra that few want: it is built from source, and on a CPU compiles a part of itself in minutes. What these slow
 # tests need of it has no stand-in; CONTRIBUTING.md has the command that installs it and runs them.

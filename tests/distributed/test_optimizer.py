@@ -13,8 +13,8 @@ from tests.toy_policy import ToyPolicy, toy_config
 
 from stepcredit.config import TrainSection
 from stepcredit.distributed.adamw import build_optimiser
-from stepcredit.faults import Guard
-from stepcredit.state import TrainingState
+from stepcredit.training.recovery import Guard
+from stepcredit.training.state import TrainingState
 
 __all__ = ["module"]
 SECTION = TrainSection(learning_rate=3e-3, betas=(0.8, 0.99), adam_epsilon=1e-7, weight_decay=0.02)
@@ -69,7 +69,7 @@ def test_a_loss_that_is_scaled_is_told_to_the_optimiser(monkeypatch: pytest.Monk
         asked.append(unfused)
         return own(*arguments, unfused=unfused)
 
-    monkeypatch.setattr("stepcredit.state.build_optimiser", asking)
+    monkeypatch.setattr("stepcredit.training.state.build_optimiser", asking)
     for dtype in ("float32", "bfloat16", "float16"):
         TrainingState(configuration("sd", model={"dtype": dtype}), ToyPolicy(), Guard(1, print))
     assert asked == [False, False, True]

@@ -13,7 +13,7 @@ from torch import Tensor
 from stepcredit.distributed.partition import Share, alone, deal
 from stepcredit.distributed.process_group import Processes, joined
 from stepcredit.errors import InputError, StepcreditError
-from stepcredit.plans import image_groups
+from stepcredit.training.sampling_plan import image_groups
 
 
 class Imagined(Processes):

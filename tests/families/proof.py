@@ -23,7 +23,7 @@ from stepcredit.policy.self_check import SelfCheck, self_check
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.recipes import validate
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
 from stepcredit.types import Plan
 
 WITHOUT_LORA = ("pixart_sigma",)

@@ -21,10 +21,10 @@ from tests.faults.disk import FULL, failing_fsync
 from tests.faults.injected import CPU, Injection, at_calls, raising
 from tests.toy_policy import ToyPolicy
 
-import stepcredit.trainer  # noqa: F401  # imported once, before the fork
+import stepcredit.training.trainer  # noqa: F401  # imported once, before the fork
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
 
 SECONDS = 60.0
 """How long two processes may take, whatever happens to one of them."""

@@ -20,10 +20,10 @@ from tests.faults.killing import hidden
 from tests.hostile.trials import REFUSED, record
 from tests.toy_policy import WEIGHTS, ToyPolicy
 
-from stepcredit import scoring
 from stepcredit.maths import loss
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint, tensorboard
+from stepcredit.training import reward_queue
 
 pytestmark = pytest.mark.usefixtures("toy")
 CARRIES_ON = "told, carries on"
@@ -60,7 +60,7 @@ def full(part: str, visits: int = 1, number: int = FULL) -> Injection:
 def hanging_reward() -> Iterator[None]:
     woken = Event()
     with pytest.MonkeyPatch.context() as patch, at_calls(Warmth, "__call__", EPOCH_2, lambda _: woken.wait(60)):
-        patch.setattr(scoring, "GRACE_SECONDS", 0.01)
+        patch.setattr(reward_queue, "GRACE_SECONDS", 0.01)
         yield
     woken.set()
 

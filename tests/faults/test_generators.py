@@ -16,7 +16,7 @@ from tests.hostile.trials import record
 
 from stepcredit.policy.adapters.ema import AveragedAdapter
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.scoring import Scoring
+from stepcredit.training.reward_queue import Scoring
 
 
 @contextmanager

@@ -23,11 +23,11 @@ from tests.toy_policy import ToyPolicy
 
 import stepcredit.policy.loading
 from stepcredit.cli import main
-from stepcredit.commands import training
 from stepcredit.config import TrainConfig
 from stepcredit.rewards.checked import CheckedReward
 from stepcredit.runs import checkpoint
-from stepcredit.trainer import Trainer
+from stepcredit.training import run
+from stepcredit.training.trainer import Trainer
 
 torch.set_num_threads(1)
 _METHODS: dict[str, tuple[Any, str]] = {
@@ -39,7 +39,7 @@ _METHODS: dict[str, tuple[Any, str]] = {
     "checkpoint": (checkpoint, "save"),
     "grid": (Trainer, "draw_grid"),
     "export": (Trainer, "_export"),
-    "report": (training, "write_report"),
+    "report": (run, "write_report"),
 }
 PHASES = tuple(_METHODS)
 _BETWEEN = ("metrics", "checkpoint", "grid", "export", "report")
@@ -103,13 +103,13 @@ class _Watch:
                 return original(*arguments, **named)
 
         setattr(owner, name, watched)
-        start = training._train
+        start = run._train
 
         def remember(trainer: Trainer) -> None:
             self.trainer = trainer
             start(trainer)
 
-        training._train = remember
+        run._train = remember
 
     @contextmanager
     def _inside(self) -> Iterator[None]:

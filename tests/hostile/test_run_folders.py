@@ -13,8 +13,8 @@ import pytest
 from hypothesis import strategies as st
 from tests.hostile.trials import REFUSED, WORKS, cases, outcome_of, record, survive
 from tests.hostile.values import JSON_VALUES, NUMBERS, TEXT, damaged
-from tests.test_trainer import resume, start
 from tests.toy_policy import toy_config
+from tests.training.test_trainer import resume, start
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError

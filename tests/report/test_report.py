@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_trainer import trainer_of
 from tests.toy_policy import toy_config
+from tests.training.test_trainer import trainer_of
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError

@@ -12,7 +12,6 @@ import torch
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
-from stepcredit.advantages import Advantages
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
@@ -23,7 +22,8 @@ from stepcredit.rewards.scores import Component, mix
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.trainer import Trainer
+from stepcredit.training.advantages import Advantages
+from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt
 
 PROMPTS = ["a", "a", "b", "b"]

@@ -19,7 +19,7 @@ from stepcredit.rewards.service.app import create_app
 from stepcredit.rewards.service.token import VARIABLE
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt
 
 PROMPTS = [Prompt("a lake"), Prompt("a hill")]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from tests.commands.command_line import TINY, stepcredit
-from tests.test_trainer import Failing, Notebook, finish, raising, rows, start
 from tests.toy_policy import toy_config
+from tests.training.test_trainer import Failing, Notebook, finish, raising, rows, start
 
 from stepcredit.rewards import RewardError
 from stepcredit.runs.profiler import profiled, profiled_epoch

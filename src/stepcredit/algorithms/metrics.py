@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.distributed.process_group import Processes
-from stepcredit.faults import Stopped
+from stepcredit.training.recovery import Stopped
 
 _FIGURES = ("approx_kl", "clip_fraction", "reference_kl", "loss", "grad_norm", "first_ratio")
 

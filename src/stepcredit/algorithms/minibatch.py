@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stepcredit.algorithms.step_sampling import StepDraw
 from stepcredit.distributed.partition import Share
-from stepcredit.plans import entries
+from stepcredit.training.sampling_plan import entries
 from stepcredit.types import Trajectory
 
 

@@ -13,7 +13,7 @@ from stepcredit.algorithms.minibatch import Experience, Pairs, Part
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
-from stepcredit.plans import filled, pair_batches
+from stepcredit.training.sampling_plan import filled, pair_batches
 from stepcredit.types import Policy, Trajectory, Transition
 
 

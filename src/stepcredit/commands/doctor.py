@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stepcredit.config import TrainConfig
-from stepcredit.plans import microbatch
 from stepcredit.runs import recipes
+from stepcredit.training.sampling_plan import microbatch
 
 if TYPE_CHECKING:
     from stepcredit.policy.examination import Examination

@@ -22,9 +22,9 @@ from stepcredit.evaluation.findings import METHOD, findings
 from stepcredit.evaluation.measuring import BATCH, PromptSet
 from stepcredit.evaluation.sides import SideBySide
 from stepcredit.evaluation.text import cross_text, evaluation_text
-from stepcredit.plans import evaluation_plan
 from stepcredit.rewards import RewardError
 from stepcredit.runs.progress import live_bar
+from stepcredit.training.sampling_plan import evaluation_plan
 from stepcredit.utils.files import write_atomically
 
 

@@ -45,13 +45,13 @@ def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, res
         if resume:
             directory = RunDirectory.open(run or _newest_run())
             config = _resumed_config(directory, name, overrides)
-            from stepcredit.commands.training import resume_run
+            from stepcredit.training.run import resume_run
 
             resume_run(config, directory)
         else:
             config = recipes.load(name, overrides)
             stem = Path(name or recipes.DEFAULT).stem
-            from stepcredit.commands.training import start_run
+            from stepcredit.training.run import start_run
 
             start_run(config, lambda: run or next_run_path(RUNS, stem))
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError, unknown
 from stepcredit.maths import Transition
-from stepcredit.plans import entries
 from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.denoisers import knows_time
 from stepcredit.policy.encodings import Earlier, Encodings, versions
@@ -24,6 +23,7 @@ from stepcredit.policy.reentry import Recording, record, replay
 from stepcredit.policy.schedulers import recording_scheduler, walk_schedule
 from stepcredit.policy.tape import Recorder
 from stepcredit.policy.walks import Walks
+from stepcredit.training.sampling_plan import entries
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
 _ALWAYS = "the policy gives it itself"

@@ -22,9 +22,6 @@ from stepcredit.distributed.partition import Share, deal
 from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
-from stepcredit.faults import Guard, require_finite
-from stepcredit.keeping import Keeper
-from stepcredit.plans import evaluation_plan, image_groups, largest_update, microbatch, training_plan
 from stepcredit.policy.self_check import SINGLE_TOLERANCE, TOLERANCE, self_check
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
@@ -34,10 +31,13 @@ from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.profiler import profiled, profiled_epoch
 from stepcredit.runs.progress import Progress
 from stepcredit.runs.timing import Clock, peak_memory_bytes
-from stepcredit.scoring import Scoring
-from stepcredit.state import TrainingState
+from stepcredit.training.checkpointing import Keeper
+from stepcredit.training.recovery import Guard, require_finite
+from stepcredit.training.reward_queue import Scoring
+from stepcredit.training.sampling_plan import evaluation_plan, image_groups, largest_update, microbatch, training_plan
+from stepcredit.training.state import TrainingState
+from stepcredit.training.update import update_policy
 from stepcredit.types import CreditAssigner, MeasuringCredit, Policy, Prompt, RewardFunction, Trajectory
-from stepcredit.update import update_policy
 from stepcredit.utils.files import written_whole
 from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds
 

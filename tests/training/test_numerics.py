@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_trainer import start
 from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd
 from tests.toy_policy import toy_config
+from tests.training.test_trainer import start
 from torch import Tensor
 
 from stepcredit.maths import Transition, credit, gaussian, loss

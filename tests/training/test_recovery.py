@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepcredit.faults import Guard, Stopped, out_of_memory, require_finite
+from stepcredit.training.recovery import Guard, Stopped, out_of_memory, require_finite
 
 PLAIN = torch.amp.GradScaler("cpu", enabled=False)
 MEMORY = [

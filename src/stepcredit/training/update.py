@@ -13,8 +13,8 @@ from stepcredit.algorithms.minibatch import Experience
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainSection
 from stepcredit.distributed.optimizer import Descent
-from stepcredit.faults import Guard
-from stepcredit.plans import image_groups, microbatch
+from stepcredit.training.recovery import Guard
+from stepcredit.training.sampling_plan import image_groups, microbatch
 from stepcredit.types import Policy
 
 Tick = Callable[[int, int], None]

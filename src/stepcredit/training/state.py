@@ -6,17 +6,17 @@ import operator
 
 import torch
 
-from stepcredit.advantages import Advantages
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.adamw import build_optimiser
 from stepcredit.distributed.deepspeed import DeepSpeedDescent
 from stepcredit.distributed.optimizer import Descent, PlainDescent
 from stepcredit.distributed.process_group import Processes, whole_tensor
 from stepcredit.errors import InputError, shortened
-from stepcredit.faults import Guard
 from stepcredit.runs import checkpoint
 from stepcredit.runs.checkpoint import Checkpoint
 from stepcredit.runs.directory import package_versions
+from stepcredit.training.advantages import Advantages
+from stepcredit.training.recovery import Guard
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
 

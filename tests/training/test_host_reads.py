@@ -9,8 +9,8 @@ import pytest
 import torch
 from tests.algorithms.test_ppo import SCALER
 from tests.families.proof import moved
-from tests.host_reads import HostReads
 from tests.tiny import PROMPTS, SEEDS, experienced
+from tests.training.host_reads import HostReads
 from torch import Tensor
 
 from stepcredit.algorithms.minibatch import Part

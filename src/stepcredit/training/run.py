@@ -16,16 +16,16 @@ from stepcredit.credit import build_credit
 from stepcredit.distributed.deepspeed import stage_three_as_shards
 from stepcredit.distributed.process_group import Processes, in_words, joined
 from stepcredit.errors import InputError, Interrupted, StepcreditError
-from stepcredit.faults import Stopped
-from stepcredit.keeping import resume_command
-from stepcredit.plans import largest_update
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
 from stepcredit.rewards import RewardError, build_reward
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import ConsoleProgress, Progress
-from stepcredit.trainer import Trainer
+from stepcredit.training.checkpointing import resume_command
+from stepcredit.training.recovery import Stopped
+from stepcredit.training.sampling_plan import largest_update
+from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt
 from stepcredit.utils.files import locked
 

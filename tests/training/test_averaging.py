@@ -20,7 +20,7 @@ from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt, Rollout
 
 PROMPTS = [Prompt("a lake"), Prompt("a hill"), Prompt("a road")]

@@ -25,7 +25,7 @@ from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import Progress
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt, RewardFunction, Rollout, Trajectory
 
 PROMPTS = [Prompt("a lake", {"number": 0}), Prompt("a hill", {"number": 1}), Prompt("a road", {"number": 2})]

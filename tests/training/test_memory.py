@@ -18,9 +18,9 @@ from stepcredit.credit import build_credit
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.trainer import Trainer
+from stepcredit.training.trainer import Trainer
+from stepcredit.training.update import update_policy
 from stepcredit.types import Plan, Trajectory, Transition
-from stepcredit.update import update_policy
 from stepcredit.utils.seeds import Stream, epoch_generator
 
 

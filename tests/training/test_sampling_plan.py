@@ -9,7 +9,14 @@ import torch
 
 from stepcredit.config import SampleSection, TrainConfig, TrainSection
 from stepcredit.errors import InputError
-from stepcredit.plans import evaluation_plan, filled, microbatch, noisy_steps, pair_batches, training_plan
+from stepcredit.training.sampling_plan import (
+    evaluation_plan,
+    filled,
+    microbatch,
+    noisy_steps,
+    pair_batches,
+    training_plan,
+)
 from stepcredit.types import Plan
 
 

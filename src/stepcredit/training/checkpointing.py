@@ -10,13 +10,13 @@ from pathlib import Path
 
 from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
-from stepcredit.faults import Stopped, out_of_memory
 from stepcredit.rewards import RewardError
 from stepcredit.runs import checkpoint
 from stepcredit.runs.checkpoint import Checkpoint, newest_sound
 from stepcredit.runs.directory import RunDirectory, changed_versions
 from stepcredit.runs.progress import Progress
-from stepcredit.state import TrainingState
+from stepcredit.training.recovery import Stopped, out_of_memory
+from stepcredit.training.state import TrainingState
 from stepcredit.utils.files import sweep
 from stepcredit.utils.signals import finished_first
 

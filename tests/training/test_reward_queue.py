@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.rewards import RewardError, checked
-from stepcredit.scoring import Scoring
+from stepcredit.training.reward_queue import Scoring
 from stepcredit.types import Prompt
 
 PROMPTS = [Prompt(f"prompt {number}", {"number": number}) for number in range(5)]
@@ -97,7 +97,7 @@ def test_leaving_drops_what_has_not_begun() -> None:
 
 
 def test_a_reward_that_hangs_is_an_error_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.scoring.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("stepcredit.training.reward_queue.GRACE_SECONDS", 0.0)
     judge = Judge()
     judge.may_begin.clear()
     with Scoring(checked(judge, "judge"), PROMPTS, timeout=0.01) as scoring:
