@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.toy_policy import ToyPolicy
 
-from stepcredit.credit.profiles import step_profiles
+from stepcredit.credit._profiles import step_profiles
 from stepcredit.types import Prompt, Schedule, Trajectory
 
 PROMPTS = [Prompt("a lake"), Prompt("a hill")]

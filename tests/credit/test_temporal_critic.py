@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepcredit.config import CreditSection
 from stepcredit.credit import build_credit
-from stepcredit.credit.critic import Critic
+from stepcredit.credit._critic import Critic
 from stepcredit.credit.temporal_critic import ResetTemporalCritic, TemporalCritic
 from stepcredit.errors import InputError
 from stepcredit.types import LearningCredit, Prompt, Trajectory

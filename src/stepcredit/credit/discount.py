@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.spread import scale
+from stepcredit.credit._common import scale
 from stepcredit.errors import InputError
 from stepcredit.maths.schedules import discount_weights
 from stepcredit.types import Trajectory

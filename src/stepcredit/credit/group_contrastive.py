@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.spread import contrast, similarity_figures, spread
+from stepcredit.credit._common import contrast, similarity_figures, spread
 from stepcredit.maths.credit import contribution_weights, mean_over_batch
 from stepcredit.types import Trajectory
 

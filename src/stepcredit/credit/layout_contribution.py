@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.spread import predictions, similarity_figures, spread
+from stepcredit.credit._common import predictions, similarity_figures, spread
 from stepcredit.maths.credit import contribution_weights, cosine_to_final, mean_over_batch
 from stepcredit.maths.layout import layout
 from stepcredit.types import Trajectory

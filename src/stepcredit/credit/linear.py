@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.spread import spread
+from stepcredit.credit._common import spread
 from stepcredit.maths.credit import linear_weights
 from stepcredit.types import Trajectory
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.spread import scale
+from stepcredit.credit._common import scale
 from stepcredit.maths.credit import linear_weights, reward_to_go
 from stepcredit.maths.schedules import inverse_scale_weights
 from stepcredit.types import Trajectory

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.spread import scale
+from stepcredit.credit._common import scale
 from stepcredit.maths.credit import mean_over_batch
 from stepcredit.maths.schedules import mean_one, relative_changes, weightless_rows
 from stepcredit.types import Trajectory

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.spread import scale
+from stepcredit.credit._common import scale
 from stepcredit.maths.signal import agreement, reliability_factors
 from stepcredit.types import StepGradient, Trajectory
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stepcredit.credit import CREDIT
-from stepcredit.credit.critic import Critic
-from stepcredit.credit.spread import predictions
+from stepcredit.credit._common import predictions
+from stepcredit.credit._critic import Critic
 from stepcredit.maths.critic import explained_variance, temporal_advantages
 from stepcredit.types import Trajectory
 from stepcredit.utils.seeds import Stream, epoch_generator

@@ -17,7 +17,7 @@ from stepcredit.algorithms.minibatch import Experience
 from stepcredit.algorithms.ppo import step_gradient
 from stepcredit.algorithms.step_sampling import step_draw
 from stepcredit.config import TrainConfig
-from stepcredit.credit.profiles import step_profiles
+from stepcredit.credit._profiles import step_profiles
 from stepcredit.distributed.partition import Share, deal
 from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
