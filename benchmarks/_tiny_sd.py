@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from stepcredit.embedded.tokenizer import build_tokenizer
-from stepcredit.policy import transformers4
+from stepcredit.policy.export import transformers4
 
 LATENT, TOKENS, TEXT_WIDTH = 8, 77, 32
 

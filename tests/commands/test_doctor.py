@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def _memory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """2 GB are free, and the working directory is empty."""
-    monkeypatch.setattr("stepcredit.policy.examination.available_memory_bytes", lambda _: 2 * GB)
+    monkeypatch.setattr("stepcredit.policy.checks.doctor.available_memory_bytes", lambda _: 2 * GB)
 
 
 def told(*arguments: str | Path) -> dict[str, str]:
@@ -145,7 +145,7 @@ def test_pixart_is_trained_whole(folders: dict[str, Path]) -> None:
 
 
 def test_nothing_fits(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.policy.examination.available_memory_bytes", lambda _: 123_456)
+    monkeypatch.setattr("stepcredit.policy.checks.doctor.available_memory_bytes", lambda _: 123_456)
     lines = told(folders["sd"], *CALL["sd"], "model.device=cpu")
     assert lines["suggested"] == "not even one image fits into the 123 kB free on cpu"
 

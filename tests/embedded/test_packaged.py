@@ -19,8 +19,8 @@ from stepcredit.embedded.render import render
 from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.embedded.world import ATTRIBUTES, held_out_captions, sample_scene
 from stepcredit.maths import gaussian
+from stepcredit.policy.checks.replay_check import self_check
 from stepcredit.policy.loading import load_policy, require_text_to_image
-from stepcredit.policy.self_check import self_check
 from stepcredit.prompts import load_prompts
 from stepcredit.runs.recipes import validate
 from stepcredit.training.sampling_plan import image_groups, microbatch, training_plan

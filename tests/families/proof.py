@@ -16,10 +16,10 @@ from torch import Tensor
 
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
+from stepcredit.policy.checks.replay_check import SelfCheck, self_check
 from stepcredit.policy.families import family_of
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.policy.self_check import SelfCheck, self_check
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.recipes import validate

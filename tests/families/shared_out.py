@@ -20,10 +20,10 @@ from tests.tiny import PROMPTS, SEEDS, log_prob
 from torch import Tensor, distributed
 
 from stepcredit.distributed.process_group import separate, whole_tensor
-from stepcredit.policy.adapters.sharding import shared_out
+from stepcredit.policy.adapters.fsdp import shared_out
+from stepcredit.policy.checks.replay_check import self_check
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.policy.self_check import self_check
 from stepcredit.types import Plan, Trajectory
 
 PLAN = Plan(4, range(4), batch=2)

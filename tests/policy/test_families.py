@@ -12,8 +12,8 @@ from tests.families.proof import idle, moved, overhead_ms, raised, reloaded
 from tests.tiny import PROMPTS, SEEDS
 from torch.overrides import TorchFunctionMode
 
+from stepcredit.policy.checks.replay_check import self_check
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.policy.self_check import self_check
 from stepcredit.types import Plan, Trajectory
 
 STOCK = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -23,8 +23,8 @@ from tests.tiny import PROMPTS, SEEDS, tiny_pixart, tiny_policy, tiny_sd, tiny_s
 
 from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.errors import InputError
+from stepcredit.policy.checks.replay_check import self_check
 from stepcredit.policy.loading import load_pipeline, load_policy, require_text_to_image, resolve_device
-from stepcredit.policy.self_check import self_check
 from stepcredit.utils.logging import quiet_libraries
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

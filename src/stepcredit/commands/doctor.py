@@ -12,7 +12,7 @@ from stepcredit.runs import recipes
 from stepcredit.training.sampling_plan import microbatch
 
 if TYPE_CHECKING:
-    from stepcredit.policy.examination import Examination
+    from stepcredit.policy.checks.doctor import Examination
 
 STEPS = 4
 """Steps of the walk that is replayed; enough to tell whether replays are exact."""
@@ -22,7 +22,7 @@ def doctor(model: str, overrides: Sequence[str], as_json: bool) -> None:
     """Load a model as `train` would with the same overrides, and print what was found."""
     config = recipes.load(None, [f"model.path={model}", *overrides])
 
-    from stepcredit.policy.examination import examine  # diffusers takes longest to import
+    from stepcredit.policy.checks.doctor import examine  # diffusers takes longest to import
     from stepcredit.policy.loading import load_pipeline, make_policy, usual_sampling
     from stepcredit.utils.logging import quiet_libraries
 

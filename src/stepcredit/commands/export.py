@@ -20,7 +20,7 @@ def export(run: Path, form: str, out: Path) -> None:
         raise InputError(f"{run} holds no checkpoint to export")
     _require_free(out)
 
-    from stepcredit.policy.export import FORMATS, loading_hint, write  # diffusers takes longest to import
+    from stepcredit.policy.export.formats import FORMATS, loading_hint, write  # diffusers takes longest to import
     from stepcredit.policy.loading import load_policy
     from stepcredit.utils.logging import quiet_libraries
 

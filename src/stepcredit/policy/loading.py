@@ -18,8 +18,8 @@ from stepcredit.errors import InputError
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.policy.reentry import undecorated_call
-from stepcredit.policy.schedulers import recording_scheduler
+from stepcredit.policy.replay.reentry import undecorated_call
+from stepcredit.policy.replay.schedulers import recording_scheduler
 
 _NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
 _FOREIGN = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")

@@ -16,13 +16,13 @@ from stepcredit.config import SampleSection
 from stepcredit.errors import InputError, unknown
 from stepcredit.maths import Transition
 from stepcredit.policy.adapters import Adapter, denoiser_name
-from stepcredit.policy.denoisers import knows_time
-from stepcredit.policy.encodings import Earlier, Encodings, versions
 from stepcredit.policy.families import family_of
-from stepcredit.policy.reentry import Recording, record, replay
-from stepcredit.policy.schedulers import recording_scheduler, walk_schedule
-from stepcredit.policy.tape import Recorder
-from stepcredit.policy.walks import Walks
+from stepcredit.policy.replay.denoiser_proxies import knows_time
+from stepcredit.policy.replay.prompt_cache import Earlier, Encodings, versions
+from stepcredit.policy.replay.reentry import Recording, record, replay
+from stepcredit.policy.replay.schedulers import recording_scheduler, walk_schedule
+from stepcredit.policy.replay.step_hooks import Recorder
+from stepcredit.policy.replay.trajectory_buffer import Walks
 from stepcredit.training.sampling_plan import entries
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 

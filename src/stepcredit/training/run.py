@@ -135,7 +135,7 @@ def _measured(
     """`config` with a number for `train.microbatch: auto`."""
     if config.train.microbatch != "auto":
         return config
-    from stepcredit.policy.examination import fitting_microbatch
+    from stepcredit.policy.checks.doctor import fitting_microbatch
 
     images = config.images_per_epoch or len(prompts) * config.sample.images_per_prompt
     share = -(-images // processes.count)

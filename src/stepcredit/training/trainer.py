@@ -22,7 +22,7 @@ from stepcredit.distributed.partition import Share, deal
 from stepcredit.distributed.process_group import Processes
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
-from stepcredit.policy.self_check import SINGLE_TOLERANCE, TOLERANCE, self_check
+from stepcredit.policy.checks.replay_check import SINGLE_TOLERANCE, TOLERANCE, self_check
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
 from stepcredit.rewards.scores import join

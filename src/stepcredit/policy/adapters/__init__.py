@@ -8,10 +8,10 @@ from torch import distributed, nn
 from stepcredit.config import ModelSection
 from stepcredit.policy.adapters.denoiser import configure, denoiser_name
 from stepcredit.policy.adapters.ema import AveragedAdapter
+from stepcredit.policy.adapters.fsdp import share_out
 from stepcredit.policy.adapters.full import FullAdapter
 from stepcredit.policy.adapters.lora import LoraAdapter
 from stepcredit.policy.adapters.protocol import Adapter
-from stepcredit.policy.adapters.sharding import share_out
 from stepcredit.policy.families import family_of, lora_excluded
 
 __all__ = ["Adapter", "AveragedAdapter", "FullAdapter", "LoraAdapter", "attach", "denoiser_name"]

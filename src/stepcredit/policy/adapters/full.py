@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stepcredit.distributed.process_group import whole_tensor
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.denoiser import denoiser_name
-from stepcredit.policy.adapters.sharding import is_first, placed_like, shared_out
+from stepcredit.policy.adapters.fsdp import is_first, placed_like, shared_out
 
 
 class FullAdapter:

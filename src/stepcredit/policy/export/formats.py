@@ -7,8 +7,8 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from stepcredit.errors import unknown
-from stepcredit.policy import kohya, transformers4
 from stepcredit.policy.adapters import Adapter, denoiser_name
+from stepcredit.policy.export import kohya, transformers4
 
 FORMATS = ("diffusers", "kohya", "merged")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stepcredit.errors import InputError
-from stepcredit.policy.prompt_rows import kind, layout, packed, selected
+from stepcredit.policy.replay.prompt_rows import kind, layout, packed, selected
 
 Encode = Callable[..., Any]
 _SETS = 2

@@ -14,7 +14,7 @@ from tests.policy.adapted import attached, images, shift
 from tests.tiny import tiny_sd, tiny_sdxl
 
 from stepcredit.errors import InputError
-from stepcredit.policy import kohya
+from stepcredit.policy.export import kohya
 
 TRANSFORMER = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
 

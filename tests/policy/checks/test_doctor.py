@@ -12,8 +12,8 @@ from tests.tiny import PROMPTS, SEEDS, tiny_policy
 from torch import nn
 
 from stepcredit.errors import InputError
-from stepcredit.policy import examination
-from stepcredit.policy.examination import (
+from stepcredit.policy.checks import doctor
+from stepcredit.policy.checks.doctor import (
     HEADROOM,
     Examination,
     _microbatch,
@@ -28,7 +28,7 @@ FREE = 10_000_000
 
 @pytest.fixture(autouse=True)
 def _free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.policy.examination.available_memory_bytes", lambda _: FREE)
+    monkeypatch.setattr("stepcredit.policy.checks.doctor.available_memory_bytes", lambda _: FREE)
 
 
 def examined(name: str, pipeline: Any = None, **sections: Any) -> Examination:
@@ -130,7 +130,7 @@ def test_the_suggestion_leaves_room_for_the_optimiser() -> None:
 
 
 def test_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.policy.examination.available_memory_bytes", lambda _: 1000)
+    monkeypatch.setattr("stepcredit.policy.checks.doctor.available_memory_bytes", lambda _: 1000)
     assert examined("sd").microbatch == 0
 
 
@@ -164,25 +164,25 @@ def test_a_model_that_does_not_replay() -> None:
 def test_auto_is_what_fits_at_most_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     before = {name: value.clone() for name, value in policy.state_dict().items()}
-    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: 1 << 40)
-    assert fitting_microbatch(policy, images=100, update=4) == examination.CPU_MOST
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda device: 1 << 40)
+    assert fitting_microbatch(policy, images=100, update=4) == doctor.CPU_MOST
     assert fitting_microbatch(policy, images=6, update=4) == 6
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
     assert all(parameter.grad is None for parameter in policy.parameters())
-    needed = examination._sample_bytes(policy, policy.rollout(PROMPTS, SEEDS).trajectory, 0)
+    needed = doctor._sample_bytes(policy, policy.rollout(PROMPTS, SEEDS).trajectory, 0)
     fixed = 12 * sum(parameter.numel() for parameter in policy.parameters())
-    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: fixed + int(5.1 * needed / HEADROOM))
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda device: fixed + int(5.1 * needed / HEADROOM))
     assert fitting_microbatch(policy, images=100, update=1) == 4
 
 
 def test_auto_is_at_most_an_update_where_steps_cannot_be_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     policy.replay_modes = ("one-step",)
-    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: 1 << 40)
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda device: 1 << 40)
     assert fitting_microbatch(policy, images=100, update=3) == 3
 
 
 def test_auto_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "available_memory_bytes", lambda device: 0)
+    monkeypatch.setattr(doctor, "available_memory_bytes", lambda device: 0)
     with pytest.raises(InputError, match=r"^not even one image fits .* set model\.gradient_checkpointing=true"):
         fitting_microbatch(tiny_policy(), images=4, update=4)

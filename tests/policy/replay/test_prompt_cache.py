@@ -13,9 +13,9 @@ from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.policy.encodings import Earlier, Encode, Encodings, versions
-from stepcredit.policy.prompt_rows import Rows, packed, selected
-from stepcredit.policy.reentry import _call
+from stepcredit.policy.replay.prompt_cache import Earlier, Encode, Encodings, versions
+from stepcredit.policy.replay.prompt_rows import Rows, packed, selected
+from stepcredit.policy.replay.reentry import _call
 from stepcredit.types import Plan
 
 TEXTS = ("a", "bb", "ccc")

@@ -11,7 +11,7 @@ from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_scheduler
 
 from stepcredit.config import SampleSection
 from stepcredit.maths import Schedule
-from stepcredit.policy.schedulers import recording_scheduler, walk_schedule
+from stepcredit.policy.replay.schedulers import recording_scheduler, walk_schedule
 from stepcredit.types import Plan
 
 

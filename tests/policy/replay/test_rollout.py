@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError
-from stepcredit.policy.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
+from stepcredit.policy.replay.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
 from stepcredit.types import Plan, Rollout
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd
 
-from stepcredit.policy.stand_in import stand_in
+from stepcredit.policy.replay.pipeline_proxy import stand_in
 
 META = torch.device("meta")
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
+from stepcredit.policy.checks.replay_check import SelfCheck, self_check
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.policy.self_check import SelfCheck, self_check
 from stepcredit.runs.timing import available_memory_bytes
 from stepcredit.types import Plan, Prompt, Trajectory
 

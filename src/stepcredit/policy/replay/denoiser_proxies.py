@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from stepcredit.policy.tape import Recorder, Replayer
+from stepcredit.policy.replay.step_hooks import Recorder, Replayer
 
 _TIMES = ("timestep", "timesteps", "t")
 """What denoisers of diffusers call the time of their rows."""

@@ -20,9 +20,9 @@ from stepcredit.algorithms.ppo import replay
 from stepcredit.config import RewardSection
 from stepcredit.credit import build_credit
 from stepcredit.maths import gaussian, loss
+from stepcredit.policy.checks.replay_check import self_check
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.policy.self_check import self_check
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.training.sampling_plan import evaluation_plan, pair_batches, training_plan

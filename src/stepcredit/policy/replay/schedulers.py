@@ -21,7 +21,7 @@ from torch import Tensor
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError
 from stepcredit.maths import Schedule, Transition, ddim, flow, schedules
-from stepcredit.policy.tape import Tape
+from stepcredit.policy.replay.step_hooks import Tape
 
 
 def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingDDIMScheduler | RecordingFlowScheduler:

@@ -10,8 +10,8 @@ import torch
 from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy, tiny_sd
 
 from stepcredit.errors import InputError
+from stepcredit.policy.checks.replay_check import SelfCheck, self_check
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.policy.self_check import SelfCheck, self_check
 from stepcredit.types import Plan, Trajectory
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.maths import Transition, gaussian
-from stepcredit.policy.walks import Walks
+from stepcredit.policy.replay.trajectory_buffer import Walks
 
 
 class Tape(Protocol):

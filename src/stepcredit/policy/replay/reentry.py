@@ -19,11 +19,11 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
-from stepcredit.policy.denoisers import DenoiserCall, IdleDenoiser, TimedDenoiser, WatchedDenoiser
-from stepcredit.policy.encodings import Encodings
-from stepcredit.policy.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
-from stepcredit.policy.stand_in import stand_in
-from stepcredit.policy.tape import Recorder, Replayer, StepReached
+from stepcredit.policy.replay.denoiser_proxies import DenoiserCall, IdleDenoiser, TimedDenoiser, WatchedDenoiser
+from stepcredit.policy.replay.pipeline_proxy import stand_in
+from stepcredit.policy.replay.prompt_cache import Encodings
+from stepcredit.policy.replay.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
+from stepcredit.policy.replay.step_hooks import Recorder, Replayer, StepReached
 
 ReplayMode = Literal["mixed-steps", "one-step", "full-walk"]
 Scheduler = RecordingDDIMScheduler | RecordingFlowScheduler
