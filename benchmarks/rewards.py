@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.rewards.checkpoints import (
+from tests.rewards.vision.checkpoints import (
     BlipShape,
     ClipShape,
     OpenClipShape,

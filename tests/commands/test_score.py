@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.commands.command_line import refused, stepcredit
-from tests.rewards.checkpoints import options_of
+from tests.rewards.vision.checkpoints import options_of
 
 from stepcredit.rewards import REWARDS
 

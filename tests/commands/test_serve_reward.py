@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from tests.commands.command_line import only_line, refused, stepcredit
-from tests.rewards.service.live import AUTHORISED, TOKEN, body, pictures
+from tests.rewards.remote.live import AUTHORISED, TOKEN, body, pictures
 
-from stepcredit.rewards.service import app, http
-from stepcredit.rewards.service.limits import Limits
-from stepcredit.rewards.service.token import VARIABLE
+from stepcredit.rewards.remote import app, http
+from stepcredit.rewards.remote.limits import Limits
+from stepcredit.rewards.remote.token import VARIABLE
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -148,7 +148,7 @@ def test_a_port_that_is_taken(made: list[Any]) -> None:
 
 
 def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.rewards.extras.find_spec", lambda _: None)
+    monkeypatch.setattr("stepcredit.rewards.core.extras.find_spec", lambda _: None)
     said = stepcredit("serve-reward", "warmth")
     assert said.code == 2
     assert only_line(said) == "stepcredit serve-reward needs fastapi: pip install 'stepcredit[service]'"

@@ -24,7 +24,7 @@ from tests.toy_policy import ToyPolicy
 import stepcredit.policy.loading
 from stepcredit.cli import main
 from stepcredit.config import TrainConfig
-from stepcredit.rewards.checked import CheckedReward
+from stepcredit.rewards.core.checked import CheckedReward
 from stepcredit.runs import checkpoint
 from stepcredit.training import run
 from stepcredit.training.trainer import Trainer

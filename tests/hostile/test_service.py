@@ -12,15 +12,15 @@ import pytest
 from hypothesis import strategies as st
 from tests.hostile.trials import REFUSED, WORKS, cases, record, survive
 from tests.hostile.values import JSON_VALUES, TEXT, damaged
-from tests.rewards.service.live import AUTHORISED, app_of, body, conversation, pictures
+from tests.rewards.remote.live import AUTHORISED, app_of, body, conversation, pictures
 
 from stepcredit.errors import InputError
 from stepcredit.rewards import checked
-from stepcredit.rewards.remote import RemoteOptions, RemoteReward
-from stepcredit.rewards.service.http import listen
-from stepcredit.rewards.service.limits import Limits
-from stepcredit.rewards.service.servers import Servers
-from stepcredit.rewards.service.wire import JSON, SAFETENSORS, decode
+from stepcredit.rewards.remote.client import RemoteOptions, RemoteReward
+from stepcredit.rewards.remote.http import listen
+from stepcredit.rewards.remote.limits import Limits
+from stepcredit.rewards.remote.servers import Servers
+from stepcredit.rewards.remote.wire import JSON, SAFETENSORS, decode
 
 PAYLOAD, REQUEST, ANSWER = "payload of the reward service", "request to the reward server", "answer of a reward server"
 LIMITS = Limits(request_bytes=10**5, images=4, pixels=400)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.rewards.images import to_pil
+from stepcredit.rewards.vision.images import to_pil
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.training.sampling_plan import evaluation_plan

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.rewards.checkpoints import predictor_names, write_clip, write_predictor
+from tests.rewards.vision.checkpoints import predictor_names, write_clip, write_predictor
 from transformers import CLIPModel
 
 from stepcredit.errors import InputError
 from stepcredit.rewards.aesthetic import Aesthetic
-from stepcredit.rewards.predictor import LinearPredictor
-from stepcredit.rewards.preprocess import ShortestEdgeCrop
+from stepcredit.rewards.vision.predictor import LinearPredictor
+from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
 
 IMAGES = torch.rand(3, 3, 36, 30, generator=torch.Generator().manual_seed(0))
 

@@ -20,7 +20,7 @@ from stepcredit.embedded.world import ATTRIBUTES, Scene, caption
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS, CheckedReward, RewardError, build_reward, checked
 from stepcredit.rewards.alignment import Alignment
-from stepcredit.rewards.images import to_pil, to_uint8
+from stepcredit.rewards.vision.images import to_pil, to_uint8
 from stepcredit.types import RewardFunction
 
 SCENES = [

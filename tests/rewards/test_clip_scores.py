@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.rewards.checkpoints import LOGIT_SCALE, write_clip
+from tests.rewards.vision.checkpoints import LOGIT_SCALE, write_clip
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from stepcredit.errors import InputError
 from stepcredit.rewards.clipscore import ClipScore
 from stepcredit.rewards.pickscore import PickScore
-from stepcredit.rewards.preprocess import ShortestEdgeCrop
+from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
 
 IMAGES = torch.rand(4, 3, 31, 28, generator=torch.Generator().manual_seed(0))
 PROMPTS = ["a cat", "two red dogs on a mat", "x", "the sea " * 30]

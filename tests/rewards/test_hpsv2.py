@@ -8,12 +8,12 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.rewards.checkpoints import OpenClipShape, open_clip_names, write_hps
+from tests.rewards.vision.checkpoints import OpenClipShape, open_clip_names, write_hps
 from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.rewards.hpsv2 import HpsV2, HpsV21
-from stepcredit.rewards.preprocess import LongestEdgePad
+from stepcredit.rewards.vision.preprocess import LongestEdgePad
 
 IMAGES = torch.rand(3, 3, 40, 33, generator=torch.Generator().manual_seed(0))
 PROMPTS = ["a cat", "Two red dogs &amp; a mat", "the sea at night " * 30]
@@ -92,7 +92,7 @@ def test_a_file_that_lacks_a_tensor(folder: Path, tmp_path: Path, name: str, com
 
 
 def test_without_open_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.rewards.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("stepcredit.rewards.core.extras.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"HPSv2 needs open_clip: pip install 'stepcredit\[rewards\]'"):
         HpsV2(path=str(folder))
 

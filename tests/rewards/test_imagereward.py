@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.rewards.checkpoints import BlipShape, imagereward_names, write_imagereward
+from tests.rewards.vision.checkpoints import BlipShape, imagereward_names, write_imagereward
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, softmax
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from stepcredit.errors import InputError
-from stepcredit.rewards.blip import text_weights, vision_weights
 from stepcredit.rewards.imagereward import MEAN, STD, ImageReward
-from stepcredit.rewards.preprocess import ShortestEdgeCrop
+from stepcredit.rewards.vision.blip import text_weights, vision_weights
+from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
 
 IMAGES = torch.rand(3, 3, 40, 33, generator=torch.Generator().manual_seed(0))
 PROMPTS = ["a cat", "two red dogs on a mat", "the sea at night " * 10]

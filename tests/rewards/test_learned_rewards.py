@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.rewards.checkpoints import options_of
+from tests.rewards.vision.checkpoints import options_of
 from torch import Tensor
 
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS, CheckedReward, build_reward
-from stepcredit.rewards.card import RewardCard
+from stepcredit.rewards.core.card import RewardCard
 
 ROUNDING = {
     "aesthetic": 0.01,

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.rewards import RewardError, extras
+from stepcredit.rewards import RewardError
+from stepcredit.rewards.core import extras
 from stepcredit.rewards.text_rendering import TextRendering, levenshtein, wanted_text
 
 Case = tuple[str, str, float, float]

@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.rewards import RewardError, extras
-from stepcredit.rewards.images import to_uint8
+from stepcredit.rewards import RewardError
+from stepcredit.rewards.core import extras
+from stepcredit.rewards.vision.images import to_uint8
 from stepcredit.rewards.vlm_judge import VlmJudge
 
 Answer = tuple[int, Any]

@@ -15,7 +15,7 @@ from stepcredit.config import ModelSection
 from stepcredit.embedded import pipeline as embedded
 from stepcredit.errors import InputError
 from stepcredit.policy.loading import load_pipeline
-from stepcredit.rewards.weights import read_tensors
+from stepcredit.rewards.vision.weights import read_tensors
 
 CODE = """
 from pathlib import Path

@@ -12,7 +12,7 @@ from tests.commands.command_line import TOY, stepcredit
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.rewards import build_reward
-from stepcredit.rewards.service.token import VARIABLE
+from stepcredit.rewards.remote.token import VARIABLE
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory, environment
 from stepcredit.utils.redaction import masked, secret_place

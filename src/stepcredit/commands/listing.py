@@ -14,7 +14,7 @@ from stepcredit.errors import unknown
 from stepcredit.prompts import prompt_names
 from stepcredit.registry import Registry
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.card import RewardCard
+from stepcredit.rewards.core.card import RewardCard
 from stepcredit.runs import recipes
 
 Part = dict[str, str]

@@ -13,7 +13,7 @@ from PIL import Image
 from stepcredit.commands.sources import open_source
 from stepcredit.errors import InputError
 from stepcredit.prompts import load_prompts, prompt_text
-from stepcredit.rewards.images import to_pil
+from stepcredit.rewards.vision.images import to_pil
 from stepcredit.training.sampling_plan import evaluation_plan
 from stepcredit.types import Plan, Policy, Prompt
 from stepcredit.utils.files import write_atomically

@@ -15,7 +15,7 @@ from torch import Tensor
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, shortened
 from stepcredit.rewards import CheckedReward, build_reward
-from stepcredit.rewards.preprocess import to_unit
+from stepcredit.rewards.vision.preprocess import to_unit
 from stepcredit.runs import recipes
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, shortened
 from stepcredit.rewards import CheckedReward, build_reward
-from stepcredit.rewards.extras import require_extra
-from stepcredit.rewards.service.limits import Limits
-from stepcredit.rewards.service.token import read_token
+from stepcredit.rewards.core.extras import require_extra
+from stepcredit.rewards.remote.limits import Limits
+from stepcredit.rewards.remote.token import read_token
 from stepcredit.runs import recipes
 from stepcredit.utils.signals import interruptible
 
@@ -33,8 +33,8 @@ def serve_reward(
     """
     for module in ("fastapi", "uvicorn"):
         require_extra(module, "service", "stepcredit serve-reward")
-    from stepcredit.rewards.service.app import create_app
-    from stepcredit.rewards.service.http import listen, web_server
+    from stepcredit.rewards.remote.app import create_app
+    from stepcredit.rewards.remote.http import listen, web_server
 
     token, allowed, wanted = read_token(token_file), Limits(**limits), _published(names)
     with listen(host, port, guarded=token is not None) as place:

@@ -15,7 +15,7 @@ from stepcredit.errors import InputError
 from stepcredit.prompts import load_prompts
 from stepcredit.registry import require_options
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.user import load_user_reward
+from stepcredit.rewards.core.user import load_user_reward
 from stepcredit.runs import recipes
 
 EMBEDDED = ("embedded", "embedded-flow")

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from stepcredit.config import MIXTURE, ComponentSection, RewardSection
 from stepcredit.errors import InputError
 from stepcredit.registry import Registry, construct
-from stepcredit.rewards.checked import CheckedReward, RewardError, checked
-from stepcredit.rewards.mixture import Mixture
-from stepcredit.rewards.ray_pool import ray_reward
-from stepcredit.rewards.remote import remote_reward
-from stepcredit.rewards.scores import Scores, join
-from stepcredit.rewards.user import load_user_reward
+from stepcredit.rewards.core.checked import CheckedReward, RewardError, checked
+from stepcredit.rewards.core.mixture import Mixture
+from stepcredit.rewards.core.scores import Scores, join
+from stepcredit.rewards.core.user import load_user_reward
+from stepcredit.rewards.remote.client import remote_reward
+from stepcredit.rewards.remote.ray import ray_reward
 from stepcredit.types import RewardFunction
 
 __all__ = ["REWARDS", "CheckedReward", "RewardError", "Scores", "build_reward", "checked", "join"]

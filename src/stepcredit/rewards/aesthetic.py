@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.card import RewardCard
-from stepcredit.rewards.clip import ImageTower
-from stepcredit.rewards.images import Images
-from stepcredit.rewards.placement import place
-from stepcredit.rewards.predictor import LinearPredictor
-from stepcredit.rewards.weights import fill, find_file, read_tensors
+from stepcredit.rewards.core.card import RewardCard
+from stepcredit.rewards.vision.clip import ImageTower
+from stepcredit.rewards.vision.images import Images
+from stepcredit.rewards.vision.placement import place
+from stepcredit.rewards.vision.predictor import LinearPredictor
+from stepcredit.rewards.vision.weights import fill, find_file, read_tensors
 
 PREDICTORS = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth")
 """The same file, as it is called on the hub and in the repository that it comes from."""

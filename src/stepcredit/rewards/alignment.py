@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stepcredit.embedded.checker import Checker, attribute_log_probs
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.shapes import require_captions, require_shapes_images
+from stepcredit.rewards._shapes import require_captions, require_shapes_images
 
 
 @REWARDS.register("alignment")

@@ -1,7 +1,7 @@
 """Is the shape central and of a good size?"""
 
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.preference import Preference
+from stepcredit.rewards._preference import Preference
 
 
 @REWARDS.register("balance")

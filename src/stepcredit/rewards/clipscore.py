@@ -9,10 +9,10 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.card import RewardCard
-from stepcredit.rewards.clip import Towers
-from stepcredit.rewards.images import Images
-from stepcredit.rewards.placement import place
+from stepcredit.rewards.core.card import RewardCard
+from stepcredit.rewards.vision.clip import Towers
+from stepcredit.rewards.vision.images import Images
+from stepcredit.rewards.vision.placement import place
 
 
 @REWARDS.register("clipscore")

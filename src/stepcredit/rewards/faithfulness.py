@@ -1,7 +1,7 @@
 """Does the image show its caption?"""
 
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.preference import Preference
+from stepcredit.rewards._preference import Preference
 
 
 @REWARDS.register("faithfulness")

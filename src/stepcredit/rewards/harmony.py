@@ -1,7 +1,7 @@
 """Do the two colours go together?"""
 
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.preference import Preference
+from stepcredit.rewards._preference import Preference
 
 
 @REWARDS.register("harmony")

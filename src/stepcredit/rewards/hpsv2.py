@@ -12,12 +12,12 @@ from torch.nn.functional import normalize
 
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.card import RewardCard
-from stepcredit.rewards.extras import require_extra
-from stepcredit.rewards.images import Images
-from stepcredit.rewards.placement import place
-from stepcredit.rewards.preprocess import LongestEdgePad
-from stepcredit.rewards.weights import fill, find_file, read_tensors
+from stepcredit.rewards.core.card import RewardCard
+from stepcredit.rewards.core.extras import require_extra
+from stepcredit.rewards.vision.images import Images
+from stepcredit.rewards.vision.placement import place
+from stepcredit.rewards.vision.preprocess import LongestEdgePad
+from stepcredit.rewards.vision.weights import fill, find_file, read_tensors
 
 VISION_HEAD_WIDTH, TEXT_HEAD_WIDTH = 80, 64
 """Of the attention heads of open_clip's ViT-H-14."""

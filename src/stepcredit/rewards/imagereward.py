@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.blip import Blip
-from stepcredit.rewards.card import RewardCard
-from stepcredit.rewards.images import Images
-from stepcredit.rewards.placement import place
-from stepcredit.rewards.predictor import LinearPredictor
-from stepcredit.rewards.preprocess import ShortestEdgeCrop
-from stepcredit.rewards.weights import fill, find_file, load_tokenizer, read_tensors
+from stepcredit.rewards.core.card import RewardCard
+from stepcredit.rewards.vision.blip import Blip
+from stepcredit.rewards.vision.images import Images
+from stepcredit.rewards.vision.placement import place
+from stepcredit.rewards.vision.predictor import LinearPredictor
+from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
+from stepcredit.rewards.vision.weights import fill, find_file, load_tokenizer, read_tensors
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw rewards, as the released code has them."""

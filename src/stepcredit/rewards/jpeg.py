@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.images import to_pil
+from stepcredit.rewards.vision.images import to_pil
 
 
 @REWARDS.register("jpeg_incompressibility")

@@ -1,7 +1,7 @@
 """Does the shape stand out by lightness?"""
 
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.preference import Preference
+from stepcredit.rewards._preference import Preference
 
 
 @REWARDS.register("legibility")

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from stepcredit.errors import shortened, unknown
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.card import RewardCard
-from stepcredit.rewards.checked import RewardError
-from stepcredit.rewards.extras import require_extra
-from stepcredit.rewards.images import Images, to_pil
+from stepcredit.rewards.core.card import RewardCard
+from stepcredit.rewards.core.checked import RewardError
+from stepcredit.rewards.core.extras import require_extra
+from stepcredit.rewards.vision.images import Images, to_pil
 
 Reader = Callable[[np.ndarray], str]
 """Reads a picture (H,W,3), uint8, RGB; returns its text, "" where there is none."""

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.checked import RewardError
-from stepcredit.rewards.extras import require_extra
-from stepcredit.rewards.images import Images, to_pil
+from stepcredit.rewards.core.checked import RewardError
+from stepcredit.rewards.core.extras import require_extra
+from stepcredit.rewards.vision.images import Images, to_pil
 from stepcredit.utils.redaction import masked, secret_place
 
 _QUESTIONS = {

@@ -11,7 +11,7 @@ from threading import Thread
 from torch import Tensor
 
 from stepcredit.rewards import CheckedReward, RewardError, Scores
-from stepcredit.rewards.scores import join
+from stepcredit.rewards.core.scores import join
 from stepcredit.types import Prompt
 
 GRACE_SECONDS = 2.0

@@ -25,7 +25,7 @@ from stepcredit.evaluation import evaluate
 from stepcredit.policy.checks.replay_check import SINGLE_TOLERANCE, TOLERANCE, self_check
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
-from stepcredit.rewards.scores import join
+from stepcredit.rewards.core.scores import join
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.profiler import profiled, profiled_epoch

@@ -1,0 +1,45 @@
+"""Several rewards as one: a weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from stepcredit.config import ComponentSection
+from stepcredit.rewards.core.checked import CheckedReward
+from stepcredit.rewards.core.scores import Component, Scores, mix
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A weighted sum of rewards, each standardised per prompt, by a fixed mean and scale, or not at all.
+
+        r = sum_k weight_k (r_k - mean_k) / scale_k
+
+    Attributes:
+        parts: by name, each reward and the section that says how it counts.
+    """
+
+    parts: Mapping[str, tuple[CheckedReward, ComponentSection]]
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """(images (B,3,H,W) in [0,1], ...) -> Scores of B images with one component per part.
+
+        Raises:
+            RewardError: of the part that failed, with its name.
+        """
+        return mix(
+            {
+                name: Component(
+                    reward(images, prompts, metadata),
+                    weight=section.weight,
+                    mean=section.mean,
+                    scale=section.scale,
+                    per_prompt=section.standardise == "prompt",
+                )
+                for name, (reward, section) in self.parts.items()
+            }
+        )

@@ -1,0 +1,98 @@
+"""CLIP of transformers, as embeddings of length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stepcredit.rewards.vision.images import Images
+from stepcredit.rewards.vision.placement import Placement
+from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
+from stepcredit.rewards.vision.weights import load_pretrained, load_tokenizer, require_model
+
+TOKENS = 77
+"""Longer prompts are cut to this many tokens, begin and end included."""
+
+
+class ImageTower:
+    """The image half of CLIP.
+
+    Args:
+        path: hub id or folder of a CLIPModel.
+        revision: branch, tag or commit on the hub.
+        placement: where it runs.
+        centre: of the crop, see ShortestEdgeCrop.
+    """
+
+    def __init__(
+        self, path: str, revision: str | None, placement: Placement, centre: Literal["round", "floor"]
+    ) -> None:
+        from transformers import CLIPVisionModelWithProjection
+
+        others = ("text_model.", "text_projection.", "logit_scale")
+        model = load_pretrained(CLIPVisionModelWithProjection, path, revision, others)
+        self._placement = placement
+        self._model = model.to(placement.device, placement.dtype)
+        self._preprocess = ShortestEdgeCrop(model.config.image_size, centre)
+        self.width: int = model.config.projection_dim
+
+    def __call__(self, images: Images) -> Tensor:
+        """B images -> (B, width), float32, each of length 1."""
+        pixels = self._preprocess(images).to(self._placement.device, self._placement.dtype)
+        return normalize(self._model(pixel_values=pixels).image_embeds.float(), dim=-1)
+
+
+class Towers:
+    """Both halves of CLIP.
+
+    Args:
+        path: hub id or folder of a CLIPModel.
+        revision: branch, tag or commit on the hub.
+        tokenizer: hub id or folder; None is that of the folder `path`, or `published`.
+        published: hub id of the tokenizer.
+        placement: where they run.
+        centre: of the crop, see ShortestEdgeCrop.
+
+    Attributes:
+        logit_scale: exp of the learned parameter, taken before the weights are rounded to the placement's dtype.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        revision: str | None,
+        tokenizer: str | None,
+        published: str,
+        placement: Placement,
+        centre: Literal["round", "floor"],
+    ) -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        require_model(path, revision)  # before a tokenizer is looked for elsewhere
+        same = published == path
+        self._tokenizer: Any = load_tokenizer(CLIPTokenizer, tokenizer, path, published, revision if same else None)
+        model = load_pretrained(CLIPModel, path, revision)
+        self.logit_scale: float = model.logit_scale.exp().item()
+        self._placement = placement
+        self._model = model.to(placement.device, placement.dtype)
+        self._preprocess = ShortestEdgeCrop(model.config.vision_config.image_size, centre)
+        self._tokens = min(TOKENS, model.config.text_config.max_position_embeddings)
+
+    def cosine(self, images: Images, prompts: Sequence[str]) -> Tensor:
+        """Cosine of each image with its own prompt: (B,) in [-1, 1], float32."""
+        return (self._images(images) * self._texts(prompts)).sum(-1)
+
+    def _images(self, images: Images) -> Tensor:
+        pixels = self._preprocess(images).to(self._placement.device, self._placement.dtype)
+        pooled = self._model.vision_model(pixel_values=pixels).pooler_output
+        return normalize(self._model.visual_projection(pooled).float(), dim=-1)
+
+    def _texts(self, prompts: Sequence[str]) -> Tensor:
+        tokens = self._tokenizer(
+            list(prompts), padding=True, truncation=True, max_length=self._tokens, return_tensors="pt"
+        ).to(self._placement.device)
+        pooled = self._model.text_model(**tokens).pooler_output
+        return normalize(self._model.text_projection(pooled).float(), dim=-1)
