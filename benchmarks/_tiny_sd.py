@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.policy.export import transformers4
+from stepcredit.shapes.tokenizer import build_tokenizer
 
 LATENT, TOKENS, TEXT_WIDTH = 8, 77, 32
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from tests.commands.command_line import TINY, newest_checkpoint, refused, rows, stepcredit, tree
 
-from stepcredit.embedded.pipeline import load_pipeline
 from stepcredit.policy.loading import load_policy
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
+from stepcredit.shapes.pipeline import load_pipeline
 
 REWARD = """
 from pathlib import Path

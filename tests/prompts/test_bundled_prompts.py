@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import stepcredit.prompts
-from stepcredit.embedded.world import ATTRIBUTES, COLOURS, Scene, held_out_captions, is_held_out, parse, sample_caption
 from stepcredit.prompts import load_prompts, prompt_names
+from stepcredit.shapes.world import ATTRIBUTES, COLOURS, Scene, held_out_captions, is_held_out, parse, sample_caption
 
 DATA = Path(stepcredit.prompts.__file__).parent / "data"
 COUNT = 64

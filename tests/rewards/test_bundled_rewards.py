@@ -12,15 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.embedded.checker import Checker
-from stepcredit.embedded.render import render
-from stepcredit.embedded.rules import RULES
-from stepcredit.embedded.scorers import load_scorer
-from stepcredit.embedded.world import ATTRIBUTES, Scene, caption
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS, CheckedReward, RewardError, build_reward, checked
 from stepcredit.rewards.alignment import Alignment
 from stepcredit.rewards.vision.images import to_pil, to_uint8
+from stepcredit.shapes.checker import Checker
+from stepcredit.shapes.render import render
+from stepcredit.shapes.rules import RULES
+from stepcredit.shapes.scorers import load_scorer
+from stepcredit.shapes.world import ATTRIBUTES, Scene, caption
 from stepcredit.types import RewardFunction
 
 SCENES = [

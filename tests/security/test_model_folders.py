@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from stepcredit.config import ModelSection
-from stepcredit.embedded import pipeline as embedded
 from stepcredit.errors import InputError
 from stepcredit.policy.loading import load_pipeline
 from stepcredit.rewards.vision.weights import read_tensors
+from stepcredit.shapes import pipeline as embedded
 
 CODE = """
 from pathlib import Path

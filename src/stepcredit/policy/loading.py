@@ -13,13 +13,13 @@ from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from stepcredit.config import ModelSection, SampleSection, TrainConfig
-from stepcredit.embedded import pipeline as embedded
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.replay.reentry import undecorated_call
 from stepcredit.policy.replay.schedulers import recording_scheduler
+from stepcredit.shapes import pipeline as embedded
 
 _NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
 _FOREIGN = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")

@@ -45,6 +45,6 @@ class Preference:
 
 
 def _packaged(rule: str) -> nn.Module:
-    from stepcredit.embedded.scorers import load_scorer
+    from stepcredit.shapes.scorers import load_scorer
 
     return load_scorer(rule)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stepcredit.embedded.render import SIZE
-from stepcredit.embedded.world import parse
 from stepcredit.errors import InputError
+from stepcredit.shapes.render import SIZE
+from stepcredit.shapes.world import parse
 
 
 def require_shapes_images(images: Tensor, reader: str) -> None:

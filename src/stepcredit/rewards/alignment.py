@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcredit.embedded.checker import Checker, attribute_log_probs
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards._shapes import require_captions, require_shapes_images
+from stepcredit.shapes.checker import Checker, attribute_log_probs
 
 
 @REWARDS.register("alignment")
@@ -43,6 +43,6 @@ class Alignment:
 
 
 def _packaged_checker() -> Checker:
-    from stepcredit.embedded.pipeline import load_checker
+    from stepcredit.shapes.pipeline import load_checker
 
     return load_checker()

@@ -14,10 +14,10 @@ from tests.families import FAMILIES
 from tests.policy.adapted import attached, images, shift
 from tests.tiny import tiny_sd
 
-from stepcredit.embedded.tokenizer import build_tokenizer
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters import denoiser_name
 from stepcredit.policy.export.formats import FORMATS, loading_hint, write
+from stepcredit.shapes.tokenizer import build_tokenizer
 
 WITH_LORA = [name for name in FAMILIES if name != "pixart_sigma"]
 ONE_OF_EACH_CLASS = [name for name in WITH_LORA if "-" not in name]

@@ -1,0 +1,94 @@
+"""What the trainings share: seeded starts, data from the renderer, the optimiser and the average of its path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from stepcredit.shapes.build.latents import encode
+from stepcredit.shapes.render import render
+from stepcredit.shapes.world import Scene, sample_caption, sample_scene
+
+Progress = Callable[[Sequence[int], str], Iterator[int]]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def seeded(seed: int, build: Callable[[], Module]) -> tuple[np.random.Generator, Module]:
+    """Seed torch, then build the network; the generator is for the data."""
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed), build()
+
+
+def draw_scenes(rng: np.random.Generator, count: int) -> list[Scene]:
+    """`count` random scenes."""
+    return [sample_scene(rng) for _ in range(count)]
+
+
+def draw_images(rng: np.random.Generator, count: int) -> Tensor:
+    """Renders (count,3,32,32) in [0,1] of random scenes."""
+    return render(draw_scenes(rng, count), rng)
+
+
+def encoded(vae: AutoencoderKL, rng: np.random.Generator, count: int) -> tuple[list[Scene], Tensor]:
+    """`count` random scenes and the scaled latents (count,4,8,8) of their renders, without the posterior's noise."""
+    scenes = draw_scenes(rng, count)
+    chunks = [encode(vae, render(scenes[start : start + 256], rng)) for start in range(0, count, 256)]
+    return scenes, torch.cat(chunks)
+
+
+def training_caption(scene: Scene, rng: np.random.Generator, dropout: float) -> str:
+    """A caption of `scene` that is not held out; the empty one with probability `dropout`, or if there is none."""
+    if rng.random() < dropout:
+        return ""
+    return sample_caption(scene, rng, held_out=False) or ""
+
+
+def optimiser(
+    parameters: Iterator[nn.Parameter],
+    learning_rate: float,
+    steps: int,
+    weight_decay: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    warmup: int = 100,
+    hold: float = 0.0,
+    fused: bool = False,
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW for `steps` steps, its rate rising linearly over `warmup` of them and falling to zero along a half cosine.
+
+    The fall begins after the share `hold` of the steps.
+    """
+    adam = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, fused=fused)
+    held = round(hold * steps)
+
+    def scale(step: int) -> float:
+        fall = 0.5 * (1 + math.cos(math.pi * max(step - held, 0) / (steps - held)))
+        return min(1.0, (step + 1) / warmup) * fall
+
+    return adam, torch.optim.lr_scheduler.LambdaLR(adam, scale)
+
+
+def descend(
+    loss: Tensor,
+    model: nn.Module,
+    adam: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    """One optimiser step on `loss`, its gradient clipped to norm 1."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    adam.step()
+    adam.zero_grad(set_to_none=True)
+    schedule.step()
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move `averaged` towards `model`, the faster the earlier the step (counted from 0), at last by 1 - `decay`."""
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)

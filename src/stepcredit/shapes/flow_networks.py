@@ -1,0 +1,86 @@
+"""The tiny Stable Diffusion 3 parts: the same 4x8x8 latents, a rectified-flow transformer over 16 patches of them."""
+
+from __future__ import annotations
+
+import copy
+
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from torch import nn
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+from stepcredit.shapes.networks import TEXT_WIDTH, text_config
+
+WIDTH = 128
+HEAD_WIDTH = 32
+LAYERS = 5
+TEXT_PADDING = 1
+"""Zero vectors after the text tokens: the fewest that StableDiffusion3Pipeline appends without a T5 encoder."""
+
+
+def build_transformer() -> SD3Transformer2DModel:
+    """Joint attention of 4x4 patches and FLOW_MAX_LENGTH + TEXT_PADDING text vectors.
+
+    Modulations and output start at zero, so that every block starts as the identity (DiT, arXiv 2212.09748, section
+    3.2, adaLN-Zero).
+    """
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=LAYERS,
+        attention_head_dim=HEAD_WIDTH,
+        num_attention_heads=WIDTH // HEAD_WIDTH,
+        joint_attention_dim=2 * TEXT_WIDTH,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=2 * TEXT_WIDTH,
+        pos_embed_max_size=4,
+        qk_norm="rms_norm",
+    )
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, nn.Linear):
+            closed = "norm" in name or name == "proj_out"
+            nn.init.zeros_(layer.weight) if closed else nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return transformer
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """The DDIM pipeline's, with a projection of the end token."""
+    return CLIPTextModelWithProjection(text_config(tokenizer))
+
+
+def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Rectified flow over 1000 steps, times not shifted."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+
+
+def assemble(
+    vae: AutoencoderKL,
+    transformer: SD3Transformer2DModel,
+    text_encoder: CLIPTextModelWithProjection,
+    text_encoder_2: CLIPTextModelWithProjection,
+    tokenizer: CLIPTokenizer,
+) -> StableDiffusion3Pipeline:
+    """A genuine StableDiffusion3Pipeline of the given parts and a copy of the autoencoder, without the T5 encoder.
+
+    The copy's config says shift_factor 0, which this pipeline adds to latents before it decodes them.
+    """
+    unshifted = copy.deepcopy(vae)
+    unshifted.register_to_config(shift_factor=0.0)
+    return StableDiffusion3Pipeline(
+        transformer=transformer.eval(),
+        scheduler=build_scheduler(),
+        vae=unshifted.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2.eval(),
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )

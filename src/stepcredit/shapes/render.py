@@ -1,0 +1,138 @@
+"""Draw scenes as 32x32 images, a batch at a time, from signed distances (anti-aliased without supersampling)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepcredit.shapes.draws import uniform
+from stepcredit.shapes.world import ATTRIBUTES, COLOURS, Scene
+
+SIZE = 32
+_RGB = {
+    "red": (215, 40, 40),
+    "green": (40, 165, 60),
+    "blue": (40, 70, 220),
+    "yellow": (240, 220, 50),
+    "purple": (150, 40, 180),
+    "cyan": (60, 205, 220),
+    "white": (245, 245, 245),
+    "black": (20, 20, 20),
+}
+PALETTE = torch.tensor([_RGB[name] for name in COLOURS], dtype=torch.float32) / 255
+"""(8,3): the colour of each word of COLOURS."""
+_OFFSET = {"left": (-7, 0), "right": (7, 0), "top": (0, -7), "bottom": (0, 7), "center": (0, 0)}
+CENTRES = SIZE / 2 + torch.tensor([_OFFSET[name] for name in ATTRIBUTES["position"]], dtype=torch.float32)
+"""(5,2): x and y in pixels of each position."""
+RADII = torch.tensor([6.0, 9.0])
+"""(2,): pixels of each size."""
+TEXTURE_MIX = 0.5
+_DARK = 0.25
+_HALF_BAND = 3.5
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """B pictures of one shape each by exact measures, of which a scene's words are a few.
+
+    Attributes:
+        shape, texture: (B,), indices into ATTRIBUTES.
+        centre: (B,2), x and y of the shape's centre in pixels, 0 at the left and at the top.
+        radius: (B,), in pixels.
+        foreground, background: (B,3), colours in [0,1].
+    """
+
+    shape: Tensor
+    texture: Tensor
+    centre: Tensor
+    radius: Tensor
+    foreground: Tensor
+    background: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    @property
+    def opposite(self) -> Tensor:
+        """(B,), the grey that textures mix into the foreground: white for a dark one, else black."""
+        return (self.foreground.amax(1) < _DARK).float()
+
+    @property
+    def shade(self) -> Tensor:
+        """(B,3), the second colour of striped and checkered shapes."""
+        return (1 - TEXTURE_MIX) * self.foreground + TEXTURE_MIX * self.opposite.unsqueeze(1)
+
+
+def measures(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
+    """Pictures of `scenes`.
+
+    `rng` jitters what a caption does not fix: centre by up to 1 pixel, radius by up to 0.5 pixel, each colour channel
+    by up to 0.03.
+    """
+    batch = len(scenes)
+    labels = {name: torch.tensor([scene.labels()[name] for scene in scenes]) for name in ATTRIBUTES}
+    return Pictures(
+        labels["shape"],
+        labels["texture"],
+        CENTRES[labels["position"]] + uniform(rng, -1, 1, batch, 2),
+        RADII[labels["size"]] + uniform(rng, -0.5, 0.5, batch),
+        (PALETTE[labels["foreground"]] + uniform(rng, -0.03, 0.03, batch, 3)).clamp(0, 1),
+        (PALETTE[labels["background"]] + uniform(rng, -0.03, 0.03, batch, 3)).clamp(0, 1),
+    )
+
+
+def render(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
+    """Images (B,3,32,32) in [0,1] of `scenes`, jittered as in `measures`."""
+    return paint(measures(scenes, rng))
+
+
+def paint(pictures: Pictures) -> Tensor:
+    """Images (B,3,32,32) in [0,1]."""
+    x, y = _around_the_centre(pictures)
+    inside = coverage(pictures).unsqueeze(1)
+    mixed = _texture(x, y, pictures.texture).unsqueeze(1)
+    foreground, background = (colour.view(-1, 3, 1, 1) for colour in (pictures.foreground, pictures.background))
+    painted = foreground * (1 - mixed) + pictures.opposite.view(-1, 1, 1, 1) * mixed
+    return (inside * painted + (1 - inside) * background).clamp(0, 1)
+
+
+def coverage(pictures: Pictures) -> Tensor:
+    """(B,32,32): the share of each pixel that the shape covers."""
+    x, y = _around_the_centre(pictures)
+    distances = torch.stack(_distances(x, y, pictures.radius.view(-1, 1, 1)))
+    return (0.5 - distances[pictures.shape, torch.arange(len(pictures))]).clamp(0, 1)
+
+
+def _around_the_centre(pictures: Pictures) -> tuple[Tensor, Tensor]:
+    """x (B,1,32) and y (B,32,1) of the pixels, from the shape's centre."""
+    pixel = torch.arange(SIZE) + 0.5
+    x = pixel.view(1, 1, SIZE) - pictures.centre[:, 0].view(-1, 1, 1)
+    y = pixel.view(1, SIZE, 1) - pictures.centre[:, 1].view(-1, 1, 1)
+    return x, y
+
+
+def _distances(x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+    """Signed distance in pixels (negative inside) to each shape, in the order of ATTRIBUTES["shape"]."""
+    x, y = torch.broadcast_tensors(x, y)
+    circle = (x.square() + y.square()).sqrt() - radius
+    square = torch.maximum(x.abs(), y.abs()) - 0.9 * radius
+    half = 0.65 * radius
+    triangle = torch.maximum(y - half, 0.866 * x.abs() - 0.5 * y - half) - 0.05 * radius
+    arm = 0.4 * radius
+    cross = torch.minimum(
+        torch.maximum(x.abs() - radius, y.abs() - arm), torch.maximum(x.abs() - arm, y.abs() - radius)
+    )
+    return circle, square, triangle, cross
+
+
+def _texture(x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+    """How much of the opposite shade covers each pixel: 0 for solid, bands or checks of TEXTURE_MIX otherwise."""
+    x, y = torch.broadcast_tensors(x, y)
+    row = torch.floor(y / _HALF_BAND) % 2
+    column = torch.floor(x / _HALF_BAND) % 2
+    choices = torch.stack([torch.zeros_like(row), row, (row + column) % 2])
+    return TEXTURE_MIX * choices[labels, torch.arange(len(labels))]

@@ -1,0 +1,149 @@
+"""Four hidden rules of taste: what the synthetic judges of the preference rewards go by.
+
+A rule gives a value in [0, 1] to a picture, of which it knows the exact measures, and its caption. `utility` brings in
+how much of the picture is left in the image that is judged: nothing where its shape cannot be seen, or all is noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from stepcredit.shapes.render import CENTRES, PALETTE, RADII, SIZE, Pictures, coverage
+from stepcredit.shapes.world import ATTRIBUTES, parse
+
+Rule = Callable[[Pictures, Sequence[str]], Tensor]
+
+TOLD_APART = 0.15
+FULL_CHROMA = 0.5
+MIDDLE = 0.75
+BEST_SHARE, DOUBLINGS = 0.22, 2.0
+LEGIBLE_SHARE = 0.08
+COLOUR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
+
+
+def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """Colours go together where their hues are alike or opposite, and clash between; greys do neither.
+
+        (1 + sqrt(c_f c_b) cos(2 D)) / 2,  c = min(1, C / 0.5)
+
+    D is the angle between the hues of foreground and background and C their chroma, both seen along the grey diagonal
+    of the RGB cube. After Moon and Spencer (J. Opt. Soc. Am. 34, 1944), much simplified. (B,).
+    """
+    foreground, background = _hue_and_chroma(pictures.foreground), _hue_and_chroma(pictures.background)
+    chroma = torch.stack([foreground.norm(dim=1), background.norm(dim=1)])
+    cosine = (foreground * background).sum(1) / chroma.prod(0).clamp_min(1e-6)
+    colourful = (chroma / FULL_CHROMA).clamp_max(1).prod(0).sqrt()
+    return (colourful * (2 * cosine.square() - 1) + 1) / 2
+
+
+def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """The shape stands in the middle and fills about a fifth of the picture, with room around it.
+
+        (max(0, 1 - r / 0.75) + max(0, 1 - |log2(a / 0.22)| / 2)) / 2
+
+    r is how far the centroid of what is seen of the shape lies from the middle, in half-widths; a is the share of the
+    picture that it covers. (B,).
+    """
+    covered = coverage(pictures)
+    share = covered.mean((1, 2)).clamp_min(1e-6)
+    place = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 1
+    x = (covered.mean(1) * place).mean(1) / share
+    y = (covered.mean(2) * place).mean(1) / share
+    middle = _falling((x.square() + y.square()).sqrt(), MIDDLE)
+    return (middle + _falling((share / BEST_SHARE).log2().abs(), DOUBLINGS)) / 2
+
+
+def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """The shape stands out from the ground by lightness, in all its parts, and is not tiny.
+
+        min(1, a / 0.08) ln(k) / ln(21)
+
+    k is the contrast ratio (L1 + 0.05) / (L2 + 0.05) of WCAG 2 between foreground and background, or between the
+    texture's second colour and the background if that is smaller; a is the share of the picture covered. (B,).
+    """
+    contrast = _contrast(pictures.foreground, pictures.background)
+    second = _contrast(pictures.shade, pictures.background)
+    solid = pictures.texture == ATTRIBUTES["texture"].index("solid")
+    worst = torch.where(solid, contrast, torch.minimum(contrast, second))
+    return (coverage(pictures).mean((1, 2)) / LEGIBLE_SHARE).clamp_max(1) * worst.log() / math.log(21)
+
+
+def faithfulness(pictures: Pictures, captions: Sequence[str]) -> Tensor:
+    """The picture shows what its caption says, each word counted alike.
+
+        mean over mentioned attributes of match
+
+    Match is 1 or 0 for shape and texture, max(0, 1 - d / reach) for the others: d is the root mean square distance of
+    colours (reach 0.3), the difference of radii (3 pixels), the distance of centres (7 pixels). A text that is no
+    caption of the world mentions nothing and gives 0. (B,).
+    """
+    mentioned = [parse(text) for text in captions]
+    total, count = torch.zeros(len(pictures)), torch.zeros(len(pictures))
+    for name, words in ATTRIBUTES.items():
+        named = torch.tensor([name in words_of for words_of in mentioned])
+        label = torch.tensor([words.index(words_of.get(name, words[0])) for words_of in mentioned])
+        total += named * _match(pictures, name, label)
+        count += named
+    return total / count.clamp_min(1)
+
+
+RULES: Mapping[str, Rule] = {
+    "harmony": harmony,
+    "balance": balance,
+    "legibility": legibility,
+    "faithfulness": faithfulness,
+}
+
+
+def visibility(pictures: Pictures) -> Tensor:
+    """min(1, d / 0.15), d the root mean square distance of foreground and background (B,): is there a shape at all?"""
+    return (_distance(pictures.foreground, pictures.background) / TOLD_APART).clamp_max(1)
+
+
+def utility(value: Tensor, left: Tensor) -> Tensor:
+    """left value - (1 - left): from a rule's value of the clean picture down to -1 where nothing is left of it.
+
+    Args:
+        value, left: (B,), in [0, 1].
+    """
+    return left * value - (1 - left)
+
+
+def _match(pictures: Pictures, name: str, label: Tensor) -> Tensor:
+    if name in ("foreground", "background"):
+        return _falling(_distance(getattr(pictures, name), PALETTE[label]), COLOUR_REACH)
+    if name == "size":
+        return _falling((pictures.radius - RADII[label]).abs(), RADIUS_REACH)
+    if name == "position":
+        return _falling((pictures.centre - CENTRES[label]).norm(dim=1), PLACE_REACH)
+    return torch.eq(getattr(pictures, name), label).float()
+
+
+def _falling(distance: Tensor, reach: float) -> Tensor:
+    """From 1 at no distance straight down to 0 at `reach` and beyond."""
+    return (-distance / reach + 1).clamp_min(0)
+
+
+def _distance(left: Tensor, right: Tensor) -> Tensor:
+    return (left - right).square().mean(1).sqrt()
+
+
+def _hue_and_chroma(colour: Tensor) -> Tensor:
+    """(B,2): the colour seen along the grey diagonal, a vector of the hue's direction and the chroma's length."""
+    red, green, blue = colour.unbind(1)
+    return torch.stack([red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)], 1)
+
+
+def _contrast(left: Tensor, right: Tensor) -> Tensor:
+    """WCAG 2's contrast ratio of two sRGB colours (B,3): (B,), from 1 to 21."""
+    first, second = _luminance(left) + 0.05, _luminance(right) + 0.05
+    return torch.maximum(first, second) / torch.minimum(first, second)
+
+
+def _luminance(colour: Tensor) -> Tensor:
+    linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return linear @ torch.tensor([0.2126, 0.7152, 0.0722])

@@ -1,0 +1,10 @@
+import pytest
+from diffusers import AutoencoderKL
+
+from stepcredit.shapes.pipeline import load_pipeline
+
+
+@pytest.fixture(scope="session")
+def vae() -> AutoencoderKL:
+    """The packaged one."""
+    return load_pipeline().vae

@@ -1,0 +1,131 @@
+"""The pipeline and the checker that ship with the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from tests.tiny import experienced, tiny_policy
+
+from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.ppo import accumulate_gradient
+from stepcredit.config import TrainConfig
+from stepcredit.maths import gaussian
+from stepcredit.policy.checks.replay_check import self_check
+from stepcredit.policy.loading import load_policy, require_text_to_image
+from stepcredit.prompts import load_prompts
+from stepcredit.runs.recipes import validate
+from stepcredit.shapes.build.evaluation import evaluate_checker, evaluate_pipeline
+from stepcredit.shapes.pipeline import WEIGHTS, load_checker, load_pipeline
+from stepcredit.shapes.render import render
+from stepcredit.shapes.tokenizer import build_tokenizer
+from stepcredit.shapes.world import ATTRIBUTES, held_out_captions, sample_scene
+from stepcredit.training.sampling_plan import image_groups, microbatch, training_plan
+from stepcredit.types import Prompt
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    return load_pipeline()
+
+
+def test_the_weights_are_small() -> None:
+    own = [WEIGHTS / "checker.safetensors", *(WEIGHTS / "pipeline").rglob("*")]
+    assert 1e6 < sum(path.stat().st_size for path in own if path.is_file()) <= 8e6
+
+
+def test_stock_diffusers_loads_a_genuine_stable_diffusion(pipeline: StableDiffusionPipeline) -> None:
+    stock = DiffusionPipeline.from_pretrained(WEIGHTS / "pipeline")
+    assert type(stock) is type(pipeline) is StableDiffusionPipeline
+    assert type(pipeline.scheduler) is DDIMScheduler
+    require_text_to_image(pipeline)
+    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    assert {weight.dtype for part in parts for weight in part.parameters()} == {torch.float32}
+    assert not any(part.training for part in parts)
+
+
+def test_each_load_is_a_fresh_copy(pipeline: StableDiffusionPipeline) -> None:
+    assert load_pipeline().unet.conv_in.weight.data_ptr() != pipeline.unet.conv_in.weight.data_ptr()
+
+
+def test_the_packaged_tokenizer_is_the_built_one(pipeline: StableDiffusionPipeline) -> None:
+    texts = [*held_out_captions(64, seed=0), "a cat"]
+    assert pipeline.tokenizer(texts).input_ids == build_tokenizer()(texts).input_ids
+
+
+def test_the_checker_reads_renders() -> None:
+    accuracy = evaluate_checker(load_checker(), count=500, seed=77)
+    assert accuracy.keys() == {*ATTRIBUTES, "all"}
+    assert min(accuracy.values()) >= 0.99
+
+
+def test_the_checker_is_frozen() -> None:
+    checker = load_checker()
+    assert load_checker() is checker
+    assert not checker.training and not any(weight.requires_grad for weight in checker.parameters())
+
+
+def test_the_autoencoder_keeps_what_the_checker_reads(pipeline: StableDiffusionPipeline) -> None:
+    rng = np.random.default_rng(3)
+    scenes = [sample_scene(rng) for _ in range(128)]
+    images = render(scenes, rng)
+    with torch.no_grad():
+        decoded = pipeline.vae.decode(pipeline.vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
+        logits = load_checker()(decoded.clamp(0, 1))
+    labels = [scene.labels() for scene in scenes]
+    for name, value in logits.items():
+        assert (value.argmax(-1) == torch.tensor([row[name] for row in labels])).float().mean() >= 0.97, name
+
+
+def test_it_draws_held_out_captions(pipeline: StableDiffusionPipeline) -> None:
+    accuracy = evaluate_pipeline(pipeline, load_checker(), count=24, steps=10, eta=1.0)
+    assert min(accuracy["foreground"], accuracy["background"], accuracy["shape"]) >= 0.9
+    assert accuracy["all"] >= 0.6
+
+
+def test_it_is_a_sound_policy() -> None:
+    policy = tiny_policy(load_pipeline(), guidance=3.0)
+    prompts = [Prompt(text) for text in held_out_captions(4, seed=0)]
+    walk = policy.rollout(prompts, range(4)).trajectory
+    assert walk.latents.shape == (4, 5, 4, 8, 8)
+    assert self_check(policy, walk).max_deviation == 0.0
+
+
+def test_the_default_recipe_replays_exactly_whole_and_closely_in_odd_micro_batches() -> None:
+    policy = load_policy(TrainConfig())
+    prompts = load_prompts("shapes")[:16]
+    trajectory = policy.rollout(prompts, list(range(16))).trajectory
+    assert self_check(policy, trajectory).max_deviation == 0
+    with torch.no_grad():
+        for step in range(trajectory.steps):
+            for rows in torch.arange(16).split(3):
+                replayed = policy.replay(trajectory, step, rows)
+                log_prob = gaussian.log_prob(trajectory.latents[rows, step + 1], replayed.mean, replayed.std)
+                torch.testing.assert_close(log_prob, trajectory.log_probs[rows, step], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sample": {"guidance": 5.0, "steps": 10}, "train": {"microbatch": 3}},
+        {"sample": {"guidance": 3.0, "steps": 10, "eta": 0.3}, "train": {"updates_per_epoch": 4}},
+        {"model": {"path": "embedded-flow"}, "sample": {"guidance": 5.0, "steps": 10}, "train": {"microbatch": 4}},
+    ],
+    ids=["guidance 5", "eta 0.3", "flow"],
+)
+def test_first_ratios_are_exactly_one_where_rounding_is_magnified(settings: dict[str, Any]) -> None:
+    """Settings in which replays at another batch size than the rollout's are off by more than 1e-6."""
+    config = validate(settings, "odd")
+    policy = load_policy(config)
+    prompts = load_prompts("shapes")[:10]
+    trajectory = policy.rollout(prompts, range(10), training_plan(config, images=10)).trajectory
+    rng, experience = np.random.default_rng(0), experienced(trajectory, torch.ones(10, 10))
+    for group in image_groups(10, config.train.updates_per_epoch, rng):
+        scaler = torch.amp.GradScaler(enabled=False)
+        size = microbatch(config.train, 10)
+        part = Part(group, len(group), first=True)
+        statistics = accumulate_gradient(policy, scaler, experience, part, config.train, size)
+        assert all(float(value) == 0.0 for value in statistics.first_ratio)

@@ -1,0 +1,47 @@
+"""Changes that rules of taste do not mind."""
+
+from __future__ import annotations
+
+import torch
+
+from stepcredit.shapes.scorers import Scorer
+from stepcredit.shapes.variations import MIRRORINGS, RECOLOURINGS, SPREAD, Variation
+
+
+def test_a_variation_moves_pixels_and_channels_as_it_says() -> None:
+    images = torch.tensor([[[[0.1, 0.2], [0.3, 0.4]], [[0.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+    assert torch.equal(Variation()(images), images)
+    assert Variation(mirrored=(3,))(images)[0, 0].tolist() == images[0, 0].flip(1).tolist()
+    assert Variation(transposed=True)(images)[0, 0].tolist() == images[0, 0].T.tolist()
+    assert torch.equal(Variation(channels=(2, 0, 1))(images), images[:, [2, 0, 1]])
+    assert torch.equal(Variation(inverted=True)(images), 1 - images)
+
+
+def test_the_spread_has_every_recolouring_once_and_every_mirroring() -> None:
+    assert len(RECOLOURINGS) == len(set(RECOLOURINGS)) == len(SPREAD) == 12 and len(set(MIRRORINGS)) == 8
+    assert {(view.channels, view.inverted) for view in SPREAD} == set(RECOLOURINGS)
+    assert {(view.mirrored, view.transposed) for view in SPREAD} == set(MIRRORINGS)
+    images = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert len({view(images).numpy().tobytes() for view in SPREAD}) == 12
+
+
+def test_the_scorer_of_harmony_gives_the_mean_over_the_spread_once_it_is_trained() -> None:
+    torch.manual_seed(0)
+    images, captions = torch.rand(5, 3, 32, 32), [""] * 5
+    scorer = Scorer("harmony").requires_grad_(False)
+    one = scorer(images, captions)
+    torch.testing.assert_close(one, scorer.table(images, [""])[:, 0])
+    each = torch.stack([scorer(view(images), captions) for view in SPREAD])
+    scorer.eval()
+    torch.testing.assert_close(scorer(images, captions), each.mean(0))
+    recoloured = SPREAD[5](images)
+    moved = (scorer(recoloured, captions) - scorer(images, captions)).abs().mean()
+    assert moved < 0.3 * (each[5] - one).abs().mean(), "only mirrorings are not all there"
+
+
+def test_other_scorers_take_the_image_as_it_is() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 32, 32)
+    for name in ("balance", "legibility", "faithfulness"):
+        scorer = Scorer(name).requires_grad_(False)
+        assert torch.equal(scorer(images, ["", ""]), scorer.eval()(images, ["", ""]))
