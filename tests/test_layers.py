@@ -121,7 +121,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stepcredit.training.trainer import Trainer
 def late():
-    import stepcredit.cli
+    import stepcredit.cli.main
     from stepcredit import update
 """
     found = {name.split(".")[1] for name in imports(ast.parse(text)) if name.startswith("stepcredit")}

@@ -2,6 +2,6 @@
 
 import sys
 
-from stepcredit.cli import main
+from stepcredit.cli.main import main
 
 sys.exit(main())

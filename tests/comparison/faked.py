@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stepcredit.commands.compare import Asked, compare
+from stepcredit.cli.compare import Asked, compare
 from stepcredit.errors import StepcreditError
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))

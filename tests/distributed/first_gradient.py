@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stepcredit.cli import main
+from stepcredit.cli.main import main
 
 _clip = torch.nn.utils.clip_grad_norm_
 _place = Path(sys.argv[1]) / f"{os.environ.get('RANK', '0')}.safetensors"

@@ -1,6 +1,6 @@
 """The toy policy behind the command line, and the counts for docs/reliability.md where they are asked for."""
 
-from tests.commands.conftest import here, toy
+from tests.cli.conftest import here, toy
 from tests.hostile.trials import write_rows
 
 __all__ = ["here", "toy"]

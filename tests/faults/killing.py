@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.commands.command_line import newest_checkpoint, rows, tree
+from tests.cli.command_line import newest_checkpoint, rows, tree
 from tests.faults.victim import SIGNALS, Moment, run
 
 from stepcredit.runs import checkpoint

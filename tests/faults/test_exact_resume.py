@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.commands.command_line import TINY, TOY, newest_checkpoint, rows, stepcredit, tree
+from tests.cli.command_line import TINY, TOY, newest_checkpoint, rows, stepcredit, tree
 
 from stepcredit.runs import checkpoint
 

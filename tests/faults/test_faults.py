@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.commands.command_line import TOY, Said, newest_checkpoint, rows, stepcredit, tree
+from tests.cli.command_line import TOY, Said, newest_checkpoint, rows, stepcredit, tree
 from tests.faults.disk import BROKEN, CLOSED, FULL, failing_fsync, remount, small_disk
 from tests.faults.injected import CPU, CUDA, Injection, at_calls, patched, raising
 from tests.faults.killing import hidden

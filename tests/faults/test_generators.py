@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.commands.command_line import TINY, TOY, newest_checkpoint, rows, stepcredit, tree
+from tests.cli.command_line import TINY, TOY, newest_checkpoint, rows, stepcredit, tree
 from tests.hostile.trials import record
 
 from stepcredit.policy.adapters.ema import AveragedAdapter

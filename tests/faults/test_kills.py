@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.commands.command_line import TINY, TOY
+from tests.cli.command_line import TINY, TOY
 from tests.faults.killing import SIGNALS, TOY_POLICY, Harness, hidden, lost
 from tests.faults.victim import PHASES
 from tests.hostile.trials import record

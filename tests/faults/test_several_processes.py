@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.commands.command_line import TOY, rows
+from tests.cli.command_line import TOY, rows
 from tests.distributed.launched import RUN, command, run
 from tests.faults.killing import assert_same_run, hidden
 from tests.faults.pair import Pair

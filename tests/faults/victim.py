@@ -22,7 +22,7 @@ import torch
 from tests.toy_policy import ToyPolicy
 
 import stepcredit.policy.loading
-from stepcredit.cli import main
+from stepcredit.cli.main import main
 from stepcredit.config import TrainConfig
 from stepcredit.rewards.core.checked import CheckedReward
 from stepcredit.runs import checkpoint

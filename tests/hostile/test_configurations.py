@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import strategies as st
-from tests.commands.command_line import stepcredit
+from tests.cli.command_line import stepcredit
 from tests.hostile.trials import REFUSED, WORKS, cases, outcome_of, record, survive
 from tests.hostile.values import JSON_VALUES, NUMBERS, TEXT, damaged
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
-from tests.commands.command_line import stepcredit
+from tests.cli.command_line import stepcredit
 from tests.hostile.trials import REFUSED, WORKS, cases, outcome_of, record, survive
 from tests.hostile.values import ANY_TEXT, JSON_VALUES, TEXT, damaged
 

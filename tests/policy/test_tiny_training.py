@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.commands.command_line import stepcredit
+from tests.cli.command_line import stepcredit
 from tests.tiny import tiny_sd
 from torch import Tensor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.commands.command_line import TINY, stepcredit
+from tests.cli.command_line import TINY, stepcredit
 from tests.toy_policy import toy_config
 from tests.training.test_trainer import Failing, Notebook, finish, raising, rows, start
 

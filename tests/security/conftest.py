@@ -1,5 +1,5 @@
 """The toy policy behind the command line, as the tests of the commands have it."""
 
-from tests.commands.conftest import here, toy
+from tests.cli.conftest import here, toy
 
 __all__ = ["here", "toy"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.commands.command_line import TOY, stepcredit
+from tests.cli.command_line import TOY, stepcredit
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT

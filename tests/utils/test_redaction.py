@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.commands.command_line import TOY, stepcredit
+from tests.cli.command_line import TOY, stepcredit
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError

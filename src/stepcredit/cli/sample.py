@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from stepcredit.commands.sources import open_source
+from stepcredit.cli._source import open_source
 from stepcredit.errors import InputError
 from stepcredit.prompts import load_prompts, prompt_text
 from stepcredit.rewards.vision.images import to_pil

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.commands.command_line import refused, stepcredit
+from tests.cli.command_line import refused, stepcredit
 from tests.rewards.vision.checkpoints import options_of
 
 from stepcredit.rewards import REWARDS

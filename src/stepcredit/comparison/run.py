@@ -19,7 +19,7 @@ from stepcredit.comparison.findings import comparison_findings
 from stepcredit.comparison.page import write_comparison_report
 from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.reading import ComparisonFile
-from stepcredit.comparison.running import TRAIN, Failure, Runner, slots
+from stepcredit.comparison.runner import TRAIN, Failure, Runner, slots
 from stepcredit.comparison.text import markdown, printed
 from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.runs.directory import environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stepcredit.commands.sources import Source
+from stepcredit.cli._source import Source
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.evaluation.measuring import PromptSet

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.commands.command_line import TOY, refused, stepcredit, tree
+from tests.cli.command_line import TOY, refused, stepcredit, tree
 from tests.toy_policy import ToyPolicy
 
 from stepcredit.config import TrainConfig
@@ -246,7 +246,7 @@ def test_what_was_found_is_printed_though_the_file_cannot_be_written(monkeypatch
         raise OSError(28, "No space left on device")
 
     name = run("a")
-    monkeypatch.setattr("stepcredit.commands.evaluate.write_atomically", full)
+    monkeypatch.setattr("stepcredit.cli.evaluate.write_atomically", full)
     said = stepcredit("evaluate", name, "--prompts", "mine.txt", "--out", "a.json")
     assert (said.code, said.err) == (
         2,

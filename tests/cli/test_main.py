@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.commands.command_line import only_line, refused, stepcredit
+from tests.cli.command_line import only_line, refused, stepcredit
 
-from stepcredit import cli
+from stepcredit.cli import main
 from stepcredit.credit import CREDIT
 from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.rewards import REWARDS
@@ -61,7 +61,7 @@ def test_help_answers_at_once(command: list[str]) -> None:
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from stepcredit.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from stepcredit.cli.main import main; code = main(sys.argv[1:]); "
         f"print([name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
     )
     said = process([sys.executable, "-c", code], *arguments)
@@ -75,7 +75,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 )
 def test_a_mistyped_word_is_told_before_anything_heavy_is_imported(arguments: list[str]) -> None:
     code = (
-        "import sys; from stepcredit.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from stepcredit.cli.main import main; code = main(sys.argv[1:]); "
         f"print([name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
     )
     said = process([sys.executable, "-c", code], *arguments)
@@ -150,7 +150,7 @@ def test_every_error_of_ours_is_one_line_and_its_code(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("stepcredit.commands.listing.show", fail)
+    monkeypatch.setattr("stepcredit.cli.list.show", fail)
     said = stepcredit("list", "credit")
     assert said.code == code
     assert only_line(said) == "a b"
@@ -160,22 +160,22 @@ def test_ctrl_c_is_no_traceback_in_any_command(monkeypatch: pytest.MonkeyPatch) 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stepcredit.commands.listing.show", interrupt)
+    monkeypatch.setattr("stepcredit.cli.list.show", interrupt)
     said = stepcredit("list", "credit")
     assert (said.code, only_line(said)) == (130, "interrupted")
 
 
 def test_any_other_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.commands.listing.show", lambda *_: 1 / 0)
+    monkeypatch.setattr("stepcredit.cli.list.show", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cli.main(["list", "credit"])
+        main.main(["list", "credit"])
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:
     """`stepcredit list reward | head -1` with a head that is already gone."""
     reading, writing = os.pipe()
     os.close(reading)
-    code = "import sys; from stepcredit.cli import main; sys.exit(main(['--help']))"
+    code = "import sys; from stepcredit.cli.main import main; sys.exit(main(['--help']))"
     said = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert "Traceback" not in said.stderr

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepcredit.cli import main
+from stepcredit.cli.main import main
 
 TOY = [
     "sample.steps=4",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.commands.command_line import TOY, newest_checkpoint, only_line, refused, rows, stepcredit, tree
+from tests.cli.command_line import TOY, newest_checkpoint, only_line, refused, rows, stepcredit, tree
 from tests.toy_policy import WEIGHTS, ToyPolicy
 
 from stepcredit.config import TrainConfig

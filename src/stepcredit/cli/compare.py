@@ -74,7 +74,7 @@ def compare(
         )
     try:
         with interruptible():
-            from stepcredit.commands.comparing import carry_out  # torch takes seconds to import
+            from stepcredit.comparison.run import carry_out  # torch takes seconds to import
 
             carry_out(file, folder, skip_failed, train)
     except KeyboardInterrupt:

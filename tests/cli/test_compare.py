@@ -11,19 +11,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.commands.command_line import refused, stepcredit
+from tests.cli.command_line import refused, stepcredit
 from tests.comparison.faked import FAKE, FILE, results, timeless
 
-from stepcredit.commands import comparing
-from stepcredit.comparison import running
+from stepcredit.comparison import run, runner
 
 TINY = Path(__file__).parents[1] / "comparison" / "tiny.yaml"
 
 
 @pytest.fixture(autouse=True)
 def _here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "TRAIN", FAKE)
-    monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(run, "TRAIN", FAKE)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
     (here / "mine.yaml").write_text(FILE)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from tests.commands.command_line import refused, stepcredit, tree
+from tests.cli.command_line import refused, stepcredit, tree
 from tests.families import FAMILIES
 from tests.policy.adapted import attached, images, shift
 from torch import Tensor

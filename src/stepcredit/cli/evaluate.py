@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from stepcredit.commands.evaluated import Judges, chosen_prompts, chosen_rewards
-from stepcredit.commands.sources import Source, open_source
+from stepcredit.cli._evaluated import Judges, chosen_prompts, chosen_rewards
+from stepcredit.cli._source import Source, open_source
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.evaluation.cross import cross_tables

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.commands.command_line import only_line, refused, stepcredit
+from tests.cli.command_line import only_line, refused, stepcredit
 from tests.rewards.remote.live import AUTHORISED, TOKEN, body, pictures
 
 from stepcredit.rewards.remote import app, http

@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 import pytest
-from tests.commands.command_line import TOY, refused, stepcredit, tree
+from tests.cli.command_line import TOY, refused, stepcredit, tree
 from tests.comparison.kept import kept
 from tests.toy_policy import ToyPolicy
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.commands.command_line import TOY, refused, stepcredit, tree
+from tests.cli.command_line import TOY, refused, stepcredit, tree
 from tests.tiny import tiny_sd
 from tests.toy_policy import ToyPolicy
 
@@ -57,7 +57,7 @@ def test_a_run_is_sampled_with_its_newest_weights(here: Path, toy: list[ToyPolic
 
 def test_many_images_do_not_depend_on_how_they_are_batched(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stepcredit("sample", "embedded", "--prompts", "animals-held-out", "--images", "3", "--out", "a")
-    monkeypatch.setattr("stepcredit.commands.sample.BATCH", 5)
+    monkeypatch.setattr("stepcredit.cli.sample.BATCH", 5)
     stepcredit("sample", "embedded", "--prompts", "animals-held-out", "--images", "3", "--out", "b")
     assert tree(here / "a") == tree(here / "b") and len(tree(here / "a")) == 25
 

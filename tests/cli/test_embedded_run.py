@@ -19,7 +19,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DM
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-from tests.commands.command_line import TINY, newest_checkpoint, refused, rows, stepcredit, tree
+from tests.cli.command_line import TINY, newest_checkpoint, refused, rows, stepcredit, tree
 
 from stepcredit.policy.loading import load_policy
 from stepcredit.runs import checkpoint

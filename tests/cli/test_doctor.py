@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionImg2ImgPipeline, UNet2DModel
-from tests.commands.command_line import refused, stepcredit
+from tests.cli.command_line import refused, stepcredit
 from tests.families import FAMILIES
 from tests.tiny import tiny_sd
 

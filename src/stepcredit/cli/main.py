@@ -57,7 +57,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --run (or the newest)")] = False,
 ) -> None:
     """Train a recipe; without one, the embedded pipeline on JPEG compressibility with CoCA, minutes on a laptop."""
-    from stepcredit.commands.train import train as command
+    from stepcredit.cli.train import train as command
 
     given = arguments or []
     command([word for word in given if "=" not in word], [word for word in given if "=" in word], run, resume)
@@ -75,7 +75,7 @@ def sample(
     guidance: Annotated[float | None, typer.Option(min=0, help="guidance scale; the run's own by default")] = None,
 ) -> None:
     """Sample images from a trained run or from a model."""
-    from stepcredit.commands.sample import sample as command
+    from stepcredit.cli.sample import sample as command
 
     command(source, prompt or [], prompts, out, images, seed, steps, guidance)
 
@@ -102,7 +102,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
 ) -> None:
     """Score a run beside its base model, on training and held-out prompts, with every reward and an interval."""
-    from stepcredit.commands.evaluate import evaluate as command
+    from stepcredit.cli.evaluate import evaluate as command
 
     asked = {"steps": steps, "guidance": guidance}
     command(sources, prompts or [], reward or [], out, images, seed, asked, cross, json)
@@ -135,8 +135,8 @@ def compare(
     ] = False,
 ) -> None:
     """Compare credit rules: each at its best learning rate, on fresh seeds, against one of them. Can be resumed."""
-    from stepcredit.commands.compare import Asked
-    from stepcredit.commands.compare import compare as command
+    from stepcredit.cli.compare import Asked
+    from stepcredit.cli.compare import compare as command
 
     asked = Asked(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs, watch)
     given = [word for word in arguments if "=" not in word]
@@ -149,7 +149,7 @@ def report(
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="instead of report.html in the folder")] = None,
 ) -> None:
     """Write one HTML page about a run or a comparison, which needs nothing else to be looked at."""
-    from stepcredit.commands.report import report as command
+    from stepcredit.cli.report import report as command
 
     command(source, out)
 
@@ -161,7 +161,7 @@ def export(
     format: Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="who is to read it")] = "diffusers",
 ) -> None:
     """Write a run's newest weights as a LoRA file (for diffusers, or for ComfyUI and A1111) or a whole pipeline."""
-    from stepcredit.commands.export import export as command
+    from stepcredit.cli.export import export as command
 
     command(run, format, out)
 
@@ -179,7 +179,7 @@ def serve_reward(
     queue: Annotated[int, typer.Option(min=1, help="requests at a time, per reward")] = 32,
 ) -> None:
     """Serve rewards over HTTP for `reward.remote` of training runs elsewhere."""
-    from stepcredit.commands.serve_reward import serve_reward as command
+    from stepcredit.cli.serve_reward import serve_reward as command
 
     limits = {"request_bytes": max_bytes, "images": max_images, "pixels": max_pixels, "queue": queue}
     command(names, host, port, token_file, option or [], limits)
@@ -195,7 +195,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
 ) -> None:
     """Check whether a model can be trained exactly, how, and with how many images at a time."""
-    from stepcredit.commands.doctor import doctor as command
+    from stepcredit.cli.doctor import doctor as command
 
     command(model, overrides or [], json)
 
@@ -206,7 +206,7 @@ def list_parts(
     json: Annotated[bool, typer.Option("--json", help="as a JSON array")] = False,
 ) -> None:
     """List credit rules, rewards, prompt lists or recipes, with a line about each."""
-    from stepcredit.commands.listing import show as command
+    from stepcredit.cli.list import show as command
 
     command(kind, json)
 
@@ -220,6 +220,6 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="as a JSON array")] = False,
 ) -> None:
     """Score image files with a reward."""
-    from stepcredit.commands.score import score as command
+    from stepcredit.cli.score import score as command
 
     command(reward, images, prompt, option or [], json)
