@@ -227,10 +227,10 @@ class Bench:
         loop = bare if isinstance(policy.pipeline, StableDiffusionPipeline) else replayed
 
         def train(trajectory: Trajectory) -> None:
-            optimiser = torch.optim.AdamW(policy.parameters(), lr=config.train.learning_rate)
+            optimizer = torch.optim.AdamW(policy.parameters(), lr=config.train.learning_rate)
             loop(policy, trajectory, torch.ones(trajectory.log_probs.shape, device=self.device), config)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
 
         train(rollout(policy, config))
         trajectory, sampling = self.phase(1, lambda: rollout(policy, config), self.task.steps)

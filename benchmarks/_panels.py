@@ -42,7 +42,7 @@ def _placed(svg: str, x: int, y: int) -> str:
 
 
 def _style() -> str:
-    """Colours and letters of the run report."""
+    """Colors and letters of the run report."""
     report = (Path(stepcredit.report.__file__).parent / "style.css").read_text(encoding="utf-8")
     rules = re.findall(
         r"^(?::root|@media \(prefers.*?^\}|\.(?:chart text|rule|base|s\d|d\d|line|band|dot|many)).*?\}$",

@@ -41,7 +41,7 @@ def configuration(order: dict[str, Any]) -> TrainConfig:
                 "clip_range": order["clip_range"],
                 "advantage": "batch",
             },
-            "credit": {"name": "uniform", "standardise": False},
+            "credit": {"name": "uniform", "standardize": False},
             "prompts": {"source": order["prompts_file"]},
             "run": {
                 "seed": order["seed"],

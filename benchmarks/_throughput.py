@@ -64,7 +64,7 @@ def rollout(policy: PipelinePolicy, config: TrainConfig) -> Trajectory:
 
 
 def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) -> dict[str, float]:
-    """One step of the optimiser, every advantage 1; returns the figures of the epoch."""
+    """One step of the optimizer, every advantage 1; returns the figures of the epoch."""
     advantages = torch.ones(trajectory.log_probs.shape, device=trajectory.latents.device)
     experience = Experience(trajectory, advantages, alone(len(trajectory)))
     descent = descent_of(config, policy, Processes())

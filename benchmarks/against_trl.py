@@ -14,8 +14,8 @@ is compared, but not timed (with `--epochs 1` it is timed, and there is no self-
 What differs from TRL's defaults: no mixed precision, no progress bar, no image hook, no checkpoint; its noise, LoRA and
 shuffle of images are handed to it. It samples and trains one image at a time as its defaults do (`--trl-sample-batch`,
 `--trl-train-batch`), and draws each image's order of steps at random, which changes no gradient but its rounding.
-What differs from ours: uniform credit without a second standardisation and batch advantages (this is DDPO), TRL's
-optimiser settings and clip range, no checkpoint, no grid.
+What differs from ours: uniform credit without a second standardization and batch advantages (this is DDPO), TRL's
+optimizer settings and clip range, no checkpoint, no grid.
 
 Prints CPU-seconds and wall-seconds an epoch, the part of this core's float32 matrix rate that is reached (counting the
 UNet's operations only), peak resident memory, and the ratios pair by pair. Ends with status 1 if rewards or gradient
@@ -61,7 +61,7 @@ PINS = (
     *(f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "numpy", "pillow", "safetensors")),
 )
 WORK = {"steps": 50, "guidance": 5.0, "lora_rank": 4, "seed": 0}
-OPTIMISER = {"learning_rate": 3e-4, "weight_decay": 1e-4, "max_grad_norm": 1.0, "clip_range": 1e-4}  # TRL's defaults
+OPTIMIZER = {"learning_rate": 3e-4, "weight_decay": 1e-4, "max_grad_norm": 1.0, "clip_range": 1e-4}  # TRL's defaults
 RATE_SIZE = 1024
 
 
@@ -144,7 +144,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     chosen = {name: value for name, value in vars(options).items() if name not in ("venv", "pairs", "images")}
     order = {
         **WORK,
-        **OPTIMISER,
+        **OPTIMIZER,
         **chosen,
         "folder": str(pipeline),
         "lora": str(lora),

@@ -11,7 +11,7 @@ ended, and what was left out is said.
 Samples are images of `--steps` steps a second: of the rollout, which decodes them, and of the update. MFU, utilisation,
 is the denoiser's operations against the rate of bfloat16 matrix products of 8192 rows, measured on the same card. They
 are counted on one forward of both rows of the guidance; a LoRA's forward with its backward counts as two of them. What
-checkpointing computes again, the decoder and the optimiser count as nothing.
+checkpointing computes again, the decoder and the optimizer count as nothing.
 
 On another device: --device cpu --tiny runs all of it in small, to see that it works; its figures mean nothing.
 """

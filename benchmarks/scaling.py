@@ -105,7 +105,7 @@ LAWS = (
         "steps",
         (5, 10, 20, 40),
         "T",
-        "Every step is one forward, and in training one backward; text, decoding and the optimiser are paid once.",
+        "Every step is one forward, and in training one backward; text, decoding and the optimizer are paid once.",
     ),
     Law(
         "resolution",

@@ -30,7 +30,7 @@ FLOORS = (
         "checkpoint",
         "embedded",
         "faults",
-        "optimiser",
+        "optimizer",
         "plans",
         "processes",
         "progress",

@@ -210,8 +210,8 @@ def perturb(policy: Policy, scale: float = 0.1, seed: int = 0) -> None:
 
 def descending(policy: Policy, section: TrainSection) -> PlainDescent:
     """Plain gradient descent at the rate of `section`."""
-    optimiser = torch.optim.SGD(policy.parameters(), lr=section.learning_rate)
-    return PlainDescent(policy, optimiser, torch.amp.GradScaler(enabled=False), section.max_grad_norm)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=section.learning_rate)
+    return PlainDescent(policy, optimizer, torch.amp.GradScaler(enabled=False), section.max_grad_norm)
 
 
 def experienced(walk: Trajectory, advantages: Tensor, draw: StepDraw | None = None) -> Experience:

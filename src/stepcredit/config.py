@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+_STANDARDIZE = AliasChoices("standardize", "standardise")  # version 0.1 wrote the second
 MIXTURE = "mixture"
 """The name of a reward that is made of others."""
 
@@ -70,7 +71,7 @@ class SampleSection(_Section):
 class TrainSection(_Section):
     """How the weights are updated.
 
-    An epoch's images are shuffled and split into `updates_per_epoch` groups. Each group is one optimiser update over
+    An epoch's images are shuffled and split into `updates_per_epoch` groups. Each group is one optimizer update over
     all its images and all their steps, or `sampled_steps` of each, computed `microbatch` (image, step) pairs at a time.
     """
 
@@ -80,7 +81,7 @@ class TrainSection(_Section):
     betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="of AdamW, each in [0, 1)")
     adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this norm")
-    updates_per_epoch: int = Field(4, ge=1, description="optimiser steps per pass over an epoch's images")
+    updates_per_epoch: int = Field(4, ge=1, description="optimizer steps per pass over an epoch's images")
     inner_epochs: int = Field(1, ge=1, description="passes over an epoch's images")
     microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
@@ -108,10 +109,10 @@ class TrainSection(_Section):
         "outputs, which does not grow where a step has little noise",
     )
     advantage: Literal["group", "running", "batch"] = Field(
-        "group", description="standardise rewards per prompt in the epoch, per prompt over a buffer, or over the epoch"
+        "group", description="standardize rewards per prompt in the epoch, per prompt over a buffer, or over the epoch"
     )
     advantage_clip: float = Field(5.0, gt=0, description="advantages, and step advantages, are cut to +- this")
-    buffer_size: int = Field(32, ge=1, description="images remembered per prompt by `running` and credit.standardise")
+    buffer_size: int = Field(32, ge=1, description="images remembered per prompt by `running` and credit.standardize")
     min_count: int = Field(16, ge=1, description="images a prompt needs before its own buffer is used")
     max_skipped_updates: int = Field(
         5, ge=0, description="updates in a row that may be skipped because their loss or gradient is not finite"
@@ -125,14 +126,18 @@ class CreditSection(_Section):
     window: int = Field(5, ge=1, description="steps per window of the contribution rules, at most sample.steps")
     alpha: float = Field(0.0, ge=0, le=1, description="1 is no step credit")
     clamp: bool = Field(False, description="set negative contributions to zero")
-    standardise: bool = Field(True, description="second standardisation, pooled over a prompt's images and steps")
+    standardize: bool = Field(
+        True,
+        validation_alias=_STANDARDIZE,
+        description="second standardization, pooled over a prompt's images and steps",
+    )
     options: dict[str, Any] = Field({}, description="further fields of the rule, e.g. gamma of discount")
 
 
 class ComponentSection(_Section):
     """One reward of a mixture, and how its scores r count in the sum: weight * (r - mean) / scale.
 
-    `standardise` says which mean and scale: `prompt` those of the prompt's images in the epoch (mean and standard
+    `standardize` says which mean and scale: `prompt` those of the prompt's images in the epoch (mean and standard
     deviation), `fixed` the ones given here, `none` 0 and 1.
     """
 
@@ -141,8 +146,8 @@ class ComponentSection(_Section):
     remote: str | list[str] | None = Field(None, description="as in reward.remote, for this component alone")
     label: str = Field("", description="what figures call it; empty is the name, or the function of module:function")
     weight: float = Field(1.0, ge=-1e9, le=1e9, description="below 0 the score is to fall, at 0 it is only watched")
-    standardise: Literal["prompt", "fixed", "none"] = Field(
-        "prompt", description="per prompt, by mean and scale, or raw"
+    standardize: Literal["prompt", "fixed", "none"] = Field(
+        "prompt", validation_alias=_STANDARDIZE, description="per prompt, by mean and scale, or raw"
     )
     mean: float = Field(0.0, description="taken away from the scores if fixed")
     scale: float = Field(1.0, gt=0, description="what the scores are divided by if fixed")
@@ -154,19 +159,19 @@ class ComponentSection(_Section):
 
     @model_validator(mode="after")
     def _fixed_only(self) -> ComponentSection:
-        if self.standardise != "fixed" and (self.mean, self.scale) != (0.0, 1.0):
-            raise ValueError(f"mean and scale go with standardise: fixed, not with standardise: {self.standardise}")
+        if self.standardize != "fixed" and (self.mean, self.scale) != (0.0, 1.0):
+            raise ValueError(f"mean and scale go with standardize: fixed, not with standardize: {self.standardize}")
         return self
 
 
 class RewardSection(_Section):
-    """What is maximised."""
+    """What is maximized."""
 
     name: str = Field("jpeg_compressibility", description="see `stepcredit list reward`, or module:function")
     options: dict[str, Any] = Field({}, description="arguments of the reward's constructor")
     components: list[ComponentSection] = Field(
         [],
-        description="a mixture instead of one reward: name, options, remote, label, weight, standardise (prompt, none, "
+        description="a mixture instead of one reward: name, options, remote, label, weight, standardize (prompt, none, "
         "or fixed with mean and scale) of each",
     )
     remote: str | list[str] | None = Field(

@@ -219,7 +219,7 @@ class Policy(Protocol):
         ...
 
     def stepped(self) -> None:
-        """The optimiser has made a step: averages take in the new weights."""
+        """The optimizer has made a step: averages take in the new weights."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:

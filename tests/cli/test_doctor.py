@@ -69,7 +69,7 @@ def test_the_embedded_model_in_words() -> None:
         "LoRA of rank 4: 25,088 of 2,230,916 weights of the denoiser; a gradient reaches all of it"
     )
     assert lines["memory"] == (
-        "12.3 MB for weights and optimiser, 2.94 MB per image of a micro-batch, 47 MB for the 16 of this configuration"
+        "12.3 MB for weights and optimizer, 2.94 MB per image of a micro-batch, 47 MB for the 16 of this configuration"
     )
     assert lines["suggested"].endswith("fits into the 2.0 GB free on cpu")
 

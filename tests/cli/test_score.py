@@ -13,16 +13,16 @@ from tests.rewards.vision.checkpoints import options_of
 
 from stepcredit.rewards import REWARDS
 
-COLOURS = {"red.png": (255, 0, 0), "blue.png": (0, 0, 255), "grey.png": (99, 99, 99)}
+COLORS = {"red.png": (255, 0, 0), "blue.png": (0, 0, 255), "grey.png": (99, 99, 99)}
 WARMTH = {"red.png": 1.0, "blue.png": -1.0, "grey.png": 0.0}
 
 
 @pytest.fixture
 def pictures(here: Path) -> list[str]:
     """Three files of different sizes in the working directory."""
-    for number, (name, colour) in enumerate(COLOURS.items()):
-        Image.new("RGB", (20, 20 + 4 * (number % 2)), colour).save(here / name)
-    return list(COLOURS)
+    for number, (name, color) in enumerate(COLORS.items()):
+        Image.new("RGB", (20, 20 + 4 * (number % 2)), color).save(here / name)
+    return list(COLORS)
 
 
 def test_a_line_per_image_in_the_order_given(pictures: list[str]) -> None:

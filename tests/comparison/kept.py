@@ -20,7 +20,7 @@ from stepcredit.runs.image_grid import save_grid
 
 RATE = 0.01
 CREDIT = {"uniform": [1.0, 1.0, 1.0], "linear": [1.5, 1.0, 0.5], "third": [2.0, 0.7, 0.3]}
-COLOURS = {"uniform": (1.0, 0.0, 0.0), "linear": (0.0, 0.0, 1.0), "third": (0.0, 1.0, 0.0)}
+COLORS = {"uniform": (1.0, 0.0, 0.0), "linear": (0.0, 0.0, 1.0), "third": (0.0, 1.0, 0.0)}
 """Of an arm's last sample grid; the first is grey."""
 
 
@@ -49,9 +49,9 @@ def kept(
 
 
 def _leave(run: RunDirectory, arm: str, epochs: int, caption: str) -> None:
-    colour = torch.tensor(COLOURS[arm]).view(1, 3, 1, 1).expand(4, 3, 32, 32)
+    color = torch.tensor(COLORS[arm]).view(1, 3, 1, 1).expand(4, 3, 32, 32)
     save_grid(run.grid_path(0), torch.full((4, 3, 32, 32), 0.5), [caption] * 4)
-    save_grid(run.grid_path(epochs), colour, [caption] * 4)
+    save_grid(run.grid_path(epochs), color, [caption] * 4)
     native = [0.5, 0.5, 2.0]
     rows = [
         {"epoch": epoch, "credit_profile": CREDIT[arm], "native_scale": native, "update_profile": CREDIT[arm]}

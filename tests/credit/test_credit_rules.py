@@ -346,7 +346,7 @@ def test_group_contrastive_by_hand() -> None:
 
 
 def laid_out(*shades: float) -> Trajectory:
-    """One walk whose picture, left half dark and right half light, comes out of none, while its colour is there first.
+    """One walk whose picture, left half dark and right half light, comes out of none, while its color is there first.
 
     Args:
         shades: of the contrast at each step, of which the last picture has 1.
@@ -357,7 +357,7 @@ def laid_out(*shades: float) -> Trajectory:
     return trajectory(torch.stack(pictures).unsqueeze(0), 7 + halves.unsqueeze(0))
 
 
-def test_layout_contribution_looks_at_places_and_not_at_colour() -> None:
+def test_layout_contribution_looks_at_places_and_not_at_color() -> None:
     walks = laid_out(0.0, 0.6, 0.8)
     expected = torch.tensor([[1.0, 0.4, 0.2]])  # similarities 0, .6, .8, 1
     torch.testing.assert_close(spent("layout-contribution", walks, window=1), expected)

@@ -196,7 +196,7 @@ def test_active_neurons_by_hand() -> None:
 
 def test_a_reset_takes_active_neurons_and_their_momentum() -> None:
     critic = by_hand()
-    critic.fit(INPUTS, torch.ones(2), [torch.tensor([0, 1])], math.inf)  # the optimiser has moments from here on
+    critic.fit(INPUTS, torch.ones(2), [torch.tensor([0, 1])], math.inf)  # the optimizer has moments from here on
     kept = {name: value.clone() for name, value in critic.state_dict().items()}
     critic.reset([torch.tensor([True, False]), torch.tensor([False, True])], np.random.default_rng(5))
     new = Critic(2, 2, 0.1, np.random.default_rng(5)).state_dict()
@@ -210,11 +210,11 @@ def test_a_reset_takes_active_neurons_and_their_momentum() -> None:
     assert found["layers.0.bias"][0] == 0 and found["layers.0.bias"][1] == kept["layers.0.bias"][1]
     assert torch.equal(found["layers.2.bias"], kept["layers.2.bias"])
     for moment in ("exp_avg", "exp_avg_sq"):
-        into, between, out = (f"optimiser.{index}.{moment}" for index in (0, 2, 4))
+        into, between, out = (f"optimizer.{index}.{moment}" for index in (0, 2, 4))
         assert found[into][0].tolist() == [0, 0] and torch.equal(found[into][1], kept[into][1])
         assert found[between][:, 0].tolist() == found[between][1].tolist() == [0, 0]
         assert found[out][0].tolist() == [kept[out][0, 0].item(), 0]
-    assert kept["optimiser.0.exp_avg"][0].any() and kept["optimiser.4.exp_avg"].all()
+    assert kept["optimizer.0.exp_avg"][0].any() and kept["optimizer.4.exp_avg"].all()
 
 
 def test_a_critic_all_of_whose_neurons_were_reset_says_its_output_bias() -> None:

@@ -1,4 +1,4 @@
-"""Started by accelerate with DeepSpeed: an optimiser that is shared out against one that is whole.
+"""Started by accelerate with DeepSpeed: an optimizer that is shared out against one that is whole.
 
     accelerate launch --use_deepspeed --zero_stage 2 --num_processes 2 -m tests.distributed.deepspeed_steps
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.config import TrainSection
-from stepcredit.distributed.adamw import build_optimiser
+from stepcredit.distributed.adamw import build_optimizer
 from stepcredit.distributed.deepspeed import DeepSpeedDescent
 from stepcredit.distributed.optimizer import PlainDescent, Step
 from stepcredit.distributed.process_group import joined
@@ -61,7 +61,7 @@ def main() -> None:
     processes = joined(2, cpu=True)
     ours, theirs = Line(), Line()
     shared: Any = DeepSpeedDescent(ours, SECTION, processes)  # type: ignore[arg-type]
-    plain: Any = PlainDescent(theirs, build_optimiser(theirs.weights, SECTION, unfused=True), shared.scaler, 0.5)  # type: ignore[arg-type]
+    plain: Any = PlainDescent(theirs, build_optimizer(theirs.weights, SECTION, unfused=True), shared.scaler, 0.5)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
 
     def stepped(**spoilt: int) -> tuple[Step, Step]:

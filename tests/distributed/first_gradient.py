@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 -m -- tests.distributed.first_gradient FOLDER train RECIPE...
 
-writes FOLDER/0.safetensors and FOLDER/1.safetensors: those of all weights as the optimiser gets them, added up over the
+writes FOLDER/0.safetensors and FOLDER/1.safetensors: those of all weights as the optimizer gets them, added up over the
 processes, before they are clipped.
 """
 

@@ -1,4 +1,4 @@
-"""Steps by DeepSpeed: what is refused, and that they are those of the optimiser alone."""
+"""Steps by DeepSpeed: what is refused, and that they are those of the optimizer alone."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def launched(stage: int, folder: Path, *words: str) -> subprocess.CompletedProce
 @installed
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_steps_are_those_of_one_optimiser_with_all_gradients(stage: int) -> None:
+def test_steps_are_those_of_one_optimizer_with_all_gradients(stage: int) -> None:
     """With another number of forwards in each process, and updates that one of the two spoils."""
     said = launched(stage, ROOT, "tests.distributed.deepspeed_steps")
     assert said.returncode == 0, said.stderr

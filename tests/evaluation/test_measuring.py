@@ -70,7 +70,7 @@ def test_all_rewards_score_the_same_images_once_and_a_batch_at_a_time() -> None:
 
 
 def test_a_mixture_is_measured_with_its_components() -> None:
-    parts = [{"name": "warmth"}, {"name": "jpeg_compressibility", "weight": 2.0, "standardise": "none"}]
+    parts = [{"name": "warmth"}, {"name": "jpeg_compressibility", "weight": 2.0, "standardize": "none"}]
     reward = build_reward(recipes.validate({"reward": {"components": parts}}, "here").reward)
     scores = measure(ToyPolicy(), {"mixture": reward}, PROMPTS, 2, 0, plan(4)).scores
     assert list(scores) == ["mixture", "mixture.warmth", "mixture.jpeg_compressibility"]

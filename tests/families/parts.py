@@ -70,7 +70,7 @@ def flow_vae() -> AutoencoderKL:
 def enliven(denoiser: nn.Module, gain: float = 1.0) -> nn.Module:
     """Draw every matrix anew, with `gain` over the square root of its inputs, and every all-zero or unset vector.
 
-    Stock initialisations leave last layers at zero, some parameters unset, and prompts of hardly any weight.
+    Stock initializations leave last layers at zero, some parameters unset, and prompts of hardly any weight.
     """
     with torch.no_grad():
         for parameter in denoiser.parameters():

@@ -30,7 +30,7 @@ WITHOUT_LORA = ("pixart_sigma",)
 """Families whose diffusers pipeline has no LoRA loader: every weight is trained."""
 
 GENTLE = ("sd-sample", "flux-true-cfg", "pixart_sigma")
-"""Those that a larger step of the optimiser throws off: their output is the clean image, or guided twice."""
+"""Those that a larger step of the optimizer throws off: their output is the clean image, or guided twice."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Harness:
 
 
 def assert_same_run(ours: Path, whole: Path) -> None:
-    """Nothing of a run tells that it was stopped: weights, optimiser, metrics, pictures are those of the other."""
+    """Nothing of a run tells that it was stopped: weights, optimizer, metrics, pictures are those of the other."""
     assert rows(ours) == rows(whole)
     assert newest_checkpoint(ours) == newest_checkpoint(whole)
     for folder in ("samples", "lora", "unet"):  # one of the last two

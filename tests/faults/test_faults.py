@@ -67,7 +67,7 @@ def hanging_reward() -> Iterator[None]:
 
 @contextmanager
 def infinite_weights() -> Iterator[None]:
-    """The optimiser's third step overflows."""
+    """The optimizer's third step overflows."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         count = 0
@@ -137,7 +137,7 @@ FAULTS = [
           lambda: at_calls(loss, "clipped_surrogate", range(9, 10), lambda value: value + torch.inf),
           "epoch 2: updates skipped because their loss or gradient is not finite: 1 of 2",
           carries_on=True, alike="not"),
-    Fault("weights overflow", "in an optimiser step of epoch 2", infinite_weights,
+    Fault("weights overflow", "in an optimizer step of epoch 2", infinite_weights,
           "epoch 2: the weights are not finite; .*, go on with: stepcredit train --resume --run a$"),
     Fault("model draws NaN", "in the latents of epoch 2", rollout(nan_latents),
           "epoch 2: the latents that the model draws are not finite"),
@@ -150,8 +150,8 @@ FAULTS = [
           "--resume --run a train.microbatch=1"),
     Fault(MEMORY, "with one image at a time", replays(range(70, ALWAYS), CPU), "with train.microbatch=1, the smallest",
           alike="within rounding", overrides=("train.microbatch=1",)),
-    Fault(MEMORY, "in the optimiser's step", lambda: at_calls(torch.optim.AdamW, "step", EPOCH_2, raising(CUDA)),
-          "epoch 2: out of memory in the optimiser's step"),
+    Fault(MEMORY, "in the optimizer's step", lambda: at_calls(torch.optim.AdamW, "step", EPOCH_2, raising(CUDA)),
+          "epoch 2: out of memory in the optimizer's step"),
     Fault("out of memory in sampling", "in epoch 2", rollout(raising(CUDA)),
           "epoch 2: out of memory in sampling or decoding; free some, or lower sample.batch, and go on with: "),
     Fault("disk full", "writing metrics; injected", full("metrics.jsonl", 2), "No space left on device"),

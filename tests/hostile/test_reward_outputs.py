@@ -118,7 +118,7 @@ STRANGE: dict[str, Callable[[], Any]] = {
     "broadcast array": lambda: np.broadcast_to(np.float32(0), (10**13,)),
     "meta tensor": lambda: torch.zeros(2, device="meta"),
     "sparse tensor": lambda: torch.eye(2).to_sparse(),
-    "quantised tensor": lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
+    "quantized tensor": lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
     "nested list": lambda: nested(500),
     "list of itself": lambda: (found := [], found.append(found))[0],
     "raises ValueError as an array": lambda: Lying(ValueError("\n\n")),

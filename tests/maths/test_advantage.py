@@ -15,17 +15,17 @@ REWARDS = st.lists(st.floats(-100, 100), min_size=1, max_size=20)
 # Without memory
 
 
-def test_standardise_literals():
+def test_standardize_literals():
     # mean 2, population std sqrt(2/3)
     expected = torch.tensor([-1.0, 0.0, 1.0]) / (2 / 3) ** 0.5
-    torch.testing.assert_close(advantage.standardise(torch.tensor([1.0, 2.0, 3.0])), expected)
+    torch.testing.assert_close(advantage.standardize(torch.tensor([1.0, 2.0, 3.0])), expected)
 
 
 @PROPERTY
 @given(REWARDS)
-def test_standardised_rewards_have_mean_zero_and_keep_their_order(rewards):
+def test_standardized_rewards_have_mean_zero_and_keep_their_order(rewards):
     rewards = torch.tensor(rewards, dtype=torch.float64)
-    result = advantage.standardise(rewards)
+    result = advantage.standardize(rewards)
     assert abs(float(result.double().sum())) < 1e-4
     assert float(result.double().std(correction=0)) < 1 + 1e-6
     assert (result[rewards.argsort()].diff() >= 0).all()
@@ -36,24 +36,24 @@ def test_equal_rewards_are_exactly_zero(rewards):
     # float64(0.1) * 3 / 3 is not 0.1: without care the remainder over 1e-6 is not zero.
     values = torch.tensor(rewards, dtype=torch.float64)
     zeros = torch.zeros(len(rewards))
-    assert torch.equal(advantage.standardise(values), zeros)
+    assert torch.equal(advantage.standardize(values), zeros)
     assert torch.equal(advantage.group_advantages(values, ["a"] * len(rewards)), zeros)
     assert torch.equal(PromptStatistics(8, 1).update(["a"] * len(rewards), values), zeros)
 
 
 def test_a_large_offset_does_not_cost_precision():
     rewards = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(advantage.standardise(rewards + 1e6), advantage.standardise(rewards))
+    torch.testing.assert_close(advantage.standardize(rewards + 1e6), advantage.standardize(rewards))
 
 
-def test_groups_are_standardised_apart():
+def test_groups_are_standardized_apart():
     rewards = torch.tensor([1.0, 10.0, 3.0, 30.0, 7.0])
     result = advantage.group_advantages(rewards, ["a", "b", "a", "b", "alone"])
     torch.testing.assert_close(result, torch.tensor([-1.0, -1.0, 1.0, 1.0, 0.0]), rtol=0, atol=2e-6)
 
 
 def test_half_precision_rewards_give_float32():
-    result = advantage.standardise(torch.tensor([1.0, 2.0], dtype=torch.float16))
+    result = advantage.standardize(torch.tensor([1.0, 2.0], dtype=torch.float16))
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, torch.tensor([-1.0, 1.0]))
 
@@ -61,9 +61,9 @@ def test_half_precision_rewards_give_float32():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: advantage.standardise(torch.zeros(2, 2)), "rewards has shape"),
-        (lambda: advantage.standardise(torch.zeros(0)), "expected at least one entry"),
-        (lambda: advantage.standardise(torch.tensor([0.0, torch.nan])), r"not finite in rows \[1\]"),
+        (lambda: advantage.standardize(torch.zeros(2, 2)), "rewards has shape"),
+        (lambda: advantage.standardize(torch.zeros(0)), "expected at least one entry"),
+        (lambda: advantage.standardize(torch.tensor([0.0, torch.nan])), r"not finite in rows \[1\]"),
         (lambda: advantage.group_advantages(torch.zeros(2), ["a"]), "groups has 1 names for 2 trajectories"),
         (lambda: advantage.group_advantages(torch.zeros(2), "ab"), "give a list with one name for each"),
         (lambda: PromptStatistics(0, 1), "buffer_size is 0"),
@@ -192,7 +192,7 @@ def test_pooling_keeps_the_credit_that_per_step_statistics_would_cancel():
     pooled = StepStatistics(8, 1).update(["a", "a"], steps)
     shape = (pooled[0] - pooled[1]) / (pooled[0, 0] - pooled[1, 0])
     torch.testing.assert_close(shape, torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2]))
-    per_step = torch.stack([advantage.standardise(column) for column in steps.unbind(1)], dim=1)
+    per_step = torch.stack([advantage.standardize(column) for column in steps.unbind(1)], dim=1)
     torch.testing.assert_close(per_step[0], torch.ones(5), rtol=0, atol=1e-4)
 
 

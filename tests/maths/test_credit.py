@@ -133,7 +133,7 @@ def test_contribution_of_literals_with_a_short_last_window():
     torch.testing.assert_close(credit.reward_to_go(weights), torch.tensor([[1.0, 0.85, 0.7, 0.5, 0.3]]))
 
 
-def test_window_of_one_is_the_normalised_increment():
+def test_window_of_one_is_the_normalized_increment():
     similarity = _similarity(dtype=torch.float64)
     expected = similarity.diff(dim=1) / (1 - similarity[:, :1])
     torch.testing.assert_close(credit.contribution_weights(similarity, 1), expected)

@@ -1,4 +1,4 @@
-"""Coarse, centred latents."""
+"""Coarse, centered latents."""
 
 import pytest
 import torch
@@ -12,10 +12,10 @@ def test_by_hand() -> None:
     assert layout(latents, 2).tolist() == [[-3.0, -1.0, 1.0, 3.0]]
 
 
-def test_colour_does_not_count_and_texture_only_in_finer_cells() -> None:
+def test_color_does_not_count_and_texture_only_in_finer_cells() -> None:
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    coloured = latents + torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)
-    torch.testing.assert_close(layout(coloured, 4), layout(latents, 4), atol=1e-5, rtol=0)
+    colored = latents + torch.tensor([1.0, -2.0, 0.5, 3.0]).view(4, 1, 1)
+    torch.testing.assert_close(layout(colored, 4), layout(latents, 4), atol=1e-5, rtol=0)
     texture = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
     torch.testing.assert_close(layout(latents + texture, 4), layout(latents, 4), atol=1e-5, rtol=0)
     assert not torch.allclose(layout(latents + texture, 8), layout(latents, 8), atol=0.1)

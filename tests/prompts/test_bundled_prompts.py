@@ -12,7 +12,7 @@ import pytest
 
 import stepcredit.prompts
 from stepcredit.prompts import load_prompts, prompt_names
-from stepcredit.shapes.world import ATTRIBUTES, COLOURS, Scene, held_out_captions, is_held_out, parse, sample_caption
+from stepcredit.shapes.world import ATTRIBUTES, COLORS, Scene, held_out_captions, is_held_out, parse, sample_caption
 
 DATA = Path(stepcredit.prompts.__file__).parent / "data"
 COUNT = 64
@@ -20,20 +20,20 @@ SHAPES = ATTRIBUTES["shape"]
 
 
 def training_captions() -> list[str]:
-    """64 captions open to training. Every 8 of them show each shape twice and each colour once on either side."""
+    """64 captions open to training. Every 8 of them show each shape twice and each color once on either side."""
     rng = np.random.default_rng(0)
     captions: dict[str, None] = {}
     while len(captions) < COUNT:
-        block = [_caption(*words, rng) for words in _colours_and_shapes(rng)]
+        block = [_caption(*words, rng) for words in _colors_and_shapes(rng)]
         if not captions.keys() & block:
             captions.update(dict.fromkeys(block))
     return list(captions)
 
 
-def _colours_and_shapes(rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    foregrounds = rng.permutation(COLOURS)
-    backgrounds = np.roll(foregrounds, rng.integers(1, len(COLOURS)))
-    return [(SHAPES[row % len(SHAPES)], str(foregrounds[row]), str(backgrounds[row])) for row in range(len(COLOURS))]
+def _colors_and_shapes(rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    foregrounds = rng.permutation(COLORS)
+    backgrounds = np.roll(foregrounds, rng.integers(1, len(COLORS)))
+    return [(SHAPES[row % len(SHAPES)], str(foregrounds[row]), str(backgrounds[row])) for row in range(len(COLORS))]
 
 
 def _caption(shape: str, foreground: str, background: str, rng: np.random.Generator) -> str:
@@ -77,10 +77,10 @@ def test_the_shapes_lists_are_captions_of_their_side(name: str, held_out: bool) 
 
 
 @pytest.mark.parametrize("start", range(0, COUNT, 8))
-def test_every_8_training_captions_cover_shapes_and_colours(start: int) -> None:
+def test_every_8_training_captions_cover_shapes_and_colors(start: int) -> None:
     scenes = [parse(text) for text in texts("shapes")[start : start + 8]]
     assert sorted(scene["shape"] for scene in scenes) == sorted(2 * SHAPES)
-    assert {scene["foreground"] for scene in scenes} == {scene["background"] for scene in scenes} == set(COLOURS)
+    assert {scene["foreground"] for scene in scenes} == {scene["background"] for scene in scenes} == set(COLORS)
 
 
 def test_the_training_captions_mention_every_optional_word() -> None:

@@ -40,7 +40,7 @@ def test_bands_of_many_lines_are_fainter() -> None:
     assert chart(*lines[:3]).get("class") == "chart" and chart(*lines).get("class") == "chart many"
 
 
-def test_forty_lines_differ_in_colour_or_dashes() -> None:
+def test_forty_lines_differ_in_color_or_dashes() -> None:
     svg = chart(*(Line(str(index), [Point(1, 0.0), Point(2, 1.0)]) for index in range(40)))
     assert len({group.get("class") for group in svg.iter("g")}) == 40
 

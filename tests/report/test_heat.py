@@ -5,7 +5,7 @@ from stepcredit.report.heat import Strip, heat_map, highest, scale
 
 
 def cells(*strips: Strip, most: float = 2.0) -> list[tuple[str, float]]:
-    """What each cell says, and how strong its colour is."""
+    """What each cell says, and how strong its color is."""
     svg = ElementTree.fromstring(heat_map(strips, most, what="credit"))
     rectangles = [one for one in svg.iter("rect") if one.get("class") == "cell"]
     return [(one[0].text or "", float(one.get("fill-opacity", ""))) for one in rectangles]
@@ -37,7 +37,7 @@ def test_missing_values_leave_gaps_and_nothing_is_no_map() -> None:
         assert heat_map(strips, 1.0, what="credit") == "" and highest(strips) == 1
 
 
-def test_of_many_epochs_and_steps_neighbours_are_averaged() -> None:
+def test_of_many_epochs_and_steps_neighbors_are_averaged() -> None:
     found = cells(*(Strip(epoch, [float(epoch % 2)] * 150) for epoch in range(1, 82)))
     assert len(found) == 27 * 75
     assert found[0] == ("credit 0.6667, epochs 1 to 3, steps 0 to 1", 0.333)

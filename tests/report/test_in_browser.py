@@ -22,15 +22,15 @@ SCHEMES = {"light": "rgb(255, 255, 255)", "dark": "rgb(23, 23, 27)"}
 LOW_CONTRAST = """
 (() => {
   const channels = (text) => text.match(/[0-9.]+/g).map(Number);
-  const light = (colour) => {
+  const light = (color) => {
     const linear = (share) => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
-    const [r, g, b] = channels(colour).map((channel) => linear(channel / 255));
+    const [r, g, b] = channels(color).map((channel) => linear(channel / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (element) => {
     for (let one = element; one; one = one.parentElement) {
-      const colour = getComputedStyle(one).backgroundColor;
-      if ((channels(colour)[3] ?? 1) === 1) return colour;
+      const color = getComputedStyle(one).backgroundColor;
+      if ((channels(color)[3] ?? 1) === 1) return color;
     }
   };
   for (const closed of document.querySelectorAll("details")) closed.open = true;
@@ -69,8 +69,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run = start(folder / "run", ("stepcredit", "train", "prompts.source=" + "a-very-long-name-" * 20))
     profiles = {name: [1.5, 0.75, 0.75] for name in ("credit_profile", "native_scale", "update_profile")}
     write_rows(run, [row(epoch) | profiles for epoch in range(1, 71)])
-    for epoch, colour in ((0, RED), (70, BLUE)):
-        images = torch.tensor(colour).view(1, 3, 1, 1).expand(4, 3, 32, 32) / 255
+    for epoch, color in ((0, RED), (70, BLUE)):
+        images = torch.tensor(color).view(1, 3, 1, 1).expand(4, 3, 32, 32) / 255
         save_grid(run.grid_path(epoch), images, ["a circle"] * 4)
     rising = {seed: [0.0, 1.0 + seed / 10, 2.0] for seed in (11, 12, 13)}
     arms = {"uniform": rising, "linear": rising, "third": {seed: [0.0, 2.0, 4.0] for seed in rising}}
@@ -79,7 +79,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def pixels(browser: Chromium, *places: float) -> list[tuple[int, ...]]:
-    """Colours of the picture at so many hundredths of its width, in its first row of samples."""
+    """Colors of the picture at so many hundredths of its width, in its first row of samples."""
     clip = browser.evaluate(PICTURE)
     picture = Image.open(io.BytesIO(browser.screenshot(clip))).convert("RGB")
     return [picture.getpixel((int(picture.width * place / 100), 90)) for place in places]

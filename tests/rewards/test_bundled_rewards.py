@@ -156,11 +156,11 @@ def test_a_diverged_image_is_no_small_jpeg(name: str, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("colour", "expected"),
+    ("color", "expected"),
     [((1, 0, 0), 1), ((0, 0, 1), -1), ((0, 1, 0), 0), ((0.5, 0.5, 0.5), 0), ((0.75, 0, 0.5), 0.25)],
 )
-def test_warmth_is_red_less_blue(colour: tuple[float, float, float], expected: float) -> None:
-    assert score(build_reward(RewardSection(name="warmth")), plain(*colour)).item() == pytest.approx(expected)
+def test_warmth_is_red_less_blue(color: tuple[float, float, float], expected: float) -> None:
+    assert score(build_reward(RewardSection(name="warmth")), plain(*color)).item() == pytest.approx(expected)
 
 
 def test_warmth_is_a_mean_over_the_image() -> None:

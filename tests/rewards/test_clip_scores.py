@@ -31,10 +31,10 @@ def score(reward: Any, images: Tensor = IMAGES, prompts: list[str] = PROMPTS) ->
     return scores
 
 
-def cosines(folder: Path, centre: Any, prompts: list[str] = PROMPTS) -> Tensor:
-    """Each pair by itself, without padding, from CLIP's own normalised embeddings."""
+def cosines(folder: Path, center: Any, prompts: list[str] = PROMPTS) -> Tensor:
+    """Each pair by itself, without padding, from CLIP's own normalized embeddings."""
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
-    pixels = ShortestEdgeCrop(28, centre)(IMAGES)
+    pixels = ShortestEdgeCrop(28, center)(IMAGES)
     found = []
     for image, prompt in zip(pixels, prompts, strict=True):
         tokens = [49406, *tokenizer(prompt, add_special_tokens=False)["input_ids"][:75], 49407]

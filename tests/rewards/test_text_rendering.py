@@ -131,10 +131,10 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, missing: str) -> Non
     assert str(raised.value) == f"text_rendering needs {missing}: pip install 'stepcredit[ocr]'"
 
 
-def picture(words: str, colour: str = "black") -> Tensor:
+def picture(words: str, color: str = "black") -> Tensor:
     """(3,192,192) in [0,1]: words on white."""
     image = Image.new("RGB", (192, 192), "white")
-    ImageDraw.Draw(image).text((16, 40), words, fill=colour, font=ImageFont.load_default(34))
+    ImageDraw.Draw(image).text((16, 40), words, fill=color, font=ImageFont.load_default(34))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
 
 

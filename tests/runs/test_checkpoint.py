@@ -50,25 +50,25 @@ def test_everything_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_adam_goes_on_identically(tmp_path: Path) -> None:
-    def stepped(model: nn.Module, optimiser: torch.optim.Optimizer, count: int) -> None:
+    def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
         for number in range(count):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             model(torch.full((1, 3), 0.5 + number)).square().sum().backward()
-            optimiser.step()
+            optimizer.step()
 
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
-    stepped(model, optimiser, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    stepped(model, optimizer, 3)
     weights = {f"policy.{name}": value for name, value in model.state_dict().items()}
-    whole = Checkpoint(1, weights | checkpoint.optimiser_tensors(optimiser), {})
+    whole = Checkpoint(1, weights | checkpoint.optimizer_tensors(optimizer), {})
     back = checkpoint.load(checkpoint.save(tmp_path, whole, keep=1))
-    stepped(model, optimiser, 3)
+    stepped(model, optimizer, 3)
 
     resumed = nn.Linear(3, 2)
     resumed.load_state_dict({name: back.tensors[f"policy.{name}"] for name in resumed.state_dict()})
     other = torch.optim.AdamW(resumed.parameters(), lr=0.1)
-    checkpoint.restore_optimiser(other, back.tensors)
+    checkpoint.restore_optimizer(other, back.tensors)
     stepped(resumed, other, 3)
     assert all(torch.equal(left, right) for left, right in zip(model.parameters(), resumed.parameters(), strict=True))
 
@@ -79,7 +79,7 @@ def test_hyper_parameters_come_from_the_config_and_not_from_the_checkpoint() -> 
     weight.sum().backward()
     before.step()
     after = torch.optim.AdamW([weight], lr=0.5)
-    checkpoint.restore_optimiser(after, checkpoint.optimiser_tensors(before))
+    checkpoint.restore_optimizer(after, checkpoint.optimizer_tensors(before))
     assert after.param_groups[0]["lr"] == 0.5
     assert torch.equal(after.state[weight]["exp_avg"], before.state[weight]["exp_avg"])
 

@@ -15,9 +15,9 @@ def grid(path: Path, images: torch.Tensor, captions: list[str], columns: int = 4
         return np.asarray(picture)
 
 
-def box(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int]:
-    """Height and width of the area of a colour."""
-    rows, columns = np.nonzero((pixels == colour).all(axis=-1))
+def box(pixels: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width of the area of a color."""
+    rows, columns = np.nonzero((pixels == color).all(axis=-1))
     return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
 
 

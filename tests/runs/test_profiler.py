@@ -74,11 +74,11 @@ def test_nothing_is_written_of_an_epoch_that_fails_and_the_next_can_be_profiled(
 
 
 def test_without_an_update_everything_is_profiled(tmp_path: Path) -> None:
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    with profiled(tmp_path, optimiser, Progress()):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    with profiled(tmp_path, optimizer, Progress()):
         torch.randn(8).cumsum(0)
     assert "aten::cumsum" in (tmp_path / "table.txt").read_text()
-    optimiser.step()  # its hook is gone: this must not stop a profiler that was stopped
+    optimizer.step()  # its hook is gone: this must not stop a profiler that was stopped
 
 
 def test_the_embedded_pipeline_is_profiled_from_the_command_line(

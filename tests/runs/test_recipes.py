@@ -166,7 +166,7 @@ def test_what_the_paper_s_runs_leave_to_the_defaults() -> None:
     assert (train.inner_epochs, train.kl_weight, train.advantage_clip) == (1, 0, 5)
     assert (train.buffer_size, train.min_count) == (32, 16)
     assert (credit.name, credit.window, credit.alpha) == ("contribution", 5, 0)
-    assert (credit.clamp, credit.standardise) == (False, True)
+    assert (credit.clamp, credit.standardize) == (False, True)
 
 
 def test_overrides_are_read_as_yaml_and_win_over_the_file(recipe: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the preference scorers take from colours."""
+"""What the preference scorers take from colors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEEN = torch.zeros(1, STEM, 16, 16), torch.zeros(1, WIDE, 8, 8)
 """What convolutions made of an image: nothing."""
 
 
-def two_colours(inner: list[float], outer: list[float]) -> Tensor:
+def two_colors(inner: list[float], outer: list[float]) -> Tensor:
     """(1,3,32,32) in [-1,1], a square before a ground."""
     images = torch.tensor(outer).view(1, 3, 1, 1).repeat(1, 1, 32, 32)
     images[:, :, 8:24, 8:24] = torch.tensor(inner).view(1, 3, 1, 1)
@@ -22,31 +22,31 @@ def two_colours(inner: list[float], outer: list[float]) -> Tensor:
 
 
 @pytest.mark.parametrize("side", [16, 32])
-def test_a_gaze_tells_two_colours_apart_before_it_has_learned(side: int) -> None:
+def test_a_gaze_tells_two_colors_apart_before_it_has_learned(side: int) -> None:
     torch.manual_seed(0)
-    colours = Gaze(16, side).requires_grad_(False)(two_colours([1.0] * 3, [-1.0] * 3), *SEEN)[0, :, :3]
-    assert colours.amax() > 0.9 and colours.amin() < -0.9
+    colors = Gaze(16, side).requires_grad_(False)(two_colors([1.0] * 3, [-1.0] * 3), *SEEN)[0, :, :3]
+    assert colors.amax() > 0.9 and colors.amin() < -0.9
 
 
 def test_a_gaze_says_where_it_looks() -> None:
     gaze = Gaze(2, 32).requires_grad_(False)
-    gaze.colour.weight.copy_(torch.tensor([[50.0, 0, 0], [-50.0, 0, 0]]).view(2, 3, 1, 1))
-    images = two_colours([-1.0, 0, 0], [-1.0, 0, 0])
+    gaze.color.weight.copy_(torch.tensor([[50.0, 0, 0], [-50.0, 0, 0]]).view(2, 3, 1, 1))
+    images = two_colors([-1.0, 0, 0], [-1.0, 0, 0])
     images[0, 0, 31, 0] = 1.0
     seen = gaze(images, *SEEN)[0]
     torch.testing.assert_close(seen[0], torch.tensor([1.0, 0, 0, 31 / 32, -31 / 32]), msg="row, then column")
     torch.testing.assert_close(seen[1, :3], torch.tensor([-1.0, 0, 0]))
 
 
-def test_opposite_gazes_see_both_colours() -> None:
+def test_opposite_gazes_see_both_colors() -> None:
     torch.manual_seed(0)
     hues = Hues().requires_grad_(False)
-    left, right = hues.gaze(two_colours([1.0] * 3, [-1.0] * 3), *SEEN)[0, :, :3].split(12)
+    left, right = hues.gaze(two_colors([1.0] * 3, [-1.0] * 3), *SEEN)[0, :, :3].split(12)
     assert ((left - right).abs().mean(1) > 1.5).sum() > 8, "most directions tell white from black"
 
 
 @pytest.mark.parametrize("degrees", [0, 45, 90, 180])
-def test_hues_hold_the_angle_between_two_colours(degrees: int) -> None:
+def test_hues_hold_the_angle_between_two_colors(degrees: int) -> None:
     hues = Hues().requires_grad_(False)
     hues.planes.bias.zero_()
     hues.planes.weight.copy_(torch.eye(3)[[0, 1] * 4])
@@ -71,7 +71,7 @@ def test_a_look_is_as_wide_as_it_says_and_learns(look: type[Overview | Hues]) ->
     assert all(weight.grad is not None and bool(weight.grad.isfinite().all()) for weight in made.parameters())
 
 
-def test_colours_that_are_alike_have_finite_gradients() -> None:
+def test_colors_that_are_alike_have_finite_gradients() -> None:
     torch.manual_seed(0)
     hues, images = Hues(), torch.zeros(1, 3, 32, 32, requires_grad=True)
     hues.planes.bias.data.zero_()

@@ -72,7 +72,7 @@ def test_a_scorer_knows_its_own_rule_best(name: str, pairs: Comparisons) -> None
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_scores_are_standardised_on_fresh_images(name: str, usual: tuple[Tensor, list[str]]) -> None:
+def test_scores_are_standardized_on_fresh_images(name: str, usual: tuple[Tensor, list[str]]) -> None:
     scores = load_scorer(name)(*usual)
     assert float(scores.mean()) == pytest.approx(0, abs=0.2) and float(scores.std()) == pytest.approx(1, abs=0.2)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.shapes.render import SIZE, render
-from stepcredit.shapes.world import ATTRIBUTES, COLOURS, Scene, sample_scene
+from stepcredit.shapes.world import ATTRIBUTES, COLORS, Scene, sample_scene
 
 PLAIN = Scene("circle", "red", "blue", "large", "striped", "center")
 
@@ -67,8 +67,8 @@ def test_large_is_larger() -> None:
     assert large > 1.5 * small
 
 
-@pytest.mark.parametrize("foreground", COLOURS)
-def test_texture_shows_on_every_colour(foreground: str) -> None:
+@pytest.mark.parametrize("foreground", COLORS)
+def test_texture_shows_on_every_color(foreground: str) -> None:
     background = "white" if foreground != "white" else "black"
     scene = replace(PLAIN, foreground=foreground, background=background)
     solid, striped = drawn(replace(scene, texture="solid"), scene)

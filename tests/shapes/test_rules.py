@@ -19,13 +19,13 @@ from stepcredit.shapes.world import caption, sample_scene
 MIDDLE = (SIZE / 2, SIZE / 2)
 RED, GREEN, BLUE, CYAN = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)
 GREY, WHITE, BLACK = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 def picture(
-    foreground: Colour = RED,
-    background: Colour = CYAN,
-    centre: tuple[float, float] = MIDDLE,
+    foreground: Color = RED,
+    background: Color = CYAN,
+    center: tuple[float, float] = MIDDLE,
     radius: float = 8.0,
     shape: int = 0,
     texture: int = 0,
@@ -33,7 +33,7 @@ def picture(
     return Pictures(
         torch.tensor([shape]),
         torch.tensor([texture]),
-        torch.tensor([centre]),
+        torch.tensor([center]),
         torch.tensor([radius]),
         torch.tensor([foreground]),
         torch.tensor([background]),
@@ -67,7 +67,7 @@ def test_a_rule_gives_one_value_from_0_to_1(name: str) -> None:
         ((0.625, 0.375, 0.375), (0.375, 0.625, 0.625), 0.75),  # opposite, of half of it
     ],
 )
-def test_hues_alike_or_opposite_are_in_harmony(left: Colour, right: Colour, expected: float) -> None:
+def test_hues_alike_or_opposite_are_in_harmony(left: Color, right: Color, expected: float) -> None:
     assert value("harmony", picture(left, right)) == pytest.approx(expected, abs=1e-5)
     assert value("harmony", picture(right, left)) == pytest.approx(expected, abs=1e-5)
 
@@ -87,12 +87,12 @@ def test_balance_is_best_in_the_middle_at_the_best_share() -> None:
     radius = math.sqrt(rules.BEST_SHARE * SIZE**2 / math.pi)
     assert value("balance", picture(radius=radius)) == pytest.approx(1, abs=0.01)
     assert value("balance", picture(radius=radius / 2)) == pytest.approx(0.5, abs=0.02), "a quarter of the share"
-    aside = picture(radius=6.0, centre=(16 + 6.0, 16.0))
+    aside = picture(radius=6.0, center=(16 + 6.0, 16.0))
     assert value("balance", picture(radius=6.0)) - value("balance", aside) == pytest.approx(6 / 16 / 0.75 / 2, abs=0.01)
 
 
 def test_balance_sees_what_the_frame_leaves_of_a_shape() -> None:
-    cut = picture(radius=8.0, centre=(32.0, 16.0))
+    cut = picture(radius=8.0, center=(32.0, 16.0))
     assert float(coverage(cut).mean()) == pytest.approx(math.pi * 64 / 2 / SIZE**2, rel=0.02)
     centroid = 1 - 4 * 8 / (3 * math.pi) / 16
     filled = 1 - abs(math.log2(math.pi * 32 / SIZE**2 / rules.BEST_SHARE)) / 2
@@ -102,7 +102,7 @@ def test_balance_sees_what_the_frame_leaves_of_a_shape() -> None:
 @pytest.mark.parametrize("name", ["balance", "legibility"])
 def test_mirrored_pictures_are_worth_the_same(name: str) -> None:
     pictures = replace(anything(100, np.random.default_rng(2)), shape=torch.zeros(100, dtype=torch.int64))
-    mirrored = replace(pictures, centre=SIZE - pictures.centre.flip(1))
+    mirrored = replace(pictures, center=SIZE - pictures.center.flip(1))
     torch.testing.assert_close(RULES[name](mirrored, [""] * 100), RULES[name](pictures, [""] * 100))
 
 
@@ -147,7 +147,7 @@ def test_faithfulness_counts_mentioned_words_alike() -> None:
     assert value("faithfulness", red_circle, "a large red circle on a blue background") == pytest.approx(
         (3 + 1 - 1 / 3) / 4, abs=1e-6
     )
-    aside = replace(red_circle, centre=torch.tensor([[16.0, 16 + 3.5]]))
+    aside = replace(red_circle, center=torch.tensor([[16.0, 16 + 3.5]]))
     text = "a red circle on a blue background in the center"
     assert value("faithfulness", aside, text) == pytest.approx((3 + 0.5) / 4)
     assert value("faithfulness", red_circle, "a cat") == 0
@@ -158,7 +158,7 @@ def test_utility_falls_from_the_value_to_minus_one() -> None:
     torch.testing.assert_close(rules.utility(values, left), torch.tensor([0.8, -0.1, -1.0, 0.0]))
 
 
-def test_a_shape_of_the_ground_s_colour_is_not_there() -> None:
+def test_a_shape_of_the_ground_s_color_is_not_there() -> None:
     assert float(rules.visibility(picture(RED, RED))) == 0
     assert float(rules.visibility(picture(GREY, (0.56, 0.56, 0.56)))) == pytest.approx(0.06 / 0.15)
     assert float(rules.visibility(picture())) == 1

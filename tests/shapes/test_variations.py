@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stepcredit.shapes.scorers import Scorer
-from stepcredit.shapes.variations import MIRRORINGS, RECOLOURINGS, SPREAD, Variation
+from stepcredit.shapes.variations import MIRRORINGS, RECOLORINGS, SPREAD, Variation
 
 
 def test_a_variation_moves_pixels_and_channels_as_it_says() -> None:
@@ -17,9 +17,9 @@ def test_a_variation_moves_pixels_and_channels_as_it_says() -> None:
     assert torch.equal(Variation(inverted=True)(images), 1 - images)
 
 
-def test_the_spread_has_every_recolouring_once_and_every_mirroring() -> None:
-    assert len(RECOLOURINGS) == len(set(RECOLOURINGS)) == len(SPREAD) == 12 and len(set(MIRRORINGS)) == 8
-    assert {(view.channels, view.inverted) for view in SPREAD} == set(RECOLOURINGS)
+def test_the_spread_has_every_recoloring_once_and_every_mirroring() -> None:
+    assert len(RECOLORINGS) == len(set(RECOLORINGS)) == len(SPREAD) == 12 and len(set(MIRRORINGS)) == 8
+    assert {(view.channels, view.inverted) for view in SPREAD} == set(RECOLORINGS)
     assert {(view.mirrored, view.transposed) for view in SPREAD} == set(MIRRORINGS)
     images = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     assert len({view(images).numpy().tobytes() for view in SPREAD}) == 12
@@ -34,8 +34,8 @@ def test_the_scorer_of_harmony_gives_the_mean_over_the_spread_once_it_is_trained
     each = torch.stack([scorer(view(images), captions) for view in SPREAD])
     scorer.eval()
     torch.testing.assert_close(scorer(images, captions), each.mean(0))
-    recoloured = SPREAD[5](images)
-    moved = (scorer(recoloured, captions) - scorer(images, captions)).abs().mean()
+    recolored = SPREAD[5](images)
+    moved = (scorer(recolored, captions) - scorer(images, captions)).abs().mean()
     assert moved < 0.3 * (each[5] - one).abs().mean(), "only mirrorings are not all there"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from stepcredit.shapes.world import (
     ATTRIBUTES,
-    COLOURS,
+    COLORS,
     OPTIONAL,
     Scene,
     caption,
@@ -74,7 +74,7 @@ def test_random_scenes_use_every_word_and_are_never_invisible() -> None:
     for name, words in ATTRIBUTES.items():
         assert {getattr(scene, name) for scene in drawn} == set(words)
     pairs = {(scene.foreground, scene.background) for scene in drawn}
-    assert len(pairs) == len(COLOURS) * (len(COLOURS) - 1)
+    assert len(pairs) == len(COLORS) * (len(COLORS) - 1)
 
 
 def test_a_caption_mentions_each_optional_word_half_the_time() -> None:

@@ -19,7 +19,7 @@ from stepcredit.maths.advantage import (
     PromptStatistics,
     StepStatistics,
     group_advantages,
-    standardise,
+    standardize,
 )
 from stepcredit.types import Prompt
 
@@ -153,7 +153,7 @@ def test_advantages_of_any_float32_rewards_are_finite_and_bounded(rewards: list[
     names = [str(row % groups) for row in range(len(rewards))]
     bound = math.sqrt(len(rewards)) * (1 + 1e-6)
     for advantage in (
-        standardise(values),
+        standardize(values),
         group_advantages(values, names),
         PromptStatistics(8, 2).update(names, values),
         StepStatistics(8, 2).update(names, values.unsqueeze(1).expand(-1, 3)),
@@ -171,7 +171,7 @@ def test_a_buffer_shorter_than_the_batch_is_finite_and_left_to_the_clip() -> Non
 def test_rewards_that_differ_by_rounding_alone_teach_next_to_nothing(spread: float) -> None:
     rewards = torch.tensor([0.0, spread, 0.0, spread])
     most = float(rewards.max()) / 2e-6 * (1 + 1e-6)
-    assert standardise(rewards).abs().max() <= most < 0.051
+    assert standardize(rewards).abs().max() <= most < 0.051
     assert group_advantages(rewards, ["a"] * 4).abs().max() <= most
 
 

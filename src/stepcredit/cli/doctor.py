@@ -57,7 +57,7 @@ def _text(model: str, config: TrainConfig, found: Examination) -> str:
         else found.scheduler,
         "replay": str(found.check),
         "trained": f"{adapter}: {found.trained:,} of {found.weights:,} weights of the denoiser; {reached}",
-        "memory": f"{_size(found.fixed_bytes)} for weights and optimiser, {_size(found.sample_bytes)} per image of a "
+        "memory": f"{_size(found.fixed_bytes)} for weights and optimizer, {_size(found.sample_bytes)} per image of a "
         f"micro-batch{_of_this_configuration(config, found)}",
         "suggested": fits,
     }

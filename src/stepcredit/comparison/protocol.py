@@ -123,14 +123,14 @@ def watching(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
         InputError: a watched reward would be called what another one is.
     """
     own = [component.model_dump() for component in reward.components] or [
-        {"name": reward.name, "options": reward.options, "remote": reward.remote, "standardise": "none"}
+        {"name": reward.name, "options": reward.options, "remote": reward.remote, "standardize": "none"}
     ]
     known = {part.called: part.name for part in reward.components} or {_called(reward): reward.name}
     beside = []
     for name in watch:
         called = name.rpartition(":")[2]
         if called not in known:
-            beside.append({"name": name, "weight": 0.0, "standardise": "none"})
+            beside.append({"name": name, "weight": 0.0, "standardize": "none"})
         elif known[called] != name:
             raise InputError(f"watched reward '{name}': '{known[called]}' is called '{called}' too; rename one of them")
         known[called] = name

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.maths.critic import clipped_value_loss, neuron_activity
-from stepcredit.runs.checkpoint import optimiser_tensors, restore_optimiser
+from stepcredit.runs.checkpoint import optimizer_tensors, restore_optimizer
 
 MAX_GRAD_NORM = 1.0
 
@@ -29,7 +29,7 @@ class Critic:
         for layer in self.layers:
             _set(layer.weight, self._initial(layer, rng))
             _set(layer.bias, torch.zeros(()))
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             [parameter for layer in self.layers for parameter in layer.parameters()],
             lr=learning_rate,
             weight_decay=1e-4,
@@ -40,14 +40,14 @@ class Critic:
         return self._forward(features)
 
     def fit(self, features: Tensor, targets: Tensor, order: Sequence[Tensor], clip_range: float) -> None:
-        """One step of the optimiser on each of `order`, rows of `features` and `targets`."""
+        """One step of the optimizer on each of `order`, rows of `features` and `targets`."""
         before = self.values(features)
         for rows in order:
             loss = clipped_value_loss(self._forward(features[rows]), before[rows], targets[rows], clip_range).mean()
             loss.backward()
-            nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], MAX_GRAD_NORM)
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], MAX_GRAD_NORM)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def active(self, features: Tensor, threshold: float) -> list[Tensor]:
@@ -78,12 +78,12 @@ class Critic:
             for number, layer in enumerate(self.layers)
             for name, value in layer.state_dict().items()
         }
-        return weights | optimiser_tensors(self.optimiser)
+        return weights | optimizer_tensors(self.optimizer)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for number, layer in enumerate(self.layers):
             layer.load_state_dict({name: state[f"layers.{number}.{name}"] for name in ("weight", "bias")})
-        restore_optimiser(self.optimiser, state)
+        restore_optimizer(self.optimizer, state)
 
     def _forward(self, features: Tensor) -> Tensor:
         *hidden, last = self.layers
@@ -98,7 +98,7 @@ class Critic:
         return torch.from_numpy(drawn).float()
 
     def _moment(self, parameter: Tensor, name: str) -> Tensor:
-        moment: Tensor | None = self.optimiser.state[parameter].get(name)
+        moment: Tensor | None = self.optimizer.state[parameter].get(name)
         return torch.zeros_like(parameter) if moment is None else moment
 
 

@@ -1,4 +1,4 @@
-"""CoCA measured on where things are, not on colour and texture."""
+"""CoCA measured on where things are, not on color and texture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LayoutContribution:
 
         s_i = cos(f(x0_i), f(x_T)),   f = `maths.layout.layout`
 
-    then w, G and M as in `contribution`. A latent's cosine is mostly that of its colours, and these are settled early;
+    then w, G and M as in `contribution`. A latent's cosine is mostly that of its colors, and these are settled early;
     a reward for composition, legibility or faithfulness may not be. Ours, no source.
     Degenerate case: a trajectory whose total gain is below 1e-6 gets `linear` credit and is counted.
 

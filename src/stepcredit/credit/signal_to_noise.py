@@ -27,7 +27,7 @@ class SignalToNoise:
 
         M_i = A (alpha + (1 - alpha) m_i),   m = `reliability_factors` of running sums, scaled to mean 1
 
-    Every epoch the policy gradient of each step alone is taken on `groups` disjoint groups of neighbouring images,
+    Every epoch the policy gradient of each step alone is taken on `groups` disjoint groups of neighboring images,
     before the update and under plain A; what the groups have in common is signal. m_i is made of earlier epochs, so
     that it owes nothing to the rewards it scales; the first epoch is `uniform`, and so is one after the number of steps
     was changed. A step that is trained for the first time, as the noisy window moves, counts as the mean of the others.

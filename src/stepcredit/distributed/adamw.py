@@ -1,4 +1,4 @@
-"""The optimiser of a run."""
+"""The optimizer of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from stepcredit.config import TrainSection
 
 
-def build_optimiser(
+def build_optimizer(
     parameters: Iterable[torch.nn.Parameter], section: TrainSection, *, unfused: bool = False
 ) -> torch.optim.AdamW:
     """AdamW as `section` says, in one kernel for all weights where they are on a CUDA device.

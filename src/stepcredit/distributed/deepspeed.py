@@ -1,4 +1,4 @@
-"""Steps of the optimiser by DeepSpeed, where `accelerate launch` asks for it: ZeRO stages 0, 1 and 2.
+"""Steps of the optimizer by DeepSpeed, where `accelerate launch` asks for it: ZeRO stages 0, 1 and 2.
 
 What stage 3 is for, weights in parts, is done by FSDP2 under the same configuration.
 """
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.config import TrainConfig, TrainSection
-from stepcredit.distributed.adamw import build_optimiser
+from stepcredit.distributed.adamw import build_optimizer
 from stepcredit.distributed.optimizer import Step, finite, forget_gradients
 from stepcredit.distributed.process_group import DEEPSPEED, Processes
 from stepcredit.errors import InputError, shortened
-from stepcredit.runs.checkpoint import optimiser_tensors, restore_optimiser
+from stepcredit.runs.checkpoint import optimizer_tensors, restore_optimizer
 from stepcredit.types import Policy
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,7 +26,7 @@ _BATCH = "train_micro_batch_size_per_gpu"
 
 
 class DeepSpeedDescent:
-    """The optimiser is shared out over the processes, as accelerate and its DeepSpeed configuration have it.
+    """The optimizer is shared out over the processes, as accelerate and its DeepSpeed configuration have it.
 
     DeepSpeed brings gradients together while they are backpropagated, for which all processes have to make the same
     forwards. Here they need not: DeepSpeed is not given the policy's parameters but others that lie in the same memory.
@@ -43,7 +43,7 @@ class DeepSpeedDescent:
         self._weights = [nn.Parameter(parameter.detach()) for parameter in policy.parameters()]
         self._engine = _engine(nn.ParameterList(self._weights), section)
         self._shared_out = bool(self._engine.zero_optimization())
-        self.optimiser: torch.optim.Optimizer = self._engine.basic_optimizer
+        self.optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
         for parameter, weight in zip(policy.parameters(), self._weights, strict=True):
             parameter.data = weight.data  # DeepSpeed has moved it into a buffer of its own
 
@@ -63,21 +63,21 @@ class DeepSpeedDescent:
 
     def tensors(self) -> dict[str, Tensor]:
         if not self._shared_out:
-            return optimiser_tensors(self.optimiser)
+            return optimizer_tensors(self.optimizer)
         from deepspeed.utils import safe_get_full_optimizer_state
 
         found: dict[str, Tensor] = {}
-        for state in self.optimiser.state.values():  # one for all weights, none before the first step
+        for state in self.optimizer.state.values():  # one for all weights, none before the first step
             steps = torch.as_tensor(state["step"], dtype=torch.float32)
             for index, weight in enumerate(self._weights):
-                found[f"optimiser.{index}.step"] = steps
+                found[f"optimizer.{index}.step"] = steps
                 for name in _MOMENTS:
-                    found[f"optimiser.{index}.{name}"] = safe_get_full_optimizer_state(weight, name)
+                    found[f"optimizer.{index}.{name}"] = safe_get_full_optimizer_state(weight, name)
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         if not self._shared_out:
-            return restore_optimiser(self.optimiser, tensors)
+            return restore_optimizer(self.optimizer, tensors)
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         for weight in self._weights:
@@ -87,10 +87,10 @@ class DeepSpeedDescent:
         self._remember()
         for index, weight in enumerate(self._weights):
             for name in _MOMENTS:
-                value = tensors.get(f"optimiser.{index}.{name}", torch.zeros_like(weight))
+                value = tensors.get(f"optimizer.{index}.{name}", torch.zeros_like(weight))
                 safe_set_full_optimizer_state(weight, value.to(weight.device), name)
         steps = max(float(value) for name, value in tensors.items() if name.endswith(".step"))
-        for state in self.optimiser.state.values():
+        for state in self.optimizer.state.values():
             state["step"] = torch.full_like(state["step"], steps) if isinstance(state["step"], Tensor) else int(steps)
         return None
 
@@ -112,15 +112,15 @@ class DeepSpeedDescent:
         return Step(finite(norm), norm)
 
     def _remember(self) -> None:
-        """Let the optimiser lay out its moments, which it does in its first step: one that changes nothing."""
-        if self.optimiser.state:
+        """Let the optimizer lay out its moments, which it does in its first step: one that changes nothing."""
+        if self.optimizer.state:
             return
-        rates = [group["lr"] for group in self.optimiser.param_groups]
-        for group in self.optimiser.param_groups:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        for group in self.optimizer.param_groups:
             group["lr"] = 0.0
         self._backward([torch.zeros_like(weight) for weight in self._weights])
         self._engine.step()
-        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
 
@@ -219,7 +219,7 @@ def _engine(weights: nn.Module, section: TrainSection) -> Any:
         raise InputError("ZeRO stage 3 is FSDP2's work here: model.shard=true, without DeepSpeed")
     try:
         accelerator = Accelerator(deepspeed_plugin=plugin, mixed_precision="no")
-        engine, _ = accelerator.prepare(weights, build_optimiser(weights.parameters(), section, unfused=True))
+        engine, _ = accelerator.prepare(weights, build_optimizer(weights.parameters(), section, unfused=True))
     except (AssertionError, ValueError) as error:  # what they raise for configurations that do not fit together
         raise InputError(f"the DeepSpeed configuration cannot be used: {shortened(str(error))}") from error
     return engine

@@ -1,4 +1,4 @@
-"""The optimiser of a run, and how it makes a step with the gradients of all processes."""
+"""The optimizer of a run, and how it makes a step with the gradients of all processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.distributed.process_group import Processes, part_like, whole_tensor
-from stepcredit.runs.checkpoint import optimiser_tensors, restore_optimiser
+from stepcredit.runs.checkpoint import optimizer_tensors, restore_optimizer
 from stepcredit.types import Policy
 
 
@@ -29,11 +29,11 @@ class Descent(Protocol):
     """Follows the gradients that the policy's parameters have been given.
 
     Attributes:
-        optimiser: makes the steps.
+        optimizer: makes the steps.
         scaler: of losses, before they are backpropagated.
     """
 
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
     def step(self, losses: Sequence[Tensor]) -> Step:
@@ -47,7 +47,7 @@ class Descent(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the optimiser remembers, whole, under the names of `checkpoint.optimiser_tensors`; all have to ask."""
+        """What the optimizer remembers, whole, under the names of `checkpoint.optimizer_tensors`; all have to ask."""
         ...
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -56,7 +56,7 @@ class Descent(Protocol):
 
 
 class PlainDescent:
-    """Each process has the whole optimiser, or as much of it as of the weights.
+    """Each process has the whole optimizer, or as much of it as of the weights.
 
     Args:
         largest: longer gradients are scaled down to this norm.
@@ -65,33 +65,33 @@ class PlainDescent:
     def __init__(
         self,
         policy: Policy,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         largest: float,
         processes: Processes | None = None,
     ) -> None:
-        self.optimiser = optimiser
+        self.optimizer = optimizer
         self.scaler = scaler
         self._policy = policy
         self._largest = largest
         self._processes = processes or Processes()
-        optimiser.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
+        optimizer.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
 
     def step(self, losses: Sequence[Tensor]) -> Step:
         weights = self._policy.parameters()
         self._processes.add_gradients(weights)
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         norm = whole_tensor(torch.nn.utils.clip_grad_norm_(weights, self._largest).detach())
         made = self._processes.all(finite(*losses, norm))
         if made:
-            self.scaler.step(self.optimiser)
+            self.scaler.step(self.optimizer)
         return Step(made, norm)
 
     def clear(self) -> None:
         forget_gradients(self._policy.parameters())
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: whole_tensor(value) for name, value in optimiser_tensors(self.optimiser).items()}
+        return {name: whole_tensor(value) for name, value in optimizer_tensors(self.optimizer).items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         weights = self._policy.parameters()
@@ -99,7 +99,7 @@ class PlainDescent:
             name: part_like(value, weights[int(name.split(".")[1])]) if value.ndim else value
             for name, value in tensors.items()
         }
-        restore_optimiser(self.optimiser, parts)
+        restore_optimizer(self.optimizer, parts)
 
 
 def finite(*figures: Tensor) -> bool:

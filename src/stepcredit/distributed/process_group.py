@@ -42,7 +42,7 @@ class Processes:
         index: of this process, from 0.
         count: of all.
         in_step: whether each forward is made by all of them together, because the weights are shared out.
-        deepspeed: whether the optimiser's steps are DeepSpeed's.
+        deepspeed: whether the optimizer's steps are DeepSpeed's.
         agreed: whether an error has been raised that all of them know of.
     """
 
@@ -59,7 +59,7 @@ class Processes:
 
     @property
     def hold_parts(self) -> bool:
-        """Whether it takes all of them to know the weights and what the optimiser remembers."""
+        """Whether it takes all of them to know the weights and what the optimizer remembers."""
         return self.count > 1 and (self.in_step or self.deepspeed)
 
     def exchange(self, value: Result) -> list[Result]:

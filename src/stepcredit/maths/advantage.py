@@ -1,4 +1,4 @@
-"""Standardising rewards and step advantages, per prompt.
+"""Standardizing rewards and step advantages, per prompt.
 
 Statistics are taken in float64 on the CPU, with the population standard deviation; results are float32 on the device of
 the input. A set of equal values has mean exactly that value and spread exactly 0, so its advantages are exactly 0.
@@ -19,7 +19,7 @@ EPSILON = 1e-6
 """Added to every standard deviation before dividing, as in the released code."""
 
 
-def standardise(rewards: Tensor, eps: float = EPSILON) -> Tensor:
+def standardize(rewards: Tensor, eps: float = EPSILON) -> Tensor:
     """(r - mean) / (std + eps) over the whole batch.
 
     Args:
@@ -38,7 +38,7 @@ def standardise(rewards: Tensor, eps: float = EPSILON) -> Tensor:
 
 
 def group_advantages(rewards: Tensor, groups: Sequence[str], eps: float = EPSILON) -> Tensor:
-    """Standardise each group of the batch by itself, with no memory: GRPO (arXiv 2402.03300), section 4.1.2.
+    """Standardize each group of the batch by itself, with no memory: GRPO (arXiv 2402.03300), section 4.1.2.
 
     Args:
         rewards: (B,), finite.
@@ -60,7 +60,7 @@ def group_advantages(rewards: Tensor, groups: Sequence[str], eps: float = EPSILO
 
 
 class StepStatistics:
-    """The second standardisation of CoCA: step advantages, pooled per prompt over trajectories *and* steps.
+    """The second standardization of CoCA: step advantages, pooled per prompt over trajectories *and* steps.
 
     Each trajectory n leaves its mean mu_n and population std s_n over steps in its prompt's buffer. With at least
     `min_count` trajectories buffered, the new ones included,
@@ -99,7 +99,7 @@ class StepStatistics:
         self._trajectories: dict[str, deque[tuple[float, float]]] = {}
 
     def update(self, prompts: Sequence[str], step_advantages: Tensor) -> Tensor:
-        """Add a batch to the buffers and standardise it.
+        """Add a batch to the buffers and standardize it.
 
         Args:
             prompts: B prompts.
@@ -148,7 +148,7 @@ class StepStatistics:
 
 
 class PromptStatistics:
-    """Per-prompt standardisation of rewards over a running buffer: DDPO's tracker, as in CoCA's `stat_tracking.py`.
+    """Per-prompt standardization of rewards over a running buffer: DDPO's tracker, as in CoCA's `stat_tracking.py`.
 
     A prompt with at least `min_count` rewards buffered, the new ones included, uses the mean and std of its buffer; any
     other uses those of the current batch, all prompts together. A = (r - mean) / (std + 1e-6).

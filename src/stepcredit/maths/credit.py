@@ -135,7 +135,7 @@ def contribution_weights(similarity: Tensor, window: int, clamp: bool = False) -
     Args:
         similarity: (B, T + 1), from `cosine_to_final`.
         window: W >= 1 steps per window, clamped to T. W = T gives `linear_weights` exactly.
-        clamp: set negative gains to 0 and renormalise. Otherwise a step that moved away from the final latent has
+        clamp: set negative gains to 0 and renormalize. Otherwise a step that moved away from the final latent has
             negative weight and the reward-to-go may exceed 1.
 
     Returns:
@@ -163,7 +163,7 @@ def degenerate_rows(similarity: Tensor, window: int) -> Tensor:
     """Trajectories (B,) bool whose total gain is below 1e-6 or negative, which `contribution_weights` gives 1/T.
 
     A constant similarity, identical latents or a zero final latent end up here; so does a trajectory that moved away
-    from its final latent, whose normalised weights would all change sign. NaN rows do not: their weights stay NaN.
+    from its final latent, whose normalized weights would all change sign. NaN rows do not: their weights stay NaN.
     """
     return _degenerate(contribution_gain(similarity, window)[0])
 
@@ -213,7 +213,7 @@ def step_advantages(advantage: Tensor, weights: Tensor, alpha: float) -> Tensor:
     """What each step trains on: M_i = A (alpha + (1 - alpha) G_i).
 
     Args:
-        advantage: (B,), per trajectory, standardised and clipped.
+        advantage: (B,), per trajectory, standardized and clipped.
         weights: (B, T), or (1, T) for one schedule shared by all.
         alpha: in [0, 1], see `multiplier`.
 
@@ -233,7 +233,7 @@ def scaled_advantages(advantage: Tensor, factors: Tensor, alpha: float) -> Tenso
     """M_i = A (alpha + (1 - alpha) m_i).
 
     Args:
-        advantage: (B,), per trajectory, standardised and clipped.
+        advantage: (B,), per trajectory, standardized and clipped.
         factors: m, (B, T), or (1, T) for one schedule shared by all.
         alpha: in [0, 1], see `multiplier`.
 

@@ -1,4 +1,4 @@
-"""What of a latent says where things are: its coarse cells, without colour and texture."""
+"""What of a latent says where things are: its coarse cells, without color and texture."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from stepcredit.maths._checks import require_dims, upcast
 def layout(latents: Tensor, cells: int) -> Tensor:
     """Latents averaged over a coarse grid, less each channel's own mean.
 
-    Averaging takes away texture, the mean over places takes away what is the same everywhere, most of all colour. Ours,
+    Averaging takes away texture, the mean over places takes away what is the same everywhere, most of all color. Ours,
     no source.
 
     Args:

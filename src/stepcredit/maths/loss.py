@@ -10,7 +10,7 @@ LARGEST_LOG_RATIO = 20.0
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """PPO's clipped objective, negated for minimisation, one value per entry.
+    """PPO's clipped objective, negated for minimization, one value per entry.
 
         max( -A r, -A clamp(r, 1 - c, 1 + c) ),   r = exp(min(log_prob - old_log_prob, 20))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 BUNDLED = {
     "animals": "the 45 animals of the paper's training runs, as bare names",
     "animals-held-out": "8 animals that are not among them",
-    "shapes": "64 captions of the shapes world to train on; the first 8 cover every shape and colour",
+    "shapes": "64 captions of the shapes world to train on; the first 8 cover every shape and color",
     "shapes-held-out": "64 captions of the shapes world that nothing is ever trained on",
 }
 """Names and what they hold.

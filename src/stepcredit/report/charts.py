@@ -1,4 +1,4 @@
-"""Line charts as SVG text that takes its colours and letter sizes from the page's style sheet."""
+"""Line charts as SVG text that takes its colors and letter sizes from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from stepcredit.report.axes import SMALL, Axis, Size, labels, number, padded, ticks
 
 _DOTS = 60  # points of a line that are still marked one by one, with their values to hover over
-_COLOURS, _DASHES = 8, 5  # of the style sheet; together 40 lines that all differ
+_COLORS, _DASHES = 8, 5  # of the style sheet; together 40 lines that all differ
 _MANY = 3  # bands beyond which they are drawn fainter
 
 
@@ -83,7 +83,7 @@ def _key(index: int, label: str) -> str:
 
 
 def _style(index: int) -> str:
-    return f"s{index % _COLOURS} d{index % _DASHES}"
+    return f"s{index % _COLORS} d{index % _DASHES}"
 
 
 def _frame(

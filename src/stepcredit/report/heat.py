@@ -10,7 +10,7 @@ from statistics import fmean
 
 from stepcredit.report.axes import SMALL, Axis, Size, labels, number, ticks
 
-_ROWS, _COLUMNS = 40, 100  # of cells at most; of more, neighbours are averaged
+_ROWS, _COLUMNS = 40, 100  # of cells at most; of more, neighbors are averaged
 _TALL, _LEAST, _MOST = 16, 128, 300  # height of a row, and of them all
 _ROW_TICKS = 5  # intervals between labels of rows, at most
 _SHADES, _SIDE = 6, 12
@@ -26,7 +26,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class _Cell:
-    """The mean of the values in neighbouring strips and steps."""
+    """The mean of the values in neighboring strips and steps."""
 
     strips: range
     steps: range
@@ -36,7 +36,7 @@ class _Cell:
 def heat_map(strips: Sequence[Strip], most: float, *, what: str, size: Size = SMALL) -> str:
     """An SVG of values from 0 to `most`, stronger where they are higher, or "" where none is finite.
 
-    The first epoch is on top. Of more than 40 epochs or 100 steps, neighbours are averaged. The height goes by the
+    The first epoch is on top. Of more than 40 epochs or 100 steps, neighbors are averaged. The height goes by the
     epochs, not by `size`.
     """
     width, letters = size.width, size.letters
@@ -85,7 +85,7 @@ def _cells(strips: Sequence[Strip]) -> list[_Cell]:
 
 
 def _groups(count: int, most: int) -> Iterator[range]:
-    """Neighbours of `count` together, as few as leave at most `most` groups."""
+    """Neighbors of `count` together, as few as leave at most `most` groups."""
     size = max(1, -(-count // most))
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 

@@ -99,9 +99,9 @@ def _components(reward: RewardSection, rows: Sequence[Row]) -> str:
     """A chart for each reward of a mixture: its own scores, on its own scale."""
     figures = gallery(_component(one, rows) for one in reward.components)
     meaning = (
-        "Each reward’s own scores, before weights and standardisation; the band is one standard deviation. One that "
+        "Each reward’s own scores, before weights and standardization; the band is one standard deviation. One that "
         "falls while another rises is being paid for it. The mean reward above is the weighted sum of these scores, "
-        "without the standardisation per prompt that training adds (its mean would always be 0)."
+        "without the standardization per prompt that training adds (its mean would always be 0)."
     )
     return section("Rewards of the mixture", figures, note(meaning)) if figures else ""
 

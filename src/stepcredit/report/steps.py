@@ -24,7 +24,7 @@ _MEANING = (
     "|d mean / d output| / std, whatever the rule. <em>Update</em>: their product, what the policy gradient weighs the "
     "step by."
 )
-_SHADES = "The stronger the colour, the more the step counts in the epoch’s updates; 1 is a step’s fair share."
+_SHADES = "The stronger the color, the more the step counts in the epoch’s updates; 1 is a step’s fair share."
 
 
 def steps_section(rows: Sequence[Row]) -> str:

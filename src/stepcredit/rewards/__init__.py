@@ -1,4 +1,4 @@
-"""Rewards: what is maximised. A reward maps (images (B,3,H,W) in [0,1], prompts, metadata) to B scores.
+"""Rewards: what is maximized. A reward maps (images (B,3,H,W) in [0,1], prompts, metadata) to B scores.
 
 To add one, add one file here: a class (or a function that returns a function) whose keyword arguments are its options,
 under `@REWARDS.register("its_name")`. Import heavy packages inside it. The first line of its docstring is what

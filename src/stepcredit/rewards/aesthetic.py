@@ -25,7 +25,7 @@ class Aesthetic:
 
         r = predictor(e / |e|),   e the projected image embedding
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the centre, CLIP's mean and std. Photographs
+    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center, CLIP's mean and std. Photographs
     and samples of Stable Diffusion mostly score 4 to 7. The prompt plays no part. The predictor always runs in float32.
     Source: christophschuhmann/improved-aesthetic-predictor, `sac+logos+ava1-l14-linearMSE.pth`; used by DDPO (arXiv
     2305.13301) and CoCA (arXiv 2505.19196).
@@ -61,7 +61,7 @@ class Aesthetic:
     ) -> None:
         self._placement = place(device, dtype, batch_size)
         file = find_file(predictor, PREDICTORS, predictor_revision, option="predictor")
-        self._tower = ImageTower(path, revision, self._placement, centre="round")
+        self._tower = ImageTower(path, revision, self._placement, center="round")
         self._predictor = LinearPredictor(self._tower.width).eval().requires_grad_(False)
         fill(self._predictor, read_tensors(file), file)
         self._predictor.to(self._placement.device)

@@ -20,7 +20,7 @@ class Alignment:
 
         r = mean over the attributes that the caption mentions of p(word of the caption | image)
 
-    Colours and shape are always mentioned; size, texture and position count where the caption names them.
+    Colors and shape are always mentioned; size, texture and position count where the caption names them.
 
     Args:
         checker: judges the images, in eval mode; the packaged one if None.

@@ -21,7 +21,7 @@ class ClipScore:
 
         r = scale max(cos(prefix + prompt, image), 0)
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the centre, CLIP's mean and std; prompts are
+    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center, CLIP's mean and std; prompts are
     cut to 77 tokens. Matching images mostly score 20 to 35.
     Source: arXiv 2104.08718. The defaults are what torchmetrics computes and text-to-image papers report: ViT-L/14,
     scale 100, no prefix. The paper's own are path=openai/clip-vit-base-patch32, scale=2.5, prefix="A photo depicts ".
@@ -57,7 +57,7 @@ class ClipScore:
             raise InputError(f"scale is {scale!r}, expected a number above 0")
         self._placement = place(device, dtype, batch_size)
         self._scale, self._prefix = scale, prefix
-        self._towers = Towers(path, revision, tokenizer, path, self._placement, centre="round")
+        self._towers = Towers(path, revision, tokenizer, path, self._placement, center="round")
 
     def __call__(self, images: Images, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
         """(images (B,3,H,W) in [0,1], prompts, ...) -> (B,), not negative."""

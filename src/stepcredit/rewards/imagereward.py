@@ -29,9 +29,9 @@ class ImageReward:
 
         r = (predictor(h) - 0.16717362830052426) / 1.0333394966054072,   h the first text token after BLIP
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the centre, CLIP's mean and std; prompts are
+    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center, CLIP's mean and std; prompts are
     padded or cut to 35 tokens of BERT. The first token stays [CLS]: the release adds [DEC] and [ENC] to the vocabulary
-    but does not put [ENC] first, as BLIP itself would. Standardised over the authors' data: 0 is an ordinary image.
+    but does not put [ENC] first, as BLIP itself would. Standardized over the authors' data: 0 is an ordinary image.
     The predictor always runs in float32.
     Source: arXiv 2304.05977, weights ImageReward.pt (version 1.0).
 

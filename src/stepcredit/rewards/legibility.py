@@ -8,7 +8,7 @@ from stepcredit.rewards._preference import Preference
 class Legibility(Preference):
     """Shapes world: does the shape stand out by lightness, by a small scorer trained on synthetic preferences.
 
-    Strong contrast in all parts of the shape scores high, colours of like lightness low, and images without a shape
+    Strong contrast in all parts of the shape scores high, colors of like lightness low, and images without a shape
     lowest; `rules.legibility` is the hidden rule. The prompt plays no part.
     """
 

@@ -23,7 +23,7 @@ class PickScore:
 
         r = exp(logit_scale) cos(text, image) / divide_by
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the centre as transformers does, CLIP's mean
+    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center as transformers does, CLIP's mean
     and std; prompts are cut to 77 tokens. Samples of Stable Diffusion mostly score 20 to 23. A difference of d between
     two images of a prompt means that people pick the better one with probability 1 / (1 + exp(-d)).
     Source: Pick-a-Pic, arXiv 2305.01569, weights PickScore_v1.
@@ -33,7 +33,7 @@ class PickScore:
         tokenizer: hub id or folder; None is that of the folder `path` if it has one, else the published one.
         revision: branch, tag or commit of `path` on the hub.
         divide_by: 1 gives the published scores, which figures can be compared with. Code bases in the
-            line of DDPO divide by 26, to come near 1; standardised advantages are the same for both.
+            line of DDPO divide by 26, to come near 1; standardized advantages are the same for both.
         dtype: of CLIP: float32, bfloat16 or float16. The logit scale is never rounded.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward.
@@ -61,7 +61,7 @@ class PickScore:
         if not isinstance(divide_by, int | float) or not divide_by > 0:
             raise InputError(f"divide_by is {divide_by!r}, expected a number above 0")
         self._placement = place(device, dtype, batch_size)
-        self._towers = Towers(path, revision, tokenizer, TOKENIZER, self._placement, centre="floor")
+        self._towers = Towers(path, revision, tokenizer, TOKENIZER, self._placement, center="floor")
         self._factor = self._towers.logit_scale / divide_by
 
     def __call__(self, images: Images, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:

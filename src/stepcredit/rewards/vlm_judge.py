@@ -43,7 +43,7 @@ class VlmJudge:
     the `top_logprobs` likeliest tokens counts as probability 0. In `score` n must lie from 0 to `scale`. An answer with
     neither word, or without such a number, is an error that names the prompt: nothing is guessed.
 
-    Source: p(yes) as a reward is VQAScore, arXiv 2404.01291, there without the normalisation by p(no).
+    Source: p(yes) as a reward is VQAScore, arXiv 2404.01291, there without the normalization by p(no).
 
     Args:
         model: as the server calls it.

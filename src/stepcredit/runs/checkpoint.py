@@ -101,7 +101,11 @@ def load(folder: Path) -> Checkpoint:
             if not sound:
                 raise InputError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
         _require_types(body)
-        return Checkpoint(body["epoch"], load_file(folder / _TENSORS), body["state"])
+        # Version 0.1 wrote "optimiser.".
+        tensors = {
+            name.replace("optimiser.", "optimizer."): value for name, value in load_file(folder / _TENSORS).items()
+        }
+        return Checkpoint(body["epoch"], tensors, body["state"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
 
@@ -126,28 +130,28 @@ def credit_tensors(saved: Checkpoint) -> dict[str, Tensor]:
     return _of(_CREDIT, saved)
 
 
-def optimiser_part(saved: Checkpoint) -> dict[str, Tensor]:
-    """What `optimiser_tensors` gave, as it is in a checkpoint."""
-    return {name: value for name, value in saved.tensors.items() if name.startswith("optimiser.")}
+def optimizer_part(saved: Checkpoint) -> dict[str, Tensor]:
+    """What `optimizer_tensors` gave, as it is in a checkpoint."""
+    return {name: value for name, value in saved.tensors.items() if name.startswith("optimizer.")}
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors as `optimiser.<parameter index>.<name>`."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors as `optimizer.<parameter index>.<name>`."""
     return {
-        f"optimiser.{index}.{name}": value
-        for index, entries in optimiser.state_dict()["state"].items()
+        f"optimizer.{index}.{name}": value
+        for index, entries in optimizer.state_dict()["state"].items()
         for name, value in entries.items()
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave; hyper-parameters stay those of `optimiser`, that is, of the config."""
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; hyper-parameters stay those of `optimizer`, that is, of the config."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if key.startswith("optimiser."):
+        if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _within(owner: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

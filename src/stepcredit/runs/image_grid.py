@@ -87,8 +87,8 @@ def _place(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: _Cell, corner: tu
     frame = (left - 1, top - 1, left + cell.picture.width, top + cell.picture.height)
     pen.rectangle(frame, outline=_EDGE)  # a white picture has an edge too
     top += cell.picture.height + _CAPTION_GAP
-    for number, (line, colour) in enumerate(cell.lines):
-        pen.text((left, top + number * _LINE_HEIGHT), line, fill=colour, font=font)
+    for number, (line, color) in enumerate(cell.lines):
+        pen.text((left, top + number * _LINE_HEIGHT), line, fill=color, font=font)
 
 
 def _font(captions: Sequence[str]) -> Font:
@@ -101,7 +101,7 @@ def _font(captions: Sequence[str]) -> Font:
 
 
 def _caption(text: str, width: int, font: Font) -> list[tuple[str, tuple[int, int, int]]]:
-    """The wrapped lines of a caption, each with its colour."""
+    """The wrapped lines of a caption, each with its color."""
     return [
         (line, _FAINT if number else _INK)
         for number, paragraph in enumerate(_paragraphs(text))

@@ -27,8 +27,8 @@ def profiled_epoch(first: int, epochs: int) -> int:
 
 
 @contextmanager
-def profiled(folder: Path, optimiser: torch.optim.Optimizer, progress: Progress) -> Iterator[None]:
-    """Profile what is done inside, up to the first step of `optimiser`, and write `TRACE` and `TABLE` into `folder`.
+def profiled(folder: Path, optimizer: torch.optim.Optimizer, progress: Progress) -> Iterator[None]:
+    """Profile what is done inside, up to the first step of `optimizer`, and write `TRACE` and `TABLE` into `folder`.
 
     Every operation takes a third of a kilobyte in the trace and a few in memory, so that a whole epoch of many updates
     would fit neither a viewer nor the machine. `TRACE` is in Chrome's format (chrome://tracing, ui.perfetto.dev).
@@ -45,7 +45,7 @@ def profiled(folder: Path, optimiser: torch.optim.Optimizer, progress: Progress)
             recorder.stop()
 
     recorder.start()
-    hook = optimiser.register_step_post_hook(stop)
+    hook = optimizer.register_step_post_hook(stop)
     try:
         yield
     finally:

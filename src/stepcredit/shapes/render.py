@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.shapes.draws import uniform
-from stepcredit.shapes.world import ATTRIBUTES, COLOURS, Scene
+from stepcredit.shapes.world import ATTRIBUTES, COLORS, Scene
 
 SIZE = 32
 _RGB = {
@@ -23,10 +23,10 @@ _RGB = {
     "white": (245, 245, 245),
     "black": (20, 20, 20),
 }
-PALETTE = torch.tensor([_RGB[name] for name in COLOURS], dtype=torch.float32) / 255
-"""(8,3): the colour of each word of COLOURS."""
+PALETTE = torch.tensor([_RGB[name] for name in COLORS], dtype=torch.float32) / 255
+"""(8,3): the color of each word of COLORS."""
 _OFFSET = {"left": (-7, 0), "right": (7, 0), "top": (0, -7), "bottom": (0, 7), "center": (0, 0)}
-CENTRES = SIZE / 2 + torch.tensor([_OFFSET[name] for name in ATTRIBUTES["position"]], dtype=torch.float32)
+CENTERS = SIZE / 2 + torch.tensor([_OFFSET[name] for name in ATTRIBUTES["position"]], dtype=torch.float32)
 """(5,2): x and y in pixels of each position."""
 RADII = torch.tensor([6.0, 9.0])
 """(2,): pixels of each size."""
@@ -41,14 +41,14 @@ class Pictures:
 
     Attributes:
         shape, texture: (B,), indices into ATTRIBUTES.
-        centre: (B,2), x and y of the shape's centre in pixels, 0 at the left and at the top.
+        center: (B,2), x and y of the shape's center in pixels, 0 at the left and at the top.
         radius: (B,), in pixels.
-        foreground, background: (B,3), colours in [0,1].
+        foreground, background: (B,3), colors in [0,1].
     """
 
     shape: Tensor
     texture: Tensor
-    centre: Tensor
+    center: Tensor
     radius: Tensor
     foreground: Tensor
     background: Tensor
@@ -63,14 +63,14 @@ class Pictures:
 
     @property
     def shade(self) -> Tensor:
-        """(B,3), the second colour of striped and checkered shapes."""
+        """(B,3), the second color of striped and checkered shapes."""
         return (1 - TEXTURE_MIX) * self.foreground + TEXTURE_MIX * self.opposite.unsqueeze(1)
 
 
 def measures(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
     """Pictures of `scenes`.
 
-    `rng` jitters what a caption does not fix: centre by up to 1 pixel, radius by up to 0.5 pixel, each colour channel
+    `rng` jitters what a caption does not fix: center by up to 1 pixel, radius by up to 0.5 pixel, each color channel
     by up to 0.03.
     """
     batch = len(scenes)
@@ -78,7 +78,7 @@ def measures(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
     return Pictures(
         labels["shape"],
         labels["texture"],
-        CENTRES[labels["position"]] + uniform(rng, -1, 1, batch, 2),
+        CENTERS[labels["position"]] + uniform(rng, -1, 1, batch, 2),
         RADII[labels["size"]] + uniform(rng, -0.5, 0.5, batch),
         (PALETTE[labels["foreground"]] + uniform(rng, -0.03, 0.03, batch, 3)).clamp(0, 1),
         (PALETTE[labels["background"]] + uniform(rng, -0.03, 0.03, batch, 3)).clamp(0, 1),
@@ -92,26 +92,26 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
 
 def paint(pictures: Pictures) -> Tensor:
     """Images (B,3,32,32) in [0,1]."""
-    x, y = _around_the_centre(pictures)
+    x, y = _around_the_center(pictures)
     inside = coverage(pictures).unsqueeze(1)
     mixed = _texture(x, y, pictures.texture).unsqueeze(1)
-    foreground, background = (colour.view(-1, 3, 1, 1) for colour in (pictures.foreground, pictures.background))
+    foreground, background = (color.view(-1, 3, 1, 1) for color in (pictures.foreground, pictures.background))
     painted = foreground * (1 - mixed) + pictures.opposite.view(-1, 1, 1, 1) * mixed
     return (inside * painted + (1 - inside) * background).clamp(0, 1)
 
 
 def coverage(pictures: Pictures) -> Tensor:
     """(B,32,32): the share of each pixel that the shape covers."""
-    x, y = _around_the_centre(pictures)
+    x, y = _around_the_center(pictures)
     distances = torch.stack(_distances(x, y, pictures.radius.view(-1, 1, 1)))
     return (0.5 - distances[pictures.shape, torch.arange(len(pictures))]).clamp(0, 1)
 
 
-def _around_the_centre(pictures: Pictures) -> tuple[Tensor, Tensor]:
-    """x (B,1,32) and y (B,32,1) of the pixels, from the shape's centre."""
+def _around_the_center(pictures: Pictures) -> tuple[Tensor, Tensor]:
+    """x (B,1,32) and y (B,32,1) of the pixels, from the shape's center."""
     pixel = torch.arange(SIZE) + 0.5
-    x = pixel.view(1, 1, SIZE) - pictures.centre[:, 0].view(-1, 1, 1)
-    y = pixel.view(1, SIZE, 1) - pictures.centre[:, 1].view(-1, 1, 1)
+    x = pixel.view(1, 1, SIZE) - pictures.center[:, 0].view(-1, 1, 1)
+    y = pixel.view(1, SIZE, 1) - pictures.center[:, 1].view(-1, 1, 1)
     return x, y
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from stepcredit.shapes.render import CENTRES, PALETTE, RADII, SIZE, Pictures, coverage
+from stepcredit.shapes.render import CENTERS, PALETTE, RADII, SIZE, Pictures, coverage
 from stepcredit.shapes.world import ATTRIBUTES, parse
 
 Rule = Callable[[Pictures, Sequence[str]], Tensor]
@@ -22,11 +22,11 @@ FULL_CHROMA = 0.5
 MIDDLE = 0.75
 BEST_SHARE, DOUBLINGS = 0.22, 2.0
 LEGIBLE_SHARE = 0.08
-COLOUR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
+COLOR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
 
 
 def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
-    """Colours go together where their hues are alike or opposite, and clash between; greys do neither.
+    """Colors go together where their hues are alike or opposite, and clash between; greys do neither.
 
         (1 + sqrt(c_f c_b) cos(2 D)) / 2,  c = min(1, C / 0.5)
 
@@ -36,8 +36,8 @@ def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
     foreground, background = _hue_and_chroma(pictures.foreground), _hue_and_chroma(pictures.background)
     chroma = torch.stack([foreground.norm(dim=1), background.norm(dim=1)])
     cosine = (foreground * background).sum(1) / chroma.prod(0).clamp_min(1e-6)
-    colourful = (chroma / FULL_CHROMA).clamp_max(1).prod(0).sqrt()
-    return (colourful * (2 * cosine.square() - 1) + 1) / 2
+    colorful = (chroma / FULL_CHROMA).clamp_max(1).prod(0).sqrt()
+    return (colorful * (2 * cosine.square() - 1) + 1) / 2
 
 
 def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
@@ -63,7 +63,7 @@ def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
         min(1, a / 0.08) ln(k) / ln(21)
 
     k is the contrast ratio (L1 + 0.05) / (L2 + 0.05) of WCAG 2 between foreground and background, or between the
-    texture's second colour and the background if that is smaller; a is the share of the picture covered. (B,).
+    texture's second color and the background if that is smaller; a is the share of the picture covered. (B,).
     """
     contrast = _contrast(pictures.foreground, pictures.background)
     second = _contrast(pictures.shade, pictures.background)
@@ -78,7 +78,7 @@ def faithfulness(pictures: Pictures, captions: Sequence[str]) -> Tensor:
         mean over mentioned attributes of match
 
     Match is 1 or 0 for shape and texture, max(0, 1 - d / reach) for the others: d is the root mean square distance of
-    colours (reach 0.3), the difference of radii (3 pixels), the distance of centres (7 pixels). A text that is no
+    colors (reach 0.3), the difference of radii (3 pixels), the distance of centers (7 pixels). A text that is no
     caption of the world mentions nothing and gives 0. (B,).
     """
     mentioned = [parse(text) for text in captions]
@@ -115,11 +115,11 @@ def utility(value: Tensor, left: Tensor) -> Tensor:
 
 def _match(pictures: Pictures, name: str, label: Tensor) -> Tensor:
     if name in ("foreground", "background"):
-        return _falling(_distance(getattr(pictures, name), PALETTE[label]), COLOUR_REACH)
+        return _falling(_distance(getattr(pictures, name), PALETTE[label]), COLOR_REACH)
     if name == "size":
         return _falling((pictures.radius - RADII[label]).abs(), RADIUS_REACH)
     if name == "position":
-        return _falling((pictures.centre - CENTRES[label]).norm(dim=1), PLACE_REACH)
+        return _falling((pictures.center - CENTERS[label]).norm(dim=1), PLACE_REACH)
     return torch.eq(getattr(pictures, name), label).float()
 
 
@@ -132,18 +132,18 @@ def _distance(left: Tensor, right: Tensor) -> Tensor:
     return (left - right).square().mean(1).sqrt()
 
 
-def _hue_and_chroma(colour: Tensor) -> Tensor:
-    """(B,2): the colour seen along the grey diagonal, a vector of the hue's direction and the chroma's length."""
-    red, green, blue = colour.unbind(1)
+def _hue_and_chroma(color: Tensor) -> Tensor:
+    """(B,2): the color seen along the grey diagonal, a vector of the hue's direction and the chroma's length."""
+    red, green, blue = color.unbind(1)
     return torch.stack([red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)], 1)
 
 
 def _contrast(left: Tensor, right: Tensor) -> Tensor:
-    """WCAG 2's contrast ratio of two sRGB colours (B,3): (B,), from 1 to 21."""
+    """WCAG 2's contrast ratio of two sRGB colors (B,3): (B,), from 1 to 21."""
     first, second = _luminance(left) + 0.05, _luminance(right) + 0.05
     return torch.maximum(first, second) / torch.minimum(first, second)
 
 
-def _luminance(colour: Tensor) -> Tensor:
-    linear = torch.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+def _luminance(color: Tensor) -> Tensor:
+    linear = torch.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
     return linear @ torch.tensor([0.2126, 0.7152, 0.0722])

@@ -34,8 +34,8 @@ class Scorer(nn.Module):
         scale ((1 - q) v - q) + shift
 
     v values the picture and q in [0,1] says how much of it is lost, as in `rules.utility`. Both come from four
-    convolutions down to 8x8 and from a look at colours (`looks`). `scale` and `shift`, 1 and 0 at first, are set once
-    to standardise a trained scorer.
+    convolutions down to 8x8 and from a look at colors (`looks`). `scale` and `shift`, 1 and 0 at first, are set once
+    to standardize a trained scorer.
 
     A reader finds several merits in an image; v is their sum, each weighted by what the caption asks for. The scorer of
     harmony gives, in eval mode, the mean over twelve ways of exchanging, inverting and mirroring (`variations`).
@@ -96,14 +96,14 @@ class Scorer(nn.Module):
 class Reader(nn.Module):
     """Captions to the weights (B,merits) of merits.
 
-    It embeds the flow pipeline's tokens and takes the largest of each feature of three neighbouring words.
+    It embeds the flow pipeline's tokens and takes the largest of each feature of three neighboring words.
     """
 
     def __init__(self, merits: int, width: int = 16) -> None:
         super().__init__()
         self.tokenizer: CLIPTokenizer = build_flow_tokenizer()
         self.embedding = nn.Embedding(len(self.tokenizer), width)
-        self.neighbours = nn.Conv1d(width, 2 * width, 3, padding=1)
+        self.neighbors = nn.Conv1d(width, 2 * width, 3, padding=1)
         self.out = nn.Sequential(nn.Linear(2 * width, 64), nn.SiLU(), nn.Linear(64, merits))
 
     def forward(self, captions: Sequence[str]) -> Tensor:
@@ -111,7 +111,7 @@ class Reader(nn.Module):
             list(captions), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True
         ).input_ids
         words = self.embedding(torch.tensor(tokens, device=self.embedding.weight.device)).transpose(1, 2)
-        read: Tensor = self.out(F.silu(self.neighbours(words)).amax(2))
+        read: Tensor = self.out(F.silu(self.neighbors(words)).amax(2))
         return read / math.sqrt(read.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""Changes of an image that a rule of taste does not mind: mirrored, channels exchanged, colours inverted."""
+"""Changes of an image that a rule of taste does not mind: mirrored, channels exchanged, colors inverted."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Variation:
 
 
 MIRRORINGS = tuple((mirrored, transposed) for mirrored in ((), (2,), (3,), (2, 3)) for transposed in (False, True))
-RECOLOURINGS = tuple((order, inverted) for order in itertools.permutations(range(3)) for inverted in (False, True))
+RECOLORINGS = tuple((order, inverted) for order in itertools.permutations(range(3)) for inverted in (False, True))
 SPREAD = tuple(
-    Variation(*mirroring, *recolouring)
-    for mirroring, recolouring in zip(itertools.cycle(MIRRORINGS), RECOLOURINGS, strict=False)
+    Variation(*mirroring, *recoloring)
+    for mirroring, recoloring in zip(itertools.cycle(MIRRORINGS), RECOLORINGS, strict=False)
 )
-"""Each of the 12 recolourings once, the 8 mirrorings in turn."""
+"""Each of the 12 recolorings once, the 8 mirrorings in turn."""

@@ -1,6 +1,6 @@
 """Scenes of the shapes world and the captions that describe them.
 
-A scene is one shape on a plain background. Its caption always names shape, foreground and background colour; size,
+A scene is one shape on a plain background. Its caption always names shape, foreground and background color; size,
 texture and position are optional words. Every tenth caption (by hash) is held out: no training recipe ever uses it.
 """
 
@@ -13,11 +13,11 @@ from itertools import product
 
 import numpy as np
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan", "white", "black")
+COLORS = ("red", "green", "blue", "yellow", "purple", "cyan", "white", "black")
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross"),
-    "foreground": COLOURS,
-    "background": COLOURS,
+    "foreground": COLORS,
+    "background": COLORS,
     "size": ("small", "large"),
     "texture": ("solid", "striped", "checkered"),
     "position": ("left", "right", "top", "bottom", "center"),
@@ -81,7 +81,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     """A uniformly random scene whose foreground differs from its background."""
     words = {name: options[rng.integers(len(options))] for name, options in ATTRIBUTES.items()}
     while words["foreground"] == words["background"]:
-        words["background"] = COLOURS[rng.integers(len(COLOURS))]
+        words["background"] = COLORS[rng.integers(len(COLORS))]
     return Scene(**words)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.distributed.partition import Share
-from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardise
+from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardize
 from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
 
@@ -18,7 +18,7 @@ class Advantages:
 
     Args:
         section: which rewards are compared, how much is remembered, and where advantages are cut.
-        second: standardise the advantages of steps too.
+        second: standardize the advantages of steps too.
     """
 
     def __init__(self, section: TrainSection, second: bool) -> None:
@@ -28,14 +28,14 @@ class Advantages:
         self._steps = StepStatistics(section.buffer_size, section.min_count)
 
     def of_images(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
-        """A (B,): rewards standardised as `train.advantage` says, then clipped."""
+        """A (B,): rewards standardized as `train.advantage` says, then clipped."""
         match self._section.advantage:
             case "group":
                 advantage = group_advantages(rewards, prompts)
             case "running":
                 advantage = self._rewards.update(prompts, rewards)
             case "batch":
-                advantage = standardise(rewards)
+                advantage = standardize(rewards)
         return self._clipped(advantage)
 
     def of_steps(
@@ -48,8 +48,8 @@ class Advantages:
     ) -> tuple[Tensor, dict[str, Any]]:
         """M (N, T) of the images of all processes, and the rule's figures.
 
-        The advantage spread over steps, standardised a second time where asked for, clipped again. The second
-        standardisation pools trainable steps only; the others are not trained on. A rule that learns does so
+        The advantage spread over steps, standardized a second time where asked for, clipped again. The second
+        standardization pools trainable steps only; the others are not trained on. A rule that learns does so
         afterwards, from A. What compares images or learns is given the walks of all processes, on each of them.
 
         Args:

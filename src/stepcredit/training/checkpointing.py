@@ -94,7 +94,7 @@ class Keeper:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            doing = "sampling or decoding" if self._intact else "the optimiser's step"
+            doing = "sampling or decoding" if self._intact else "the optimizer's step"
             raise Stopped(
                 f"{where}: out of memory in {doing}; free some, or lower sample.batch, and go on with: {resume}"
             ) from error

@@ -7,7 +7,7 @@ import operator
 import torch
 
 from stepcredit.config import TrainConfig
-from stepcredit.distributed.adamw import build_optimiser
+from stepcredit.distributed.adamw import build_optimizer
 from stepcredit.distributed.deepspeed import DeepSpeedDescent
 from stepcredit.distributed.optimizer import Descent, PlainDescent
 from stepcredit.distributed.process_group import Processes, whole_tensor
@@ -21,7 +21,7 @@ from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
 
 class TrainingState:
-    """Weights and their averages, optimiser, loss scaler, statistics of rewards and step advantages, counters, and
+    """Weights and their averages, optimizer, loss scaler, statistics of rewards and step advantages, counters, and
     what the credit rule has learned.
 
     Every random number of a run is a function of its seed, the epoch and the image's index, so that no generator has a
@@ -31,7 +31,7 @@ class TrainingState:
         finished_epochs: whose updates are made.
         reward_queries: images scored for training so far.
         guard: remembers a micro-batch that was halved, and updates skipped in a row.
-        descent: the optimiser and the loss scaler.
+        descent: the optimizer and the loss scaler.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TrainingState:
         self.learner = credit if isinstance(credit, LearningCredit) else None
         self.finished_epochs = 0
         self.reward_queries = 0
-        self.advantages = Advantages(config.train, config.credit.standardise)
+        self.advantages = Advantages(config.train, config.credit.standardize)
         self.descent = descent_of(config, policy, processes or Processes())
 
     def captured(self) -> Checkpoint:
@@ -86,7 +86,7 @@ class TrainingState:
 
     def _restore(self, saved: Checkpoint) -> None:
         self.policy.load_state_dict(checkpoint.policy_tensors(saved))
-        self.descent.restore(checkpoint.optimiser_part(saved))
+        self.descent.restore(checkpoint.optimizer_part(saved))
         self.advantages.load_state_dict(saved.state)
         if self.learner:
             self.learner.load_state_dict(checkpoint.credit_tensors(saved))
@@ -110,6 +110,6 @@ def descent_of(config: TrainConfig, policy: Policy, processes: Processes) -> Des
         if halves:
             raise InputError("model.dtype=float16 cannot be trained with DeepSpeed: use bfloat16 or float32")
         return DeepSpeedDescent(policy, config.train, processes)
-    optimiser = build_optimiser(policy.parameters(), config.train, unfused=halves)
+    optimizer = build_optimizer(policy.parameters(), config.train, unfused=halves)
     scaler = torch.amp.GradScaler(device, enabled=halves)
-    return PlainDescent(policy, optimiser, scaler, config.train.max_grad_norm, processes)
+    return PlainDescent(policy, optimizer, scaler, config.train.max_grad_norm, processes)

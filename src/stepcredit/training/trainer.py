@@ -352,7 +352,7 @@ class Trainer:
     def _profiled(self, wanted: bool) -> AbstractContextManager[None]:
         if not (wanted and self.config.run.profile and self.processes.main):
             return nullcontext()
-        return profiled(self.run.profile_dir, self.state.descent.optimiser, self.progress)
+        return profiled(self.run.profile_dir, self.state.descent.optimizer, self.progress)
 
     def _require_images(self) -> None:
         images, updates, count = (

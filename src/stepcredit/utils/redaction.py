@@ -1,7 +1,7 @@
 """What must never be written down: keys, tokens, and addresses with a password in them.
 
 A run directory is passed on and published, so its config.yaml and environment.json may hold none. This finds what is
-recognisable, by the name of the option or by the shape of the value; a secret that looks like any other word it cannot.
+recognizable, by the name of the option or by the shape of the value; a secret that looks like any other word it cannot.
 """
 
 from __future__ import annotations

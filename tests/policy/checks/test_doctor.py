@@ -122,7 +122,7 @@ def test_the_suggestion_is_the_power_of_two_that_fits(free: int, fits: int) -> N
     assert HEADROOM == 0.8 and _microbatch(free, sample_bytes=100) == fits
 
 
-def test_the_suggestion_leaves_room_for_the_optimiser() -> None:
+def test_the_suggestion_leaves_room_for_the_optimizer() -> None:
     found = examined("sd", model={"adapter": "full"})
     room = HEADROOM * (FREE - 12 * found.trained)
     assert found.microbatch * found.sample_bytes <= room < 2 * found.microbatch * found.sample_bytes

@@ -52,8 +52,8 @@ def complaint(*parts: Part, **others: Any) -> str:
 def test_components_score_as_they_do_alone() -> None:
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     found = scored(
-        {"name": "warmth", "weight": 2.0, "standardise": "none"},
-        {"name": "jpeg_compressibility", "options": {"quality": 50}, "standardise": "fixed", "mean": -1, "scale": 0.5},
+        {"name": "warmth", "weight": 2.0, "standardize": "none"},
+        {"name": "jpeg_compressibility", "options": {"quality": 50}, "standardize": "fixed", "mean": -1, "scale": 0.5},
     )
     warm, plain = Warmth()(images, PROMPTS, []), JpegCompressibility(50)(images, PROMPTS, [])
     assert torch.equal(found.components["warmth"].scores, warm)
@@ -62,7 +62,7 @@ def test_components_score_as_they_do_alone() -> None:
     assert torch.equal(found.trained(PROMPTS), found.values)
 
 
-def test_standardising_per_prompt_is_the_default() -> None:
+def test_standardizing_per_prompt_is_the_default() -> None:
     found = scored({"name": "warmth"}, {"name": "jpeg_compressibility", "weight": 3})
     expected = np.zeros(4)
     for weight, name in ((1, "warmth"), (3, "jpeg_compressibility")):
@@ -88,8 +88,8 @@ def test_functions_of_the_user_s_own_are_components(tmp_path: Path) -> None:
         "def one(images, prompts, metadata):\n    return [1.0] * len(prompts)\n"
     )
     parts = [
-        {"name": f"{file}:level", "options": {"by": 2}, "standardise": "none"},
-        {"name": f"{file}:one", "label": "always", "standardise": "none"},
+        {"name": f"{file}:level", "options": {"by": 2}, "standardize": "none"},
+        {"name": f"{file}:one", "label": "always", "standardize": "none"},
     ]
     found = build_reward(section(*parts)).scores(torch.zeros(2, 3, 4, 4), ["a", "b"], [{"n": 1}, {"n": 5}])
     assert list(found.components) == ["level", "always"]
@@ -161,12 +161,12 @@ def test_errors_of_a_component_name_it() -> None:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"name": "warmth", "mean": 1}, "mean and scale go with standardise: fixed, not with standardise: prompt"),
-        ({"name": "warmth", "scale": 2, "standardise": "none"}, "not with standardise: none"),
-        ({"name": "warmth", "scale": 0, "standardise": "fixed"}, "reward.components.0.scale = 0 in here"),
+        ({"name": "warmth", "mean": 1}, "mean and scale go with standardize: fixed, not with standardize: prompt"),
+        ({"name": "warmth", "scale": 2, "standardize": "none"}, "not with standardize: none"),
+        ({"name": "warmth", "scale": 0, "standardize": "fixed"}, "reward.components.0.scale = 0 in here"),
         ({"name": "warmth", "weight": float("inf")}, "reward.components.0.weight = inf in here"),
         ({"name": "warmth", "weight": 0}, "every reward of the mixture has weight 0: nothing would be learned"),
-        ({"name": "warmth", "standardise": "promt"}, "reward.components.0.standardise = 'promt' in here"),
+        ({"name": "warmth", "standardize": "promt"}, "reward.components.0.standardize = 'promt' in here"),
         ({"weight": 1.0}, "reward.components.0.name"),
     ],
 )
@@ -223,7 +223,7 @@ def test_each_component_is_recorded_each_epoch(tmp_path: Path) -> None:
         assert row["reward_mean"] == pytest.approx(figures["warmth"]["mean"] + 0.5 * figures["plain"]["mean"])
 
 
-def test_what_is_trained_on_is_standardised_per_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_trained_on_is_standardized_per_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     real = Advantages.of_images
 

@@ -46,7 +46,7 @@ def test_a_mixture_is_the_sum_of_its_components() -> None:
     assert mixed.trained(PROMPTS).tolist() == pytest.approx([-3, 1 - 2, 3, -1 + 2], abs=1e-4)
 
 
-def test_standardised_per_prompt_neither_component_drowns_the_other() -> None:
+def test_standardized_per_prompt_neither_component_drowns_the_other() -> None:
     """Scales of 1000 and 0.001 count alike; raw, the larger decides alone."""
     generator = torch.Generator().manual_seed(0)
     large, small = 1000 * torch.randn(400, generator=generator), 0.001 * torch.randn(400, generator=generator)
@@ -57,7 +57,7 @@ def test_standardised_per_prompt_neither_component_drowns_the_other() -> None:
         assert float(correlation) == pytest.approx(expected, abs=0.15)
 
 
-def test_a_mixture_standardised_per_prompt_has_mean_zero_whatever_was_learned() -> None:
+def test_a_mixture_standardized_per_prompt_has_mean_zero_whatever_was_learned() -> None:
     """Why the values that are shown are not those that are trained on."""
     for level in (0.0, 100.0):
         mixed = mix({"only": Component(level + scores(1, 2, 4, 8), per_prompt=True)})
@@ -76,7 +76,7 @@ def test_statistics_are_of_the_components_own_scores() -> None:
     assert mixed.statistics() == {"one": {"mean": 2.0, "std": 1.0}, "two": {"mean": 2.0, "std": 0.0}}
 
 
-def test_batches_are_joined_before_they_are_standardised() -> None:
+def test_batches_are_joined_before_they_are_standardized() -> None:
     whole = mix({"p": Component(scores(1, 2, 3, 5), weight=3.0, per_prompt=True), "f": Component(scores(4, 3, 2, 1))})
     halves = [
         mix(

@@ -78,7 +78,7 @@ def local(images: Tensor) -> Tensor:
     return images.sum((1, 2, 3)) / 7
 
 
-def quantised(images: Tensor) -> Tensor:
+def quantized(images: Tensor) -> Tensor:
     return Batch.of(images, [], []).images()
 
 
@@ -117,10 +117,10 @@ def fails(reward: Any, kind: type[Exception] = RewardError, images: Tensor | Non
 
 @pytest.mark.parametrize("payload", ["safetensors", "png"])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 100])
-def test_scores_are_those_of_the_quantised_images_in_order(payload: str, batch: int) -> None:
+def test_scores_are_those_of_the_quantized_images_in_order(payload: str, batch: int) -> None:
     server, images = Answers(), pictures(7)
     scores = score(client(server, batch=batch, payload=payload), images)
-    assert torch.equal(scores, local(quantised(images))) and scores.dtype == torch.float32
+    assert torch.equal(scores, local(quantized(images))) and scores.dtype == torch.float32
     assert len(server.requests) == -(-7 // batch)
 
 
@@ -157,7 +157,7 @@ def test_no_images_are_no_request() -> None:
 
 def test_half_precision_images() -> None:
     images = pictures().to(torch.bfloat16)
-    assert torch.equal(score(client(Answers()), images), local(quantised(images)))
+    assert torch.equal(score(client(Answers()), images), local(quantized(images)))
 
 
 def test_metadata_that_is_no_json_is_told() -> None:
@@ -201,7 +201,7 @@ REFUSED = httpx.ConnectError("refused")
 )
 def test_what_may_pass_is_tried_again_under_the_same_key(trouble: Any) -> None:
     server, naps, images = Answers(trouble, trouble), Naps(), pictures()
-    assert torch.equal(score(client(server, naps=naps), images), local(quantised(images)))
+    assert torch.equal(score(client(server, naps=naps), images), local(quantized(images)))
     assert len(server.keys) == 3 and len(set(server.keys)) == 1 and len(naps.seconds) == 2
 
 
@@ -295,7 +295,7 @@ def test_requests_go_round_the_servers() -> None:
 def test_the_next_server_is_asked_at_once_and_the_failed_one_left_out() -> None:
     cluster, naps, images = Cluster("b"), Naps(), pictures(6)
     reward = client(cluster, "http://a http://b http://c", batch=1, concurrency=1, backoff=50, naps=naps)
-    assert torch.equal(score(reward, images), local(quantised(images)))
+    assert torch.equal(score(reward, images), local(quantized(images)))
     assert cluster.asked == list("abcacaca"[:7]) and naps.seconds == []
     score(reward, images)
     assert cluster.asked.count("b") == 1, "it is remembered between batches"
@@ -356,7 +356,7 @@ def test_it_can_be_called_from_several_threads_and_inside_a_running_loop() -> No
     with ThreadPoolExecutor(6) as threads:
         found = list(threads.map(lambda batch: score(reward, batch), images))
     for batch, scores in zip(images, found, strict=True):
-        assert torch.equal(scores, local(quantised(batch)))
+        assert torch.equal(scores, local(quantized(batch)))
     assert torch.equal(asyncio.run(inside()), found[0])
 
 
@@ -392,7 +392,7 @@ def test_a_recipe_names_server_reward_and_options() -> None:
     reward = Counting()
     with served(create_app({"sum": reward}, None)) as address:
         images = pictures(5)
-        assert torch.equal(score(build(address, batch=2), images), local(quantised(images)))
+        assert torch.equal(score(build(address, batch=2), images), local(quantized(images)))
     assert len(reward.executions) == 5
 
 
@@ -403,7 +403,7 @@ def test_a_remote_reward_scores_as_the_local_one_bit_for_bit(name: str, payload:
     with served(create_app({name: here}, None)) as address:
         options = {"batch": 6, "payload": payload}
         there = score(build_reward(RewardSection(name=name, remote=address, options=options)), images)
-    assert torch.equal(there, score(here, quantised(images)))
+    assert torch.equal(there, score(here, quantized(images)))
     assert name == "warmth" or torch.equal(there, score(here, images)), "it reads 8-bit pixels anyway"
 
 
@@ -446,7 +446,7 @@ def test_fail_over_between_real_servers() -> None:
         with served(create_app({"sum": reward}, None)) as dead:
             pass
         images = pictures(6)
-        assert torch.equal(score(build([dead, alive], batch=1), images), local(quantised(images)))
+        assert torch.equal(score(build([dead, alive], batch=1), images), local(quantized(images)))
     assert set(reward.executions.values()) == {1}
 
 

@@ -85,7 +85,7 @@ def test_pixels_are_those_that_pillow_gets() -> None:
     assert batch.pixels.shape == (1, 3, 1, 8)
 
 
-def test_every_pixel_value_is_read_as_one_255th_and_quantised_back_to_itself() -> None:
+def test_every_pixel_value_is_read_as_one_255th_and_quantized_back_to_itself() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, 1)
     images = Batch(pixels, ["a"], [{}]).images()
     assert images.dtype == torch.float32

@@ -19,9 +19,9 @@ def test_bytes_are_left_alone() -> None:
 
 
 def test_pictures_of_any_mode_and_size_become_rgb() -> None:
-    colour, grey = Image.fromarray(PIXELS[0]), Image.new("L", (7, 3), 99)
+    color, grey = Image.fromarray(PIXELS[0]), Image.new("L", (7, 3), 99)
     see_through = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
-    pictures = to_pil([colour, grey, see_through])
+    pictures = to_pil([color, grey, see_through])
     assert [picture.mode for picture in pictures] == ["RGB"] * 3
     assert np.array_equal(np.asarray(pictures[0]), PIXELS[0])
     assert pictures[1].size == (7, 3) and pictures[1].getpixel((6, 2)) == (99, 99, 99)

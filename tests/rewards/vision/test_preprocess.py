@@ -23,7 +23,7 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in SIZES]
 
 
-def reference_crop(picture: Image.Image, size: int, centre: str) -> np.ndarray:
+def reference_crop(picture: Image.Image, size: int, center: str) -> np.ndarray:
     width, height = picture.size
     if width <= height:
         resized = picture.resize((size, int(size * height / width)), Image.BICUBIC)
@@ -31,20 +31,20 @@ def reference_crop(picture: Image.Image, size: int, centre: str) -> np.ndarray:
         resized = picture.resize((int(size * width / height), size), Image.BICUBIC)
     pixels = np.asarray(resized)
     top, left = ((edge - size) / 2 for edge in pixels.shape[:2])
-    top, left = (np.floor(top), np.floor(left)) if centre == "floor" else (np.rint(top), np.rint(left))
+    top, left = (np.floor(top), np.floor(left)) if center == "floor" else (np.rint(top), np.rint(left))
     square = pixels[int(top) : int(top) + size, int(left) : int(left) + size]
     return np.moveaxis((square.astype(np.float32) / np.float32(255) - MEAN) / STD, -1, 0)
 
 
-@pytest.mark.parametrize("centre", ["round", "floor"])
+@pytest.mark.parametrize("center", ["round", "floor"])
 @pytest.mark.parametrize("picture", pictures(), ids=lambda picture: f"{picture.height}x{picture.width}")
-def test_crop_is_pillow_s_and_numpy_s(picture: Image.Image, centre: str) -> None:
-    ours = ShortestEdgeCrop(28, centre)([picture])  # type: ignore[arg-type]
+def test_crop_is_pillow_s_and_numpy_s(picture: Image.Image, center: str) -> None:
+    ours = ShortestEdgeCrop(28, center)([picture])  # type: ignore[arg-type]
     assert ours.shape == (1, 3, 28, 28) and ours.dtype == torch.float32
-    assert np.array_equal(ours[0].numpy(), reference_crop(picture, 28, centre))
+    assert np.array_equal(ours[0].numpy(), reference_crop(picture, 28, center))
 
 
-def test_the_two_centres_differ_where_three_pixels_are_to_go() -> None:
+def test_the_two_centers_differ_where_three_pixels_are_to_go() -> None:
     picture = pictures()[SIZES.index((28, 31))]
     assert not torch.equal(ShortestEdgeCrop(28, "round")([picture]), ShortestEdgeCrop(28, "floor")([picture]))
 
@@ -93,7 +93,7 @@ def test_pad_is_that_of_hpsv2(antialias: bool) -> None:
 
 
 @pytest.mark.parametrize("preprocess", [ShortestEdgeCrop(), LongestEdgePad()], ids=lambda way: type(way).__name__)
-def test_an_image_of_the_right_size_is_only_normalised(preprocess: ShortestEdgeCrop | LongestEdgePad) -> None:
+def test_an_image_of_the_right_size_is_only_normalized(preprocess: ShortestEdgeCrop | LongestEdgePad) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     expected = np.moveaxis((pixels.astype(np.float32) / np.float32(255) - MEAN) / STD, -1, 1)
     assert np.array_equal(preprocess([Image.fromarray(image) for image in pixels]).numpy(), expected)

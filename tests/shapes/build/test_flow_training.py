@@ -160,7 +160,7 @@ def test_the_rate_holds_and_then_falls() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     rates: dict[float, list[float]] = {}
     for hold in (0.0, 0.5):
-        adam, schedule = loop.optimiser(iter([weight]), 1.0, 40, warmup=4, hold=hold)
+        adam, schedule = loop.optimizer(iter([weight]), 1.0, 40, warmup=4, hold=hold)
         rates[hold] = []
         for _ in range(40):
             rates[hold].append(adam.param_groups[0]["lr"])

@@ -37,7 +37,7 @@ def test_an_altered_scene_differs_in_a_few_words_and_stays_a_scene() -> None:
 def test_pictures_are_chosen_row_by_row() -> None:
     left, right = (anything(3, np.random.default_rng(seed)) for seed in (0, 1))
     mixed = choose(torch.tensor([True, False, True]), left, right)
-    assert torch.equal(mixed.centre, torch.stack([left.centre[0], right.centre[1], left.centre[2]]))
+    assert torch.equal(mixed.center, torch.stack([left.center[0], right.center[1], left.center[2]]))
     assert torch.equal(mixed.radius, torch.stack([left.radius[0], right.radius[1], left.radius[2]]))
 
 

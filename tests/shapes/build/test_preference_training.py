@@ -22,11 +22,11 @@ from stepcredit.shapes.build.preference_agreement import agreements, decided_pai
 from stepcredit.shapes.build.preference_pairs import Comparisons, draw_comparisons
 from stepcredit.shapes.build.preference_training import (
     MIRRORED,
-    RECOLOURED,
+    RECOLORED,
     PreferenceRecipe,
     asked,
     score_comparisons,
-    standardise,
+    standardize,
     surprise,
     train_scorer,
     usual_images,
@@ -67,7 +67,7 @@ def test_images_vary_only_as_the_rule_allows(name: str) -> None:
     rng = np.random.default_rng(0)
     seen = torch.stack([varied(name, images, rng) for _ in range(2000)])
     kinds = {row.numpy().tobytes() for row in seen}
-    assert len(kinds) == {0: 1, 1: 8, 2: 8 * 12}[(name in MIRRORED) + (name in RECOLOURED)]
+    assert len(kinds) == {0: 1, 1: 8, 2: 8 * 12}[(name in MIRRORED) + (name in RECOLORED)]
 
 
 def test_harmony_sees_the_images_of_each_caption_in_a_way_of_their_own() -> None:
@@ -87,7 +87,7 @@ def test_usual_images_are_decoded_renders_half_of_them_under_their_own_caption(v
     assert 0.01 < (images - clean).square().mean().sqrt() < 0.06
 
 
-def test_standardised_scores_have_mean_0_and_deviation_1() -> None:
+def test_standardized_scores_have_mean_0_and_deviation_1() -> None:
     torch.manual_seed(0)
     scorer = Scorer("faithfulness").requires_grad_(False)
     images, captions = (
@@ -95,7 +95,7 @@ def test_standardised_scores_have_mean_0_and_deviation_1() -> None:
         [caption(scene) for scene in draw_scenes(np.random.default_rng(0), 50)],
     )
     before = scorer(images, captions)
-    standardise(scorer, images, captions)
+    standardize(scorer, images, captions)
     scores = scorer(images, captions)
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-4)
     assert torch.equal(scores.argsort(), before.argsort())

@@ -25,7 +25,7 @@ class Adapter(Protocol):
         ...
 
     def stepped(self) -> None:
-        """To be called after every optimiser step."""
+        """To be called after every optimizer step."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:

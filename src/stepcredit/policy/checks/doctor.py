@@ -39,7 +39,7 @@ class Examination:
         trained: weights that are trained.
         weights: weights of the denoiser, those trained included.
         idle: trained tensors that no gradient reaches.
-        fixed_bytes: parts of the pipeline, gradients and optimiser state.
+        fixed_bytes: parts of the pipeline, gradients and optimizer state.
         sample_bytes: what one image more in a training forward takes.
         free_bytes: memory of the device that is free.
         microbatch: images per training forward that fit, a power of two; 0 if not even one does.

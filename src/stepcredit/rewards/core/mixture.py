@@ -15,7 +15,7 @@ from stepcredit.rewards.core.scores import Component, Scores, mix
 
 @dataclass(frozen=True)
 class Mixture:
-    """A weighted sum of rewards, each standardised per prompt, by a fixed mean and scale, or not at all.
+    """A weighted sum of rewards, each standardized per prompt, by a fixed mean and scale, or not at all.
 
         r = sum_k weight_k (r_k - mean_k) / scale_k
 
@@ -38,7 +38,7 @@ class Mixture:
                     weight=section.weight,
                     mean=section.mean,
                     scale=section.scale,
-                    per_prompt=section.standardise == "prompt",
+                    per_prompt=section.standardize == "prompt",
                 )
                 for name, (reward, section) in self.parts.items()
             }

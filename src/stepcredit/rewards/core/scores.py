@@ -20,7 +20,7 @@ class Component:
         weight: of this component in the sum.
         mean: taken away from the scores.
         scale: what they are then divided by, above 0.
-        per_prompt: standardise per prompt instead, for training only; `mean` and `scale` are then 0 and 1.
+        per_prompt: standardize per prompt instead, for training only; `mean` and `scale` are then 0 and 1.
     """
 
     scores: Tensor
@@ -36,7 +36,7 @@ class Component:
     def trained(self, prompts: Sequence[str]) -> Tensor:
         """What the advantage is made of, (B,): `value`, or weight * (r - mean of the prompt) / (std of the prompt).
 
-        A prompt with one image, or with equal scores, gives 0 where standardised per prompt.
+        A prompt with one image, or with equal scores, gives 0 where standardized per prompt.
         """
         return self.weight * group_advantages(self.scores, prompts) if self.per_prompt else self.value()
 
@@ -47,7 +47,7 @@ class Scores:
 
     Attributes:
         values: (B,), what is logged and written under pictures. Of a mixture it is the sum of `Component.value`: a sum
-            standardised per prompt has mean 0 for every prompt whatever the model has learned, and would show nothing.
+            standardized per prompt has mean 0 for every prompt whatever the model has learned, and would show nothing.
         components: of a mixture, by name; empty for any other reward.
     """
 
@@ -57,7 +57,7 @@ class Scores:
     def trained(self, prompts: Sequence[str]) -> Tensor:
         """The rewards (B,) that advantages are made of: `values`, or the sum of `Component.trained`.
 
-        Standardising per prompt looks at the images that are given, so give an epoch's scores together: see `join`.
+        Standardizing per prompt looks at the images that are given, so give an epoch's scores together: see `join`.
         """
         if not self.components:
             return self.values

@@ -45,7 +45,7 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Run the file as a module of its own; `sys.path` is left alone, so it cannot import its neighbours by name."""
+    """Run the file as a module of its own; `sys.path` is left alone, so it cannot import its neighbors by name."""
     if not path.is_file():
         raise InputError(f"no reward file {path}")
     name = f"stepcredit_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"

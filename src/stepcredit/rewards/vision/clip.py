@@ -24,11 +24,11 @@ class ImageTower:
         path: hub id or folder of a CLIPModel.
         revision: branch, tag or commit on the hub.
         placement: where it runs.
-        centre: of the crop, see ShortestEdgeCrop.
+        center: of the crop, see ShortestEdgeCrop.
     """
 
     def __init__(
-        self, path: str, revision: str | None, placement: Placement, centre: Literal["round", "floor"]
+        self, path: str, revision: str | None, placement: Placement, center: Literal["round", "floor"]
     ) -> None:
         from transformers import CLIPVisionModelWithProjection
 
@@ -36,7 +36,7 @@ class ImageTower:
         model = load_pretrained(CLIPVisionModelWithProjection, path, revision, others)
         self._placement = placement
         self._model = model.to(placement.device, placement.dtype)
-        self._preprocess = ShortestEdgeCrop(model.config.image_size, centre)
+        self._preprocess = ShortestEdgeCrop(model.config.image_size, center)
         self.width: int = model.config.projection_dim
 
     def __call__(self, images: Images) -> Tensor:
@@ -54,7 +54,7 @@ class Towers:
         tokenizer: hub id or folder; None is that of the folder `path`, or `published`.
         published: hub id of the tokenizer.
         placement: where they run.
-        centre: of the crop, see ShortestEdgeCrop.
+        center: of the crop, see ShortestEdgeCrop.
 
     Attributes:
         logit_scale: exp of the learned parameter, taken before the weights are rounded to the placement's dtype.
@@ -67,7 +67,7 @@ class Towers:
         tokenizer: str | None,
         published: str,
         placement: Placement,
-        centre: Literal["round", "floor"],
+        center: Literal["round", "floor"],
     ) -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
@@ -78,7 +78,7 @@ class Towers:
         self.logit_scale: float = model.logit_scale.exp().item()
         self._placement = placement
         self._model = model.to(placement.device, placement.dtype)
-        self._preprocess = ShortestEdgeCrop(model.config.vision_config.image_size, centre)
+        self._preprocess = ShortestEdgeCrop(model.config.vision_config.image_size, center)
         self._tokens = min(TOKENS, model.config.text_config.max_position_embeddings)
 
     def cosine(self, images: Images, prompts: Sequence[str]) -> Tensor:

@@ -23,27 +23,27 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ShortestEdgeCrop:
-    """Pillow's bicubic resize of the shorter edge to `size`, the square at the centre, (x / 255 - mean) / std.
+    """Pillow's bicubic resize of the shorter edge to `size`, the square at the center, (x / 255 - mean) / std.
 
     The longer edge becomes int(size * long / short). Source: the `preprocess` of OpenAI's CLIP.
 
     Attributes:
         size: edge of the square, in pixels.
-        centre: where the crop begins if (long - size) / 2 is not whole: `round` half to even (torchvision, OpenAI's
+        center: where the crop begins if (long - size) / 2 is not whole: `round` half to even (torchvision, OpenAI's
             CLIP) or `floor` (transformers). Square images have nothing to crop.
         mean: of each channel.
         std: of each channel.
     """
 
     size: int = 224
-    centre: Literal["round", "floor"] = "round"
+    center: Literal["round", "floor"] = "round"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 
     def __call__(self, images: Images) -> Tensor:
         """B images -> (B, 3, size, size), float32, on the CPU."""
         squares = [to_unit(self._square(picture)) for picture in to_pil(images)]
-        return normalised(torch.stack(squares), self.mean, self.std)
+        return normalized(torch.stack(squares), self.mean, self.std)
 
     def _square(self, picture: Image.Image) -> Image.Image:
         short = min(picture.size)
@@ -54,7 +54,7 @@ class ShortestEdgeCrop:
 
     def _begin(self, edge: int) -> int:
         surplus = edge - self.size
-        return surplus // 2 if self.centre == "floor" else round(surplus / 2)
+        return surplus // 2 if self.center == "floor" else round(surplus / 2)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class LongestEdgePad:
     def __call__(self, images: Images) -> Tensor:
         """B images -> (B, 3, size, size), float32, on the CPU."""
         squares = [self._square(to_unit(picture)) for picture in to_pil(images)]
-        return normalised(torch.stack(squares), self.mean, self.std)
+        return normalized(torch.stack(squares), self.mean, self.std)
 
     def _square(self, image: Tensor) -> Tensor:
         scale = self.size / max(image.shape[1:])
@@ -97,6 +97,6 @@ def to_unit(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
-def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalized(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(x - mean) / std of each channel of (B, 3, H, W), float32."""
     return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)

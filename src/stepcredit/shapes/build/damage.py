@@ -52,14 +52,14 @@ def blur(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def ramp(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
-    """A slope of colour across the picture."""
+    """A slope of color across the picture."""
     place = torch.linspace(-1, 1, SIZE)
     slope = F.normalize(normal(rng, len(images), 3, 2, 1, 1), dim=1)
     return images + 0.8 * severity * (slope[:, :, 0] * place.view(1, 1, 1, SIZE) + slope[:, :, 1] * place.view(SIZE, 1))
 
 
 def bars(images: Tensor, severity: Tensor, rng: np.random.Generator) -> Tensor:
-    """Waves of a colour in any direction, two to eight of them."""
+    """Waves of a color in any direction, two to eight of them."""
     each = (len(images), 1, 1, 1)
     angle = uniform(rng, 0, np.pi, *each)
     place = torch.linspace(-1, 1, SIZE)

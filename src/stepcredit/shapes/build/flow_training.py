@@ -42,7 +42,7 @@ def train_flow(
     averaged = copy.deepcopy(model).requires_grad_(False)
     pipeline = flow_networks.assemble(base.vae, **model, tokenizer=tokenizer)
     scenes, latents = loop.encoded(base.vae, rng, recipe.scenes)
-    optimiser, schedule = loop.optimiser(
+    optimizer, schedule = loop.optimizer(
         model.parameters(),
         recipe.learning_rate,
         recipe.steps,
@@ -56,7 +56,7 @@ def train_flow(
         clean = latents[torch.from_numpy(rows)]
         captions = [loop.training_caption(scenes[row], rng, recipe.caption_dropout) for row in rows]
         levels, noise = torch.rand(recipe.batch), torch.randn_like(clean)
-        loop.descend(flow_loss(pipeline, clean, captions, levels, noise), model, optimiser, schedule)
+        loop.descend(flow_loss(pipeline, clean, captions, levels, noise), model, optimizer, schedule)
         loop.update_average(averaged, model, recipe.ema, step)
     return flow_networks.assemble(base.vae, **averaged, tokenizer=tokenizer)
 

@@ -1,4 +1,4 @@
-"""What the trainings share: seeded starts, data from the renderer, the optimiser and the average of its path."""
+"""What the trainings share: seeded starts, data from the renderer, the optimizer and the average of its path."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def training_caption(scene: Scene, rng: np.random.Generator, dropout: float) -> 
     return sample_caption(scene, rng, held_out=False) or ""
 
 
-def optimiser(
+def optimizer(
     parameters: Iterator[nn.Parameter],
     learning_rate: float,
     steps: int,
@@ -79,7 +79,7 @@ def descend(
     adam: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """One optimiser step on `loss`, its gradient clipped to norm 1."""
+    """One optimizer step on `loss`, its gradient clipped to norm 1."""
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     adam.step()

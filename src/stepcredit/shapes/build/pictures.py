@@ -37,23 +37,23 @@ def altered(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def anything(count: int, rng: np.random.Generator) -> Pictures:
-    """`count` pictures off the caption's grid: centres to 10 pixels from the middle, radii of 4 to 12, any colours."""
+    """`count` pictures off the caption's grid: centers to 10 pixels from the middle, radii of 4 to 12, any colors."""
     return Pictures(
         torch.from_numpy(rng.integers(len(ATTRIBUTES["shape"]), size=count)),
         torch.from_numpy(rng.integers(len(ATTRIBUTES["texture"]), size=count)),
         SIZE / 2 + uniform(rng, -10, 10, count, 2),
         uniform(rng, 4, 12, count),
-        any_colour(count, rng),
-        any_colour(count, rng),
+        any_color(count, rng),
+        any_color(count, rng),
     )
 
 
-def any_colour(count: int, rng: np.random.Generator) -> Tensor:
-    """(count,3): half near a word's colour, half uniform, then paler or stronger by a random factor of 0.5 to 1.6."""
+def any_color(count: int, rng: np.random.Generator) -> Tensor:
+    """(count,3): half near a word's color, half uniform, then paler or stronger by a random factor of 0.5 to 1.6."""
     near = PALETTE[torch.from_numpy(rng.integers(len(PALETTE), size=count))] + uniform(rng, -0.15, 0.15, count, 3)
     free = uniform(rng, 0, 1, count, 3)
-    colour = near.where(chosen(rng, 0.5, count, 1), free)
-    return (0.5 + (colour - 0.5) * uniform(rng, 0.5, 1.6, count, 1)).clamp(0, 1)
+    color = near.where(chosen(rng, 0.5, count, 1), free)
+    return (0.5 + (color - 0.5) * uniform(rng, 0.5, 1.6, count, 1)).clamp(0, 1)
 
 
 def choose(rows: Tensor, left: Pictures, right: Pictures) -> Pictures:

@@ -13,7 +13,7 @@ from torch import Tensor
 from stepcredit.maths.preference import probability
 from stepcredit.shapes.build.damage import ELSEWHERE, ON_LATENTS, ON_PIXELS, UNSEEN, Change, damage
 from stepcredit.shapes.build.latents import decode, encode
-from stepcredit.shapes.build.pictures import any_colour, draw_pictures, join
+from stepcredit.shapes.build.pictures import any_color, draw_pictures, join
 from stepcredit.shapes.draws import chosen
 from stepcredit.shapes.render import Pictures, paint
 from stepcredit.shapes.rules import RULES, utility, visibility
@@ -77,14 +77,14 @@ def spoil(
 ) -> tuple[Tensor, Tensor]:
     """Images (B,3,32,32) of `pictures` after what may happen to them, and the damage (B,) in [0,1].
 
-    But for the `safe` (B,), one in ten is a plain colour without a shape: damage 1 whatever follows. A third stays as
+    But for the `safe` (B,), one in ten is a plain color without a shape: damage 1 whatever follows. A third stays as
     it is, and the changes of `damage` befall the others alike: half of them at a severity up to 0.1, which is no
     damage, half from 0.4 to 1. Those in latents need one of the `scenes` (B,). All of these and six in ten other
     scenes go through the autoencoder.
     """
     count = len(pictures)
     empty, coded = chosen(rng, EMPTY, count) & ~safe, chosen(rng, THROUGH_AUTOENCODER, count) & scenes
-    images = any_colour(count, rng).view(-1, 3, 1, 1).where(empty.view(-1, 1, 1, 1), paint(pictures))
+    images = any_color(count, rng).view(-1, 3, 1, 1).where(empty.view(-1, 1, 1, 1), paint(pictures))
     kinds = _draw_changes(scenes, safe, empty, rng)
     severity = _draw_severities(count, rng) * (kinds > 0)
     images = _changed(images, ON_PIXELS, kinds, severity, rng).clamp(0, 1)

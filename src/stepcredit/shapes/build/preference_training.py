@@ -24,8 +24,8 @@ from stepcredit.shapes.world import caption, sample_caption
 
 MIRRORED = frozenset({"harmony", "balance", "legibility"})
 """Rules that a mirrored or transposed image does not change."""
-RECOLOURED = frozenset({"harmony", "balance"})
-"""Rules that an image with its colour channels exchanged or inverted does not change."""
+RECOLORED = frozenset({"harmony", "balance"})
+"""Rules that an image with its color channels exchanged or inverted does not change."""
 LONGER = {"harmony": 4, "faithfulness": 2}
 """How many times the steps a rule takes that is harder to learn."""
 
@@ -36,7 +36,7 @@ class PreferenceRecipe:
 
     Attributes:
         captions: different ones, with `images` images each, that all steps draw from.
-        steps: of the optimiser; more for rules that are LONGER to learn.
+        steps: of the optimizer; more for rules that are LONGER to learn.
         batch: captions of a step.
         learning_rate: of AdamW at its highest.
         temperature: of the judge, in utilities.
@@ -56,12 +56,12 @@ def train_scorer(name: str, recipe: PreferenceRecipe, seed: int, data: Compariso
     """-log P(the judge's choice) between any two images of a batch, and for a rule that reads any two captions of one.
 
     A batch has all images of `recipe.batch` scenes. The judge is asked anew every time. Images are mirrored and
-    recoloured at random where the rule does not mind. Returns the moving average of the weights.
+    recolored at random where the rule does not mind. Returns the moving average of the weights.
     """
     rng, scorer = loop.seeded(seed, lambda: Scorer(name))
     averaged = copy.deepcopy(scorer).requires_grad_(False)
     steps = recipe.steps * LONGER.get(name, 1)
-    optimiser, schedule = loop.optimiser(scorer.parameters(), recipe.learning_rate, steps)
+    optimizer, schedule = loop.optimizer(scorer.parameters(), recipe.learning_rate, steps)
     for step in progress(range(steps), name):
         rows = torch.from_numpy(rng.integers(len(data), size=recipe.batch))
         captions, utilities = asked(name, data, rows, rng)
@@ -69,7 +69,7 @@ def train_scorer(name: str, recipe: PreferenceRecipe, seed: int, data: Compariso
         loss = surprise(scores, utilities, recipe.temperature, rng)
         if len(captions) > 1:
             loss = loss + surprise(scores.T, utilities.T, recipe.temperature, rng)
-        loop.descend(loss, scorer, optimiser, schedule)
+        loop.descend(loss, scorer, optimizer, schedule)
         loop.update_average(averaged, scorer, recipe.ema, step)
     return averaged.eval()
 
@@ -112,14 +112,14 @@ def varied(name: str, images: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _variation(name: str, rng: np.random.Generator) -> Variation:
     mirroring = _mirroring(rng) if name in MIRRORED else ((), False)
-    return Variation(*mirroring, *(_recolouring(rng) if name in RECOLOURED else ()))
+    return Variation(*mirroring, *(_recoloring(rng) if name in RECOLORED else ()))
 
 
 def _mirroring(rng: np.random.Generator) -> tuple[tuple[int, ...], bool]:
     return tuple(axis for axis in (2, 3) if rng.random() < 0.5), rng.random() < 0.5
 
 
-def _recolouring(rng: np.random.Generator) -> tuple[tuple[int, ...], bool]:
+def _recoloring(rng: np.random.Generator) -> tuple[tuple[int, ...], bool]:
     return tuple(rng.permutation(3).tolist()), rng.random() < 0.5
 
 
@@ -142,7 +142,7 @@ def usual_images(vae: AutoencoderKL, rng: np.random.Generator, count: int = 1024
 
 
 @torch.no_grad()
-def standardise(scorer: Scorer, images: Tensor, captions: list[str]) -> None:
+def standardize(scorer: Scorer, images: Tensor, captions: list[str]) -> None:
     """Set the scorer's scale and shift so that scores of `images` have mean 0 and standard deviation 1."""
     scores = scorer(images, captions)
     scorer.scale /= scores.std()

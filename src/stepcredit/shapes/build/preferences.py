@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stepcredit.shapes.build.preference_agreement import HELD_OUT_SEED, agreements
 from stepcredit.shapes.build.preference_pairs import Comparisons, draw_comparisons
-from stepcredit.shapes.build.preference_training import PreferenceRecipe, standardise, train_scorer, usual_images
+from stepcredit.shapes.build.preference_training import PreferenceRecipe, standardize, train_scorer, usual_images
 from stepcredit.shapes.build.stages import Stages, show_progress
 from stepcredit.shapes.pipeline import WEIGHTS, load_pipeline
 from stepcredit.shapes.rules import RULES
@@ -75,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def save(scorer: Scorer, images: Tensor, captions: list[str], path: Path) -> None:
-    """Write the scorer as float16, standardised on `images` as such."""
+    """Write the scorer as float16, standardized on `images` as such."""
     rounded = {key: value.half().float() for key, value in scorer.state_dict().items()}
     scorer.load_state_dict(rounded)
-    standardise(scorer, images, captions)
+    standardize(scorer, images, captions)
     path.write_bytes(to_bytes({key: value.half() for key, value in scorer.state_dict().items()}))
 
 

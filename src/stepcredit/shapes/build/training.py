@@ -59,14 +59,14 @@ def train_autoencoder(recipe: AutoencoderRecipe, seed: int, progress: Progress) 
     log-variance head is set to that constant noise and `scaling_factor` to one over the latents' standard deviation.
     """
     rng, vae = loop.seeded(seed, networks.build_vae)
-    optimiser, schedule = loop.optimiser(vae.parameters(), recipe.learning_rate, recipe.steps, weight_decay=0.0)
+    optimizer, schedule = loop.optimizer(vae.parameters(), recipe.learning_rate, recipe.steps, weight_decay=0.0)
     for _ in progress(range(recipe.steps), "autoencoder"):
         images = loop.draw_images(rng, recipe.batch) * 2 - 1
         mean = vae.encode(images).latent_dist.mean
         decoded = vae.decode(mean + recipe.latent_noise * torch.randn_like(mean)).sample
         error = decoded - images
         loss = error.abs().mean() + error.square().mean() + recipe.latent_penalty * mean.square().mean()
-        loop.descend(loss, vae, optimiser, schedule)
+        loop.descend(loss, vae, optimizer, schedule)
     vae.eval().requires_grad_(False)
     _set_constant_posterior(vae, recipe.latent_noise)
     latents = vae.encode(loop.draw_images(rng, 512) * 2 - 1).latent_dist.mean
@@ -77,14 +77,14 @@ def train_autoencoder(recipe: AutoencoderRecipe, seed: int, progress: Progress) 
 def train_checker(recipe: CheckerRecipe, seed: int, progress: Progress) -> Checker:
     """Cross-entropy on every attribute of fresh renders, with pixel noise so that it also reads decoded latents."""
     rng, checker = loop.seeded(seed, Checker)
-    optimiser, schedule = loop.optimiser(checker.parameters(), recipe.learning_rate, recipe.steps)
+    optimizer, schedule = loop.optimizer(checker.parameters(), recipe.learning_rate, recipe.steps)
     for _ in progress(range(recipe.steps), "checker"):
         scenes = loop.draw_scenes(rng, recipe.batch)
         images = render(scenes, rng)
         noisy = images + recipe.pixel_noise * torch.rand(len(images), 1, 1, 1) * torch.randn_like(images)
         labels = _labels(scenes)
         loss = torch.stack([F.cross_entropy(logits, labels[name]) for name, logits in checker(noisy).items()]).sum()
-        loop.descend(loss, checker, optimiser, schedule)
+        loop.descend(loss, checker, optimizer, schedule)
     return checker.eval().requires_grad_(False)
 
 
@@ -105,7 +105,7 @@ def train_denoiser(
     averaged = copy.deepcopy(model).requires_grad_(False)
     scenes, latents = loop.encoded(vae, rng, recipe.scenes)
     alphas = networks.build_scheduler().alphas_cumprod
-    optimiser, schedule = loop.optimiser(
+    optimizer, schedule = loop.optimizer(
         model.parameters(), recipe.learning_rate, recipe.steps, recipe.weight_decay, betas=(0.9, 0.99)
     )
     for step in progress(range(recipe.steps), "denoiser"):
@@ -118,7 +118,7 @@ def train_denoiser(
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         predicted = model["unet"](noisy, timesteps, model["text"](tokens).last_hidden_state).sample
         loss = ((predicted - noise).square() / signal).mean()
-        loop.descend(loss, model, optimiser, schedule)
+        loop.descend(loss, model, optimizer, schedule)
         loop.update_average(averaged, model, recipe.ema, step)
     averaged.eval()
     return averaged["unet"], averaged["text"]
@@ -137,7 +137,7 @@ def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def _set_constant_posterior(vae: AutoencoderKL, std: float) -> None:
-    """Make the encoder report log-variance 2 log(std) everywhere, through its quantisation convolution."""
+    """Make the encoder report log-variance 2 log(std) everywhere, through its quantization convolution."""
     half = vae.config.latent_channels
     vae.quant_conv.weight.data[half:] = 0
     vae.quant_conv.bias.data[half:] = 2 * math.log(std)
