@@ -12,12 +12,12 @@ import torch
 
 from stepcredit.algorithms.minibatch import Experience
 from stepcredit.config import TrainConfig
-from stepcredit.distributed.partition import alone
-from stepcredit.distributed.process_group import Processes
+from stepcredit.distributed.partition import unpartitioned
+from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.runs.recipes import validate
 from stepcredit.training.sampling_plan import training_plan
-from stepcredit.training.state import descent_of
+from stepcredit.training.state import build_training_optimizer
 from stepcredit.training.update import update_policy
 from stepcredit.types import Prompt, Trajectory
 
@@ -66,9 +66,9 @@ def rollout(policy: PipelinePolicy, config: TrainConfig) -> Trajectory:
 def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) -> dict[str, float]:
     """One step of the optimizer, every advantage 1; returns the figures of the epoch."""
     advantages = torch.ones(trajectory.log_probs.shape, device=trajectory.latents.device)
-    experience = Experience(trajectory, advantages, alone(len(trajectory)))
-    descent = descent_of(config, policy, Processes())
-    return update_policy(policy, descent, experience, config.train, np.random.default_rng(0))
+    experience = Experience(trajectory, advantages, unpartitioned(len(trajectory)))
+    optimizer = build_training_optimizer(config, policy, ProcessGroup())
+    return update_policy(policy, optimizer, experience, config.train, np.random.default_rng(0))
 
 
 def timed(device: torch.device, work: Callable[[], Value]) -> tuple[Value, Seconds]:

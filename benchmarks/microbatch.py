@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 uv run python benchmarks/microbatch.py --pairs 5 --sizes 16 64 --compiled
 
-Ways to accumulate the same gradient over the same recorded walks, in alternation within one process:
+Ways to accumulate the same gradient over the same recorded trajectories, in alternation within one process:
 
 - a number: the trainer's own path with train.microbatch so large
 - compiled: the same with the last of the numbers and model.compile
@@ -33,7 +33,7 @@ from torch import Tensor
 from stepcredit.algorithms.minibatch import Experience, Part
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainConfig
-from stepcredit.distributed.partition import alone
+from stepcredit.distributed.partition import unpartitioned
 from stepcredit.maths import ddim, gaussian, loss
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -139,7 +139,7 @@ def otherwise(config: TrainConfig, options: argparse.Namespace, dtype: torch.dty
 
 def ours(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig, size: int) -> None:
     scaler, count = torch.amp.GradScaler(enabled=False), len(trajectory)
-    experience, part = Experience(trajectory, advantages, alone(count)), Part(torch.arange(count), count)
+    experience, part = Experience(trajectory, advantages, unpartitioned(count)), Part(torch.arange(count), count)
     accumulate_gradient(policy, scaler, experience, part, config.train, size)
 
 

@@ -29,10 +29,10 @@ from transformers import (
 )
 
 from stepcredit.algorithms.minibatch import Experience
-from stepcredit.algorithms.step_sampling import StepDraw
+from stepcredit.algorithms.step_sampling import SampledSteps
 from stepcredit.config import ModelSection, SampleSection, TrainSection
-from stepcredit.distributed.optimizer import PlainDescent
-from stepcredit.distributed.partition import alone
+from stepcredit.distributed.optimizer import PlainOptimizer
+from stepcredit.distributed.partition import unpartitioned
 from stepcredit.maths import gaussian
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -208,12 +208,12 @@ def perturb(policy: Policy, scale: float = 0.1, seed: int = 0) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=scale)
 
 
-def descending(policy: Policy, section: TrainSection) -> PlainDescent:
-    """Plain gradient descent at the rate of `section`."""
+def descending(policy: Policy, section: TrainSection) -> PlainOptimizer:
+    """Plain gradient optimizer at the rate of `section`."""
     optimizer = torch.optim.SGD(policy.parameters(), lr=section.learning_rate)
-    return PlainDescent(policy, optimizer, torch.amp.GradScaler(enabled=False), section.max_grad_norm)
+    return PlainOptimizer(policy, optimizer, torch.amp.GradScaler(enabled=False), section.max_grad_norm)
 
 
-def experienced(walk: Trajectory, advantages: Tensor, draw: StepDraw | None = None) -> Experience:
+def experienced(trajectory: Trajectory, advantages: Tensor, draw: SampledSteps | None = None) -> Experience:
     """An epoch's experience where there is one process."""
-    return Experience(walk, advantages, alone(len(walk)), draw)
+    return Experience(trajectory, advantages, unpartitioned(len(trajectory)), draw)

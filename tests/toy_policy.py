@@ -1,4 +1,4 @@
-"""A policy small enough to train in milliseconds: one learned vector that every walk is drawn towards.
+"""A policy small enough to train in milliseconds: one learned vector that every trajectory is drawn towards.
 
     x0_i = target + x_i / 4,   x_{i+1} ~ N(x_i + (x0_i - x_i) / 2, 0.3^2)
 

@@ -42,7 +42,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a rollout walks.
+    """How a rollout trajectories.
 
     Attributes:
         steps: denoising steps T.
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """B denoising walks recorded from one rollout.
+    """B denoising trajectories recorded from one rollout.
 
     Attributes:
         latents: (B, T+1, *L), x before step 0, then after each step, in the dtype the pipeline consumes.
@@ -108,7 +108,7 @@ class CreditAssigner(Protocol):
     """Turns a trajectory's advantage into one advantage per step.
 
     `needs_x0` asks the rollout to keep predicted clean latents. A rule with `compares_images` set to True is given the
-    walks of all processes, any other those of its own. `diagnostics` gives figures for the metrics file, counts as int
+    trajectories of all processes, any other those of its own. `diagnostics` gives figures for the metrics file, counts as int
     and means over images as float.
     """
 

@@ -36,7 +36,7 @@ CLIP_RANGE = 1e-2
 SCALER = torch.amp.GradScaler(enabled=False)
 
 
-def walked(policy: PipelinePolicy) -> Trajectory:
+def recorded(policy: PipelinePolicy) -> Trajectory:
     """A rollout of `policy` a little off its reference."""
     perturb(policy, 0.05)
     prompts = [Prompt(text) for text in ("a cat", "two dogs", "a red fox", "sea", "sky", "a cat")]
@@ -44,12 +44,12 @@ def walked(policy: PipelinePolicy) -> Trajectory:
 
 
 @pytest.fixture(scope="module")
-def walk() -> tuple[PipelinePolicy, Trajectory]:
+def trajectory() -> tuple[PipelinePolicy, Trajectory]:
     """In float64, where two ways to add up one gradient differ by 1e-12, not by 1e-5."""
     policy = tiny_policy(tiny_sd().to(dtype=torch.float64))
     for parameter in policy.parameters():
         parameter.data = parameter.data.double()
-    return policy, walked(policy)
+    return policy, recorded(policy)
 
 
 def section(**options: Any) -> TrainSection:
@@ -57,12 +57,14 @@ def section(**options: Any) -> TrainSection:
 
 
 def gradient(
-    policy: PipelinePolicy, walk: Trajectory, advantages: Tensor, group: Tensor = EVERY, **options: Any
+    policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, group: Tensor = EVERY, **options: Any
 ) -> Tensor:
     """The flat gradient that an update of `group` accumulates."""
     given = section(**options)
-    size = microbatch(given, len(walk))
-    accumulate_gradient(policy, SCALER, experienced(walk, advantages), Part(group, len(group), first=True), given, size)
+    size = microbatch(given, len(trajectory))
+    accumulate_gradient(
+        policy, SCALER, experienced(trajectory, advantages), Part(group, len(group), first=True), given, size
+    )
     return taken(policy)
 
 
@@ -77,20 +79,20 @@ def relative(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-def weighted_log_ratio(policy: PipelinePolicy, walk: Trajectory) -> float:
+def weighted_log_ratio(policy: PipelinePolicy, trajectory: Trajectory) -> float:
     """sum of M (log p - log p_old) over images and steps."""
     with torch.no_grad():
-        new = torch.stack([log_prob(policy, walk, step) for step in range(walk.steps)], dim=1)
-    return float((STEP_ADVANTAGES * (new - walk.log_probs)).sum())
+        new = torch.stack([log_prob(policy, trajectory, step) for step in range(trajectory.steps)], dim=1)
+    return float((STEP_ADVANTAGES * (new - trajectory.log_probs)).sum())
 
 
-def permuted(walk: Trajectory, order: Tensor) -> Trajectory:
+def permuted(trajectory: Trajectory, order: Tensor) -> Trajectory:
     return replace(
-        walk,
-        latents=walk.latents[order],
-        log_probs=walk.log_probs[order],
-        prompts=[walk.prompts[index] for index in order],
-        recording=walk.recording.rows(order),
+        trajectory,
+        latents=trajectory.latents[order],
+        log_probs=trajectory.log_probs[order],
+        prompts=[trajectory.prompts[index] for index in order],
+        recording=trajectory.recording.rows(order),
     )
 
 
@@ -116,9 +118,9 @@ def test_more_updates_than_images() -> None:
 
 
 def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
-    walk: tuple[PipelinePolicy, Trajectory],
+    trajectory: tuple[PipelinePolicy, Trajectory],
 ) -> None:
-    policy, trajectory = walk
+    policy, trajectory = trajectory
     whole = gradient(policy, trajectory, STEP_ADVANTAGES)
     assert whole.norm() > 0
     for size in (1, 4):
@@ -133,8 +135,8 @@ def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
     assert relative(taken(policy), whole) < 1e-9
 
 
-def test_gradient_of_the_first_update_is_the_policy_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = walk
+def test_gradient_of_the_first_update_is_the_policy_gradient(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = trajectory
     group = torch.tensor([0, 2, 5])
     objective = sum(
         (STEP_ADVANTAGES[group, step] * log_prob(policy, trajectory, step, group)).sum() for step in range(STEPS)
@@ -145,8 +147,8 @@ def test_gradient_of_the_first_update_is_the_policy_gradient(walk: tuple[Pipelin
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_an_advantage_trains_the_step_it_belongs_to(walk: tuple[PipelinePolicy, Trajectory], step: int) -> None:
-    policy, trajectory = walk
+def test_an_advantage_trains_the_step_it_belongs_to(trajectory: tuple[PipelinePolicy, Trajectory], step: int) -> None:
+    policy, trajectory = trajectory
     single = torch.zeros(IMAGES, STEPS)
     single[:, step] = ADVANTAGE
     (-(ADVANTAGE * log_prob(policy, trajectory, step)).sum() / (IMAGES * STEPS)).backward()
@@ -154,8 +156,8 @@ def test_an_advantage_trains_the_step_it_belongs_to(walk: tuple[PipelinePolicy, 
     assert relative(gradient(policy, trajectory, single), expected) < 1e-9
 
 
-def test_order_of_the_images_leaves_the_gradient_as_it_is(walk: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = walk
+def test_order_of_the_images_leaves_the_gradient_as_it_is(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = trajectory
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     shuffled = gradient(policy, permuted(trajectory, order), STEP_ADVANTAGES[order], microbatch=4)
     assert relative(shuffled, gradient(policy, trajectory, STEP_ADVANTAGES)) < 1e-9
@@ -163,36 +165,36 @@ def test_order_of_the_images_leaves_the_gradient_as_it_is(walk: tuple[PipelinePo
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.3])
 def test_gradients_of_the_parts_of_an_update_add_up_to_its_gradient(
-    walk: tuple[PipelinePolicy, Trajectory], kl_weight: float
+    trajectory: tuple[PipelinePolicy, Trajectory], kl_weight: float
 ) -> None:
     """As several processes share it: parts of different size, each divided by the images of the whole update."""
-    policy, given = walk[0], section(kl_weight=kl_weight)
-    whole = gradient(*walk, STEP_ADVANTAGES.double(), kl_weight=kl_weight)
-    parts, experience = [], experienced(walk[1], STEP_ADVANTAGES.double())
+    policy, given = trajectory[0], section(kl_weight=kl_weight)
+    whole = gradient(*trajectory, STEP_ADVANTAGES.double(), kl_weight=kl_weight)
+    parts, experience = [], experienced(trajectory[1], STEP_ADVANTAGES.double())
     for part in (EVERY[1:3], EVERY[[0, 3, 4, 5]]):
         accumulate_gradient(policy, SCALER, experience, Part(part, IMAGES), given, 3)
         parts.append(taken(policy))
     assert relative(parts[0] + parts[1], whole) < 1e-10
 
 
-def test_contribution_at_alpha_1_trains_bitwise_as_uniform(walk: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = walk
+def test_contribution_at_alpha_1_trains_bitwise_as_uniform(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = trajectory
     uniform, contribution = Uniform()(trajectory, ADVANTAGE), Contribution(window=1, alpha=1.0)(trajectory, ADVANTAGE)
     assert torch.equal(gradient(policy, trajectory, contribution), gradient(policy, trajectory, uniform))
     credited = Contribution(window=1)(trajectory, ADVANTAGE)
     assert relative(gradient(policy, trajectory, credited), gradient(policy, trajectory, uniform)) > 1e-2
 
 
-def test_contribution_in_one_window_trains_bitwise_as_linear(walk: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = walk
+def test_contribution_in_one_window_trains_bitwise_as_linear(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = trajectory
     assert trajectory.x0 is not None
     seen = replace(trajectory, latents=trajectory.latents.float(), x0=trajectory.x0.float())
     linear, contribution = Linear()(seen, ADVANTAGE), Contribution(window=STEPS)(seen, ADVANTAGE)
     assert torch.equal(gradient(policy, trajectory, contribution), gradient(policy, trajectory, linear))
 
 
-def test_clipped_ratios_have_no_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = walk
+def test_clipped_ratios_have_no_gradient(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = trajectory
     beyond = replace(trajectory, log_probs=trajectory.log_probs - 0.5)
     gain = torch.ones(IMAGES, STEPS)
     assert torch.equal(gradient(policy, beyond, gain), torch.zeros_like(gradient(policy, trajectory, gain)))
@@ -228,8 +230,8 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     assert sum(map(operator.mul, pulled_back, statistics.pairs)) < total
 
 
-def test_kl_adds_to_the_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = walk
+def test_kl_adds_to_the_gradient(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = trajectory
     none = torch.zeros(IMAGES, STEPS)
     apart = gradient(policy, trajectory, STEP_ADVANTAGES) + gradient(policy, trajectory, none, kl_weight=0.5)
     assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, kl_weight=0.5), apart) < 1e-9
@@ -237,7 +239,7 @@ def test_kl_adds_to_the_gradient(walk: tuple[PipelinePolicy, Trajectory]) -> Non
 
 def test_the_reference_is_entered_once_per_update(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
-    trajectory = walked(policy)
+    trajectory = recorded(policy)
     entered, own = [], policy.reference
     monkeypatch.setattr(policy, "reference", lambda: entered.append(True) or own())
     gradient(policy, trajectory, STEP_ADVANTAGES, kl_weight=0.5, microbatch=3)
@@ -246,7 +248,7 @@ def test_the_reference_is_entered_once_per_update(monkeypatch: pytest.MonkeyPatc
 
 def test_steps_without_variance_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
-    trajectory = walked(policy)
+    trajectory = recorded(policy)
     replayed: Counter[int] = Counter()
     own = policy.replay
 
@@ -265,8 +267,8 @@ def test_steps_without_variance_are_not_replayed(monkeypatch: pytest.MonkeyPatch
     assert relative(taken(policy), whole) < 1e-4
 
 
-def test_a_walk_with_nothing_to_train(walk: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = walk
+def test_a_trajectory_with_nothing_to_train(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = trajectory
     with pytest.raises(InputError, match="zero variance"):
         gradient(policy, replace(trajectory, trainable=torch.zeros(STEPS, dtype=torch.bool)), STEP_ADVANTAGES)
 
@@ -287,7 +289,7 @@ def updated(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> t
 
 def test_the_first_update_of_the_whole_epoch_starts_at_ratio_1() -> None:
     policy = tiny_policy()
-    figures, ticks = updated(policy, walked(policy), updates_per_epoch=1)
+    figures, ticks = updated(policy, recorded(policy), updates_per_epoch=1)
     assert ticks == [(1, 1)]
     assert figures["ratio_max_deviation"] == 0.0
     assert figures["approx_kl"] == 0.0 and figures["clip_fraction"] == 0.0
@@ -297,7 +299,7 @@ def test_the_first_update_of_the_whole_epoch_starts_at_ratio_1() -> None:
 
 def test_later_updates_leave_the_first_ratio_alone() -> None:
     policy = tiny_policy()
-    figures, ticks = updated(policy, walked(policy), inner_epochs=3, learning_rate=1.0)
+    figures, ticks = updated(policy, recorded(policy), inner_epochs=3, learning_rate=1.0)
     assert ticks == [(done, 6) for done in range(1, 7)]
     assert figures["ratio_max_deviation"] <= 1e-6 < figures["approx_kl"]
     assert figures["clip_fraction"] > 0
@@ -305,7 +307,7 @@ def test_later_updates_leave_the_first_ratio_alone() -> None:
 
 def test_the_gradient_norm_is_clipped_after_it_is_measured() -> None:
     policy = tiny_policy()
-    trajectory = walked(policy)
+    trajectory = recorded(policy)
     norm = gradient(policy, trajectory, STEP_ADVANTAGES).norm()
     before = torch.nn.utils.parameters_to_vector(policy.parameters()).detach().clone()
     figures, _ = updated(policy, trajectory, updates_per_epoch=1, max_grad_norm=float(norm) / 4, learning_rate=1.0)
@@ -316,7 +318,7 @@ def test_the_gradient_norm_is_clipped_after_it_is_measured() -> None:
 
 def test_an_update_makes_what_was_rewarded_more_likely() -> None:
     policy = tiny_policy()
-    trajectory = walked(policy)
+    trajectory = recorded(policy)
     updated(policy, trajectory, updates_per_epoch=1, learning_rate=0.1)
     assert weighted_log_ratio(policy, trajectory) > 0
 
@@ -337,8 +339,8 @@ class Watched(ToyPolicy):
         return super().replay(trajectory, step, rows)
 
 
-def toy_walk(count: int = 8) -> tuple[Watched, Trajectory, Tensor]:
-    """A toy, a walk of it that it has meanwhile moved away from, and step advantages."""
+def toy_trajectory(count: int = 8) -> tuple[Watched, Trajectory, Tensor]:
+    """A toy, a trajectory of it that it has meanwhile moved away from, and step advantages."""
     policy = Watched()
     trajectory = policy.rollout([Prompt("a lake")] * count, range(count), PLAN).trajectory
     with torch.no_grad():
@@ -347,7 +349,7 @@ def toy_walk(count: int = 8) -> tuple[Watched, Trajectory, Tensor]:
 
 
 def toy_gradient(group: Tensor = EIGHT, **options: Any) -> tuple[Tensor, Watched]:
-    policy, trajectory, advantages = toy_walk()
+    policy, trajectory, advantages = toy_trajectory()
     return gradient(policy, trajectory, advantages, group, **options), policy
 
 
@@ -390,11 +392,11 @@ def test_a_short_batch_is_filled_up(microbatch: int | None) -> None:
 
 def test_a_policy_of_one_step_at_a_time_gets_one() -> None:
     policy = OneStep()
-    walked, (_, trajectory, advantages) = policy, toy_walk()
+    recorded, (_, trajectory, advantages) = policy, toy_trajectory()
     with torch.no_grad():
         policy.target += torch.tensor([[[0.03, -0.02], [0.01, 0.05]]])
     group = torch.tensor([0, 2, 3, 5, 7])
-    found = gradient(walked, trajectory, advantages, group, microbatch=3)
+    found = gradient(recorded, trajectory, advantages, group, microbatch=3)
     assert policy.replayed == [(rows, [step] * 3) for step in range(STEPS) for rows in ([0, 2, 3], [5, 7, 7])]
     torch.testing.assert_close(found, toy_gradient(group, microbatch=3)[0], rtol=1e-5, atol=1e-7)
 
@@ -420,10 +422,10 @@ def test_uneven_updates_replay_exactly() -> None:
 def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
     figures = []
     for size in (3, 8):
-        policy, trajectory, advantages = toy_walk()
+        policy, trajectory, advantages = toy_trajectory()
         given = section(updates_per_epoch=1, kl_weight=0.5, kl_space=kl_space, microbatch=size)
-        rng, descent = np.random.default_rng(0), descending(policy, given)
-        figures.append(update_policy(policy, descent, experienced(trajectory, advantages), given, rng))
+        rng, optimizer = np.random.default_rng(0), descending(policy, given)
+        figures.append(update_policy(policy, optimizer, experienced(trajectory, advantages), given, rng))
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
     assert 0 < figures[0]["clip_fraction"] < 1
     assert all(figures[0][name] > 0 for name in ("approx_kl", "reference_kl", "ratio_max_deviation", "grad_norm"))
@@ -431,7 +433,7 @@ def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
 
 def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
     """The toy's output differs from its reference's by its target; its mean by half of that."""
-    policy, trajectory, _ = toy_walk()
+    policy, trajectory, _ = toy_trajectory()
     none = torch.zeros(8, STEPS)
     for kl_space, scale in (("prediction", 1.0), ("log_prob", 0.25 / (2 * 0.3**2))):
         given = section(kl_weight=0.5, kl_space=kl_space)

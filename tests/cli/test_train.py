@@ -14,7 +14,7 @@ from tests.cli.command_line import TOY, newest_checkpoint, only_line, refused, r
 from tests.toy_policy import WEIGHTS, ToyPolicy
 
 from stepcredit.config import TrainConfig
-from stepcredit.distributed.process_group import Processes
+from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.maths import Transition
 from stepcredit.report import write_report
 from stepcredit.runs import recipes
@@ -146,10 +146,10 @@ def test_processes_exchange_alike_whether_or_not_the_main_one_has_kept_the_confi
 ) -> None:
     stepcredit("train", *TOY, "--run", "a")
     exchanged: list[list[Any]] = [[], []]
-    exchange = Processes.exchange
+    exchange = ProcessGroup.all_gather
     for seen in exchanged:  # as the main process, then as one that looks when that has kept it
         monkeypatch.setattr(
-            Processes, "exchange", lambda self, value, seen=seen: seen.append(1) or exchange(self, value)
+            ProcessGroup, "exchange", lambda self, value, seen=seen: seen.append(1) or exchange(self, value)
         )
         assert stepcredit("train", "--resume", "--run", "a", "run.keep_checkpoints=7").code == 0
     assert len(exchanged[0]) == len(exchanged[1]) > 0

@@ -43,7 +43,7 @@ def schedule(steps: int) -> Schedule:
 
 
 def trajectory(x0: Tensor, final: Tensor) -> Trajectory:
-    """B walks of T steps that predicted `x0` (B, T, *L) and ended in `final` (B, *L)."""
+    """B trajectories of T steps that predicted `x0` (B, T, *L) and ended in `final` (B, *L)."""
     batch, steps = x0.shape[:2]
     latents = torch.cat([torch.zeros_like(x0), final.unsqueeze(1)], dim=1)
     return Trajectory(
@@ -59,13 +59,13 @@ def trajectory(x0: Tensor, final: Tensor) -> Trajectory:
 
 
 def similar(similarity: list[list[float]]) -> Trajectory:
-    """Walks whose predictions have exactly these cosines to a final latent (1, 0)."""
+    """TrajectoryBuffer whose predictions have exactly these cosines to a final latent (1, 0)."""
     s = torch.tensor(similarity)
     return trajectory(torch.stack([s, (1 - s**2).sqrt()], dim=2), torch.tensor([[1.0, 0.0]]).expand(len(s), 2))
 
 
 def settling(batch: int, steps: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Trajectory:
-    """Walks whose predictions come nearer to the final latent at every step, at a pace of their own."""
+    """TrajectoryBuffer whose predictions come nearer to the final latent at every step, at a pace of their own."""
     generator = torch.Generator().manual_seed(seed)
     final, start = (torch.randn(batch, 4, 3, 3, generator=generator) for _ in range(2))
     pace = torch.rand(batch, 1, generator=generator) * 2 + 0.5
@@ -83,9 +83,9 @@ def advantages(batch: int, seed: int = 1) -> Tensor:
     return torch.randn(batch, generator=torch.Generator().manual_seed(seed))
 
 
-def spent(name: str, walks: Trajectory, **keys: Any) -> Tensor:
+def spent(name: str, trajectories: Trajectory, **keys: Any) -> Tensor:
     """The multiplier M of a rule."""
-    return rule(name, **keys)(walks, torch.ones(len(walks)))
+    return rule(name, **keys)(trajectories, torch.ones(len(trajectories)))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -108,10 +108,16 @@ def test_one_finite_float32_row_per_trajectory(name: str, batch: int, steps: int
 )
 def test_a_rule_that_looks_at_other_images_says_so(name: str, options: dict[str, Any]) -> None:
     """Else each of several processes would spread by its own images alone."""
-    walks, rows = moving(4, 6), [0, 2]
-    some = replace(walks, latents=walks.latents[rows], x0=walks.x0[rows], prompts=["a cat"] * 2, metadata=[{}] * 2)
+    trajectories, rows = moving(4, 6), [0, 2]
+    some = replace(
+        trajectories,
+        latents=trajectories.latents[rows],
+        x0=trajectories.x0[rows],
+        prompts=["a cat"] * 2,
+        metadata=[{}] * 2,
+    )
     given = rule(name, window=2, options=options)
-    alike = torch.allclose(given(walks, advantages(4))[rows], given(some, advantages(4)[rows]))
+    alike = torch.allclose(given(trajectories, advantages(4))[rows], given(some, advantages(4)[rows]))
     assert alike != getattr(given, "compares_images", False)
 
 
@@ -124,15 +130,15 @@ def test_alpha_of_one_is_exactly_the_advantage(name: str) -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_alpha_blends_linearly(name: str) -> None:
-    walks = settling(3, 6)
-    ends = [spent(name, walks, window=2, alpha=alpha) for alpha in (0, 1)]
-    torch.testing.assert_close(spent(name, walks, window=2, alpha=0.25), 0.75 * ends[0] + 0.25 * ends[1])
+    trajectories = settling(3, 6)
+    ends = [spent(name, trajectories, window=2, alpha=alpha) for alpha in (0, 1)]
+    torch.testing.assert_close(spent(name, trajectories, window=2, alpha=0.25), 0.75 * ends[0] + 0.25 * ends[1])
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_result_is_linear_in_the_advantage(name: str) -> None:
-    walks, advantage = settling(4, 5), advantages(4)
-    torch.testing.assert_close(rule(name)(walks, advantage), advantage.unsqueeze(1) * spent(name, walks))
+    trajectories, advantage = settling(4, 5), advantages(4)
+    torch.testing.assert_close(rule(name)(trajectories, advantage), advantage.unsqueeze(1) * spent(name, trajectories))
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -145,17 +151,17 @@ def test_the_first_step_gets_the_whole_advantage(name: str) -> None:
 @given(order=st.permutations(range(5)))
 @settings(deadline=None, derandomize=True, max_examples=10)
 def test_permuting_the_batch_permutes_the_rows(name: str, order: list[int]) -> None:
-    walks, advantage = settling(5, 6), advantages(5)
-    assert walks.x0 is not None
-    permuted = trajectory(walks.x0[order], walks.final[order])
+    trajectories, advantage = settling(5, 6), advantages(5)
+    assert trajectories.x0 is not None
+    permuted = trajectory(trajectories.x0[order], trajectories.final[order])
     one = rule(name, window=2)
-    torch.testing.assert_close(one(permuted, advantage[order]), one(walks, advantage)[order])
+    torch.testing.assert_close(one(permuted, advantage[order]), one(trajectories, advantage)[order])
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("clamp", [False, True])
 @pytest.mark.parametrize(
-    "walks",
+    "trajectories",
     [
         pytest.param(trajectory(torch.ones(2, 4, 3), torch.ones(2, 3)), id="constant"),
         pytest.param(trajectory(torch.zeros(2, 4, 3), torch.ones(2, 3)), id="zero predictions"),
@@ -164,17 +170,17 @@ def test_permuting_the_batch_permutes_the_rows(name: str, order: list[int]) -> N
         pytest.param(trajectory(torch.ones(2, 1, 3), torch.ones(2, 3)), id="one step"),
     ],
 )
-def test_degenerate_walks_stay_finite(name: str, clamp: bool, walks: Trajectory) -> None:
+def test_degenerate_trajectories_stay_finite(name: str, clamp: bool, trajectories: Trajectory) -> None:
     options = {"options": {"k": 0}} if name == "drop-last" else {}
     one = rule(name, window=2, clamp=clamp, **options)
-    assert one(walks, advantages(2)).isfinite().all()
-    assert all(math.isfinite(value) for value in one.diagnostics(walks).values())
+    assert one(trajectories, advantages(2)).isfinite().all()
+    assert all(math.isfinite(value) for value in one.diagnostics(trajectories).values())
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_asks_for_the_predictions_that_it_reads(name: str) -> None:
-    walks = settling(2, 3)
-    blind = Trajectory(**{**vars(walks), "x0": None})
+    trajectories = settling(2, 3)
+    blind = Trajectory(**{**vars(trajectories), "x0": None})
     one = rule(name)
     assert isinstance(one, CreditAssigner)
     if one.needs_x0:
@@ -182,7 +188,7 @@ def test_a_rule_asks_for_the_predictions_that_it_reads(name: str) -> None:
             one(blind, advantages(2))
     else:
         assert one(blind, advantages(2)).shape == (2, 3)
-        assert one.diagnostics(blind) == one.diagnostics(walks)
+        assert one.diagnostics(blind) == one.diagnostics(trajectories)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -215,10 +221,10 @@ def test_linear_by_hand() -> None:
 
 @pytest.mark.parametrize("name", FIXED)
 def test_fixed_factors_have_mean_one_over_the_trained_steps(name: str) -> None:
-    walks = moving(3, 6)
-    torch.testing.assert_close(spent(name, walks).mean(1), torch.ones(3))
+    trajectories = moving(3, 6)
+    torch.testing.assert_close(spent(name, trajectories).mean(1), torch.ones(3))
     trainable = torch.tensor([True, True, False, True, True, False])
-    factors = spent(name, replace(walks, trainable=trainable))
+    factors = spent(name, replace(trajectories, trainable=trainable))
     torch.testing.assert_close(factors[:, trainable].mean(1), torch.ones(3))
     assert not factors[:, ~trainable].any() and (factors >= 0).all()
 
@@ -231,9 +237,9 @@ def test_one_step_gets_the_whole_advantage(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIXED)
 def test_steps_without_noise_are_skipped(name: str) -> None:
-    walks = moving(2, 4)
-    still = replace(walks.schedule, stds=torch.tensor([0.5, 0.5, 0.5, 0.0]))
-    factors = spent(name, replace(walks, schedule=still, trainable=still.stds > 0))
+    trajectories = moving(2, 4)
+    still = replace(trajectories.schedule, stds=torch.tensor([0.5, 0.5, 0.5, 0.0]))
+    factors = spent(name, replace(trajectories, schedule=still, trainable=still.stds > 0))
     assert factors.isfinite().all() and not factors[:, 3].any() and factors[:, :3].any()
 
 
@@ -258,60 +264,66 @@ def test_fixed_factors_by_hand(name: str, options: dict[str, Any], factors: list
 def test_relative_change_by_hand() -> None:
     # |x| 2, 4, 4 and changes 2, 4: 1 and 1; |x| 1, 1, 4 and changes 2, 3: 2 and 3.
     latents = torch.tensor([[[2.0, 0.0], [2.0, 2.0], [0.0, 4.0]], [[1.0, 0.0], [0.0, 1.0], [0.0, 4.0]]])
-    walks = replace(settling(2, 2), latents=latents)
+    trajectories = replace(settling(2, 2), latents=latents)
     expected = torch.tensor([[1.0, 1.0], [0.8, 1.2]])
-    torch.testing.assert_close(spent("relative-change", walks), expected)
-    mean = spent("relative-change", walks, options={"batch_mean": True})
+    torch.testing.assert_close(spent("relative-change", trajectories), expected)
+    mean = spent("relative-change", trajectories, options={"batch_mean": True})
     torch.testing.assert_close(mean, torch.tensor([[0.9, 1.1]]).expand(2, 2))
 
 
-def test_a_walk_that_nothing_changed_gets_the_same_at_every_step_and_is_counted() -> None:
-    walks = moving(3, 4)
-    walks = replace(walks, latents=torch.cat([walks.latents[:2], torch.ones_like(walks.latents[:1])]))
-    assert rule("relative-change").diagnostics(walks) == {"credit_fallbacks": 1.0}
-    assert torch.equal(spent("relative-change", walks)[2], torch.ones(4))
+def test_a_trajectory_that_nothing_changed_gets_the_same_at_every_step_and_is_counted() -> None:
+    trajectories = moving(3, 4)
+    trajectories = replace(
+        trajectories, latents=torch.cat([trajectories.latents[:2], torch.ones_like(trajectories.latents[:1])])
+    )
+    assert rule("relative-change").diagnostics(trajectories) == {"credit_fallbacks": 1.0}
+    assert torch.equal(spent("relative-change", trajectories)[2], torch.ones(4))
 
 
 def test_no_step_would_be_left_to_train() -> None:
-    walks = replace(settling(2, 4), trainable=torch.tensor([True, True, True, False]))
+    trajectories = replace(settling(2, 4), trainable=torch.tensor([True, True, True, False]))
     with pytest.raises(InputError, match=r"credit\.options\.k is 3 but only 3 steps are trained: leave at least one"):
-        spent("drop-last", walks, options={"k": 3})
-    assert spent("drop-last", walks, options={"k": 2})[0].tolist() == [3, 0, 0, 0]
+        spent("drop-last", trajectories, options={"k": 3})
+    assert spent("drop-last", trajectories, options={"k": 2})[0].tolist() == [3, 0, 0, 0]
 
 
 def test_contribution_by_hand() -> None:
     # Gains per step .2 .4 .2 over a total of .8, and windows of two: means of (.4 .8) and (1), gains .4 and .4.
-    walks = similar([[0.2, 0.4, 0.8]])
-    torch.testing.assert_close(spent("contribution", walks, window=1), torch.tensor([[1.0, 0.75, 0.25]]))
-    torch.testing.assert_close(spent("contribution", walks, window=2), torch.tensor([[1.0, 0.75, 0.5]]))
+    trajectories = similar([[0.2, 0.4, 0.8]])
+    torch.testing.assert_close(spent("contribution", trajectories, window=1), torch.tensor([[1.0, 0.75, 0.25]]))
+    torch.testing.assert_close(spent("contribution", trajectories, window=2), torch.tensor([[1.0, 0.75, 0.5]]))
 
 
 def test_contribution_clamped_by_hand() -> None:
     # Gains .4 -.2 .6 over .8: the second step took the image away from where it ended.
-    walks = similar([[0.2, 0.6, 0.4]])
-    torch.testing.assert_close(spent("contribution", walks, window=1), torch.tensor([[1.0, 0.5, 0.75]]))
-    torch.testing.assert_close(spent("contribution", walks, window=1, clamp=True), torch.tensor([[1.0, 0.6, 0.6]]))
+    trajectories = similar([[0.2, 0.6, 0.4]])
+    torch.testing.assert_close(spent("contribution", trajectories, window=1), torch.tensor([[1.0, 0.5, 0.75]]))
+    torch.testing.assert_close(
+        spent("contribution", trajectories, window=1, clamp=True), torch.tensor([[1.0, 0.6, 0.6]])
+    )
 
 
 def test_batch_mean_by_hand() -> None:
     # Gains .2 .4 .4 and .6 .2 .2: on average .4 .3 .3 for both.
-    walks = similar([[0.0, 0.2, 0.6], [0.0, 0.6, 0.8]])
+    trajectories = similar([[0.0, 0.2, 0.6], [0.0, 0.6, 0.8]])
     expected = torch.tensor([[1.0, 0.6, 0.3]]).expand(2, 3)
-    torch.testing.assert_close(spent("contribution-batch-mean", walks, window=1), expected)
+    torch.testing.assert_close(spent("contribution-batch-mean", trajectories, window=1), expected)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20, 50])
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 @pytest.mark.parametrize("beyond", [0, 7])
 def test_contribution_over_one_window_is_bitwise_linear(steps: int, alpha: float, beyond: int) -> None:
-    walks, advantage = settling(4, steps), advantages(4)
-    windowed = rule("contribution", window=steps + beyond, alpha=alpha)(walks, advantage)
-    assert torch.equal(windowed, rule("linear", alpha=alpha)(walks, advantage))
+    trajectories, advantage = settling(4, steps), advantages(4)
+    windowed = rule("contribution", window=steps + beyond, alpha=alpha)(trajectories, advantage)
+    assert torch.equal(windowed, rule("linear", alpha=alpha)(trajectories, advantage))
 
 
 def test_batch_mean_of_one_trajectory_is_contribution() -> None:
-    walks = settling(1, 10)
-    assert torch.equal(spent("contribution-batch-mean", walks, window=3), spent("contribution", walks, window=3))
+    trajectories = settling(1, 10)
+    assert torch.equal(
+        spent("contribution-batch-mean", trajectories, window=3), spent("contribution", trajectories, window=3)
+    )
 
 
 def test_batch_mean_gives_all_trajectories_one_schedule() -> None:
@@ -346,7 +358,7 @@ def test_group_contrastive_by_hand() -> None:
 
 
 def laid_out(*shades: float) -> Trajectory:
-    """One walk whose picture, left half dark and right half light, comes out of none, while its color is there first.
+    """One trajectory whose picture, left half dark and right half light, comes out of none, while its color is there first.
 
     Args:
         shades: of the contrast at each step, of which the last picture has 1.
@@ -358,19 +370,19 @@ def laid_out(*shades: float) -> Trajectory:
 
 
 def test_layout_contribution_looks_at_places_and_not_at_color() -> None:
-    walks = laid_out(0.0, 0.6, 0.8)
+    trajectories = laid_out(0.0, 0.6, 0.8)
     expected = torch.tensor([[1.0, 0.4, 0.2]])  # similarities 0, .6, .8, 1
-    torch.testing.assert_close(spent("layout-contribution", walks, window=1), expected)
-    figures = rule("layout-contribution", window=1).diagnostics(walks)
+    torch.testing.assert_close(spent("layout-contribution", trajectories, window=1), expected)
+    figures = rule("layout-contribution", window=1).diagnostics(trajectories)
     assert figures == {"credit_fallbacks": 0, "credit_similarity_start": pytest.approx(0, abs=1e-6)}
-    assert rule("contribution", window=1).diagnostics(walks)["credit_similarity_start"] > 0.95
+    assert rule("contribution", window=1).diagnostics(trajectories)["credit_similarity_start"] > 0.95
 
 
 def test_layout_contribution_may_share_the_mean_of_the_batch() -> None:
-    walks = settling(4, 6)
+    trajectories = settling(4, 6)
     shared = rule("layout-contribution", options={"batch_mean": True})
-    rows = spent("layout-contribution", walks, options={"batch_mean": True})
-    torch.testing.assert_close(rows, spent("layout-contribution", walks).mean(0, keepdim=True).expand(4, 6))
+    rows = spent("layout-contribution", trajectories, options={"batch_mean": True})
+    torch.testing.assert_close(rows, spent("layout-contribution", trajectories).mean(0, keepdim=True).expand(4, 6))
     assert shared.compares_images and not rule("layout-contribution").compares_images
 
 
@@ -380,9 +392,9 @@ def test_one_cell_has_no_layout() -> None:
 
 
 def test_an_image_alone_in_its_group_gets_linear_credit_and_is_counted() -> None:
-    walks = replace(settling(3, 5), prompts=["a cat", "a dog", "a fox"])
-    assert torch.equal(spent("group-contrastive", walks), spent("linear", walks))
-    assert rule("group-contrastive").diagnostics(walks)["credit_fallbacks"] == 3
+    trajectories = replace(settling(3, 5), prompts=["a cat", "a dog", "a fox"])
+    assert torch.equal(spent("group-contrastive", trajectories), spent("linear", trajectories))
+    assert rule("group-contrastive").diagnostics(trajectories)["credit_fallbacks"] == 3
 
 
 @pytest.mark.parametrize("name", CONTRIBUTIONS)
@@ -393,10 +405,10 @@ def test_half_precision_latents_give_nearly_the_same_credit(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONTRIBUTIONS)
 def test_figures_of_the_contribution_rules(name: str) -> None:
-    walks = similar([[0.25, 0.5], [1.0, 1.0], [0.25, 0.5], [1.0, 0.5]])
-    assert rule(name, window=1).diagnostics(walks) == {"credit_fallbacks": 2.0, "credit_similarity_start": 0.625}
+    trajectories = similar([[0.25, 0.5], [1.0, 1.0], [0.25, 0.5], [1.0, 0.5]])
+    assert rule(name, window=1).diagnostics(trajectories) == {"credit_fallbacks": 2.0, "credit_similarity_start": 0.625}
 
 
-def test_a_walk_without_gain_gets_linear_credit() -> None:
-    walks = similar([[1.0, 1.0, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4]])
-    assert torch.equal(spent("contribution", walks, window=1)[0], spent("linear", walks)[0])
+def test_a_trajectory_without_gain_gets_linear_credit() -> None:
+    trajectories = similar([[1.0, 1.0, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4]])
+    assert torch.equal(spent("contribution", trajectories, window=1)[0], spent("linear", trajectories)[0])

@@ -22,7 +22,7 @@ from stepcredit.types import LearningCredit, Prompt, Trajectory
 IMAGES, STEPS = 16, 4
 
 
-def walks(epoch: int = 0, count: int = IMAGES) -> Trajectory:
+def trajectories(epoch: int = 0, count: int = IMAGES) -> Trajectory:
     prompts = [Prompt("a lake")] * count
     return ToyPolicy(STEPS).rollout(prompts, range(epoch * count, (epoch + 1) * count), keep_x0=True).trajectory
 
@@ -36,7 +36,7 @@ def worth(trajectory: Trajectory) -> Tensor:
 
 def taught(rule: TemporalCritic, epochs: int) -> TemporalCritic:
     for epoch in range(epochs):
-        rule.learn(walks(epoch), worth(walks(epoch)))
+        rule.learn(trajectories(epoch), worth(trajectories(epoch)))
     return rule
 
 
@@ -60,21 +60,21 @@ def test_the_rules_learn(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tdpo", "tdpo-r"])
 def test_the_first_epoch_is_uniform_bit_for_bit(name: str) -> None:
-    advantage = worth(walks())
-    found = build_credit(CreditSection(name=name))(walks(), advantage)
+    advantage = worth(trajectories())
+    found = build_credit(CreditSection(name=name))(trajectories(), advantage)
     assert torch.equal(found, advantage.unsqueeze(1).expand(IMAGES, STEPS))
 
 
 def test_asking_for_credit_changes_nothing() -> None:
     rule = taught(small(), 2)
     before = weights(rule)
-    first = rule(walks(2), worth(walks(2)))
-    assert torch.equal(rule(walks(2), worth(walks(2))), first) and alike(weights(rule), before)
+    first = rule(trajectories(2), worth(trajectories(2)))
+    assert torch.equal(rule(trajectories(2), worth(trajectories(2))), first) and alike(weights(rule), before)
 
 
 def test_what_the_critic_has_learned_is_taken_from_the_advantage() -> None:
     rule = taught(small(), 30)
-    unseen = walks(99)
+    unseen = trajectories(99)
     left = rule(unseen, worth(unseen))
     assert (left[:, -1] ** 2).mean() < 0.5 < 0.9 < (worth(unseen) ** 2).mean()
     assert (left[:, -1] ** 2).mean() < (left[:, 0] ** 2).mean(), "late predictions tell more of the image"
@@ -84,14 +84,14 @@ def test_what_the_critic_has_learned_is_taken_from_the_advantage() -> None:
 
 
 def test_what_is_taken_away_does_not_depend_on_the_epoch_s_own_rewards() -> None:
-    rule, unseen = taught(small(), 3), walks(9)
+    rule, unseen = taught(small(), 3), trajectories(9)
     zeros = torch.zeros(IMAGES)
     torch.testing.assert_close(rule(unseen, worth(unseen)) - worth(unseen).unsqueeze(1), rule(unseen, zeros))
     assert rule(unseen, zeros).abs().max() > 0.01
 
 
 def test_the_critic_is_told_the_step() -> None:
-    trajectory = walks()
+    trajectory = trajectories()
     assert trajectory.x0 is not None
     still = replace(trajectory, x0=trajectory.x0[:, :1].expand_as(trajectory.x0))
     values = taught(small(), 5)(still, torch.zeros(IMAGES))
@@ -126,9 +126,9 @@ def test_what_was_learned_goes_on_as_if_nothing_had_happened(kind: type[Temporal
     again = small(kind, **options)
     again.load_state_dict(weights(whole))
     for rule in (whole, again):
-        rule.learn(walks(3), worth(walks(3)))
+        rule.learn(trajectories(3), worth(trajectories(3)))
     assert alike(weights(again), weights(whole))
-    assert again.diagnostics(walks()) == whole.diagnostics(walks())
+    assert again.diagnostics(trajectories()) == whole.diagnostics(trajectories())
 
 
 def test_before_the_first_epoch_there_is_nothing_to_keep() -> None:
@@ -147,7 +147,7 @@ def test_the_state_of_a_larger_critic_is_refused() -> None:
 def test_large_latents_are_averaged_and_those_of_another_layout_are_not(shape: tuple[int, ...]) -> None:
     x0 = torch.randn(2, STEPS, *shape, generator=torch.Generator().manual_seed(0))
     rule = small(grid=8)
-    rule.learn(replace(walks(0, 2), x0=x0), torch.tensor([1.0, -1.0]))
+    rule.learn(replace(trajectories(0, 2), x0=x0), torch.tensor([1.0, -1.0]))
     features = 4 * 8 * 8 if len(shape) == 3 else 30
     assert rule.state_dict()["layers.0.weight"].shape == (8, features + 1)
 
@@ -228,8 +228,8 @@ def test_neurons_are_reset_every_few_epochs() -> None:
     rule = small(ResetTemporalCritic, reset_every=3)
     reset = []
     for epoch in range(7):
-        rule.learn(walks(epoch), worth(walks(epoch)))
-        figures = rule.diagnostics(walks())
+        rule.learn(trajectories(epoch), worth(trajectories(epoch)))
+        figures = rule.diagnostics(trajectories())
         reset.append(figures["credit_neurons_reset"])
         if reset[-1]:
             assert reset[-1] == pytest.approx(16 * (1 - figures["credit_neurons_dormant"]))
@@ -245,5 +245,5 @@ def test_dormant_neurons_alone_keep_what_they_learned() -> None:
     """Above every activity all are dormant, and the rule is tdpo."""
     kept = small(ResetTemporalCritic, reset_every=1, dormant=1e9)
     assert alike(weights(taught(kept, 3)), weights(taught(small(), 3)))
-    assert kept.diagnostics(walks())["credit_neurons_dormant"] == 1
+    assert kept.diagnostics(trajectories())["credit_neurons_dormant"] == 1
     assert not alike(weights(taught(small(ResetTemporalCritic, reset_every=1), 3)), weights(taught(small(), 3)))

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from stepcredit.config import TrainSection
 from stepcredit.distributed.adamw import build_optimizer
-from stepcredit.distributed.deepspeed import DeepSpeedDescent
-from stepcredit.distributed.optimizer import PlainDescent, Step
-from stepcredit.distributed.process_group import joined
+from stepcredit.distributed.deepspeed import DeepSpeedOptimizer
+from stepcredit.distributed.optimizer import PlainOptimizer, Step
+from stepcredit.distributed.process_group import init_process_group
 
 SECTION = TrainSection(learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.5)
 ROWS = torch.linspace(-2.0, 3.0, 28).view(7, 4)
@@ -28,7 +28,7 @@ SHARES = (range(2), range(2, 7))
 
 
 class Line:
-    """As much of a policy as a descent asks for. The second weight is used by later rows alone, the last by none."""
+    """As much of a policy as a optimizer asks for. The second weight is used by later rows alone, the last by none."""
 
     def __init__(self) -> None:
         shapes = ((4, 3), (5,), (3,), (2,))
@@ -58,16 +58,16 @@ def difference(one: Tensor, two: Tensor) -> float:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    processes = joined(2, cpu=True)
+    processes = init_process_group(2, cpu=True)
     ours, theirs = Line(), Line()
-    shared: Any = DeepSpeedDescent(ours, SECTION, processes)  # type: ignore[arg-type]
-    plain: Any = PlainDescent(theirs, build_optimizer(theirs.weights, SECTION, unfused=True), shared.scaler, 0.5)  # type: ignore[arg-type]
+    shared: Any = DeepSpeedOptimizer(ours, SECTION, processes)  # type: ignore[arg-type]
+    plain: Any = PlainOptimizer(theirs, build_optimizer(theirs.weights, SECTION, unfused=True), shared.scaler, 0.5)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
 
     def stepped(**spoilt: int) -> tuple[Step, Step]:
         theirs.weights[3].grad = torch.zeros(2)  # DeepSpeed decays a weight without a gradient too
         steps = (
-            shared.step(ours.losses(SHARES[processes.index], **spoilt)),
+            shared.step(ours.losses(SHARES[processes.rank], **spoilt)),
             plain.step(theirs.losses(range(7), **spoilt)),
         )
         shared.clear()
@@ -89,18 +89,18 @@ def main() -> None:
     compared("a loss that is not finite", nan_loss=6)
     compared("a gradient that is not finite", nan_gradient=0)
     compared("second")
-    kept = [{name: value.clone() for name, value in descent.tensors().items()} for descent in (shared, plain)]
+    kept = [{name: value.clone() for name, value in optimizer.tensors().items()} for optimizer in (shared, plain)]
     weights = [weight.detach().clone() for weight in theirs.weights]
     stepped()
     for policy in (ours, theirs):
         for weight, value in zip(policy.weights, weights, strict=True):
             weight.detach().copy_(value)
-    for descent, tensors in zip((shared, plain), kept, strict=True):
-        descent.restore(tensors)
+    for optimizer, tensors in zip((shared, plain), kept, strict=True):
+        optimizer.restore(tensors)
     compared("third again")
-    if processes.main:
+    if processes.is_main:
         print(json.dumps(found))
-    processes.leave()
+    processes.destroy()
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from tests.training.test_trainer import start
 from torch import nn
 
 from stepcredit.distributed.deepspeed import fitted, handed, stage_three_as_shards
-from stepcredit.distributed.process_group import DEEPSPEED, Processes, joined
+from stepcredit.distributed.process_group import DEEPSPEED, ProcessGroup, init_process_group
 from stepcredit.errors import InputError
 from stepcredit.runs.progress import Progress
-from stepcredit.training.checkpointing import Keeper
-from stepcredit.training.state import descent_of
+from stepcredit.training.checkpointing import Checkpointer
+from stepcredit.training.state import build_training_optimizer
 
 # An extra that few want: it is built from source, and on a CPU compiles a part of itself in minutes. What these slow
 # tests need of it has no stand-in; CONTRIBUTING.md has the command that installs it and runs them.
@@ -154,17 +154,17 @@ def test_a_run_at_stage_three_is_that_of_shared_out_weights(tmp_path: Path) -> N
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
-class WithDeepSpeed(Processes):
+class WithDeepSpeed(ProcessGroup):
     deepspeed = True
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
 
 
 def test_half_precision_is_refused() -> None:
     config = toy_config(model={"dtype": "float16"})
     with pytest.raises(InputError, match=r"model\.dtype=float16 cannot be trained with DeepSpeed"):
-        descent_of(config, ToyPolicy(), WithDeepSpeed(2))
+        build_training_optimizer(config, ToyPolicy(), WithDeepSpeed(2))
 
 
 def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,20 +172,23 @@ def test_shared_weights_no_launcher_and_no_package_are_refused(monkeypatch: pyte
     with pytest.raises(
         InputError, match=r"model\.shard and DeepSpeed's stages 0 to 2 exclude each other: .* or set model\.shard=false"
     ):
-        joined(None, cpu=True, in_step=True)
+        init_process_group(None, cpu=True, sharded=True)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(InputError, match="but the command was not started by accelerate"):
-        joined(None, cpu=True)
+        init_process_group(None, cpu=True)
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("stepcredit.distributed.process_group.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs deepspeed: pip install 'stepcredit\[deepspeed\]'"):
-        joined(None, cpu=True)
+        init_process_group(None, cpu=True)
 
 
-@pytest.mark.parametrize(("processes", "kept"), [(Processes(), 1), (WithDeepSpeed(2), 0), (WithDeepSpeed(1), 1)])
-def test_no_process_keeps_alone_what_it_takes_all_to_know(processes: Processes, kept: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("processes", "kept"), [(ProcessGroup(), 1), (WithDeepSpeed(2), 0), (WithDeepSpeed(1), 1)])
+def test_no_process_keeps_alone_what_it_takes_all_to_know(processes: ProcessGroup, kept: int, tmp_path: Path) -> None:
     trainer = start(tmp_path / "run", toy_config())
-    with pytest.raises(KeyboardInterrupt), Keeper(trainer.run, trainer.state, Progress(), processes).kept_if_stopped():
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Checkpointer(trainer.run, trainer.state, Progress(), processes).save_on_exit(),
+    ):
         raise KeyboardInterrupt
     assert len(list(trainer.run.checkpoint_root.glob("epoch_*"))) == kept
 
@@ -216,7 +219,7 @@ def test_steps_are_those_of_one_optimizer_with_all_gradients(stage: int) -> None
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])
-def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+def unpartitioned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """A configuration, with averages, and its run in one process without DeepSpeed."""
     words = [*RUN, f"model.adapter={request.param}", "model.ema=0.5", "train.learning_rate=1e-3"]
     folder = tmp_path_factory.mktemp(f"alone_{request.param}")
@@ -228,10 +231,10 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @installed
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 2), (1, None), (None, 0), (3, None), (None, 3)], ids=str)
-def test_two_processes_with_deepspeed_walk_the_curve_of_one(
+def test_two_processes_with_deepspeed_trajectory_the_curve_of_one(
     alone: tuple[list[str], Path], first: int | None, then: int | None, tmp_path: Path
 ) -> None:
-    """Stopped after an epoch and gone on with: by DeepSpeed with these stages, or by one process without."""
+    """ResumableError after an epoch and gone on with: by DeepSpeed with these stages, or by one process without."""
     words, expected = alone
     whole = [] if first != 3 else ["model.shard=false"]
     for stage, asked in (

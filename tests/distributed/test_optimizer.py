@@ -13,7 +13,7 @@ from tests.toy_policy import ToyPolicy, toy_config
 
 from stepcredit.config import TrainSection
 from stepcredit.distributed.adamw import build_optimizer
-from stepcredit.training.recovery import Guard
+from stepcredit.training.recovery import Recovery
 from stepcredit.training.state import TrainingState
 
 __all__ = ["module"]
@@ -53,7 +53,7 @@ def test_adamw_is_fused_on_cuda_unless_steps_may_be_skipped(
 
 def test_runs_and_benchmarks_have_the_same_optimizer(module: Any, given: list[dict[str, Any]]) -> None:
     config = toy_config(train=SECTION.model_dump(include={"learning_rate", "betas", "adam_epsilon", "weight_decay"}))
-    TrainingState(config, ToyPolicy(), Guard(1, print))
+    TrainingState(config, ToyPolicy(), Recovery(1, print))
     throughput = module("_throughput")
     policy = tiny_policy(steps=1)
     throughput.update(policy, config, policy.rollout(PROMPTS, SEEDS).trajectory)
@@ -71,7 +71,7 @@ def test_a_loss_that_is_scaled_is_told_to_the_optimizer(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("stepcredit.training.state.build_optimizer", asking)
     for dtype in ("float32", "bfloat16", "float16"):
-        TrainingState(configuration("sd", model={"dtype": dtype}), ToyPolicy(), Guard(1, print))
+        TrainingState(configuration("sd", model={"dtype": dtype}), ToyPolicy(), Recovery(1, print))
     assert asked == [False, False, True]
 
 

@@ -33,7 +33,7 @@ FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credi
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_two_processes_take_the_gradient_and_walk_the_curve_of_one(overrides: list[str], tmp_path: Path) -> None:
+def test_two_processes_take_the_gradient_and_trajectory_the_curve_of_one(overrides: list[str], tmp_path: Path) -> None:
     """The same images bit for bit; gradients are added up in another order, and Adam enlarges the difference."""
     for name, start, processes in (("a", [sys.executable, "-m"], 1), ("b", [*launcher(2), "--"], 2)):
         (tmp_path / f"gradient_{name}").mkdir()
@@ -85,7 +85,7 @@ def assert_same_statistics(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpartitioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of one process, in `two`; in `one` the same after the first."""
     folder = tmp_path_factory.mktemp("alone")
     for name, epochs in (("one", 1), ("two", 2)):
@@ -108,7 +108,7 @@ def test_a_run_of_one_process_goes_on_with_two(start: Callable[[int], list[str]]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["torchrun", "accelerate launch"])
-def test_two_machines_walk_the_curve_of_one_process(by: str, alone: Path, tmp_path: Path) -> None:
+def test_two_machines_trajectory_the_curve_of_one_process(by: str, alone: Path, tmp_path: Path) -> None:
     words = ["stepcredit", "train", "embedded_jpeg", *RUN, "run.processes=2", "--run", "a"]
     said = all_finished([[*start, *words] for start in machines(by)], tmp_path)
     assert [code for code, _ in said] == [0, 0], said
@@ -149,7 +149,7 @@ def test_weights_that_are_shared_out_are_trained_as_whole_ones(
 
 @pytest.mark.slow
 def test_processes_end_in_peace_once_they_are_separate(tmp_path: Path) -> None:
-    """Without the pause of `separate`, about one pair in four ends in an abort of gloo's threads."""
+    """Without the pause of `destroy_process_group`, about one pair in four ends in an abort of gloo's threads."""
     for pair in range(10):
         words = [
             [sys.executable, "-m", "tests.distributed.separated", str(rank), str(tmp_path / f"{pair}")]
@@ -161,7 +161,7 @@ def test_processes_end_in_peace_once_they_are_separate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("sd", "sd3", "flux"), pytest.param(tuple(FAMILIES), marks=pytest.mark.slow)])
 def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str, ...]) -> None:
-    """FSDP2 on two processes: the same walks, exact replays, and gradients that add up to those of whole weights."""
+    """FSDP2 on two processes: the same trajectories, exact replays, and gradients that add up to those of whole weights."""
     words = [*launcher(2), "tests.families.shared_out", *names]
     said = subprocess.run(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr

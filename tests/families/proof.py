@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.policy.checks.replay_check import SelfCheck, self_check
+from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check
 from stepcredit.policy.families import family_of
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -46,7 +46,7 @@ class Proof:
         overhead: median milliseconds of a replay beyond those inside the denoiser.
     """
 
-    check: SelfCheck
+    check: ReplayCheck
     trained: int
     idle: int
     before: float
@@ -67,8 +67,8 @@ def configuration(name: str, **sections: Any) -> TrainConfig:
 
 def prove(name: str) -> Proof:
     policy = moved(name)
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=2)).trajectory
-    check = self_check(policy, walk, batch=2)
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=2)).trajectory
+    check = replay_check(policy, trajectory, batch=2)
     before, after = raised(name)
     return Proof(
         check=check,
@@ -90,8 +90,8 @@ def moved(name: str, **sections: Any) -> PipelinePolicy:
 
 def idle(policy: PipelinePolicy, step: int) -> int:
     """Trained tensors that no gradient reaches."""
-    walk = policy.rollout(PROMPTS, SEEDS).trajectory
-    log_prob(policy, walk, step).sum().backward()
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    log_prob(policy, trajectory, step).sum().backward()
     missed = [parameter.grad is None or not bool(parameter.grad.any()) for parameter in policy.parameters()]
     for parameter in policy.parameters():
         parameter.grad = None
@@ -155,7 +155,7 @@ def images(pipeline: Any, family: TinyFamily) -> Tensor:
 
 def overhead_ms(policy: PipelinePolicy, steps: int = 20) -> float:
     """Median time that a replay of four images spends outside the denoiser, after the first."""
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(steps, range(steps))).trajectory
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(steps, range(steps))).trajectory
     denoiser = getattr(policy.pipeline, policy.denoiser)
     clock = [0.0, 0.0]
     hooks = [
@@ -166,7 +166,7 @@ def overhead_ms(policy: PipelinePolicy, steps: int = 20) -> float:
     with torch.no_grad():
         for step in range(steps):
             clock[1], started = 0.0, time.perf_counter()
-            policy.replay(walk, step)
+            policy.replay(trajectory, step)
             outside.append(time.perf_counter() - started - clock[1])
     for hook in hooks:
         hook.remove()

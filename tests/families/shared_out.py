@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 
 from stepcredit.distributed.process_group import separate, whole_tensor
 from stepcredit.policy.adapters.fsdp import shared_out
-from stepcredit.policy.checks.replay_check import self_check
+from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Trajectory
@@ -32,16 +32,16 @@ PLAN = Plan(4, range(4), batch=2)
 def compared(name: str, adapter: str) -> dict[str, Any]:
     whole, shared = (policy(name, adapter, shard) for shard in (False, True))
     assert not shared_out(denoiser(whole)) and shared_out(denoiser(shared))
-    walk, again = (each.rollout(PROMPTS, SEEDS, PLAN).trajectory for each in (whole, shared))
-    self_check(whole, walk, batch=2)
-    check = self_check(shared, again, batch=2)
+    trajectory, again = (each.rollout(PROMPTS, SEEDS, PLAN).trajectory for each in (whole, shared))
+    replay_check(whole, trajectory, batch=2)
+    check = replay_check(shared, again, batch=2)
     # Gradients of shared-out weights are added up over processes; a LoRA is each process's own.
     copies = distributed.get_world_size() if adapter == "full" else 1
-    expected, found = gradient(whole, walk), gradient(shared, walk) / copies
+    expected, found = gradient(whole, trajectory), gradient(shared, trajectory) / copies
     return {
         "deviation": check.max_deviation,
         "mode": check.mode,
-        "latents": float((walk.latents - again.latents).abs().max()),
+        "latents": float((trajectory.latents - again.latents).abs().max()),
         "gradient": float((found - expected).norm() / expected.norm()),
     }
 
@@ -55,9 +55,9 @@ def denoiser(policy: PipelinePolicy) -> torch.nn.Module:
     return module
 
 
-def gradient(policy: PipelinePolicy, walk: Trajectory) -> Tensor:
+def gradient(policy: PipelinePolicy, trajectory: Trajectory) -> Tensor:
     """Of the log-probability of step 1, over all trained weights."""
-    log_prob(policy, walk, 1).sum().backward()
+    log_prob(policy, trajectory, 1).sum().backward()
     return torch.cat(
         [
             torch.zeros(parameter.numel()) if parameter.grad is None else whole_tensor(parameter.grad).flatten()

@@ -16,7 +16,7 @@ from tests.hostile.trials import record
 
 from stepcredit.policy.adapters.ema import AveragedAdapter
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.training.reward_queue import Scoring
+from stepcredit.training.reward_queue import RewardQueue
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def stirred(seed: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
             (Warmth, "__call__"),
-            (Scoring, "add"),
+            (RewardQueue, "add"),
             (torch.optim.AdamW, "step"),
             (AveragedAdapter, "stepped"),
         ):

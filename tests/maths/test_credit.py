@@ -139,7 +139,7 @@ def test_window_of_one_is_the_normalized_increment():
     torch.testing.assert_close(credit.contribution_weights(similarity, 1), expected)
 
 
-def test_first_window_of_a_straight_line_gets_its_documented_share():
+def test_first_window_of_a_straight_line_gets_its_documented_partition():
     gains, _ = credit.contribution_gain(torch.linspace(0, 1, 51, dtype=torch.float64)[None], 5)
     torch.testing.assert_close(gains[0, 0] / gains[0, 1], torch.tensor(0.6, dtype=torch.float64))
 

@@ -9,7 +9,7 @@ from torch.distributions import Normal
 from stepcredit.maths import Transition, flow, gaussian
 
 SAMPLERS = tuple(flow.SAMPLERS)
-# sigma, sigma_next: the first step of a walk, one in the middle, the last.
+# sigma, sigma_next: the first step of a trajectory, one in the middle, the last.
 LEVELS = ((1.0, 0.9), (0.6, 0.5), (0.2, 0.0))
 NOISE = 0.7
 

@@ -12,7 +12,7 @@ from tests.families.proof import idle, moved, overhead_ms, raised, reloaded
 from tests.tiny import PROMPTS, SEEDS
 from torch.overrides import TorchFunctionMode
 
-from stepcredit.policy.checks.replay_check import self_check
+from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Trajectory
 
@@ -23,29 +23,29 @@ STOCK = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationW
 @pytest.mark.parametrize("name", FAMILIES)
 def test_replays_of_every_step_are_exact(name: str) -> None:
     policy = moved(name)
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=2)).trajectory
-    check = self_check(policy, walk, batch=2)
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=2)).trajectory
+    check = replay_check(policy, trajectory, batch=2)
     assert check.max_deviation == 0.0
     assert check.trained[:3] == (0, 1, 2)
-    assert check.mode == ("full-walk" if name == "sd3-skip-layer-guidance" else "mixed-steps")
-    check_rows(policy, walk)
+    assert check.mode == ("full-trajectory" if name == "sd3-skip-layer-guidance" else "mixed-steps")
+    check_rows(policy, trajectory)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_full_walk_is_exact_too(name: str) -> None:
+def test_the_full_trajectory_is_exact_too(name: str) -> None:
     policy = moved(name)
-    walk = policy.rollout(PROMPTS, SEEDS).trajectory
-    policy.replay_modes = ("full-walk",)
-    assert self_check(policy, walk).max_deviation == 0.0
-    check_rows(policy, walk)
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    policy.replay_modes = ("full-trajectory",)
+    assert replay_check(policy, trajectory).max_deviation == 0.0
+    check_rows(policy, trajectory)
 
 
-def check_rows(policy: PipelinePolicy, walk: Trajectory) -> None:
+def check_rows(policy: PipelinePolicy, trajectory: Trajectory) -> None:
     """Rows alone are those of the whole batch, but for rounding."""
     rows = torch.tensor([2, 0, 3])
-    for step in range(walk.steps):
+    for step in range(trajectory.steps):
         torch.testing.assert_close(
-            policy.replay(walk, step, rows).mean, policy.replay(walk, step).mean[rows], atol=1e-4, rtol=1e-4
+            policy.replay(trajectory, step, rows).mean, policy.replay(trajectory, step).mean[rows], atol=1e-4, rtol=1e-4
         )
 
 
@@ -73,7 +73,7 @@ def test_re_entry_costs_at_most_five_milliseconds() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_batches_of_a_walk_do_not_see_each_other(name: str) -> None:
+def test_batches_of_a_trajectory_do_not_see_each_other(name: str) -> None:
     """Text of another length, a batch as long as a sequence, or a filled-up batch leave an image as it is."""
     policy = moved(name)
     whole = policy.rollout(PROMPTS, SEEDS).trajectory
@@ -97,17 +97,17 @@ class Called(TorchFunctionMode):
 def test_attention_is_torchs_own(name: str) -> None:
     """Scaled-dot-product attention, which never holds the matrix of all pairs; a softmax would be one made by hand."""
     policy = moved(name)
-    walk = policy.rollout(PROMPTS[:1], SEEDS[:1], Plan(1, range(1))).trajectory
+    trajectory = policy.rollout(PROMPTS[:1], SEEDS[:1], Plan(1, range(1))).trajectory
     with Called() as called:
-        policy.replay(walk, 0)
+        policy.replay(trajectory, 0)
     assert "scaled_dot_product_attention" in called.names
     assert "softmax" not in called.names
 
 
 def test_attention_made_by_hand_is_seen() -> None:
     policy = moved("sd")
-    walk = policy.rollout(PROMPTS[:1], SEEDS[:1], Plan(1, range(1))).trajectory
+    trajectory = policy.rollout(PROMPTS[:1], SEEDS[:1], Plan(1, range(1))).trajectory
     policy.pipeline.unet.set_attn_processor(AttnProcessor())
     with Called() as called:
-        policy.replay(walk, 0)
+        policy.replay(trajectory, 0)
     assert "scaled_dot_product_attention" not in called.names and "softmax" in called.names

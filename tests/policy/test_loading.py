@@ -23,7 +23,7 @@ from tests.tiny import PROMPTS, SEEDS, tiny_pixart, tiny_policy, tiny_sd, tiny_s
 
 from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.policy.checks.replay_check import self_check
+from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import load_pipeline, load_policy, require_text_to_image, resolve_device
 from stepcredit.utils.logging import quiet_libraries
 
@@ -57,7 +57,7 @@ def test_a_folder_becomes_a_policy_that_samples_as_the_pipeline_it_holds(saved: 
     )
     policy = load_policy(config)
     rollout = policy.rollout(PROMPTS, SEEDS)
-    assert self_check(policy, rollout.trajectory).max_deviation == 0.0
+    assert replay_check(policy, rollout.trajectory).max_deviation == 0.0
     assert torch.equal(rollout.images, tiny_policy(steps=2).rollout(PROMPTS, SEEDS).images)
 
 

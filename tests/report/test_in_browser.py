@@ -23,7 +23,7 @@ LOW_CONTRAST = """
 (() => {
   const channels = (text) => text.match(/[0-9.]+/g).map(Number);
   const light = (color) => {
-    const linear = (share) => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    const linear = (partition) => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
     const [r, g, b] = channels(color).map((channel) => linear(channel / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };

@@ -14,7 +14,7 @@ from stepcredit.algorithms.minibatch import Part
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainConfig
 from stepcredit.maths import gaussian
-from stepcredit.policy.checks.replay_check import self_check
+from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import load_policy, require_text_to_image
 from stepcredit.prompts import load_prompts
 from stepcredit.runs.recipes import validate
@@ -89,16 +89,16 @@ def test_it_draws_held_out_captions(pipeline: StableDiffusionPipeline) -> None:
 def test_it_is_a_sound_policy() -> None:
     policy = tiny_policy(load_pipeline(), guidance=3.0)
     prompts = [Prompt(text) for text in held_out_captions(4, seed=0)]
-    walk = policy.rollout(prompts, range(4)).trajectory
-    assert walk.latents.shape == (4, 5, 4, 8, 8)
-    assert self_check(policy, walk).max_deviation == 0.0
+    trajectory = policy.rollout(prompts, range(4)).trajectory
+    assert trajectory.latents.shape == (4, 5, 4, 8, 8)
+    assert replay_check(policy, trajectory).max_deviation == 0.0
 
 
 def test_the_default_recipe_replays_exactly_whole_and_closely_in_odd_micro_batches() -> None:
     policy = load_policy(TrainConfig())
     prompts = load_prompts("shapes")[:16]
     trajectory = policy.rollout(prompts, list(range(16))).trajectory
-    assert self_check(policy, trajectory).max_deviation == 0
+    assert replay_check(policy, trajectory).max_deviation == 0
     with torch.no_grad():
         for step in range(trajectory.steps):
             for rows in torch.arange(16).split(3):

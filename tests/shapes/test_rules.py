@@ -83,7 +83,7 @@ def test_harmony_and_balance_do_not_mind_which_channel_is_which_nor_inversion() 
             torch.testing.assert_close(RULES[name](swapped, [""] * 100), values, atol=1e-5, rtol=0)
 
 
-def test_balance_is_best_in_the_middle_at_the_best_share() -> None:
+def test_balance_is_best_in_the_middle_at_the_best_partition() -> None:
     radius = math.sqrt(rules.BEST_SHARE * SIZE**2 / math.pi)
     assert value("balance", picture(radius=radius)) == pytest.approx(1, abs=0.01)
     assert value("balance", picture(radius=radius / 2)) == pytest.approx(0.5, abs=0.02), "a quarter of the share"

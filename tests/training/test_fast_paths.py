@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.algorithms.test_ppo import EVERY, STEP_ADVANTAGES, gradient, relative, walked
+from tests.algorithms.test_ppo import EVERY, STEP_ADVANTAGES, gradient, recorded, relative
 from tests.tiny import log_prob, tiny_policy, tiny_sd
 from torch import Tensor
 
@@ -22,24 +22,24 @@ BFLOAT16 = {1.0: 0.3, 5.0: 0.6}
 0.06 to 0.08 and 0.27 to 0.31 on two other random pipelines."""
 
 
-def seen_by(policy: PipelinePolicy, walk: Trajectory, other: Trajectory) -> Trajectory:
-    """The latents of `walk`, recorded as by `policy`, a rollout of which is `other`."""
-    seen = replace(other, latents=walk.latents.to(other.latents.dtype))
+def seen_by(policy: PipelinePolicy, trajectory: Trajectory, other: Trajectory) -> Trajectory:
+    """The latents of `trajectory`, recorded as by `policy`, a rollout of which is `other`."""
+    seen = replace(other, latents=trajectory.latents.to(other.latents.dtype))
     with torch.no_grad():
         recorded = [log_prob(policy, seen, step) for step in range(seen.steps)]
     return replace(seen, log_probs=torch.stack(recorded, dim=1))
 
 
-def of_single_images(policy: PipelinePolicy, walk: Trajectory) -> Tensor:
-    return gradient(policy, walk, STEP_ADVANTAGES, EVERY, updates_per_epoch=1, microbatch=1)
+def of_single_images(policy: PipelinePolicy, trajectory: Trajectory) -> Tensor:
+    return gradient(policy, trajectory, STEP_ADVANTAGES, EVERY, updates_per_epoch=1, microbatch=1)
 
 
 def test_micro_batches_agree_in_float32() -> None:
     policy = tiny_policy()
-    walk = walked(policy)
-    single = of_single_images(policy, walk)
+    trajectory = recorded(policy)
+    single = of_single_images(policy, trajectory)
     for size in (2, 6):
-        whole = gradient(policy, walk, STEP_ADVANTAGES, updates_per_epoch=1, microbatch=size)
+        whole = gradient(policy, trajectory, STEP_ADVANTAGES, updates_per_epoch=1, microbatch=size)
         assert relative(whole, single) < MICROBATCH
 
 
@@ -48,8 +48,8 @@ def test_bfloat16_agrees_with_float32(guidance: float) -> None:
     """On the same latents, those of the bfloat16 policy."""
     half = tiny_policy(tiny_sd().to(dtype=torch.bfloat16), dtype="bfloat16", guidance=guidance)
     plain = tiny_policy(guidance=guidance)
-    walk = walked(half)
-    seen = seen_by(plain, walk, walked(plain))
-    ours, expected = gradient(half, walk, STEP_ADVANTAGES), gradient(plain, seen, STEP_ADVANTAGES)
+    trajectory = recorded(half)
+    seen = seen_by(plain, trajectory, recorded(plain))
+    ours, expected = gradient(half, trajectory, STEP_ADVANTAGES), gradient(plain, seen, STEP_ADVANTAGES)
     assert ours.dtype == torch.float32
     assert relative(ours, expected) < BFLOAT16[guidance]

@@ -29,10 +29,16 @@ def on_the_device(policy: PipelinePolicy) -> list[Tensor]:
     return [*denoiser.state_dict(keep_vars=True).values(), policy.scheduler.timesteps]
 
 
-def reads_of_an_update(policy: PipelinePolicy, walk: Trajectory, **options: Any) -> list[str]:
+def reads_of_an_update(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> list[str]:
     given = TrainSection(**{"updates_per_epoch": 1, **options})
-    experience = experienced(walk, torch.ones(COUNT, walk.steps))
-    tensors = [*on_the_device(policy), walk.latents, walk.log_probs, walk.timesteps, experience.advantages]
+    experience = experienced(trajectory, torch.ones(COUNT, trajectory.steps))
+    tensors = [
+        *on_the_device(policy),
+        trajectory.latents,
+        trajectory.log_probs,
+        trajectory.timesteps,
+        experience.advantages,
+    ]
     with HostReads(tensors) as reads:
         accumulate_gradient(policy, SCALER, experience, Part(torch.arange(COUNT), COUNT, first=True), given, 3)
     assert all(parameter.grad is not None for parameter in policy.parameters())
@@ -44,11 +50,13 @@ def test_a_rollout_and_an_update_read_nothing_of_the_device(name: str) -> None:
     policy = moved(name)
     policy.rollout(PROMPTS, SEEDS, PLAN)  # makes the schedule
     with HostReads(on_the_device(policy)) as reads:
-        walk = policy.rollout(PROMPTS, SEEDS, PLAN, keep_x0=True).trajectory
-        assert reads.touches(walk.latents) and reads.touches(walk.log_probs) and reads.touches(walk.x0)
+        trajectory = policy.rollout(PROMPTS, SEEDS, PLAN, keep_x0=True).trajectory
+        assert (
+            reads.touches(trajectory.latents) and reads.touches(trajectory.log_probs) and reads.touches(trajectory.x0)
+        )
     assert reads.found == []
-    assert reads_of_an_update(policy, walk) == []
-    assert reads_of_an_update(policy, walk, kl_weight=0.1) == []
+    assert reads_of_an_update(policy, trajectory) == []
+    assert reads_of_an_update(policy, trajectory, kl_weight=0.1) == []
 
 
 class Reading(PipelinePolicy):
@@ -77,8 +85,8 @@ class Reading(PipelinePolicy):
 )
 def test_a_read_is_found(read: Callable[[Tensor], Any], name: str) -> None:
     policy = moved("sd")
-    walk = policy.rollout(PROMPTS[:COUNT], SEEDS, Plan(1, range(1))).trajectory
+    trajectory = policy.rollout(PROMPTS[:COUNT], SEEDS, Plan(1, range(1))).trajectory
     policy.__class__ = Reading  # type: ignore[assignment]
     policy.read = read  # type: ignore[attr-defined]
-    found = reads_of_an_update(policy, walk)
+    found = reads_of_an_update(policy, trajectory)
     assert len(found) >= 2 and set(found) == {name}

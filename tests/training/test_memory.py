@@ -1,4 +1,4 @@
-"""Memory grows neither with the epochs of a run nor, beside what is recorded, with the steps of a walk."""
+"""Memory grows neither with the epochs of a run nor, beside what is recorded, with the steps of a trajectory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Weighed(PipelinePolicy):
 
 
 def heaviest(steps: int) -> int:
-    """Most bytes alive between the forwards of an update, without what the walk has recorded."""
+    """Most bytes alive between the forwards of an update, without what the trajectory has recorded."""
     policy = tiny_policy(steps=steps)
     policy.__class__, policy.weights = Weighed, []  # type: ignore[assignment]
     trajectory = policy.rollout(PROMPTS, SEEDS, Plan(steps, range(steps))).trajectory
@@ -52,24 +52,24 @@ def heaviest(steps: int) -> int:
     return max(policy.weights) - before  # type: ignore[attr-defined]
 
 
-def test_an_update_keeps_no_more_of_a_long_walk_than_of_a_short_one() -> None:
+def test_an_update_keeps_no_more_of_a_long_trajectory_than_of_a_short_one() -> None:
     short, long = heaviest(3), heaviest(12)
     assert short > 0
     assert abs(long - short) < 4096  # figures of each forward, a few bytes apiece
 
 
 def peak_of_a_rollout(steps: int, keep_x0: bool) -> int:
-    """Most bytes alive at a time in a rollout of two batches, beside what it stores of its walks."""
+    """Most bytes alive at a time in a rollout of two batches, beside what it stores of its trajectories."""
     policy = tiny_policy(guidance=1.0)
     with Peak() as peak:
-        walk = policy.rollout(PROMPTS, SEEDS, Plan(steps, range(steps), batch=2), keep_x0=keep_x0).trajectory
-    stored = [walk.latents, walk.log_probs, *([] if walk.x0 is None else [walk.x0])]
+        trajectory = policy.rollout(PROMPTS, SEEDS, Plan(steps, range(steps), batch=2), keep_x0=keep_x0).trajectory
+    stored = [trajectory.latents, trajectory.log_probs, *([] if trajectory.x0 is None else [trajectory.x0])]
     assert all(tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size() for tensor in stored)
     return peak.most - sum(tensor.untyped_storage().nbytes() for tensor in stored)
 
 
 @pytest.mark.parametrize("keep_x0", [False, True])
-def test_a_rollout_of_a_long_walk_needs_no_more_than_it_stores(keep_x0: bool) -> None:
+def test_a_rollout_of_a_long_trajectory_needs_no_more_than_it_stores(keep_x0: bool) -> None:
     short, long = peak_of_a_rollout(2, keep_x0), peak_of_a_rollout(10, keep_x0)
     assert short > 0
     assert long - short < 1024  # one image's latents are 1024 bytes; times and figures of a step a few apiece

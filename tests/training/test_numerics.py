@@ -34,18 +34,18 @@ TINY = torch.finfo(torch.float32).tiny
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_log_probs_are_of_the_rounded_latents(dtype: str) -> None:
     policy = tiny_policy(tiny_sd().to(dtype=DTYPES[dtype]), dtype=dtype)
-    walk = policy.rollout(PROMPTS, SEEDS).trajectory
-    assert walk.latents.dtype == DTYPES[dtype] and walk.log_probs.dtype == torch.float32
-    for step in range(walk.steps):
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    assert trajectory.latents.dtype == DTYPES[dtype] and trajectory.log_probs.dtype == torch.float32
+    for step in range(trajectory.steps):
         with torch.no_grad():
-            transition = policy.replay(walk, step)
-        rounded = gaussian.log_prob(walk.latents[:, step + 1], transition.mean, transition.std)
-        assert torch.equal(walk.log_probs[:, step], rounded), "a replay finds the very number"
+            transition = policy.replay(trajectory, step)
+        rounded = gaussian.log_prob(trajectory.latents[:, step + 1], transition.mean, transition.std)
+        assert torch.equal(trajectory.log_probs[:, step], rounded), "a replay finds the very number"
         before = drawn(transition, step, DTYPES[dtype])
-        assert torch.equal(before.to(DTYPES[dtype]), walk.latents[:, step + 1])
+        assert torch.equal(before.to(DTYPES[dtype]), trajectory.latents[:, step + 1])
         exact = gaussian.log_prob(before, transition.mean, transition.std)
         assert not torch.equal(rounded, exact), "before rounding it was another"
-    assert walk.log_probs.isfinite().all()
+    assert trajectory.log_probs.isfinite().all()
 
 
 def drawn(transition: Transition, step: int, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepcredit.training.recovery import Guard, Stopped, out_of_memory, require_finite
+from stepcredit.training.recovery import Recovery, ResumableError, out_of_memory, require_finite
 
 PLAIN = torch.amp.GradScaler("cpu", enabled=False)
 MEMORY = [
@@ -55,65 +55,65 @@ class Attempt:
 
 
 def test_a_micro_batch_that_may_not_be_halved_is_told() -> None:
-    guard, attempt = Guard(halves=False), Attempt(fits=4)
-    with pytest.raises(Stopped, match="a micro-batch of 7, which is not halved") as stopped:
-        guard.in_memory(attempt, attempt.undo, 7)
+    guard, attempt = Recovery(halves=False), Attempt(fits=4)
+    with pytest.raises(ResumableError, match="a micro-batch of 7, which is not halved") as stopped:
+        guard.retry_out_of_memory(attempt, attempt.undo, 7)
     assert attempt.log == [7] and stopped.value.overrides == "train.microbatch=3"
 
 
 def test_a_micro_batch_is_halved_once_and_stays_so() -> None:
     notes: list[str] = []
-    guard, attempt = Guard(note=notes.append), Attempt(fits=4)
-    assert guard.in_memory(attempt, attempt.undo, 7) == "done"
-    assert guard.in_memory(attempt, attempt.undo, 7) == "done"
+    guard, attempt = Recovery(note=notes.append), Attempt(fits=4)
+    assert guard.retry_out_of_memory(attempt, attempt.undo, 7) == "done"
+    assert guard.retry_out_of_memory(attempt, attempt.undo, 7) == "done"
     assert attempt.log == [7, "undone", 3, 3]
     assert guard.microbatch == 3 and guard.size(8) == 3 and guard.size(2) == 2
     assert len(notes) == 1 and "with a micro-batch of 7" in notes[0] and "train.microbatch=3" in notes[0]
 
 
 def test_where_half_is_too_much_the_next_is_named() -> None:
-    guard, attempt = Guard(), Attempt(fits=1)
-    with pytest.raises(Stopped, match=r"train\.microbatch halved to 4 already") as caught:
-        guard.in_memory(attempt, attempt.undo, 8)
+    guard, attempt = Recovery(), Attempt(fits=1)
+    with pytest.raises(ResumableError, match=r"train\.microbatch halved to 4 already") as caught:
+        guard.retry_out_of_memory(attempt, attempt.undo, 8)
     assert caught.value.overrides == "train.microbatch=2"
     assert attempt.log == [8, "undone", 4]
 
 
 def test_one_cannot_be_halved() -> None:
-    guard, attempt = Guard(), Attempt(fits=0)
-    with pytest.raises(Stopped, match=r"train\.microbatch=1, the smallest"):
-        guard.in_memory(attempt, attempt.undo, 1)
+    guard, attempt = Recovery(), Attempt(fits=0)
+    with pytest.raises(ResumableError, match=r"train\.microbatch=1, the smallest"):
+        guard.retry_out_of_memory(attempt, attempt.undo, 1)
     assert attempt.log == [1] and guard.microbatch is None
 
 
 def test_other_errors_pass() -> None:
-    guard, attempt = Guard(), Attempt(fits=1, error=RuntimeError("size mismatch"))
+    guard, attempt = Recovery(), Attempt(fits=1, error=RuntimeError("size mismatch"))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        guard.in_memory(attempt, attempt.undo, 8)
+        guard.retry_out_of_memory(attempt, attempt.undo, 8)
     assert attempt.log == [8] and guard.microbatch is None
 
 
 def test_skipped_updates_count_in_a_row() -> None:
-    guard = Guard(most_skipped=2)
+    guard = Recovery(most_skipped=2)
     for _ in range(3):
         guard.skipped(PLAIN)
         guard.skipped(PLAIN)
         guard.stepped()
     guard.skipped(PLAIN)
     guard.skipped(PLAIN)
-    with pytest.raises(Stopped, match=r"skipped in a row .*: 3 \(train\.max_skipped_updates=2\)"):
+    with pytest.raises(ResumableError, match=r"skipped in a row .*: 3 \(train\.max_skipped_updates=2\)"):
         guard.skipped(PLAIN)
 
 
 def test_a_loss_scaler_may_find_its_scale_first() -> None:
-    guard = Guard(most_skipped=0)
+    guard = Recovery(most_skipped=0)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(torch.ones(1))
     for scale in (4.0, 2.0):
         assert scaler.get_scale() == scale
         guard.skipped(scaler)
         scaler.update(scale / 2)
-    with pytest.raises(Stopped):
+    with pytest.raises(ResumableError):
         guard.skipped(scaler)
 
 
@@ -121,5 +121,5 @@ def test_a_loss_scaler_may_find_its_scale_first() -> None:
 def test_what_is_not_finite_is_named(value: float) -> None:
     require_finite("the weights", torch.ones(3), torch.tensor([1, 2]))
     require_finite("nothing")
-    with pytest.raises(Stopped, match=r"^the weights are not finite; a new run with a smaller"):
+    with pytest.raises(ResumableError, match=r"^the weights are not finite; a new run with a smaller"):
         require_finite("the weights", torch.ones(3), torch.tensor([1.0, value]))

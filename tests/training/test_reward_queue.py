@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.rewards import RewardError, checked
-from stepcredit.training.reward_queue import Scoring
+from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.types import Prompt
 
 PROMPTS = [Prompt(f"prompt {number}", {"number": number}) for number in range(5)]
@@ -40,56 +40,56 @@ class Judge:
 
 def test_batches_are_joined_in_order() -> None:
     judge = Judge()
-    with Scoring(checked(judge, "judge"), PROMPTS) as scoring:
+    with RewardQueue(checked(judge, "judge"), PROMPTS) as reward_queue:
         for rows in (slice(0, 2), slice(2, 4), slice(4, 5)):
-            scoring.add(IMAGES[rows], rows)
-        scores = scoring.scores(IMAGES)
+            reward_queue.add(IMAGES[rows], rows)
+        scores = reward_queue.scores(IMAGES)
     torch.testing.assert_close(scores.values, torch.arange(5.0) / 10)
     assert judge.asked == [["prompt 0", "prompt 1"], ["prompt 2", "prompt 3"], ["prompt 4"]]
-    assert scoring.seconds > 0
+    assert reward_queue.seconds > 0
 
 
 def test_a_batch_is_taken_in_before_the_one_before_is_scored() -> None:
     judge = Judge()
     judge.may_begin.clear()
-    with Scoring(checked(judge, "judge"), PROMPTS) as scoring:
-        scoring.add(IMAGES[:3], slice(0, 3))
-        scoring.add(IMAGES[3:], slice(3, 5))
+    with RewardQueue(checked(judge, "judge"), PROMPTS) as reward_queue:
+        reward_queue.add(IMAGES[:3], slice(0, 3))
+        reward_queue.add(IMAGES[3:], slice(3, 5))
         assert judge.asked == []
         judge.may_begin.set()
-        assert len(scoring.scores(IMAGES).values) == 5
+        assert len(reward_queue.scores(IMAGES).values) == 5
     assert judge.threads == {"reward"}
 
 
 def test_without_overlap_all_images_are_one_call() -> None:
     judge = Judge()
-    with Scoring(checked(judge, "judge"), PROMPTS, overlap=False) as scoring:
-        scoring.add(IMAGES[:3], slice(0, 3))
-        scoring.add(IMAGES[3:], slice(3, 5))
-        torch.testing.assert_close(scoring.scores(IMAGES).values, torch.arange(5.0) / 10)
+    with RewardQueue(checked(judge, "judge"), PROMPTS, overlap=False) as reward_queue:
+        reward_queue.add(IMAGES[:3], slice(0, 3))
+        reward_queue.add(IMAGES[3:], slice(3, 5))
+        torch.testing.assert_close(reward_queue.scores(IMAGES).values, torch.arange(5.0) / 10)
     assert judge.asked == [[prompt.text for prompt in PROMPTS]]
 
 
 def test_a_failure_ends_the_epoch_at_the_next_batch() -> None:
     judge = Judge(fails_at=0)
-    with Scoring(checked(judge, "judge"), PROMPTS) as scoring:
-        scoring.add(IMAGES[:2], slice(0, 2))
+    with RewardQueue(checked(judge, "judge"), PROMPTS) as reward_queue:
+        reward_queue.add(IMAGES[:2], slice(0, 2))
         with pytest.raises(RewardError, match="reward 'judge' raised ValueError"):
-            scoring.scores(IMAGES)
+            reward_queue.scores(IMAGES)
         with pytest.raises(RewardError):
-            scoring.add(IMAGES[2:], slice(2, 5))
+            reward_queue.add(IMAGES[2:], slice(2, 5))
     assert len(judge.asked) == 1
 
 
 def test_leaving_drops_what_has_not_begun() -> None:
     judge = Judge()
     judge.may_begin.clear()
-    scoring = Scoring(checked(judge, "judge"), PROMPTS)
+    reward_queue = RewardQueue(checked(judge, "judge"), PROMPTS)
     for number in range(5):
-        scoring.add(IMAGES[number : number + 1], slice(number, number + 1))
-    leaving = threading.Thread(target=scoring.__exit__, args=(None, None, None))
+        reward_queue.add(IMAGES[number : number + 1], slice(number, number + 1))
+    leaving = threading.Thread(target=reward_queue.__exit__, args=(None, None, None))
     leaving.start()
-    while not scoring._batches[-1][0].cancelled():
+    while not reward_queue._batches[-1][0].cancelled():
         assert leaving.is_alive()
     judge.may_begin.set()
     leaving.join()
@@ -100,10 +100,10 @@ def test_a_reward_that_hangs_is_an_error_after_its_time(monkeypatch: pytest.Monk
     monkeypatch.setattr("stepcredit.training.reward_queue.GRACE_SECONDS", 0.0)
     judge = Judge()
     judge.may_begin.clear()
-    with Scoring(checked(judge, "judge"), PROMPTS, timeout=0.01) as scoring:
-        scoring.add(IMAGES[:3], slice(0, 3))
+    with RewardQueue(checked(judge, "judge"), PROMPTS, timeout=0.01) as reward_queue:
+        reward_queue.add(IMAGES[:3], slice(0, 3))
         with pytest.raises(RewardError, match=r"^reward 'judge' did not score 3 images within 0.01 s \("):
-            scoring.scores(IMAGES)
+            reward_queue.scores(IMAGES)
     judge.may_begin.set()
 
 
@@ -111,7 +111,7 @@ def test_a_time_out_of_the_rewards_own_stays_its_own() -> None:
     def late(*_: Any) -> Tensor:
         raise TimeoutError("the server is slow")
 
-    with Scoring(checked(late, "late"), PROMPTS, timeout=10) as scoring:
-        scoring.add(IMAGES, slice(0, 5))
+    with RewardQueue(checked(late, "late"), PROMPTS, timeout=10) as reward_queue:
+        reward_queue.add(IMAGES, slice(0, 5))
         with pytest.raises(RewardError, match="is slow"):
-            scoring.scores(IMAGES)
+            reward_queue.scores(IMAGES)

@@ -1,4 +1,4 @@
-"""How rollouts of a run walk: steps that draw noise, and how many images at a time."""
+"""How rollouts of a run trajectory: steps that draw noise, and how many images at a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def starts(epochs: int, **sample: Any) -> list[int]:
         ({"sde_window_size": 9, "sde_window_start": 3}, range(6)),
     ],
 )
-def test_the_window_lies_within_the_walk(window: dict[str, int], steps: range) -> None:
+def test_the_window_lies_within_the_trajectory(window: dict[str, int], steps: range) -> None:
     for epoch in (0, 1, 7):
         assert noisy_steps(SampleSection(steps=6, **window), epoch) == steps
 
@@ -84,11 +84,11 @@ def test_as_many_images_are_sampled_at_once_as_are_trained_at_once() -> None:
     assert training_plan(config({"updates_per_epoch": 4, "microbatch": 2}, batch=5), 12).batch == 5
 
 
-def test_a_training_walk_without_a_window_draws_noise_in_every_step() -> None:
+def test_a_training_trajectory_without_a_window_draws_noise_in_every_step() -> None:
     assert training_plan(config(), 64, epoch=5) == Plan(6, range(6), 16)
 
 
-def test_a_training_walk_has_the_window_of_its_epoch() -> None:
+def test_a_training_trajectory_has_the_window_of_its_epoch() -> None:
     moving = config(sde_window_size=2, sde_window_every=3, sde_window_start=1)
     assert [training_plan(moving, 64, epoch).noisy for epoch in (0, 2, 3)] == [range(1, 3), range(1, 3), range(2, 4)]
 

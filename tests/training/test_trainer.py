@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT, build_credit
-from stepcredit.distributed.process_group import Processes
+from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
 from stepcredit.rewards import RewardError
@@ -113,12 +113,12 @@ def finish(trainer: Trainer) -> RunDirectory:
     return trainer.run
 
 
-class Second(Processes):
+class Second(ProcessGroup):
     """Of two that forward together."""
 
-    index, count, in_step = 1, 2, True
+    rank, world_size, sharded = 1, 2, True
 
-    def on_main(self, work: Callable[[], Any]) -> Any:
+    def run_on_main(self, work: Callable[[], Any]) -> Any:
         return Path("what the first one wrote")
 
 
@@ -526,8 +526,8 @@ def test_the_self_check_can_be_left_out(tmp_path: Path) -> None:
 class OneStep(ToyPolicy):
     """Cannot mix steps."""
 
-    replay_modes = ("full-walk",)
-    replay_mode = "full-walk"
+    replay_modes = ("full-trajectory",)
+    replay_mode = "full-trajectory"
     mixes_steps = False
 
 

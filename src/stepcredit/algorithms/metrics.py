@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.distributed.process_group import Processes
-from stepcredit.training.recovery import Stopped
+from stepcredit.distributed.process_group import ProcessGroup
+from stepcredit.training.recovery import ResumableError
 
 _FIGURES = ("approx_kl", "clip_fraction", "reference_kl", "loss", "grad_norm", "first_ratio")
 
 
 @dataclass
-class UpdateStatistics:
+class UpdateMetrics:
     """Figures of every forward of an epoch; tensors until `summary`, so that no step waits for the device.
 
     Attributes:
@@ -38,20 +38,20 @@ class UpdateStatistics:
     first_ratio: list[Tensor] = field(default_factory=list)
     skipped: int = 0
 
-    def add(self, other: UpdateStatistics) -> None:
+    def add(self, other: UpdateMetrics) -> None:
         """Take in the figures of one more update."""
         for name in ("pairs", *_FIGURES):
             getattr(self, name).extend(getattr(other, name))
 
-    def skip(self, other: UpdateStatistics) -> None:
+    def skip(self, other: UpdateMetrics) -> None:
         """Count an update that was not made."""
         self.first_ratio += other.first_ratio
         self.skipped += 1
 
-    def on_cpu(self) -> UpdateStatistics:
+    def on_cpu(self) -> UpdateMetrics:
         """The same, as other processes can read it."""
         figures = {name: [value.cpu() for value in getattr(self, name)] for name in _FIGURES}
-        return UpdateStatistics(self.pairs, skipped=self.skipped, **figures)
+        return UpdateMetrics(self.pairs, skipped=self.skipped, **figures)
 
     def summary(self) -> dict[str, float]:
         """Means over the epoch's images and steps, NaN if every update was skipped.
@@ -68,18 +68,18 @@ class UpdateStatistics:
         return float(np.average(torch.stack(list(figures)).tolist(), weights=self.pairs)) if figures else math.nan
 
 
-def everywhere(statistics: UpdateStatistics, processes: Processes) -> UpdateStatistics:
+def gather_metrics(statistics: UpdateMetrics, processes: ProcessGroup) -> UpdateMetrics:
     """The statistics of all processes.
 
     Raises:
-        Stopped: their gradients have not been the same.
+        ResumableError: their gradients have not been the same.
     """
-    if processes.count == 1:
+    if processes.world_size == 1:
         return statistics
-    found = processes.exchange(statistics.on_cpu())
+    found = processes.all_gather(statistics.on_cpu())
     if any([*map(float, other.grad_norm)] != [*map(float, found[0].grad_norm)] for other in found):
-        raise Stopped("the processes of this run have come to different gradients")
-    whole = UpdateStatistics(grad_norm=found[0].grad_norm, skipped=statistics.skipped)
+        raise ResumableError("the processes of this run have come to different gradients")
+    whole = UpdateMetrics(grad_norm=found[0].grad_norm, skipped=statistics.skipped)
     for other in found:
         whole.add(replace(other, grad_norm=[]))
     return whole

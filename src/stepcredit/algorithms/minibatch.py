@@ -1,4 +1,4 @@
-"""What an epoch of updates trains on: recorded walks and what every step of them was worth."""
+"""What an epoch of updates trains on: recorded trajectories and what every step of them was worth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.algorithms.step_sampling import StepDraw
-from stepcredit.distributed.partition import Share
+from stepcredit.algorithms.step_sampling import SampledSteps
+from stepcredit.distributed.partition import Partition
 from stepcredit.training.sampling_plan import entries
 from stepcredit.types import Trajectory
 
@@ -54,10 +54,10 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Experience:
-    """The walks of an epoch, and the advantages of their steps.
+    """The trajectories of an epoch, and the advantages of their steps.
 
     Attributes:
-        trajectory: the walks of this process's images.
+        trajectory: the trajectories of this process's images.
         advantages: (B, T), M of every step of them.
         share: which images of the epoch those are.
         draw: the steps to train on; None is all of them.
@@ -65,8 +65,8 @@ class Experience:
 
     trajectory: Trajectory
     advantages: Tensor
-    share: Share
-    draw: StepDraw | None = None
+    partition: Partition
+    draw: SampledSteps | None = None
 
     def part(self, group: Tensor, *, mixed: bool, first: bool) -> Part:
         """This process's part of the update on the images `group`.
@@ -74,19 +74,19 @@ class Experience:
         Args:
             mixed: whether a forward may hold several steps; otherwise all images have the same steps drawn.
         """
-        weights = self.draw.weights(group, shared=not mixed)[self.share.rows] if self.draw else None
-        largest = self.share.largest(group) if self.share.processes.in_step else 0
-        return Part(self.share.among(group), len(group), weights, largest, first)
+        weights = self.draw.weights(group, shared=not mixed)[self.partition.rows] if self.draw else None
+        largest = self.partition.largest_part(group) if self.partition.processes.sharded else 0
+        return Part(self.partition.local_rows(group), len(group), weights, largest, first)
 
     def pairs(self, rows: Tensor, steps: Tensor, weights: Tensor | None) -> Pairs:
         """What is recorded of the images `rows` at `steps` (n,), with those entries of `weights` (B, T)."""
-        walk = self.trajectory
+        trajectory = self.trajectory
         counted = None if weights is None else weights[rows, steps]
         if counted is not None:
-            counted = counted.to(walk.latents.device, non_blocking=walk.latents.device.type == "cuda")
+            counted = counted.to(trajectory.latents.device, non_blocking=trajectory.latents.device.type == "cuda")
         return Pairs(
-            entries(walk.latents, rows, steps + 1),
-            entries(walk.log_probs, rows, steps),
+            entries(trajectory.latents, rows, steps + 1),
+            entries(trajectory.log_probs, rows, steps),
             entries(self.advantages, rows, steps),
             counted,
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stepcredit.algorithms.metrics import UpdateStatistics
+from stepcredit.algorithms.metrics import UpdateMetrics
 from stepcredit.algorithms.minibatch import Experience, Pairs, Part
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
@@ -38,12 +38,12 @@ def accumulate_gradient(
     part: Part,
     section: TrainSection,
     size: int,
-) -> UpdateStatistics:
+) -> UpdateMetrics:
     """Backpropagate the loss of one update: `size` (image, step) pairs per forward, one graph alive at a time."""
-    trajectory, statistics = experience.trajectory, UpdateStatistics()
+    trajectory, statistics = experience.trajectory, UpdateMetrics()
     steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
-        raise InputError("every step of the walk has zero variance: nothing can be trained")
+        raise InputError("every step of the trajectory has zero variance: nothing can be trained")
     chosen = None if part.weights is None else part.weights > 0
     batches = list(pair_batches(part.rows, steps, size, mixed=policy.mixes_steps, chosen=chosen))
     idle = [_first_pair(steps)] * (forwards(part.largest, steps, size, policy.mixes_steps) - len(batches))
@@ -76,9 +76,9 @@ def step_gradient(
 
     The policy's own gradients are empty before and after.
     """
-    walk = experience.trajectory
-    only = torch.zeros(len(walk), walk.steps)
-    only[:, step] = float(walk.trainable.sum())  # the loss is a mean over steps, here over one
+    trajectory = experience.trajectory
+    only = torch.zeros(len(trajectory), trajectory.steps)
+    only[:, step] = float(trajectory.trainable.sum())  # the loss is a mean over steps, here over one
     plain = section.model_copy(update={"kl_weight": 0.0})
     accumulate_gradient(policy, scaler, experience, Part(rows, len(rows), only), plain, min(size, len(rows)))
     weights = policy.parameters()
@@ -118,7 +118,7 @@ def with_penalty(found: PairLoss, section: TrainSection) -> Tensor:
 
 
 @torch.no_grad()
-def record(statistics: UpdateStatistics, found: PairLoss, pairs: Pairs, section: TrainSection, *, first: bool) -> None:
+def record(statistics: UpdateMetrics, found: PairLoss, pairs: Pairs, section: TrainSection, *, first: bool) -> None:
     """Add the figures of one forward."""
     weights, old = pairs.weights, pairs.log_probs
     statistics.pairs.append(len(old) if weights is None else float(weights.sum()))

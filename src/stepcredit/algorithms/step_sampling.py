@@ -14,7 +14,7 @@ from stepcredit.utils.seeds import Stream, epoch_generator
 
 
 @dataclass(frozen=True)
-class StepDraw:
+class SampledSteps:
     """`count` trained steps for each image of an epoch, see `maths.step_sampling`.
 
     Attributes:
@@ -46,9 +46,9 @@ class StepDraw:
         return weights
 
 
-def step_draw(
+def sample_steps(
     section: TrainSection, trajectory: Trajectory, advantages: Tensor, run_seed: int, epoch: int
-) -> StepDraw | None:
+) -> SampledSteps | None:
     """The draw of an epoch as `section` asks for it; None where every trained step is trained on.
 
     Args:
@@ -62,4 +62,4 @@ def step_draw(
     else:
         scores = trainable.double().expand(len(advantages), -1)
     starts = epoch_generator(run_seed, Stream.STEPS, epoch).random(len(advantages))
-    return StepDraw(count, scores, trainable, torch.from_numpy(starts))
+    return SampledSteps(count, scores, trainable, torch.from_numpy(starts))

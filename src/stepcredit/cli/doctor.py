@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stepcredit.policy.checks.doctor import Examination
 
 STEPS = 4
-"""Steps of the walk that is replayed; enough to tell whether replays are exact."""
+"""Steps of the trajectory that is replayed; enough to tell whether replays are exact."""
 
 
 def doctor(model: str, overrides: Sequence[str], as_json: bool) -> None:

@@ -20,7 +20,7 @@ class RelativeChange:
         M_i = A (alpha + (1 - alpha) m_i),   m_i = r_i / (mean of r over the trainable steps),
         r_i = |x_{i+1} - x_i| / |x_i| in the L1 norm, of each trajectory
 
-    Source: the measure is that by which GCPO, arXiv 2510.21583, cuts a walk into chunks; its use as a weight is ours.
+    Source: the measure is that by which GCPO, arXiv 2510.21583, cuts trajectories; its use as a weight is ours.
     The noise drawn counts as change. Degenerate case: a trajectory that no trainable step changed gets the same for
     all of them and is counted in `credit_fallbacks`.
 

@@ -67,7 +67,7 @@ class SignalToNoise:
         return scale(trajectory, advantage, self._factors(trajectory), self.alpha)
 
     def learn(self, trajectory: Trajectory, advantage: Tensor) -> None:
-        """Nothing can be learned of walks alone."""
+        """Nothing can be learned of trajectories alone."""
 
     def measure(self, trajectory: Trajectory, gradient: StepGradient) -> None:
         """Take in the epoch's gradients. Those that are not finite are left out, all of them."""

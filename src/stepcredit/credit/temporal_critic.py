@@ -33,12 +33,12 @@ class TemporalCritic:
         M_i = A - (1 - alpha) V(x0_i, i / T)
 
     V is a small network on the clean latents predicted at the step, averaged over cells to at most `grid` x `grid`. It
-    regresses A, which is the return of every step, on the walks of each epoch, after their own M was taken: V is a
-    baseline, the expected gradient is that of `uniform`, and so is the whole first epoch, in which V is 0.
+    regresses A, which is the return of every step, on the trajectories of each epoch, after their own M was taken: V is
+    a baseline, the expected gradient is that of `uniform`, and so is the whole first epoch, in which V is 0.
 
     Source: TDPO, arXiv 2402.08552, and its release. Ours differs in what the critic looks at (there the CLIP embedding
     of x_i decoded by the VAE, here latents of x0_i, and the step), in its layers, and in that the update of M comes
-    after all of V's (there they alternate, with V as it was when the walk was sampled: as here). See docs/method.md.
+    after all of V's (there they alternate, with V as it was when the trajectory was sampled: as here).
 
     Degenerate case: a critic that says the same everywhere is `uniform` less a constant.
 

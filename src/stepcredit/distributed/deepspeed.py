@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stepcredit.config import TrainConfig, TrainSection
 from stepcredit.distributed.adamw import build_optimizer
 from stepcredit.distributed.optimizer import Step, finite, forget_gradients
-from stepcredit.distributed.process_group import DEEPSPEED, Processes
+from stepcredit.distributed.process_group import DEEPSPEED, ProcessGroup
 from stepcredit.errors import InputError, shortened
 from stepcredit.runs.checkpoint import optimizer_tensors, restore_optimizer
 from stepcredit.types import Policy
@@ -25,7 +25,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _BATCH = "train_micro_batch_size_per_gpu"
 
 
-class DeepSpeedDescent:
+class DeepSpeedOptimizer:
     """The optimizer is shared out over the processes, as accelerate and its DeepSpeed configuration have it.
 
     DeepSpeed brings gradients together while they are backpropagated, for which all processes have to make the same
@@ -36,7 +36,7 @@ class DeepSpeedDescent:
         InputError: the configuration is not one that can be trained with as `section` says.
     """
 
-    def __init__(self, policy: Policy, section: TrainSection, processes: Processes) -> None:
+    def __init__(self, policy: Policy, section: TrainSection, processes: ProcessGroup) -> None:
         self.scaler = torch.amp.GradScaler(enabled=False)
         self._policy = policy
         self._processes = processes
@@ -48,7 +48,7 @@ class DeepSpeedDescent:
             parameter.data = weight.data  # DeepSpeed has moved it into a buffer of its own
 
     def step(self, losses: Sequence[Tensor]) -> Step:
-        if not self._processes.all(finite(*losses)):
+        if not self._processes.all_true(finite(*losses)):
             return Step(False, torch.tensor(torch.nan))
         own = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._policy.parameters()]
         self.clear()
@@ -97,7 +97,7 @@ class DeepSpeedDescent:
     def _backward(self, gradients: Sequence[Tensor]) -> None:
         """Give DeepSpeed the gradients of this process; it divides their sum by the number of processes."""
         self._engine.set_gradient_accumulation_boundary(True)
-        self._engine.backward(handed(gradients, self._weights) * self._processes.count, scale_wrt_gas=False)
+        self._engine.backward(handed(gradients, self._weights) * self._processes.world_size, scale_wrt_gas=False)
 
     def _step_shared_out(self) -> Step:
         self._engine.step()

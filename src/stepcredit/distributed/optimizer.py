@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from stepcredit.distributed.process_group import Processes, part_like, whole_tensor
+from stepcredit.distributed.process_group import ProcessGroup, part_like, whole_tensor
 from stepcredit.runs.checkpoint import optimizer_tensors, restore_optimizer
 from stepcredit.types import Policy
 
@@ -25,7 +25,7 @@ class Step(NamedTuple):
     norm: Tensor
 
 
-class Descent(Protocol):
+class TrainingOptimizer(Protocol):
     """Follows the gradients that the policy's parameters have been given.
 
     Attributes:
@@ -55,7 +55,7 @@ class Descent(Protocol):
         ...
 
 
-class PlainDescent:
+class PlainOptimizer:
     """Each process has the whole optimizer, or as much of it as of the weights.
 
     Args:
@@ -68,21 +68,21 @@ class PlainDescent:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         largest: float,
-        processes: Processes | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
         self._policy = policy
         self._largest = largest
-        self._processes = processes or Processes()
+        self._processes = processes or ProcessGroup()
         optimizer.register_step_post_hook(lambda *_: policy.stepped())  # not for steps that the scaler skips
 
     def step(self, losses: Sequence[Tensor]) -> Step:
         weights = self._policy.parameters()
-        self._processes.add_gradients(weights)
+        self._processes.all_reduce_gradients(weights)
         self.scaler.unscale_(self.optimizer)
         norm = whole_tensor(torch.nn.utils.clip_grad_norm_(weights, self._largest).detach())
-        made = self._processes.all(finite(*losses, norm))
+        made = self._processes.all_true(finite(*losses, norm))
         if made:
             self.scaler.step(self.optimizer)
         return Step(made, norm)

@@ -35,85 +35,85 @@ class ProcessLost(StepcreditError):
     """The run cannot go on without a process that is gone; it can be resumed."""
 
 
-class Processes:
+class ProcessGroup:
     """The processes of a run: here, one alone.
 
     Attributes:
-        index: of this process, from 0.
-        count: of all.
-        in_step: whether each forward is made by all of them together, because the weights are shared out.
+        rank: of this process, from 0.
+        world_size: of all.
+        sharded: whether each forward is made by all of them together, because the weights are shared out.
         deepspeed: whether the optimizer's steps are DeepSpeed's.
-        agreed: whether an error has been raised that all of them know of.
+        error_is_shared: whether an error has been raised that all of them know of.
     """
 
-    index = 0
-    count = 1
-    in_step = False
+    rank = 0
+    world_size = 1
+    sharded = False
     deepspeed = False
-    agreed = False
+    error_is_shared = False
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and talks to the user."""
-        return self.index == 0
+        return self.rank == 0
 
     @property
-    def hold_parts(self) -> bool:
+    def has_sharded_state(self) -> bool:
         """Whether it takes all of them to know the weights and what the optimizer remembers."""
-        return self.count > 1 and (self.in_step or self.deepspeed)
+        return self.world_size > 1 and (self.sharded or self.deepspeed)
 
-    def exchange(self, value: Result) -> list[Result]:
+    def all_gather(self, value: Result) -> list[Result]:
         """What each process gives, in their order, on all of them."""
         return [value]
 
-    def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Put the sum over processes in place of every gradient; one that is missing counts as 0."""
 
-    def together(self, work: Callable[[], Result]) -> list[Result]:
+    def run_on_all(self, work: Callable[[], Result]) -> list[Result]:
         """What `work` gives on each process, on all of them.
 
         Raises:
             StepcreditError: on all of them, the first that was raised on any.
         """
-        outcomes = self.exchange(_outcome(work, self.index))
+        outcomes = self.all_gather(_outcome(work, self.rank))
         for outcome in outcomes:
             if outcome.error is not None:
-                self.agreed = True
+                self.error_is_shared = True
                 raise outcome.error
         return [outcome.value for outcome in outcomes]
 
-    def on_main(self, work: Callable[[], Result]) -> Result:
+    def run_on_main(self, work: Callable[[], Result]) -> Result:
         """What `work` gives on the main process, which alone does it, on all of them; raises as `together`."""
-        return self.together(lambda: work() if self.main else None)[0]  # type: ignore[return-value]
+        return self.run_on_all(lambda: work() if self.is_main else None)[0]  # type: ignore[return-value]
 
-    def leave(self) -> None:
+    def destroy(self) -> None:
         """No more is to be exchanged."""
 
-    def all(self, fact: bool) -> bool:
+    def all_true(self, fact: bool) -> bool:
         """Whether it is so on all of them."""
-        return all(self.exchange(fact))
+        return all(self.all_gather(fact))
 
 
-class JoinedProcesses(Processes):
-    """Processes that a launcher has started, of which this is one."""
+class DistributedProcessGroup(ProcessGroup):
+    """ProcessGroup that a launcher has started, of which this is one."""
 
-    def __init__(self, index: int, count: int, in_step: bool, deepspeed: bool) -> None:
-        self.index = index
-        self.count = count
-        self.in_step = in_step
+    def __init__(self, index: int, count: int, sharded: bool, deepspeed: bool) -> None:
+        self.rank = index
+        self.world_size = count
+        self.sharded = sharded
         self.deepspeed = deepspeed
         self._objects: Any = distributed.new_group(backend="gloo")
 
-    def exchange(self, value: Result) -> list[Result]:
-        values: list[Any] = [None] * self.count
+    def all_gather(self, value: Result) -> list[Result]:
+        values: list[Any] = [None] * self.world_size
         with _ended_elsewhere():
             distributed.all_gather_object(values, value, group=self._objects)
         return values
 
-    def leave(self) -> None:
-        separate()
+    def destroy(self) -> None:
+        destroy_process_group()
 
-    def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         for bucket in _buckets(parameters):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
             with _ended_elsewhere():
@@ -122,31 +122,33 @@ class JoinedProcesses(Processes):
                 gradient.copy_(total.view_as(gradient))
 
 
-def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: float | None = None) -> Processes:
+def init_process_group(
+    asked: int | None, *, cpu: bool, sharded: bool = False, patience: float | None = None
+) -> ProcessGroup:
     """Join the other processes of this run, if a launcher has started any.
 
     Args:
         asked: how many there are to be.
         cpu: compute on the CPU even where there is an accelerator.
-        in_step: as of `Processes`.
+        sharded: as of `ProcessGroup`.
         patience: seconds to wait for the others at any time; None is for ever, or nearly.
 
     Raises:
         InputError: there are more or fewer than `asked`, or the launcher asks for DeepSpeed, which is not there or
-            does not go with `in_step`.
+            does not go with `sharded`.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if asked is not None and launched != asked:
         raise InputError(f"run.processes is {asked}, but the launcher has started {_number(launched)}")
     deepspeed = os.environ.get(DEEPSPEED, "").lower() == "true"
     if deepspeed:
-        _require_deepspeed(in_step)
+        _require_deepspeed(sharded)
     elif launched == 1:
-        if in_step:
+        if sharded:
             raise InputError(
                 "model.shard shares the weights out over processes, but there is one: use torchrun or model.shard=false"
             )
-        return Processes()
+        return ProcessGroup()
 
     from accelerate import PartialState  # type: ignore[import-untyped]  # takes a second
 
@@ -161,10 +163,10 @@ def joined(asked: int | None, *, cpu: bool, in_step: bool = False, patience: flo
         state = PartialState(cpu=cpu, timeout=waiting)
     if state.num_processes != launched:
         raise InputError(f"the launcher says {launched} processes, but accelerate has joined {state.num_processes}")
-    return JoinedProcesses(state.process_index, state.num_processes, in_step, deepspeed)
+    return DistributedProcessGroup(state.process_index, state.num_processes, sharded, deepspeed)
 
 
-def separate() -> None:
+def destroy_process_group() -> None:
     """End what joins this process to the others.
 
     Weights that are shared out keep gloo's threads alive. One that lets go of a tensor while the interpreter ends
@@ -188,8 +190,8 @@ def part_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _require_deepspeed(in_step: bool) -> None:
-    if in_step:
+def _require_deepspeed(sharded: bool) -> None:
+    if sharded:
         raise InputError(
             "model.shard and DeepSpeed's stages 0 to 2 exclude each other: launch without it, or set model.shard=false"
         )

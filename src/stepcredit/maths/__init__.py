@@ -1,6 +1,6 @@
 """The arithmetic of step-level credit: pure tensor functions that know nothing of models, pipelines or configs.
 
-Conventions, everywhere in this package:
+Conventions, gather_metrics in this package:
 
 - `B` trajectories, `T` denoising steps, `*L` the latent shape, `D` the number of latent elements. Step index 0 is the
   noisiest step; `final` is the latent after the last step.

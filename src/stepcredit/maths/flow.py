@@ -144,8 +144,8 @@ def flow_sde(
 
     Degenerate: the noise after the step always exceeds sigma_next (.516 for .6 to .5 at noise level .7), because c^2 is
     cut by less than std^2 adds. The step to sigma_next = 0 leaves at least noise_level sigma / sqrt(1 - sigma) in
-    the finished latent. A walk of one step, sigma = 1 to 0, has sigma_max = 0, k = noise_level and is finite. Large
-    noise turns the coefficient of x1 negative. noise_level = 0 is `euler` up to rounding.
+    the finished latent. A trajectory of one step, sigma = 1 to 0, has sigma_max = 0, k = noise_level and is finite.
+    Large noise turns the coefficient of x1 negative. noise_level = 0 is `euler` up to rounding.
     """
     _require_noise_level(noise_level)
     step = _step(velocity, sample, sigma, sigma_next)

@@ -41,7 +41,7 @@ def negative_log_likelihood(left: Tensor, right: Tensor, left_preferred: Tensor)
 
 
 def agreement(left: Tensor, right: Tensor, left_preferred: Tensor) -> float:
-    """Share of pairs whose preferred side has the higher score, all of one shape; equal scores count one half."""
+    """Partition of pairs whose preferred side has the higher score, all of one shape; equal scores count one half."""
     require_shape("right", right, tuple(left.shape), "give one score for each of left")
     require_shape("left_preferred", left_preferred, tuple(left.shape), "give one preference per pair")
     higher = (left > right).float() + 0.5 * (left == right).float()

@@ -1,4 +1,4 @@
-"""What the schedule of a walk says of its steps, and the fixed step weights that are read from it.
+"""What the schedule of a trajectory says of its steps, and the fixed step weights that are read from it.
 
 A fixed rule needs no image: it scales every trajectory's advantage by the same factor M_i / A at step i. Weights become
 such factors through `mean_one`.
@@ -46,7 +46,7 @@ class Schedule:
 
 
 def of_units(units: Sequence[Transition], step_sizes: Sequence[float]) -> Schedule:
-    """The schedule of a walk from one `unit` transition per step: model output 1 at latent 0, both (1, 1).
+    """The schedule of a trajectory from one `unit` transition per step: model output 1 at latent 0, both (1, 1).
 
     The mean of every sampler is linear, mean = p x + q output, so q = d mean / d output is the mean of that transition:
 
@@ -144,7 +144,7 @@ def inverse_scale_weights(schedule: Schedule) -> Tensor:
 def relative_changes(latents: Tensor) -> Tensor:
     """|x_{i+1} - x_i| / |x_i| in the L1 norm, (B, T): how much of the latent each step changed.
 
-    Source: the relative L1 distance by which GCPO (arXiv 2510.21583) cuts a walk into chunks; the use as a step weight
+    Source: the relative L1 distance by which GCPO (arXiv 2510.21583) cuts trajectories; the use as a step weight
     is ours.
 
     Args:

@@ -87,7 +87,7 @@ def systematic_draw(probabilities: Tensor, start: Tensor) -> Tensor:
     """Steps (B, T) bool drawn with those probabilities, as many of each row as they sum to, from one number per row.
 
     The probabilities are laid end to end, and the steps are drawn in which start, start + 1, start + 2, ... lie. Steps
-    next to each other are seldom drawn together, so the drawn ones are spread over the walk. Source: systematic
+    next to each other are seldom drawn together, so the drawn ones are spread over the trajectory. Source: systematic
     sampling with unequal probabilities (Madow, 1949).
 
     Args:

@@ -153,7 +153,7 @@ def _require_weights(pipeline: DiffusionPipeline) -> None:
 
 
 def _require_parts(pipeline: DiffusionPipeline) -> None:
-    """A model_index.json may leave any part empty; the pipeline would notice halfway through a walk."""
+    """A model_index.json may leave any part empty; the pipeline would notice halfway through a trajectory."""
     dispensable = {*type(pipeline)._optional_components, *_DISPENSABLE}
     empty = [name for name, part in pipeline.components.items() if part is None and name not in dispensable]
     if empty:

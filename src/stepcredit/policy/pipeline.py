@@ -18,11 +18,11 @@ from stepcredit.maths import Transition
 from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.families import family_of
 from stepcredit.policy.replay.denoiser_proxies import knows_time
-from stepcredit.policy.replay.prompt_cache import Earlier, Encodings, versions
+from stepcredit.policy.replay.prompt_cache import Earlier, PromptCache, versions
 from stepcredit.policy.replay.reentry import Recording, record, replay
-from stepcredit.policy.replay.schedulers import recording_scheduler, walk_schedule
-from stepcredit.policy.replay.step_hooks import Recorder
-from stepcredit.policy.replay.trajectory_buffer import Walks
+from stepcredit.policy.replay.schedulers import recording_scheduler, sampling_schedule
+from stepcredit.policy.replay.step_hooks import RecordingHook
+from stepcredit.policy.replay.trajectory_buffer import TrajectoryBuffer
 from stepcredit.training.sampling_plan import entries
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
@@ -61,7 +61,7 @@ class PipelinePolicy:
         self.adapter = adapter
         self.sample = sample
         mixing: tuple[Any, ...] = ("mixed-steps",) if knows_time(getattr(pipeline, self.denoiser)) else ()
-        self.replay_modes = (*mixing, "one-step", "full-walk")
+        self.replay_modes = (*mixing, "one-step", "full-trajectory")
         self.replay_mode = self.replay_modes[0]
         self._defaults = {**self.family.call, **(defaults or {})}
         self._encoded = Earlier()
@@ -84,20 +84,20 @@ class PipelinePolicy:
         plan = plan or Plan(self.sample.steps, range(self.sample.steps))
         size = min(plan.batch or len(prompts), len(prompts))
         recording = self._recording([prompt.text for prompt in prompts], plan, size, among or prompts)
-        walks, images = Walks(len(prompts), plan.steps, keep_x0), []
+        trajectories, images = TrajectoryBuffer(len(prompts), plan.steps, keep_x0), []
         for start in range(0, len(prompts), size):
             numbers = [min(number, len(prompts) - 1) for number in range(start, start + size)]
             rows = slice(start, min(start + size, len(prompts)))
             generators = [torch.Generator().manual_seed(seeds[number]) for number in numbers]
-            tape = Recorder(recording.noises, generators, walks, rows)
-            batch = self._record(recording, [recording.prompts[number] for number in numbers], tape)
-            if tape.position != plan.steps:
+            hook = RecordingHook(recording.noises, generators, trajectories, rows)
+            batch = self._record(recording, [recording.prompts[number] for number in numbers], hook)
+            if hook.position != plan.steps:
                 kind = type(self.pipeline).__name__
-                raise InputError(f"{kind} made {tape.position} steps where {plan.steps} were asked of it")
+                raise InputError(f"{kind} made {hook.position} steps where {plan.steps} were asked of it")
             images.append(batch[: rows.stop - rows.start])
             if on_batch is not None:
                 on_batch(images[-1], rows)
-        trajectory = self._trajectory(walks, recording, [prompt.metadata for prompt in prompts])
+        trajectory = self._trajectory(trajectories, recording, [prompt.metadata for prompt in prompts])
         return Rollout(trajectory, torch.cat(images))
 
     @property
@@ -151,7 +151,7 @@ class PipelinePolicy:
             },
             noises=tuple(scale if step in noisy else 0.0 for step in range(plan.steps)),
             prompts=tuple(texts),
-            encodings=Encodings([prompt.text for prompt in among], self._encoded, versions(self._encoders())),
+            encodings=PromptCache([prompt.text for prompt in among], self._encoded, versions(self._encoders())),
             device=self.pipeline._execution_device,
             batch=batch,
         )
@@ -161,10 +161,10 @@ class PipelinePolicy:
         others = {name: part for name, part in self.pipeline.components.items() if name not in (self.denoiser, "vae")}
         return [part for part in others.values() if isinstance(part, torch.nn.Module)]
 
-    def _record(self, recording: Recording, texts: Sequence[str], tape: Recorder) -> Tensor:
+    def _record(self, recording: Recording, texts: Sequence[str], hook: RecordingHook) -> Tensor:
         """Images (B,3,H,W) of one batch."""
         try:
-            output = record(self.pipeline, self.denoiser, self.scheduler, recording, texts, tape)
+            output = record(self.pipeline, self.denoiser, self.scheduler, recording, texts, hook)
         except ValueError as error:
             if not self.sample.call:
                 raise
@@ -173,15 +173,17 @@ class PipelinePolicy:
         images: Tensor = output.images
         return images.float()
 
-    def _trajectory(self, walks: Walks, recording: Recording, metadata: Sequence[dict[str, Any]]) -> Trajectory:
-        trainable = walks.stds > max(self.sample.min_std, 0.0)
+    def _trajectory(
+        self, trajectories: TrajectoryBuffer, recording: Recording, metadata: Sequence[dict[str, Any]]
+    ) -> Trajectory:
+        trainable = trajectories.stds > max(self.sample.min_std, 0.0)
         return Trajectory(
-            latents=walks.latents,
-            timesteps=walks.timesteps,
-            log_probs=walks.log_probs.masked_fill_(~trainable.to(walks.log_probs.device), 0.0),
+            latents=trajectories.latents,
+            timesteps=trajectories.timesteps,
+            log_probs=trajectories.log_probs.masked_fill_(~trainable.to(trajectories.log_probs.device), 0.0),
             trainable=trainable.cpu(),
-            schedule=walk_schedule(self.scheduler, recording.noises),
-            x0=walks.x0,
+            schedule=sampling_schedule(self.scheduler, recording.noises),
+            x0=trajectories.x0,
             prompts=list(recording.prompts),
             metadata=list(metadata),
             recording=recording,

@@ -53,7 +53,7 @@ def attribute_hits(checker: Checker, images: Tensor, prompts: Sequence[str]) -> 
 
 
 def accuracy_table(hits: Sequence[dict[str, bool]]) -> dict[str, float]:
-    """Share of hits per attribute over the prompts that mention it, and `all`: prompts with every mention right."""
+    """Partition of hits per attribute over the prompts that mention it, and `all`: prompts with every mention right."""
     table = {}
     for name in ATTRIBUTES:
         values = [row[name] for row in hits if name in row]

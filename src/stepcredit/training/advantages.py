@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.config import TrainSection
-from stepcredit.distributed.partition import Share
+from stepcredit.distributed.partition import Partition
 from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardize
 from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
@@ -44,29 +44,29 @@ class Advantages:
         trajectory: Trajectory,
         prompts: Sequence[str],
         advantage: Tensor,
-        share: Share,
+        partition: Partition,
     ) -> tuple[Tensor, dict[str, Any]]:
         """M (N, T) of the images of all processes, and the rule's figures.
 
         The advantage spread over steps, standardized a second time where asked for, clipped again. The second
         standardization pools trainable steps only; the others are not trained on. A rule that learns does so
-        afterwards, from A. What compares images or learns is given the walks of all processes, on each of them.
+        afterwards, from A. What compares images or learns is given the trajectories of all processes, on each of them.
 
         Args:
-            trajectory: the walks of this process.
+            trajectory: the trajectories of this process.
             prompts: N, of the images of all.
             advantage: (N,), of the images of all.
         """
         advantage = advantage.to(trajectory.latents.device)
         if isinstance(credit, LearningCredit) or getattr(credit, "compares_images", False):
-            trajectory = share.whole_walks(trajectory)
+            trajectory = partition.gather_trajectories(trajectory)
             spread = credit(trajectory, advantage)
             if isinstance(credit, LearningCredit):
                 credit.learn(trajectory, advantage)
             figures = dict[str, Any](credit.diagnostics(trajectory))
         else:
-            spread = share.whole(credit(trajectory, advantage[share.rows.to(advantage.device)]))
-            figures = share.figures(credit.diagnostics(trajectory))
+            spread = partition.gather(credit(trajectory, advantage[partition.rows.to(advantage.device)]))
+            figures = partition.reduce_metrics(credit.diagnostics(trajectory))
         if self._second:
             steps = trajectory.trainable.to(spread.device)
             pooled = self._steps.update(prompts, spread[:, steps])

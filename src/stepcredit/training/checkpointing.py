@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stepcredit.distributed.process_group import Processes
+from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
 from stepcredit.rewards import RewardError
 from stepcredit.runs import checkpoint
 from stepcredit.runs.checkpoint import Checkpoint, newest_sound
 from stepcredit.runs.directory import RunDirectory, changed_versions
 from stepcredit.runs.progress import Progress
-from stepcredit.training.recovery import Stopped, out_of_memory
+from stepcredit.training.recovery import ResumableError, out_of_memory
 from stepcredit.training.state import TrainingState
 from stepcredit.utils.files import sweep
 from stepcredit.utils.signals import finished_first
 
 
-class Keeper:
+class Checkpointer:
     """Keeps the state of a run in its directory.
 
-    The state changes inside `indivisible` alone; whatever stops the run elsewhere leaves a checkpoint of it.
+    The state changes inside `uninterrupted` alone; whatever stops the run elsewhere leaves a checkpoint of it.
     """
 
-    def __init__(self, run: RunDirectory, state: TrainingState, progress: Progress, processes: Processes) -> None:
+    def __init__(self, run: RunDirectory, state: TrainingState, progress: Progress, processes: ProcessGroup) -> None:
         self._run = run
         self._state = state
         self._progress = progress
@@ -37,8 +37,8 @@ class Keeper:
 
     def save(self) -> None:
         """Write a checkpoint of the state; drop those that are neither among the newest nor among the best."""
-        captured = self._state.captured()
-        self._processes.on_main(lambda: self._write(captured))
+        captured = self._state.capture()
+        self._processes.run_on_main(lambda: self._write(captured))
         self._saved = self._state.finished_epochs
 
     def resume(self) -> None:
@@ -54,15 +54,15 @@ class Keeper:
                 f"{self._run.path} has finished {saved.epoch} epochs already: "
                 f"train.epochs={epochs} cannot take any back"
             )
-        self._processes.together(lambda: self._state.restore(saved, str(folder)))
+        self._processes.run_on_all(lambda: self._state.restore(saved, str(folder)))
         self._saved = saved.epoch
         changed = changed_versions(saved.state.get("versions"))
         if changed:
             self._progress.note(f"resuming with other versions, which may round otherwise: {changed}")
-        self._processes.on_main(lambda: self._tidy(saved.epoch))
+        self._processes.run_on_main(lambda: self._tidy(saved.epoch))
 
     @contextmanager
-    def kept_if_stopped(self) -> Iterator[None]:
+    def save_on_exit(self) -> Iterator[None]:
         """Whatever stops what is inside: a checkpoint of the epochs that are finished, where there is none yet."""
         try:
             yield
@@ -73,7 +73,7 @@ class Keeper:
             raise
 
     @contextmanager
-    def indivisible(self) -> Iterator[None]:
+    def uninterrupted(self) -> Iterator[None]:
         """The state changes inside: a signal waits for the end of it, what fails leaves the newest checkpoint only."""
         told = "stopping when this epoch's updates are made; again: at once"
         with finished_first(lambda: self._progress.note(told)):
@@ -82,20 +82,20 @@ class Keeper:
             self._intact = True
 
     @contextmanager
-    def placed(self, where: str) -> Iterator[None]:
+    def located(self, where: str) -> Iterator[None]:
         """Errors of which a run can be mended say `where` they came up and how to go on."""
         resume = resume_command(self._run.path)
         try:
             yield
         except RewardError as error:
             raise RewardError(f"{where}: {error}; mend it and go on with: {resume}") from error
-        except Stopped as error:
-            raise Stopped(f"{where}: {error}, go on with: {f'{resume} {error.overrides}'.strip()}") from error
+        except ResumableError as error:
+            raise ResumableError(f"{where}: {error}, go on with: {f'{resume} {error.overrides}'.strip()}") from error
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             doing = "sampling or decoding" if self._intact else "the optimizer's step"
-            raise Stopped(
+            raise ResumableError(
                 f"{where}: out of memory in {doing}; free some, or lower sample.batch, and go on with: {resume}"
             ) from error
 
@@ -110,8 +110,8 @@ class Keeper:
             read.append(found[1])
             return found[0]
 
-        folder = self._processes.on_main(newest)
-        self._processes.together(lambda: None if read else read.append(checkpoint.load(folder)))
+        folder = self._processes.run_on_main(newest)
+        self._processes.run_on_all(lambda: None if read else read.append(checkpoint.load(folder)))
         return folder, read[0]
 
     def _tidy(self, epoch: int) -> None:
@@ -121,8 +121,8 @@ class Keeper:
 
     def _save_alone(self) -> None:
         """Save without a word to the other processes, which may be gone; not where they hold parts of it."""
-        if self._processes.main and not self._processes.hold_parts:
-            self._write(self._state.captured())
+        if self._processes.is_main and not self._processes.has_sharded_state:
+            self._write(self._state.capture())
 
     def _write(self, captured: Checkpoint) -> None:
         asked = self._state.config.run

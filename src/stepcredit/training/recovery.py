@@ -15,7 +15,7 @@ _REMEDY = "a new run with a smaller train.learning_rate may do better; if someth
 _MEMORY = ("not enough memory", "DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 
 
-class Stopped(InputError):
+class ResumableError(InputError):
     """A run that cannot go on as it is, but can be resumed.
 
     Attributes:
@@ -27,8 +27,8 @@ class Stopped(InputError):
         self.overrides = overrides
 
 
-class Guard:
-    """Keeps an update going where it can, and raises Stopped where it cannot.
+class Recovery:
+    """Keeps an update going where it can, and raises ResumableError where it cannot.
 
     Args:
         most_skipped: updates that may be skipped in a row; None is no end of them.
@@ -54,11 +54,13 @@ class Guard:
         """The micro-batch to use where `microbatch` was asked for."""
         return microbatch if self.microbatch is None else min(self.microbatch, microbatch)
 
-    def in_memory(self, attempt: Callable[[int], Result], undo: Callable[[], None], microbatch: int) -> Result:
+    def retry_out_of_memory(
+        self, attempt: Callable[[int], Result], undo: Callable[[], None], microbatch: int
+    ) -> Result:
         """`attempt` with a micro-batch; if memory runs out `undo`, then once more, and from now on, with half of it.
 
         Raises:
-            Stopped: memory runs out again, a micro-batch of one is too large, or it may not be halved.
+            ResumableError: memory runs out again, a micro-batch of one is too large, or it may not be halved.
         """
         size = self.size(microbatch)
         try:
@@ -67,18 +69,18 @@ class Guard:
             if not out_of_memory(error):
                 raise
             if size == 1:
-                raise Stopped(
+                raise ResumableError(
                     "out of memory in training with train.microbatch=1, the smallest; less is needed with "
                     "model.gradient_checkpointing",
                     "model.gradient_checkpointing=true",
                 ) from error
             if not self._halves:
-                raise Stopped(
+                raise ResumableError(
                     f"out of memory in training with a micro-batch of {size}, which is not halved with model.shard",
                     f"train.microbatch={size // 2}",
                 ) from error
             if self.microbatch is not None:
-                raise Stopped(
+                raise ResumableError(
                     f"out of memory in training with train.microbatch halved to {size} already",
                     f"train.microbatch={size // 2}",
                 ) from error
@@ -90,7 +92,7 @@ class Guard:
             f"done, with {self.microbatch} (as train.microbatch={self.microbatch}); sampling stays at its batch, so "
             "that first ratios are 1 within rounding only"
         )
-        return self.in_memory(attempt, undo, microbatch)
+        return self.retry_out_of_memory(attempt, undo, microbatch)
 
     def stepped(self) -> None:
         """An update was made."""
@@ -102,13 +104,13 @@ class Guard:
         While a loss scaler still finds its scale that is its way to do so, and does not count.
 
         Raises:
-            Stopped: it was one too many in a row.
+            ResumableError: it was one too many in a row.
         """
         if scaler.is_enabled() and scaler.get_scale() > 1:
             return
         self.skipped_in_a_row += 1
         if self._most_skipped is not None and self.skipped_in_a_row > self._most_skipped:
-            raise Stopped(
+            raise ResumableError(
                 f"updates skipped in a row because their loss or gradient is not finite: {self.skipped_in_a_row} "
                 f"(train.max_skipped_updates={self._most_skipped}); {_REMEDY}"
             )
@@ -129,7 +131,7 @@ def free_memory() -> None:
 
 
 def require_finite(what: str, *tensors: torch.Tensor) -> None:
-    """Raises Stopped that says that `what` is not finite, if any of the tensors has NaN or infinity. Waits once."""
+    """Raises ResumableError that says that `what` is not finite, if any of the tensors has NaN or infinity. Waits once."""
     found = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
     if found and not torch.stack(found).all():
-        raise Stopped(f"{what} are not finite; {_REMEDY}")
+        raise ResumableError(f"{what} are not finite; {_REMEDY}")

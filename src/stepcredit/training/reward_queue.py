@@ -18,7 +18,7 @@ GRACE_SECONDS = 2.0
 """How long the batch in hand may take when its scores are no longer wanted; after that it is left to itself."""
 
 
-class Scoring:
+class RewardQueue:
     """The scores of an epoch's images, made in a thread of their own, one batch after the other.
 
     The thread is a daemon: a reward that hangs keeps neither an interrupt nor the end of the process waiting.
@@ -43,7 +43,7 @@ class Scoring:
         self._thread = _DaemonThread("reward")
         self._batches: list[tuple[Future[Scores], int]] = []
 
-    def __enter__(self) -> Scoring:
+    def __enter__(self) -> RewardQueue:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.distributed.deepspeed import stage_three_as_shards
-from stepcredit.distributed.process_group import Processes, in_words, joined
+from stepcredit.distributed.process_group import ProcessGroup, in_words, init_process_group
 from stepcredit.errors import InputError, Interrupted, StepcreditError
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
@@ -23,7 +23,7 @@ from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import ConsoleProgress, Progress
 from stepcredit.training.checkpointing import resume_command
-from stepcredit.training.recovery import Stopped
+from stepcredit.training.recovery import ResumableError
 from stepcredit.training.sampling_plan import largest_update
 from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt
@@ -40,13 +40,13 @@ def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
     """A new run in what `path` gives, asked once. Nothing of one that cannot begin is left behind."""
     config = stage_three_as_shards(config)
     with _joined(config) as processes:
-        directory = RunDirectory(processes.on_main(path))
+        directory = RunDirectory(processes.run_on_main(path))
         trainer = _trainer(config, directory, processes)
 
         def create() -> None:
             RunDirectory.create(directory.path, trainer.config, ["stepcredit", *sys.argv[1:]])
 
-        processes.on_main(create)
+        processes.run_on_main(create)
         with _alone(directory, processes), _discarded_unless_begun(trainer):
             _train(trainer)
 
@@ -58,7 +58,7 @@ def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
         trainer = _trainer(config, directory, processes)
         with _writable(directory):
             trainer.resume()
-            processes.on_main(lambda: _kept(config, directory))  # the others may find it kept already
+            processes.run_on_main(lambda: _kept(config, directory))  # the others may find it kept already
         _train(trainer)
 
 
@@ -68,26 +68,26 @@ def _kept(config: TrainConfig, directory: RunDirectory) -> None:
 
 
 @contextmanager
-def _joined(config: TrainConfig) -> Iterator[Processes]:
+def _joined(config: TrainConfig) -> Iterator[ProcessGroup]:
     """The processes of the run. What ends it is told once: by this one if no other knows of it."""
     patience = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
     cpu = config.model.device == "cpu"
-    processes = joined(config.run.processes, cpu=cpu, in_step=config.model.shard, patience=patience)
+    processes = init_process_group(config.run.processes, cpu=cpu, sharded=config.model.shard, patience=patience)
     try:
         with in_words():
             yield processes
     except StepcreditError as error:
-        if processes.main or processes.agreed or isinstance(error, Interrupted):
+        if processes.is_main or processes.error_is_shared or isinstance(error, Interrupted):
             raise
-        error.args = (f"process {processes.index}: {error}",)
+        error.args = (f"process {processes.rank}: {error}",)
         error.told_by_each = True
         raise
     finally:
-        processes.leave()
+        processes.destroy()
 
 
 @contextmanager
-def _alone(directory: RunDirectory, processes: Processes) -> Iterator[None]:
+def _alone(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
     """No other command trains in `directory` meanwhile; one that finds it taken leaves it as it is."""
     with ExitStack() as held:
 
@@ -100,18 +100,18 @@ def _alone(directory: RunDirectory, processes: Processes) -> Iterator[None]:
                 ) from None
 
         with _writable(directory):
-            processes.on_main(hold)
+            processes.run_on_main(hold)
         yield
 
 
-def _trainer(config: TrainConfig, directory: RunDirectory, processes: Processes) -> Trainer:
+def _trainer(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> Trainer:
     """Built by each process; what goes wrong with any is told by all."""
     built: list[Trainer] = []
-    processes.together(lambda: built.append(_built(config, directory, processes)))
+    processes.run_on_all(lambda: built.append(_built(config, directory, processes)))
     return built[0]
 
 
-def _built(config: TrainConfig, directory: RunDirectory, processes: Processes) -> Trainer:
+def _built(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> Trainer:
     """Everything that a run needs, what is quick to refuse first."""
     prompts = load_prompts(config.prompts.source)
     credit, reward = build_credit(config.credit, config.run.seed), build_reward(config.reward)
@@ -125,12 +125,12 @@ def _built(config: TrainConfig, directory: RunDirectory, processes: Processes) -
     config = _measured(config, policy, prompts, processes)
     full = config.model.adapter == "full"
     weights_dir = directory.path / denoiser_name(policy.pipeline) if full else directory.lora_dir
-    progress = ConsoleProgress(config.train.epochs) if processes.main else Progress()
+    progress = ConsoleProgress(config.train.epochs) if processes.is_main else Progress()
     return Trainer(config, policy, reward, credit, prompts, directory, progress, weights_dir, processes)
 
 
 def _measured(
-    config: TrainConfig, policy: PipelinePolicy, prompts: Sequence[Prompt], processes: Processes
+    config: TrainConfig, policy: PipelinePolicy, prompts: Sequence[Prompt], processes: ProcessGroup
 ) -> TrainConfig:
     """`config` with a number for `train.microbatch: auto`."""
     if config.train.microbatch != "auto":
@@ -138,8 +138,8 @@ def _measured(
     from stepcredit.policy.checks.doctor import fitting_microbatch
 
     images = config.images_per_epoch or len(prompts) * config.sample.images_per_prompt
-    share = -(-images // processes.count)
-    fitting = min(processes.exchange(fitting_microbatch(policy, share, largest_update(config.train, share))))
+    partition = -(-images // processes.world_size)
+    fitting = min(processes.all_gather(fitting_microbatch(policy, partition, largest_update(config.train, partition))))
     return config.model_copy(update={"train": config.train.model_copy(update={"microbatch": fitting})})
 
 
@@ -160,7 +160,7 @@ def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
     """Take the new run directory away if there is nothing in it to go on with: `create` had found it empty."""
     try:
         yield
-    except (RewardError, Stopped, Interrupted):  # the run goes on once that is mended
+    except (RewardError, ResumableError, Interrupted):  # the run goes on once that is mended
         if not checkpoint.found(trainer.run.checkpoint_root):
             _discard(trainer)
         raise
@@ -171,7 +171,7 @@ def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
 
 
 def _discard(trainer: Trainer) -> None:
-    if trainer.processes.main:
+    if trainer.processes.is_main:
         shutil.rmtree(trainer.run.path, ignore_errors=True)
 
 
@@ -184,7 +184,9 @@ def _writable(directory: RunDirectory) -> Iterator[None]:
         reason = (error.strerror or str(error)) + (f" ({error.filename})" if error.filename else "")
         kept = checkpoint.found(directory.checkpoint_root)
         on = f"go on with: {resume_command(directory.path)}" if kept else "nothing was kept: choose another --run"
-        raise Stopped(f"cannot write the run directory {directory.path}: {reason}; make room there; {on}") from error
+        raise ResumableError(
+            f"cannot write the run directory {directory.path}: {reason}; make room there; {on}"
+        ) from error
 
 
 @contextmanager
@@ -200,7 +202,7 @@ def _reported(trainer: Trainer) -> Iterator[None]:
 
 
 def _report(trainer: Trainer) -> None:
-    if trainer.processes.main:
+    if trainer.processes.is_main:
         write_report(trainer.run.path)
 
 
@@ -215,7 +217,7 @@ def _opening(trainer: Trainer) -> str:
     config, finished = trainer.config, trainer.finished_epochs
     start = f"resuming after epoch {finished}" if finished else "training"
     images, processes = len(trainer.draw_prompts(epoch=0)), trainer.processes
-    parts = f", weights in parts on {processes.count} processes by FSDP2" if processes.in_step else ""
+    parts = f", weights in parts on {processes.world_size} processes by FSDP2" if processes.sharded else ""
     return (
         f"{start}: {config.model.path}, reward {config.reward.name}, credit {config.credit.name}, "
         f"{images} images x {config.sample.steps} steps an epoch{parts}, in {trainer.run.path}"

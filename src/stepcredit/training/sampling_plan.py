@@ -1,4 +1,4 @@
-"""How the rollouts of a run walk: for training, and for grids and samples."""
+"""How the rollouts of a run trajectory: for training, and for grids and samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stepcredit.types import Plan
 
 
 def training_plan(config: TrainConfig, images: int, epoch: int = 0) -> Plan:
-    """The walk of an epoch of `images` images.
+    """The trajectory of an epoch of `images` images.
 
     With `sample.sde_window_size` w, only w steps draw noise and are trained; every `sample.sde_window_every` epochs the
     window moves one step on, and from the last step back to the first (MixGRPO, arXiv 2507.21802).
@@ -24,7 +24,7 @@ def training_plan(config: TrainConfig, images: int, epoch: int = 0) -> Plan:
 
 
 def evaluation_plan(config: TrainConfig, images: int) -> Plan:
-    """The walk of grids and samples: `sample.evaluation_steps` steps, with noise as `sample.evaluation_noise` says."""
+    """The trajectory of grids and samples: `sample.evaluation_steps` steps, with noise as `sample.evaluation_noise` says."""
     sample = config.sample
     steps = sample.evaluation_steps or sample.steps
     noisy = {None: None, True: range(steps), False: range(0)}[sample.evaluation_noise]

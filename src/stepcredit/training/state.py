@@ -8,15 +8,15 @@ import torch
 
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.adamw import build_optimizer
-from stepcredit.distributed.deepspeed import DeepSpeedDescent
-from stepcredit.distributed.optimizer import Descent, PlainDescent
-from stepcredit.distributed.process_group import Processes, whole_tensor
+from stepcredit.distributed.deepspeed import DeepSpeedOptimizer
+from stepcredit.distributed.optimizer import PlainOptimizer, TrainingOptimizer
+from stepcredit.distributed.process_group import ProcessGroup, whole_tensor
 from stepcredit.errors import InputError, shortened
 from stepcredit.runs import checkpoint
 from stepcredit.runs.checkpoint import Checkpoint
 from stepcredit.runs.directory import package_versions
 from stepcredit.training.advantages import Advantages
-from stepcredit.training.recovery import Guard
+from stepcredit.training.recovery import Recovery
 from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
 
@@ -31,16 +31,16 @@ class TrainingState:
         finished_epochs: whose updates are made.
         reward_queries: images scored for training so far.
         guard: remembers a micro-batch that was halved, and updates skipped in a row.
-        descent: the optimizer and the loss scaler.
+        optimizer: the optimizer and the loss scaler.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         policy: Policy,
-        guard: Guard,
+        guard: Recovery,
         credit: CreditAssigner | None = None,
-        processes: Processes | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -49,14 +49,14 @@ class TrainingState:
         self.finished_epochs = 0
         self.reward_queries = 0
         self.advantages = Advantages(config.train, config.credit.standardize)
-        self.descent = descent_of(config, policy, processes or Processes())
+        self.optimizer = build_training_optimizer(config, policy, processes or ProcessGroup())
 
-    def captured(self) -> Checkpoint:
+    def capture(self) -> Checkpoint:
         """The state as it is, with the configuration and the versions that made it."""
         state = {
             "reward_queries": self.reward_queries,
             **self.advantages.state_dict(),
-            "scaler": self.descent.scaler.state_dict(),
+            "scaler": self.optimizer.scaler.state_dict(),
             "skipped_in_a_row": self.guard.skipped_in_a_row,
             "microbatch": {"asked": self.config.train.microbatch, "halved": self.guard.microbatch},
             "config": self.config.model_dump(mode="json"),
@@ -67,7 +67,7 @@ class TrainingState:
             **checkpoint.as_credit_tensors(self.learner.state_dict() if self.learner else {}),
         }
         whole = {name: whole_tensor(value) for name, value in tensors.items()}
-        return Checkpoint(self.finished_epochs, whole | self.descent.tensors(), state)
+        return Checkpoint(self.finished_epochs, whole | self.optimizer.tensors(), state)
 
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Become what `captured` gave.
@@ -86,11 +86,11 @@ class TrainingState:
 
     def _restore(self, saved: Checkpoint) -> None:
         self.policy.load_state_dict(checkpoint.policy_tensors(saved))
-        self.descent.restore(checkpoint.optimizer_part(saved))
+        self.optimizer.restore(checkpoint.optimizer_part(saved))
         self.advantages.load_state_dict(saved.state)
         if self.learner:
             self.learner.load_state_dict(checkpoint.credit_tensors(saved))
-        self.descent.scaler.load_state_dict(saved.state["scaler"])
+        self.optimizer.scaler.load_state_dict(saved.state["scaler"])
         self.guard.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
         size = saved.state["microbatch"]
         if size["halved"] is not None and size["asked"] == self.config.train.microbatch:
@@ -99,7 +99,7 @@ class TrainingState:
         self.finished_epochs = saved.epoch
 
 
-def descent_of(config: TrainConfig, policy: Policy, processes: Processes) -> Descent:
+def build_training_optimizer(config: TrainConfig, policy: Policy, processes: ProcessGroup) -> TrainingOptimizer:
     """How this run makes its steps.
 
     Raises:
@@ -109,7 +109,7 @@ def descent_of(config: TrainConfig, policy: Policy, processes: Processes) -> Des
     if processes.deepspeed:
         if halves:
             raise InputError("model.dtype=float16 cannot be trained with DeepSpeed: use bfloat16 or float32")
-        return DeepSpeedDescent(policy, config.train, processes)
+        return DeepSpeedOptimizer(policy, config.train, processes)
     optimizer = build_optimizer(policy.parameters(), config.train, unfused=halves)
     scaler = torch.amp.GradScaler(device, enabled=halves)
-    return PlainDescent(policy, optimizer, scaler, config.train.max_grad_norm, processes)
+    return PlainOptimizer(policy, optimizer, scaler, config.train.max_grad_norm, processes)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from stepcredit.algorithms.minibatch import Experience
 from stepcredit.algorithms.ppo import step_gradient
-from stepcredit.algorithms.step_sampling import step_draw
+from stepcredit.algorithms.step_sampling import sample_steps
 from stepcredit.config import TrainConfig
 from stepcredit.credit._profiles import step_profiles
-from stepcredit.distributed.partition import Share, deal
-from stepcredit.distributed.process_group import Processes
+from stepcredit.distributed.partition import Partition, partition_images
+from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
 from stepcredit.evaluation import evaluate
-from stepcredit.policy.checks.replay_check import SINGLE_TOLERANCE, TOLERANCE, self_check
+from stepcredit.policy.checks.replay_check import SINGLE_TOLERANCE, TOLERANCE, replay_check
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores, checked
 from stepcredit.rewards.core.scores import join
@@ -31,9 +31,9 @@ from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.profiler import profiled, profiled_epoch
 from stepcredit.runs.progress import Progress
 from stepcredit.runs.timing import Clock, peak_memory_bytes
-from stepcredit.training.checkpointing import Keeper
-from stepcredit.training.recovery import Guard, require_finite
-from stepcredit.training.reward_queue import Scoring
+from stepcredit.training.checkpointing import Checkpointer
+from stepcredit.training.recovery import Recovery, require_finite
+from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.training.sampling_plan import evaluation_plan, image_groups, largest_update, microbatch, training_plan
 from stepcredit.training.state import TrainingState
 from stepcredit.training.update import update_policy
@@ -46,7 +46,7 @@ class Trainer:
     """Trains `policy` on `reward`, spreading each image's advantage over its steps by `credit`.
 
     The state of a run (`state`) changes in one part of an epoch only, from the moment when the scores are there until
-    the metrics are recorded; whatever stops the run elsewhere leaves a checkpoint of it (`keeper`). Nothing is written
+    the metrics are recorded; whatever stops the run elsewhere leaves a checkpoint of it (`checkpointer`). Nothing is written
     before `train`.
 
     Args:
@@ -68,7 +68,7 @@ class Trainer:
         run: RunDirectory,
         progress: Progress | None = None,
         weights_dir: Path | None = None,
-        processes: Processes | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -79,11 +79,11 @@ class Trainer:
         self.progress = progress or Progress()
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
-        self.processes = processes or Processes()
-        halves = not self.processes.in_step
-        guard = Guard(config.train.max_skipped_updates, self.progress.note, halves=halves)
+        self.processes = processes or ProcessGroup()
+        halves = not self.processes.sharded
+        guard = Recovery(config.train.max_skipped_updates, self.progress.note, halves=halves)
         self.state = TrainingState(config, policy, guard, credit, self.processes)
-        self.keeper = Keeper(run, self.state, self.progress, self.processes)
+        self.checkpointer = Checkpointer(run, self.state, self.progress, self.processes)
         self._require_images()
 
     def train(self) -> Path:
@@ -92,12 +92,12 @@ class Trainer:
         However it stops before that, no finished epoch is lost, unless in the middle of an update.
 
         Raises:
-            RewardError, Stopped: the run can go on once what the line says is mended.
+            RewardError, ResumableError: the run can go on once what the line says is mended.
             OSError: the run directory cannot be written; what is in it is whole.
         """
-        with self.keeper.kept_if_stopped():
+        with self.checkpointer.save_on_exit():
             if self.finished_epochs == 0:
-                self.keeper.save()
+                self.checkpointer.save()
             if self._due(self.config.run.grid_every) and self._undrawn():
                 self.draw_grid()
             looked_at = profiled_epoch(self.finished_epochs, self.config.train.epochs)
@@ -107,8 +107,8 @@ class Trainer:
             return self._export()
 
     def resume(self) -> None:
-        """Go back to the newest sound checkpoint of the run; see `Keeper.resume`."""
-        self.keeper.resume()
+        """Go back to the newest sound checkpoint of the run; see `Checkpointer.resume`."""
+        self.checkpointer.resume()
 
     @property
     def finished_epochs(self) -> int:
@@ -116,26 +116,26 @@ class Trainer:
 
     def epoch(self, epoch: int) -> None:
         clock = Clock()
-        with self.keeper.placed(f"epoch {epoch + 1}"):
+        with self.checkpointer.located(f"epoch {epoch + 1}"):
             prompts = self.draw_prompts(epoch)
-            share = self.share(epoch, len(prompts))
-            trajectory, scores = self.sample_and_score(prompts, share, epoch, clock)
+            partition = self.partition(epoch, len(prompts))
+            trajectory, scores = self.sample_and_score(prompts, partition, epoch, clock)
 
-            with self.keeper.indivisible():
+            with self.checkpointer.uninterrupted():
                 with clock("credit"):
                     texts = [prompt.text for prompt in prompts]
                     advantage = self.advantage(texts, scores)
-                    step_advantages, credited = self.spread(trajectory, texts, advantage, share)
-                    self.measure(trajectory, advantage, share)
+                    step_advantages, credited = self.spread(trajectory, texts, advantage, partition)
+                    self.measure(trajectory, advantage, partition)
                 trajectory = replace(trajectory, x0=None)  # only credit needs it; the update can use its memory
                 with clock("training"):
-                    updated = self.update(trajectory, step_advantages, share, epoch)
+                    updated = self.update(trajectory, step_advantages, partition, epoch)
                 self.state.finished_epochs += 1
                 self.state.reward_queries += len(prompts)
                 self.record(scores, updated | credited | clock.metrics())
 
         if self._due(self.config.run.checkpoint_every):
-            self.keeper.save()
+            self.checkpointer.save()
         if self._due(self.config.run.grid_every):
             self.draw_grid()
 
@@ -150,71 +150,71 @@ class Trainer:
             images_per_prompt=sample.images_per_prompt,
         )
 
-    def share(self, epoch: int, images: int) -> Share:
+    def partition(self, epoch: int, images: int) -> Partition:
         """Which of the epoch's images this process samples and trains."""
         groups = image_groups(images, self.config.train.updates_per_epoch, self._shuffle(epoch))
-        return deal(list(groups), self.processes)
+        return partition_images(list(groups), self.processes)
 
     def sample_and_score(
-        self, prompts: Sequence[Prompt], share: Share, epoch: int, clock: Clock
+        self, prompts: Sequence[Prompt], partition: Partition, epoch: int, clock: Clock
     ) -> tuple[Trajectory, Scores]:
-        """The walks of this process, and the scores of the images of all, in the order of `prompts`."""
-        with self.scoring(share.of(prompts), self.config.reward.overlap) as scoring:
-            walked: list[Trajectory] = []
+        """The trajectories of this process, and the scores of the images of all, in the order of `prompts`."""
+        with self.reward_queue(partition.local(prompts), self.config.reward.overlap) as reward_queue:
+            recorded: list[Trajectory] = []
 
             def own() -> Scores:
                 with clock("sampling"):
-                    trajectory, images = self.sample(prompts, share, epoch, scoring)
-                    walked.append(trajectory)
+                    trajectory, images = self.sample(prompts, partition, epoch, reward_queue)
+                    recorded.append(trajectory)
                 with clock("waiting"):
-                    return self.score(images, scoring)
+                    return self.score(images, reward_queue)
 
-            scores = join(self.processes.together(own))
-        clock.add("reward", scoring.seconds)
-        return walked[0], scores.reordered(share.order)
+            scores = join(self.processes.run_on_all(own))
+        clock.add("reward", reward_queue.seconds)
+        return recorded[0], scores.reordered(partition.order)
 
     def sample(
-        self, prompts: Sequence[Prompt], share: Share, epoch: int, scoring: Scoring
+        self, prompts: Sequence[Prompt], partition: Partition, epoch: int, reward_queue: RewardQueue
     ) -> tuple[Trajectory, Tensor]:
-        """One walk and one image (n,3,H,W) for each of this process's `prompts`; every batch goes to `scoring` as soon
+        """One trajectory and one image (n,3,H,W) for each of this process's `prompts`; every batch goes to `reward_queue` as soon
         as it is finished.
 
         The first epoch after a start or resume is replayed to check.
         """
         self.progress.phase("sampling")
         seeds = sample_seeds(self.config.run.seed, Stream.TRAINING, epoch * len(prompts), len(prompts))
-        plan = training_plan(self.config, share.size, epoch)
+        plan = training_plan(self.config, partition.size, epoch)
         keep = self.credit.needs_x0
-        own = share.of(prompts), share.of(seeds)
-        rollout = self.policy.rollout(*own, plan, keep_x0=keep, on_batch=scoring.add, among=prompts)
+        own = partition.local(prompts), partition.local(seeds)
+        rollout = self.policy.rollout(*own, plan, keep_x0=keep, on_batch=reward_queue.add, among=prompts)
         if not self.replays:
             self.progress.phase("self-check")
-            trained_at_once = microbatch(self.config.train, share.size)
+            trained_at_once = microbatch(self.config.train, partition.size)
             checked_at_once = trained_at_once if self.state.guard.microbatch is None else plan.batch
-            found = self_check(self.policy, rollout.trajectory, plan.batch, checked_at_once)
+            found = replay_check(self.policy, rollout.trajectory, plan.batch, checked_at_once)
             self.progress.note(f"self-check: {found}")
-            self._require_mixing(trained_at_once, share.size)
+            self._require_mixing(trained_at_once, partition.size)
             self.replays = True
         require_finite("the latents that the model draws", rollout.trajectory.final)
         return rollout.trajectory, rollout.images
 
-    def score(self, images: Tensor, scoring: Scoring) -> Scores:
+    def score(self, images: Tensor, reward_queue: RewardQueue) -> Scores:
         """The scores of the epoch's images, those that are not there yet waited for."""
         self.progress.phase("reward")
-        return scoring.scores(images)
+        return reward_queue.scores(images)
 
     def values(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         """Scores (B,) of images that are not trained on, which every process has: the main one asks the reward."""
 
         def scored() -> Tensor:
-            with self.scoring(prompts, overlap=False) as scoring:
-                return scoring.scores(images).values
+            with self.reward_queue(prompts, overlap=False) as reward_queue:
+                return reward_queue.scores(images).values
 
         self.progress.phase("reward")
-        return self.processes.on_main(scored)
+        return self.processes.run_on_main(scored)
 
-    def scoring(self, prompts: Sequence[Prompt], overlap: bool) -> Scoring:
-        return Scoring(self.reward, prompts, overlap=overlap, timeout=self.config.reward.timeout)
+    def reward_queue(self, prompts: Sequence[Prompt], overlap: bool) -> RewardQueue:
+        return RewardQueue(self.reward, prompts, overlap=overlap, timeout=self.config.reward.timeout)
 
     def advantage(self, prompts: Sequence[str], scores: Scores) -> Tensor:
         """(B,), told of if all are 0."""
@@ -227,36 +227,38 @@ class Trainer:
         return advantage
 
     def spread(
-        self, trajectory: Trajectory, prompts: Sequence[str], advantage: Tensor, share: Share
+        self, trajectory: Trajectory, prompts: Sequence[str], advantage: Tensor, partition: Partition
     ) -> tuple[Tensor, dict[str, Any]]:
         """M (N,T) of the epoch's images, and figures of it."""
-        spread, figures = self.state.advantages.of_steps(self.credit, trajectory, prompts, advantage, share)
+        spread, figures = self.state.advantages.of_steps(self.credit, trajectory, prompts, advantage, partition)
         return spread, figures | step_profiles(trajectory, spread)
 
-    def measure(self, trajectory: Trajectory, advantage: Tensor, share: Share) -> None:
+    def measure(self, trajectory: Trajectory, advantage: Tensor, partition: Partition) -> None:
         """Let a rule that looks at gradients do so, each step's under `advantage` (N,) itself."""
         if not isinstance(self.credit, MeasuringCredit):
             return
         state, train, credit = self.state, self.config.train, self.credit
         plain = advantage.to(trajectory.latents.device).unsqueeze(1).expand(-1, trajectory.steps)
-        experience = Experience(trajectory, plain, share)
+        experience = Experience(trajectory, plain, partition)
 
         def measured(size: int) -> None:
             credit.measure(
-                trajectory, partial(step_gradient, self.policy, state.descent.scaler, experience, train, size)
+                trajectory, partial(step_gradient, self.policy, state.optimizer.scaler, experience, train, size)
             )
 
-        state.guard.in_memory(measured, state.descent.clear, microbatch(train, share.size))
+        state.guard.retry_out_of_memory(measured, state.optimizer.clear, microbatch(train, partition.size))
 
-    def update(self, trajectory: Trajectory, step_advantages: Tensor, share: Share, epoch: int) -> dict[str, float]:
+    def update(
+        self, trajectory: Trajectory, step_advantages: Tensor, partition: Partition, epoch: int
+    ) -> dict[str, float]:
         """Update the policy; says so if updates were skipped, or first ratios further from 1 than replays may be."""
         self.progress.phase("training")
         state, train = self.state, self.config.train
-        draw = step_draw(train, trajectory, step_advantages, self.config.run.seed, epoch)
+        draw = sample_steps(train, trajectory, step_advantages, self.config.run.seed, epoch)
         figures = update_policy(
             self.policy,
-            state.descent,
-            Experience(trajectory, step_advantages[share.rows], share, draw),
+            state.optimizer,
+            Experience(trajectory, step_advantages[partition.rows], partition, draw),
             train,
             self._shuffle(epoch),
             self.progress.tick,
@@ -289,7 +291,7 @@ class Trainer:
             **figures,
             "peak_memory_bytes": peak_memory_bytes(),
         }
-        complaint = self.processes.on_main(lambda: self.run.append_metrics(row))
+        complaint = self.processes.run_on_main(lambda: self.run.append_metrics(row))
         self.progress.epoch(row)
         if complaint:
             self.progress.note(complaint)
@@ -301,11 +303,11 @@ class Trainer:
         where = f"sample grid after epoch {self.finished_epochs}" if self.finished_epochs else "first sample grid"
         prompts = self.draw_prompts(epoch=0)
         first = prompts[:: self.config.sample.images_per_prompt]
-        plan = evaluation_plan(self.config, self.share(0, len(prompts)).size)
-        with self.keeper.placed(where):
+        plan = evaluation_plan(self.config, self.partition(0, len(prompts)).size)
+        with self.checkpointer.located(where):
             seen = evaluate(self.policy, self.values, first, run.grid_images, run.seed, plan)
         path = self.run.grid_path(self.finished_epochs)
-        self.processes.on_main(lambda: save_grid(path, seen.images, seen.captions()))
+        self.processes.run_on_main(lambda: save_grid(path, seen.images, seen.captions()))
 
     def _require_mixing(self, pairs: int, images: int) -> None:
         """Refuse what would train every image of an update several times over, to no use."""
@@ -319,7 +321,7 @@ class Trainer:
     def _agree_on_microbatch(self, epoch: int) -> None:
         """Go on with the smallest that memory has left any process, which the checkpoint of the main one then holds."""
         guard = self.state.guard
-        left = [size for size in self.processes.exchange(guard.microbatch) if size is not None]
+        left = [size for size in self.processes.all_gather(guard.microbatch) if size is not None]
         if left and guard.microbatch != min(left):
             guard.microbatch = min(left)
             self.progress.note(
@@ -328,7 +330,7 @@ class Trainer:
             )
 
     def _export(self) -> Path:
-        if self.processes.in_step and not self.processes.main:
+        if self.processes.sharded and not self.processes.is_main:
             with TemporaryDirectory() as unwanted:  # it gives its part; a LoRA is whole here too, and would be written
                 self.policy.export(Path(unwanted))
 
@@ -336,7 +338,7 @@ class Trainer:
             with written_whole(self.weights_dir) as folder:
                 return self.policy.export(folder).relative_to(folder)
 
-        return self.weights_dir / self.processes.on_main(written)
+        return self.weights_dir / self.processes.run_on_main(written)
 
     def _shuffle(self, epoch: int) -> np.random.Generator:
         """Orders the images of an epoch for its updates, from the beginning again."""
@@ -347,18 +349,18 @@ class Trainer:
         return self.finished_epochs % every == 0 or self.finished_epochs == self.config.train.epochs
 
     def _undrawn(self) -> bool:
-        return self.processes.on_main(lambda: not self.run.grid_path(self.finished_epochs).exists())
+        return self.processes.run_on_main(lambda: not self.run.grid_path(self.finished_epochs).exists())
 
     def _profiled(self, wanted: bool) -> AbstractContextManager[None]:
-        if not (wanted and self.config.run.profile and self.processes.main):
+        if not (wanted and self.config.run.profile and self.processes.is_main):
             return nullcontext()
-        return profiled(self.run.profile_dir, self.state.descent.optimizer, self.progress)
+        return profiled(self.run.profile_dir, self.state.optimizer.optimizer, self.progress)
 
     def _require_images(self) -> None:
         images, updates, count = (
             len(self.draw_prompts(epoch=0)),
             self.config.train.updates_per_epoch,
-            self.processes.count,
+            self.processes.world_size,
         )
         if count > 1 and isinstance(self.credit, MeasuringCredit):
             raise InputError(
@@ -368,7 +370,7 @@ class Trainer:
             raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images")
         if count > images:
             raise InputError(f"there are {count} processes but an epoch has only {images} images")
-        if self.processes.in_step and self.config.train.sampled_steps is not None:
+        if self.processes.sharded and self.config.train.sampled_steps is not None:
             raise InputError("model.shard and train.sampled_steps exclude each other: leave one of them out")
-        if self.processes.in_step and images % count:
+        if self.processes.sharded and images % count:
             raise InputError(f"with model.shard, {count} processes cannot share {images} images: each needs as many")

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from stepcredit.algorithms.metrics import UpdateStatistics, everywhere
+from stepcredit.algorithms.metrics import UpdateMetrics, gather_metrics
 from stepcredit.algorithms.minibatch import Experience
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainSection
-from stepcredit.distributed.optimizer import Descent
-from stepcredit.training.recovery import Guard
+from stepcredit.distributed.optimizer import TrainingOptimizer
+from stepcredit.training.recovery import Recovery
 from stepcredit.training.sampling_plan import image_groups, microbatch
 from stepcredit.types import Policy
 
@@ -22,12 +22,12 @@ Tick = Callable[[int, int], None]
 
 def update_policy(
     policy: Policy,
-    descent: Descent,
+    optimizer: TrainingOptimizer,
     experience: Experience,
     section: TrainSection,
     rng: np.random.Generator,
     tick: Tick = lambda done, total: None,
-    guard: Guard | None = None,
+    guard: Recovery | None = None,
 ) -> dict[str, float]:
     """Train on every trainable (image, step) of `experience`, or those it has drawn, `section.inner_epochs` times.
 
@@ -44,29 +44,29 @@ def update_policy(
         guard: halves the micro-batch where memory runs out, and ends a row of updates that are not finite.
 
     Returns:
-        the summary of `UpdateStatistics`, of all processes.
+        the summary of `UpdateMetrics`, of all processes.
 
     Raises:
-        Stopped: `guard` has seen enough.
+        ResumableError: `guard` has seen enough.
     """
-    statistics, guard = UpdateStatistics(), guard or Guard()
-    share, updates = experience.share, section.inner_epochs * section.updates_per_epoch
-    for done, group in enumerate(groups(share.total, section, rng)):
+    statistics, guard = UpdateMetrics(), guard or Recovery()
+    partition, updates = experience.partition, section.inner_epochs * section.updates_per_epoch
+    for done, group in enumerate(groups(partition.total, section, rng)):
         part = experience.part(group, mixed=policy.mixes_steps, first=done == 0)
-        gradient = partial(accumulate_gradient, policy, descent.scaler, experience, part, section)
-        found = guard.in_memory(gradient, descent.clear, microbatch(section, share.size))
-        step = descent.step(found.loss)
+        gradient = partial(accumulate_gradient, policy, optimizer.scaler, experience, part, section)
+        found = guard.retry_out_of_memory(gradient, optimizer.clear, microbatch(section, partition.size))
+        step = optimizer.step(found.loss)
         if step.made:
             found.grad_norm.append(step.norm)
             statistics.add(found)
             guard.stepped()
         else:
             statistics.skip(found)
-            guard.skipped(descent.scaler)
-        descent.scaler.update()
-        descent.clear()
+            guard.skipped(optimizer.scaler)
+        optimizer.scaler.update()
+        optimizer.clear()
         tick(done + 1, updates)
-    return everywhere(statistics, share.processes).summary()
+    return gather_metrics(statistics, partition.processes).summary()
 
 
 def groups(images: int, section: TrainSection, rng: np.random.Generator) -> Iterator[Tensor]:

@@ -10,36 +10,36 @@ import torch
 from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy, tiny_sd
 
 from stepcredit.errors import InputError
-from stepcredit.policy.checks.replay_check import SelfCheck, self_check
+from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Trajectory
 
 
 @pytest.fixture
-def walked() -> tuple[PipelinePolicy, Trajectory]:
+def recorded() -> tuple[PipelinePolicy, Trajectory]:
     policy = tiny_policy()
     return policy, policy.rollout(PROMPTS, SEEDS).trajectory
 
 
-def test_a_sound_pipeline_passes_exactly(walked: tuple[PipelinePolicy, Trajectory]) -> None:
-    check = self_check(*walked)
-    assert check == SelfCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="mixed-steps")
+def test_a_sound_pipeline_passes_exactly(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
+    check = replay_check(*recorded)
+    assert check == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="mixed-steps")
     assert str(check) == "4 steps of 4 images replay exact (mixed-steps)"
-    assert all(parameter.grad is None for parameter in walked[0].parameters())
+    assert all(parameter.grad is None for parameter in recorded[0].parameters())
 
 
 def test_split_rollouts_are_exact_in_their_own_batches() -> None:
     policy = tiny_policy()
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3)).trajectory
-    assert self_check(policy, walk, batch=3).max_deviation == 0.0
-    assert self_check(policy, walk).max_deviation <= 1e-6
-    assert self_check(policy, walk, batch=3, microbatch=2).max_deviation <= 1e-6
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3)).trajectory
+    assert replay_check(policy, trajectory, batch=3).max_deviation == 0.0
+    assert replay_check(policy, trajectory).max_deviation <= 1e-6
+    assert replay_check(policy, trajectory, batch=3, microbatch=2).max_deviation <= 1e-6
 
 
 def test_training_batches_that_round_otherwise_are_refused_with_the_remedy(
-    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+    recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, walk = walked
+    policy, trajectory = recorded
     own = policy.replay
 
     def by_size(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
@@ -48,70 +48,70 @@ def test_training_batches_that_round_otherwise_are_refused_with_the_remedy(
 
     monkeypatch.setattr(policy, "replay", by_size)
     with pytest.raises(InputError, match=r"replayed 2 images at a time, .* 4 at a time .* leave sample\.batch unset"):
-        self_check(policy, walk, batch=4, microbatch=2)
-    assert self_check(policy, walk, batch=4, microbatch=4).max_deviation == 0.0
+        replay_check(policy, trajectory, batch=4, microbatch=2)
+    assert replay_check(policy, trajectory, batch=4, microbatch=4).max_deviation == 0.0
 
 
-def test_the_walk_is_replayed_whole_where_only_that_is_exact(
-    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+def test_the_trajectory_is_replayed_whole_where_only_that_is_exact(
+    recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, walk = walked
+    policy, trajectory = recorded
     own, tried = policy.replay, []
 
     def off_in_one_step(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
         tried.append(policy.replay_mode)
         transition = own(trajectory, step, rows)
-        return replace(transition, mean=transition.mean + (policy.replay_mode != "full-walk"))
+        return replace(transition, mean=transition.mean + (policy.replay_mode != "full-trajectory"))
 
     monkeypatch.setattr(policy, "replay", off_in_one_step)
-    check = self_check(policy, walk)
-    assert list(dict.fromkeys(tried)) == ["mixed-steps", "one-step", "full-walk"]
-    assert check.mode == policy.replay_mode == "full-walk" and check.max_deviation == 0.0
+    check = replay_check(policy, trajectory)
+    assert list(dict.fromkeys(tried)) == ["mixed-steps", "one-step", "full-trajectory"]
+    assert check.mode == policy.replay_mode == "full-trajectory" and check.max_deviation == 0.0
 
 
 def test_steps_without_variance_are_left_out() -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
-    check = self_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory)
+    check = replay_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory)
     assert check.trained == (0, 1, 2)
     assert str(check).endswith("; not trained, without noise or with too little: step 4 of 4")
 
 
-def test_weights_that_changed_since_the_rollout(walked: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, walk = walked
+def test_weights_that_changed_since_the_rollout(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = recorded
     perturb(policy)
     with pytest.raises(InputError, match=r"^this pipeline does not replay: .* at step \d of 4 \(allowed 1e-06\)"):
-        self_check(policy, walk)
+        replay_check(policy, trajectory)
 
 
 @pytest.mark.parametrize("untrainable", [0, 3])
-def test_the_step_that_differs_is_named(walked: tuple[PipelinePolicy, Trajectory], untrainable: int) -> None:
-    policy, walk = walked
-    log_probs, trainable = walk.log_probs.clone(), walk.trainable.clone()
+def test_the_step_that_differs_is_named(recorded: tuple[PipelinePolicy, Trajectory], untrainable: int) -> None:
+    policy, trajectory = recorded
+    log_probs, trainable = trajectory.log_probs.clone(), trajectory.trainable.clone()
     log_probs[1, 2] += 0.5
     trainable[untrainable] = False
     with pytest.raises(InputError, match=r"differ by 5\.00e-01 at step 3 of 4"):
-        self_check(policy, replace(walk, log_probs=log_probs, trainable=trainable))
+        replay_check(policy, replace(trajectory, log_probs=log_probs, trainable=trainable))
 
 
-def test_a_replay_that_is_not_a_number(walked: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, walk = walked
-    log_probs = walk.log_probs.clone()
+def test_a_replay_that_is_not_a_number(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = recorded
+    log_probs = trajectory.log_probs.clone()
     log_probs[0, 1] = torch.nan
     with pytest.raises(InputError, match="differ by nan at step 2 of 4"):
-        self_check(policy, replace(walk, log_probs=log_probs))
+        replay_check(policy, replace(trajectory, log_probs=log_probs))
 
 
-def test_frozen_weights(walked: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, walk = walked
+def test_frozen_weights(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = recorded
     policy.pipeline.unet.requires_grad_(False)
     with pytest.raises(InputError, match="no gradient reaches the trained weights"):
-        self_check(policy, walk)
+        replay_check(policy, trajectory)
 
 
 def test_micro_batches_that_are_cut_wrongly(
-    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+    recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, walk = walked
+    policy, trajectory = recorded
     own = policy.replay
 
     def other_row(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
@@ -119,19 +119,21 @@ def test_micro_batches_that_are_cut_wrongly(
 
     monkeypatch.setattr(policy, "replay", other_row)
     with pytest.raises(InputError, match="one image replayed without the rest of its batch differs"):
-        self_check(policy, walk)
+        replay_check(policy, trajectory)
 
 
-def test_a_walk_with_nothing_to_train(walked: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, walk = walked
-    with pytest.raises(InputError, match=r"no step of the walk has enough noise to be trained: raise sample\.eta"):
-        self_check(policy, replace(walk, trainable=torch.zeros(4, dtype=torch.bool)))
+def test_a_trajectory_with_nothing_to_train(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = recorded
+    with pytest.raises(
+        InputError, match=r"no step of the trajectory has enough noise to be trained: raise sample\.eta"
+    ):
+        replay_check(policy, replace(trajectory, trainable=torch.zeros(4, dtype=torch.bool)))
 
 
 def test_a_pipeline_that_fails_with_steps_mixed_is_replayed_step_by_step(
-    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+    recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, walk = walked
+    policy, trajectory = recorded
     own = policy.replay
 
     def failing(trajectory: Trajectory, step: Any, rows: Any = None) -> Any:
@@ -140,27 +142,27 @@ def test_a_pipeline_that_fails_with_steps_mixed_is_replayed_step_by_step(
         return own(trajectory, step, rows)
 
     monkeypatch.setattr(policy, "replay", failing)
-    check = self_check(policy, walk)
+    check = replay_check(policy, trajectory)
     assert check.mode == "one-step" and check.max_deviation == 0.0
 
 
 def test_a_failure_with_one_step_is_told_as_it_is(
-    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+    recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, walk = walked
+    policy, trajectory = recorded
 
     def failing(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(policy, "replay", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
-        self_check(policy, walk)
+        replay_check(policy, trajectory)
 
 
 def test_the_check_mixes_as_many_steps_as_it_can(
-    walked: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+    recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, walk = walked
+    policy, trajectory = recorded
     own, kinds = policy.replay, []
 
     def counting(trajectory: Trajectory, step: Any, rows: Any = None) -> Any:
@@ -168,5 +170,5 @@ def test_the_check_mixes_as_many_steps_as_it_can(
         return own(trajectory, step, rows)
 
     monkeypatch.setattr(policy, "replay", counting)
-    self_check(policy, walk, batch=4)
+    replay_check(policy, trajectory, batch=4)
     assert kinds == [4, 4, 4, 4, 1]

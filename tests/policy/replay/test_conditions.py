@@ -20,7 +20,7 @@ from stepcredit.algorithms.ppo import replay
 from stepcredit.config import RewardSection
 from stepcredit.credit import build_credit
 from stepcredit.maths import gaussian, loss
-from stepcredit.policy.checks.replay_check import self_check
+from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward
@@ -72,31 +72,31 @@ def moved(
     return policy
 
 
-def walk_of(policy: PipelinePolicy, batch: int | None = None, noisy: range = range(4)) -> Trajectory:
+def trajectory_of(policy: PipelinePolicy, batch: int | None = None, noisy: range = range(4)) -> Trajectory:
     return policy.rollout(PROMPTS, SEEDS, Plan(4, noisy, batch)).trajectory
 
 
-def first_ratio(policy: PipelinePolicy, walk: Trajectory, size: int = 4) -> float:
+def first_ratio(policy: PipelinePolicy, trajectory: Trajectory, size: int = 4) -> float:
     """Largest |ratio - 1| of an update that replays `size` pairs at a time, steps mixed and not, with gradients."""
-    steps = walk.trainable.nonzero().flatten().tolist()
-    mixed = pair_batches(torch.arange(len(walk)), list(reversed(steps)), size, mixed=policy.mixes_steps)
+    steps = trajectory.trainable.nonzero().flatten().tolist()
+    mixed = pair_batches(torch.arange(len(trajectory)), list(reversed(steps)), size, mixed=policy.mixes_steps)
     every_image = (
         (rows, at)
-        for row in range(len(walk))
+        for row in range(len(trajectory))
         for rows, at in pair_batches(torch.tensor([row]), steps, size, mixed=policy.mixes_steps)
     )
-    return float(torch.stack([_deviation(policy, walk, *batch, size) for batch in [*mixed, *every_image]]).amax())
+    return float(torch.stack([_deviation(policy, trajectory, *batch, size) for batch in [*mixed, *every_image]]).amax())
 
 
-def _deviation(policy: PipelinePolicy, walk: Trajectory, rows: Tensor, steps: Tensor, size: int) -> Tensor:
-    transition = replay(policy, walk, rows, steps, size)
+def _deviation(policy: PipelinePolicy, trajectory: Trajectory, rows: Tensor, steps: Tensor, size: int) -> Tensor:
+    transition = replay(policy, trajectory, rows, steps, size)
     assert transition.mean.requires_grad
-    value = gaussian.log_prob(walk.latents[rows, steps + 1], transition.mean, transition.std)
-    return loss.ratio_max_deviation(value.detach(), walk.log_probs[rows, steps])
+    value = gaussian.log_prob(trajectory.latents[rows, steps + 1], transition.mean, transition.std)
+    return loss.ratio_max_deviation(value.detach(), trajectory.log_probs[rows, steps])
 
 
-def gradients(policy: PipelinePolicy, walk: Trajectory, step: int = 1) -> list[Tensor]:
-    log_prob(policy, walk, step).sum().backward()
+def gradients(policy: PipelinePolicy, trajectory: Trajectory, step: int = 1) -> list[Tensor]:
+    log_prob(policy, trajectory, step).sum().backward()
     return [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
 
 
@@ -104,7 +104,7 @@ def gradients(policy: PipelinePolicy, walk: Trajectory, step: int = 1) -> list[T
 @pytest.mark.parametrize("name", [*UNET_AND_TRANSFORMERS, "qwen_image"])
 def test_every_dtype(name: str, dtype: str) -> None:
     policy = moved(name, dtype=dtype)
-    whole, halves = walk_of(policy), walk_of(policy, batch=2)
+    whole, halves = trajectory_of(policy), trajectory_of(policy, batch=2)
     assert first_ratio(policy, whole) <= EXACT
     assert first_ratio(policy, halves, size=2) <= EXACT
     assert first_ratio(policy, whole, size=3) <= OTHER_BATCH[dtype]
@@ -113,10 +113,10 @@ def test_every_dtype(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
 def test_gradient_checkpointing_changes_neither_ratio_nor_gradient(name: str) -> None:
     plain, recomputing = moved(name), moved(name, model={"gradient_checkpointing": True})
-    walk = walk_of(recomputing)
-    assert torch.equal(walk.latents, walk_of(plain).latents)
-    assert first_ratio(recomputing, walk) <= EXACT
-    expected, found = gradients(plain, walk_of(plain)), gradients(recomputing, walk)
+    trajectory = trajectory_of(recomputing)
+    assert torch.equal(trajectory.latents, trajectory_of(plain).latents)
+    assert first_ratio(recomputing, trajectory) <= EXACT
+    expected, found = gradients(plain, trajectory_of(plain)), gradients(recomputing, trajectory)
     assert expected and len(expected) == len(found)
     assert all(torch.equal(left, right) for left, right in zip(expected, found, strict=True))
 
@@ -124,10 +124,10 @@ def test_gradient_checkpointing_changes_neither_ratio_nor_gradient(name: str) ->
 @pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
 def test_train_mode_is_eval_mode(name: str) -> None:
     policy = moved(name)
-    walk = walk_of(policy)
+    trajectory = trajectory_of(policy)
     getattr(policy.pipeline, policy.denoiser).train()
-    assert first_ratio(policy, walk) <= EXACT
-    assert torch.equal(walk_of(policy).latents, walk.latents)
+    assert first_ratio(policy, trajectory) <= EXACT
+    assert torch.equal(trajectory_of(policy).latents, trajectory.latents)
 
 
 @pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
@@ -137,16 +137,16 @@ def test_attention_slicing_switched_off_again(name: str) -> None:
         policy.pipeline.disable_attention_slicing()
 
     policy = moved(name, on_and_off)
-    assert first_ratio(policy, walk_of(policy)) <= EXACT
-    assert torch.equal(walk_of(policy).latents, walk_of(moved(name)).latents)
+    assert first_ratio(policy, trajectory_of(policy)) <= EXACT
+    assert torch.equal(trajectory_of(policy).latents, trajectory_of(moved(name)).latents)
 
 
 @pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
 def test_vae_tiling_is_for_images_alone(name: str) -> None:
     plain, tiled = moved(name), moved(name, model={"vae_tiling": True})
     tiled.pipeline.vae.tile_latent_min_size, tiled.pipeline.vae.tile_sample_min_size = 4, 8
-    walk = walk_of(tiled)
-    assert first_ratio(tiled, walk) <= EXACT
+    trajectory = trajectory_of(tiled)
+    assert first_ratio(tiled, trajectory) <= EXACT
     rollouts = [policy.rollout(PROMPTS, SEEDS, Plan(4, range(4))) for policy in (plain, tiled)]
     assert torch.equal(rollouts[0].trajectory.latents, rollouts[1].trajectory.latents)
     assert rollouts[0].images.shape == rollouts[1].images.shape
@@ -172,9 +172,9 @@ def compiled(name: str) -> PipelinePolicy:
     return policy
 
 
-def off_the_plain_gradient(policy: PipelinePolicy, plain: PipelinePolicy, walk: Trajectory) -> float:
+def off_the_plain_gradient(policy: PipelinePolicy, plain: PipelinePolicy, trajectory: Trajectory) -> float:
     """The relative error of the gradient of a step, next to that of another policy with the same weights."""
-    expected, found = gradients(plain, walk), gradients(policy, walk)
+    expected, found = gradients(plain, trajectory), gradients(policy, trajectory)
     assert len(expected) == len(found) and all(gradient.any() for gradient in expected)
     difference = [(left - right).flatten() for left, right in zip(expected, found, strict=True)]
     return float(torch.cat(difference).norm() / torch.cat([part.flatten() for part in expected]).norm())
@@ -187,9 +187,9 @@ def off_the_plain_gradient(policy: PipelinePolicy, plain: PipelinePolicy, walk: 
 )
 def test_a_compiled_denoiser(name: str) -> None:
     policy = compiled(name)
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
-    assert first_ratio(policy, walk) <= COMPILED
-    assert off_the_plain_gradient(policy, small(name), walk) <= COMPILED_GRADIENT
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
+    assert first_ratio(policy, trajectory) <= COMPILED
+    assert off_the_plain_gradient(policy, small(name), trajectory) <= COMPILED_GRADIENT
 
 
 @pytest.mark.slow
@@ -200,9 +200,9 @@ def test_a_denoiser_that_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(SD3Transformer2DModel, "_repeated_blocks", None)
     policy = small("sd3", compile=True)
     assert policy.pipeline.transformer._compiled_call_impl is not None
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
-    assert first_ratio(policy, walk) <= COMPILED
-    assert off_the_plain_gradient(policy, small("sd3"), walk) <= COMPILED_GRADIENT
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
+    assert first_ratio(policy, trajectory) <= COMPILED
+    assert off_the_plain_gradient(policy, small("sd3"), trajectory) <= COMPILED_GRADIENT
 
 
 @pytest.mark.slow
@@ -211,9 +211,9 @@ def test_a_denoiser_that_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_denoiser_compiled_by_inductor(name: str) -> None:
     torch._dynamo.reset()
     policy = compiled(name)
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
-    assert first_ratio(policy, walk) <= INDUCTOR
-    assert off_the_plain_gradient(policy, small(name), walk) <= INDUCTOR_GRADIENT
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2))).trajectory
+    assert first_ratio(policy, trajectory) <= INDUCTOR
+    assert off_the_plain_gradient(policy, small(name), trajectory) <= INDUCTOR_GRADIENT
 
 
 def trainer(folder: Path, name: str, dtype: str = "float32", **sections: Any) -> Trainer:
@@ -256,45 +256,46 @@ def test_the_loss_is_scaled_in_float16_only(dtype: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
 def test_every_sampler_of_flow_models(name: str, sampler: str) -> None:
     policy = moved(name, sample={"sampler": sampler, "noise_level": 0.4})
-    walk = walk_of(policy, batch=2)
-    check = self_check(policy, walk, batch=2)
+    trajectory = trajectory_of(policy, batch=2)
+    check = replay_check(policy, trajectory, batch=2)
     assert check.max_deviation <= EXACT
-    assert first_ratio(policy, walk, size=2) <= EXACT
+    assert first_ratio(policy, trajectory, size=2) <= EXACT
     last = sampler != "cps"
-    assert walk.trainable.tolist() == [True, True, True, last]
-    assert walk.log_probs[:, 3].any() == last
+    assert trajectory.trainable.tolist() == [True, True, True, last]
+    assert trajectory.log_probs[:, 3].any() == last
     left_out = "; not trained, without noise or with too little: step 4 of 4"
     assert str(check).endswith(left_out) != last
 
 
-def test_samplers_draw_different_walks() -> None:
-    walks = [
-        walk_of(moved("sd3", sample={"sampler": name, "noise_level": 0.4})) for name in ("flow-sde", "dance-sde", "cps")
+def test_samplers_draw_different_trajectories() -> None:
+    trajectories = [
+        trajectory_of(moved("sd3", sample={"sampler": name, "noise_level": 0.4}))
+        for name in ("flow-sde", "dance-sde", "cps")
     ]
     for left, right in ((0, 1), (0, 2), (1, 2)):
-        assert torch.equal(walks[left].latents[:, 0], walks[right].latents[:, 0])
-        assert not torch.equal(walks[left].latents[:, 1], walks[right].latents[:, 1])
+        assert torch.equal(trajectories[left].latents[:, 0], trajectories[right].latents[:, 0])
+        assert not torch.equal(trajectories[left].latents[:, 1], trajectories[right].latents[:, 1])
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("sd", "flow-sde"), ("sd3", "cps")])
 def test_steps_of_little_noise_are_sampled_and_not_trained(name: str, sampler: str) -> None:
     sample = {"sampler": sampler, "noise_level": 0.4}
     usual = moved(name, sample=sample | {"min_std": 0.0})
-    everything = walk_of(usual)
+    everything = trajectory_of(usual)
     stds = [float(usual.replay(everything, step).std[0]) for step in range(4)]
     assert stds[0] > stds[1] > stds[2] > stds[3]
     policy = moved(name, sample=sample | {"min_std": (stds[1] + stds[2]) / 2})
-    walk = walk_of(policy)
-    assert walk.trainable.tolist() == [True, True, False, False]
-    assert torch.equal(walk.log_probs[:, 2:], torch.zeros(4, 2))
-    assert torch.equal(walk.log_probs[:, :2], everything.log_probs[:, :2])
-    assert torch.equal(walk.latents, everything.latents)
-    check = self_check(policy, walk)
+    trajectory = trajectory_of(policy)
+    assert trajectory.trainable.tolist() == [True, True, False, False]
+    assert torch.equal(trajectory.log_probs[:, 2:], torch.zeros(4, 2))
+    assert torch.equal(trajectory.log_probs[:, :2], everything.log_probs[:, :2])
+    assert torch.equal(trajectory.latents, everything.latents)
+    check = replay_check(policy, trajectory)
     assert check.trained == (0, 1) and check.max_deviation <= EXACT
     assert str(check).endswith("; not trained, without noise or with too little: step 3, 4 of 4")
 
 
-def stock_walk(name: str) -> tuple[Tensor, Tensor]:
+def stock_trajectory(name: str) -> tuple[Tensor, Tensor]:
     """Latents after each of four steps and images, of diffusers alone, with deterministic steps."""
     pipeline, latents = FAMILIES[name].build(0), []
     if "FlowMatch" not in type(pipeline.scheduler).__name__ and name != "sd":
@@ -318,23 +319,25 @@ def stock_walk(name: str) -> tuple[Tensor, Tensor]:
 
 @STOCK
 @pytest.mark.parametrize("name", ["sd", "sd3", "flux", "z_image", "sana"])
-def test_without_noise_a_walk_is_the_stock_pipelines_own(name: str) -> None:
+def test_without_noise_a_trajectory_is_the_stock_pipelines_own(name: str) -> None:
     config = configuration(name, sample={"evaluation_noise": False, "batch": 4})
     policy = make_policy(FAMILIES[name].build(0), config)
     rollout = policy.rollout(PROMPTS, SEEDS, evaluation_plan(config, 4))
-    latents, images = stock_walk(name)
+    latents, images = stock_trajectory(name)
     assert torch.equal(rollout.trajectory.latents[:, 1:], latents)
     assert torch.equal(rollout.images, images)
     assert not rollout.trajectory.trainable.any() and not rollout.trajectory.log_probs.any()
 
 
 def test_grids_of_flow_models_draw_no_noise_unless_asked() -> None:
-    walks = {}
+    trajectories = {}
     for noise in (None, False, True):
         config = configuration("sd3", sample={"evaluation_noise": noise})
         policy = make_policy(FAMILIES["sd3"].build(0), config)
-        walks[noise] = policy.rollout(PROMPTS, SEEDS, evaluation_plan(config, 4)).trajectory.final
-    assert torch.equal(walks[None], walks[False]) and not torch.equal(walks[None], walks[True])
+        trajectories[noise] = policy.rollout(PROMPTS, SEEDS, evaluation_plan(config, 4)).trajectory.final
+    assert torch.equal(trajectories[None], trajectories[False]) and not torch.equal(
+        trajectories[None], trajectories[True]
+    )
 
 
 @STOCK
@@ -344,17 +347,17 @@ def test_outside_a_window_steps_are_those_of_the_stock_scheduler(name: str) -> N
     policy = make_policy(FAMILIES[name].build(0), config)
     plan = training_plan(config, 4)
     assert plan.noisy == range(1, 3)
-    walk = policy.rollout(PROMPTS, SEEDS, plan).trajectory
-    assert walk.trainable.tolist() == [False, True, True, False]
-    assert torch.equal(walk.latents[:, 1], stock_walk(name)[0][:, 0])
-    last, scheduler = policy.replay(walk, 3), policy.scheduler
+    trajectory = policy.rollout(PROMPTS, SEEDS, plan).trajectory
+    assert trajectory.trainable.tolist() == [False, True, True, False]
+    assert torch.equal(trajectory.latents[:, 1], stock_trajectory(name)[0][:, 0])
+    last, scheduler = policy.replay(trajectory, 3), policy.scheduler
     change = scheduler.levels[4] - scheduler.levels[3]
     assert not last.std.any()
-    assert torch.equal(walk.latents[:, 4], last.mean.detach())
-    assert torch.equal(walk.latents[:, 4], (walk.latents[:, 3] + change * last.output).detach())
-    assert not torch.equal(walk.latents[:, 2], stock_walk(name)[0][:, 1])
-    assert self_check(policy, walk).trained == (1, 2)
-    assert first_ratio(policy, walk) <= EXACT
+    assert torch.equal(trajectory.latents[:, 4], last.mean.detach())
+    assert torch.equal(trajectory.latents[:, 4], (trajectory.latents[:, 3] + change * last.output).detach())
+    assert not torch.equal(trajectory.latents[:, 2], stock_trajectory(name)[0][:, 1])
+    assert replay_check(policy, trajectory).trained == (1, 2)
+    assert first_ratio(policy, trajectory) <= EXACT
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.policy.replay.prompt_cache import Earlier, Encode, Encodings, versions
+from stepcredit.policy.replay.prompt_cache import Earlier, Encode, PromptCache, versions
 from stepcredit.policy.replay.prompt_rows import Rows, packed, selected
 from stepcredit.policy.replay.reentry import _call
 from stepcredit.types import Plan
@@ -32,9 +32,9 @@ def rows_of(texts: Sequence[str], length: int = 5) -> Tensor:
 
 def encoded(
     encode: Encode, texts: Sequence[str] = TEXTS, earlier: Earlier | None = None, weights: Any = (), **named: Any
-) -> Encodings:
+) -> PromptCache:
     """The encodings of one call for all of `texts`."""
-    encodings = Encodings(texts, earlier or Earlier(), weights)
+    encodings = PromptCache(texts, earlier or Earlier(), weights)
     encodings.recording(encode, list(texts))(list(texts), **named)
     return encodings
 
@@ -102,7 +102,7 @@ def test_every_distinct_prompt_is_encoded_once_for_all_batches() -> None:
 
     earlier = Earlier()
     for _ in range(2):
-        encodings = Encodings(["bb", "a", "bb", "ccc"], earlier)
+        encodings = PromptCache(["bb", "a", "bb", "ccc"], earlier)
         for batch in (["bb", "a"], ["bb", "ccc"]):
             assert torch.equal(encodings.recording(encode, batch)(batch), rows_of(batch))
     assert asked == [["bb", "a", "ccc"], ["bb", "a", "ccc", "bb"]]
@@ -110,7 +110,7 @@ def test_every_distinct_prompt_is_encoded_once_for_all_batches() -> None:
 
 def test_calls_are_told_apart_by_their_order() -> None:
     """As where a pipeline encodes the prompt and then the negative prompt."""
-    encodings = Encodings(TEXTS, Earlier())
+    encodings = PromptCache(TEXTS, Earlier())
     for batch in (["a", "bb"], ["ccc", "a"]):
         encode = encodings.recording(lambda prompt: rows_of(prompt), batch)
         assert torch.equal(encode(batch), rows_of(batch))
@@ -143,7 +143,7 @@ def test_one_text_for_all_images_is_given_for_all_prompts() -> None:
         seen.append(negative_prompt)
         return rows_of(prompt) - rows_of(negative_prompt)
 
-    encodings = Encodings(TEXTS, Earlier())
+    encodings = PromptCache(TEXTS, Earlier())
     value = encodings.recording(encode, ["a", "bb"])(["a", "bb"], negative_prompt=["no", "no"])
     assert torch.equal(value, rows_of(["a", "bb"]) - number("n"))
     assert seen == [["no"] * 3, ["no"] * 4]
@@ -173,7 +173,7 @@ def test_another_negative_prompt_for_every_image_is_refused_by_a_rollout() -> No
     policy = tiny_policy(call={"negative_prompt": ["w", "x", "y", "z"]})
     with pytest.raises(InputError, match="a different negative_prompt for every image"):
         policy.rollout(PROMPTS, SEEDS)
-    assert policy.scheduler.tape is None
+    assert policy.scheduler.hook is None
 
 
 def test_a_negative_prompt_is_a_fresh_list_of_one_per_image_for_every_call() -> None:
@@ -188,11 +188,11 @@ def test_a_negative_prompt_is_a_fresh_list_of_one_per_image_for_every_call() -> 
 
 def test_a_negative_prompt_counts_and_replays() -> None:
     policy = tiny_policy(steps=2, call={"negative_prompt": "bad"})
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2), batch=3)).trajectory
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2), batch=3)).trajectory
     plain = tiny_policy(steps=2).rollout(PROMPTS, SEEDS, Plan(2, range(2), batch=3)).trajectory
-    assert not torch.equal(walk.final, plain.final)
+    assert not torch.equal(trajectory.final, plain.final)
     for rows in (torch.arange(3), torch.tensor([3, 3, 3])):
-        mean, again = policy.replay(walk, 1, rows).mean, policy.replay(walk, 1, rows).mean
+        mean, again = policy.replay(trajectory, 1, rows).mean, policy.replay(trajectory, 1, rows).mean
         assert torch.equal(mean, again)
 
 
@@ -207,9 +207,9 @@ def test_a_rollout_asks_the_text_encoder_once_for_all_its_batches(monkeypatch: p
     monkeypatch.setattr(type(policy.pipeline), "encode_prompt", encode)
     twice = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
     for _ in range(2):
-        walk = policy.rollout(twice, SEEDS[:3], Plan(1, range(1), batch=2)).trajectory
-    policy.replay(walk, 0)
-    policy.replay(walk, 0, torch.tensor([2]))
+        trajectory = policy.rollout(twice, SEEDS[:3], Plan(1, range(1), batch=2)).trajectory
+    policy.replay(trajectory, 0)
+    policy.replay(trajectory, 0, torch.tensor([2]))
     assert asked == [["two dogs", "a cat"], ["two dogs", "a cat", "two dogs"]]
 
 
@@ -325,9 +325,9 @@ def test_an_encoding_is_kept_for_the_same_prompts_arguments_and_weights(
 
 
 def test_the_encodings_used_longest_ago_go_first() -> None:
-    encoder, earlier, walked = Counting(), Earlier(), ["train", "grid", "train", "held out", "train", "grid"]
+    encoder, earlier, recorded = Counting(), Earlier(), ["train", "grid", "train", "held out", "train", "grid"]
     asked = []
-    for name in walked:
+    for name in recorded:
         before = encoder.asked
         encoded(encoder.encode, [name, "second"], earlier)
         asked.append(encoder.asked > before)

@@ -28,7 +28,7 @@ def rollout() -> Rollout:
     return tiny_policy().rollout(PROMPTS, SEEDS, keep_x0=True)
 
 
-def stock_walk(prediction_type: str, guidance: float) -> tuple[Tensor, Tensor]:
+def stock_trajectory(prediction_type: str, guidance: float) -> tuple[Tensor, Tensor]:
     """Latents (B, T+1, *L) and images of diffusers alone."""
     latents: list[Tensor] = []
 
@@ -52,24 +52,24 @@ def stock_walk(prediction_type: str, guidance: float) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_rollout_is_the_stock_pipeline_at_eta_1(prediction_type: str, guidance: float) -> None:
     policy = tiny_policy(tiny_sd(prediction_type=prediction_type), guidance=guidance)
-    walk = policy.rollout(PROMPTS, SEEDS)
-    latents, images = stock_walk(prediction_type, guidance)
-    assert torch.equal(walk.trajectory.latents[:, 1:], latents)
-    assert torch.equal(walk.images, images)
+    trajectory = policy.rollout(PROMPTS, SEEDS)
+    latents, images = stock_trajectory(prediction_type, guidance)
+    assert torch.equal(trajectory.trajectory.latents[:, 1:], latents)
+    assert torch.equal(trajectory.images, images)
 
 
 def test_shapes_and_ranges_of_a_trajectory(rollout: Rollout) -> None:
-    walk, images = rollout.trajectory, rollout.images
-    assert walk.latents.shape == (4, 5, 4, 8, 8)
-    assert walk.x0 is not None and walk.x0.shape == (4, 4, 4, 8, 8)
-    assert walk.log_probs.shape == (4, 4) and walk.log_probs.dtype == torch.float32
-    assert walk.timesteps.tolist() == [751, 501, 251, 1]
-    assert walk.trainable.tolist() == [True] * 4
+    trajectory, images = rollout.trajectory, rollout.images
+    assert trajectory.latents.shape == (4, 5, 4, 8, 8)
+    assert trajectory.x0 is not None and trajectory.x0.shape == (4, 4, 4, 8, 8)
+    assert trajectory.log_probs.shape == (4, 4) and trajectory.log_probs.dtype == torch.float32
+    assert trajectory.timesteps.tolist() == [751, 501, 251, 1]
+    assert trajectory.trainable.tolist() == [True] * 4
     assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
-    assert list(walk.prompts) == [prompt.text for prompt in PROMPTS]
-    assert list(walk.metadata) == [prompt.metadata for prompt in PROMPTS]
-    assert not walk.latents.requires_grad and not walk.log_probs.requires_grad
+    assert list(trajectory.prompts) == [prompt.text for prompt in PROMPTS]
+    assert list(trajectory.metadata) == [prompt.metadata for prompt in PROMPTS]
+    assert not trajectory.latents.requires_grad and not trajectory.log_probs.requires_grad
 
 
 def test_x0_is_kept_only_when_asked_for() -> None:
@@ -77,19 +77,19 @@ def test_x0_is_kept_only_when_asked_for() -> None:
 
 
 def test_recorded_log_prob_is_the_normal_density(rollout: Rollout) -> None:
-    walk = rollout.trajectory
-    for step in range(walk.steps):
-        transition = tiny_policy().replay(walk, step)
+    trajectory = rollout.trajectory
+    for step in range(trajectory.steps):
+        transition = tiny_policy().replay(trajectory, step)
         normal = torch.distributions.Normal(transition.mean, transition.std)
-        expected = normal.log_prob(walk.latents[:, step + 1]).flatten(1).mean(1)
-        torch.testing.assert_close(walk.log_probs[:, step], expected)
+        expected = normal.log_prob(trajectory.latents[:, step + 1]).flatten(1).mean(1)
+        torch.testing.assert_close(trajectory.log_probs[:, step], expected)
 
 
 def test_noise_of_a_sample_depends_on_its_seed_alone(rollout: Rollout) -> None:
     order = [2, 0]
-    walk = tiny_policy().rollout([PROMPTS[i] for i in order], [SEEDS[i] for i in order]).trajectory
-    assert torch.equal(walk.latents[:, 0], rollout.trajectory.latents[order, 0])
-    assert not torch.equal(walk.latents[0, 0], walk.latents[1, 0])
+    trajectory = tiny_policy().rollout([PROMPTS[i] for i in order], [SEEDS[i] for i in order]).trajectory
+    assert torch.equal(trajectory.latents[:, 0], rollout.trajectory.latents[order, 0])
+    assert not torch.equal(trajectory.latents[0, 0], trajectory.latents[1, 0])
 
 
 def test_batch_size_leaves_the_samples_as_they_are(rollout: Rollout) -> None:
@@ -163,9 +163,9 @@ def test_a_users_own_encode_prompt_survives() -> None:
         return original(*arguments, **named)
 
     policy.pipeline.encode_prompt = own
-    walk = policy.rollout(PROMPTS, SEEDS).trajectory
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
     assert len(called) == 2  # once for the prompts, once for one more, to see what belongs to a prompt
-    policy.replay(walk, 0)
+    policy.replay(trajectory, 0)
     policy.rollout(PROMPTS, SEEDS)
     assert len(called) == 2  # the same prompts
     policy.rollout(PROMPTS[:2], SEEDS[:2])
@@ -173,19 +173,19 @@ def test_a_users_own_encode_prompt_survives() -> None:
     assert policy.pipeline.encode_prompt is own
 
 
-def test_a_walk_of_one_step() -> None:
+def test_a_trajectory_of_one_step() -> None:
     policy = tiny_policy(steps=1)
-    walk = policy.rollout(PROMPTS, SEEDS, keep_x0=True).trajectory
-    assert walk.latents.shape[1] == 2 and walk.log_probs.shape == (4, 1)
-    assert torch.equal(log_prob(policy, walk, 0), walk.log_probs[:, 0])
+    trajectory = policy.rollout(PROMPTS, SEEDS, keep_x0=True).trajectory
+    assert trajectory.latents.shape[1] == 2 and trajectory.log_probs.shape == (4, 1)
+    assert torch.equal(log_prob(policy, trajectory, 0), trajectory.log_probs[:, 0])
 
 
 def test_a_last_step_without_variance_is_not_trainable() -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
-    walk = policy.rollout(PROMPTS, SEEDS).trajectory
-    assert walk.trainable.tolist() == [True, True, True, False]
-    assert torch.equal(walk.log_probs[:, 3], torch.zeros(4))
-    log_prob(policy, walk, 3).sum().backward()
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    assert trajectory.trainable.tolist() == [True, True, True, False]
+    assert torch.equal(trajectory.log_probs[:, 3], torch.zeros(4))
+    log_prob(policy, trajectory, 3).sum().backward()
     for parameter in policy.parameters():
         assert parameter.grad is not None and torch.equal(parameter.grad, torch.zeros_like(parameter))
 
@@ -208,7 +208,7 @@ def test_a_value_that_the_pipeline_refuses_is_told_in_one_line() -> None:
     with pytest.raises(InputError, match=r"^StableDiffusionPipeline refuses sample\.call: .*divisible by") as refused:
         policy.rollout(PROMPTS, SEEDS)
     assert "\n" not in str(refused.value)
-    assert policy.scheduler.tape is None and type(policy.pipeline.scheduler) is DDIMScheduler
+    assert policy.scheduler.hook is None and type(policy.pipeline.scheduler) is DDIMScheduler
 
 
 def test_an_argument_that_the_pipeline_takes_reaches_it() -> None:
@@ -238,10 +238,10 @@ def test_a_pipeline_that_makes_other_steps_than_asked_for() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_batches_are_stored_where_they_belong(batch: int) -> None:
     policy = tiny_policy(guidance=1.0)
-    walk = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch), keep_x0=True).trajectory
-    assert walk.x0 is not None and walk.latents.is_contiguous()
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch), keep_x0=True).trajectory
+    assert trajectory.x0 is not None and trajectory.latents.is_contiguous()
     for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         alone = policy.rollout([prompt] * batch, [seed] * batch, keep_x0=True).trajectory
-        assert torch.equal(walk.latents[row], alone.latents[0])
-        assert torch.equal(walk.log_probs[row], alone.log_probs[0])
-        assert alone.x0 is not None and torch.equal(walk.x0[row], alone.x0[0])
+        assert torch.equal(trajectory.latents[row], alone.latents[0])
+        assert torch.equal(trajectory.log_probs[row], alone.log_probs[0])
+        assert alone.x0 is not None and torch.equal(trajectory.x0[row], alone.x0[0])

@@ -170,7 +170,7 @@ def test_agreement_of_the_rule_itself_is_complete(data: Comparisons, monkeypatch
         monkeypatch.setattr("stepcredit.shapes.build.preference_agreement.score_comparisons", lambda *_, s=scores: s)
         found = agreements(Scorer("harmony"), "harmony", pairs, 0.05)
         assert found["decided"] == found["decided_undamaged"] == found["all"] == expected
-        assert 0.8 < found["judge_ceiling"] <= 1 and 0 < found["decided_share"] < 1
+        assert 0.8 < found["judge_ceiling"] <= 1 and 0 < found["decided_partition"] < 1
         assert found["judge"] == pytest.approx(found["judge_ceiling"] if expected else 1 - found["judge_ceiling"])
 
 

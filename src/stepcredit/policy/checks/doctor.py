@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
-from stepcredit.policy.checks.replay_check import SelfCheck, self_check
+from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.runs.timing import available_memory_bytes
 from stepcredit.types import Plan, Prompt, Trajectory
@@ -51,7 +51,7 @@ class Examination:
     replaces: str
     device: str
     latents: tuple[int, ...]
-    check: SelfCheck
+    check: ReplayCheck
     trained: int
     weights: int
     idle: int
@@ -67,7 +67,7 @@ def examine(policy: PipelinePolicy, config: TrainConfig) -> Examination:
     Raises InputError if the model does not replay. The policy's weights are changed: use it for nothing else.
     """
     trajectory = policy.rollout(PROMPTS, range(len(PROMPTS))).trajectory
-    check = self_check(policy, trajectory)
+    check = replay_check(policy, trajectory)
     idle = _idle(policy, trajectory, check.trained[0])
     pipeline, device = policy.pipeline, trajectory.latents.device
     trained = sum(parameter.numel() for parameter in policy.parameters())
@@ -102,7 +102,7 @@ def fitting_microbatch(policy: PipelinePolicy, images: int, update: int) -> int:
     Raises InputError if the pipeline does not replay, or not even one pair fits.
     """
     trajectory = policy.rollout(PROMPTS, range(len(PROMPTS)), Plan(2, range(2))).trajectory
-    self_check(policy, trajectory)
+    replay_check(policy, trajectory)
     trained = sum(parameter.numel() for parameter in policy.parameters())
     device = trajectory.latents.device
     needed = max(_sample_bytes(policy, trajectory, 0), _rollout_bytes(policy, device))

@@ -22,13 +22,13 @@ SINGLE_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
-class SelfCheck:
+class ReplayCheck:
     """Result of `self_check`.
 
     Attributes:
         max_deviation: largest |log ratio| found.
         trained: steps that were compared, in order.
-        steps: steps of the walk.
+        steps: steps of the trajectory.
         samples: images.
         mode: how the policy replays.
     """
@@ -48,9 +48,9 @@ class SelfCheck:
         return f"{text}; not trained, without noise or with too little: step {', '.join(left_out)} of {self.steps}"
 
 
-def self_check(
+def replay_check(
     policy: Policy, trajectory: Trajectory, batch: int | None = None, microbatch: int | None = None
-) -> SelfCheck:
+) -> ReplayCheck:
     """Replay every step of `trajectory` without gradients and compare log-probabilities; then one with gradients.
 
     The policy's replay modes are tried in order and the first that is exact stays set.
@@ -77,7 +77,7 @@ def self_check(
     if microbatch is not None and microbatch != batch:
         largest = max(largest, _require_alike(policy, trajectory, steps, batch, microbatch, tolerance))
     _require_gradient(policy, trajectory, steps[0])
-    return SelfCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode)
+    return ReplayCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode)
 
 
 def _tried(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> tuple[float, int]:
@@ -145,7 +145,7 @@ def _trainable_steps(trajectory: Trajectory) -> list[int]:
     steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
     if not steps:
         raise InputError(
-            "no step of the walk has enough noise to be trained: raise sample.eta (or sample.noise_level), or lower "
+            "no step of the trajectory has enough noise to be trained: raise sample.eta (or sample.noise_level), or lower "
             "sample.min_std"
         )
     return steps

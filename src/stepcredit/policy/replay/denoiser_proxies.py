@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from stepcredit.policy.replay.step_hooks import Recorder, Replayer
+from stepcredit.policy.replay.step_hooks import RecordingHook, ReplayHook
 
 _TIMES = ("timestep", "timesteps", "t")
 """What denoisers of diffusers call the time of their rows."""
@@ -50,9 +50,9 @@ class PassingDenoiser:
 class WatchedDenoiser(PassingDenoiser):
     """Notes every call, step by step."""
 
-    def __init__(self, denoiser: torch.nn.Module, tape: Recorder, calls: list[list[DenoiserCall]]) -> None:
+    def __init__(self, denoiser: torch.nn.Module, hook: RecordingHook, calls: list[list[DenoiserCall]]) -> None:
         super().__init__(denoiser)
-        self._tape = tape
+        self._tape = hook
         self._calls = calls
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -65,20 +65,20 @@ class WatchedDenoiser(PassingDenoiser):
 
 
 class IdleDenoiser(PassingDenoiser):
-    """Returns zeros of the recorded shapes, for a batch of `count` where `batch` were recorded, until the tape comes to
+    """Returns zeros of the recorded shapes, for a batch of `count` where `batch` were recorded, until the hook comes to
     its step.
     """
 
     def __init__(
         self,
         denoiser: torch.nn.Module,
-        tape: Replayer,
+        hook: ReplayHook,
         calls: Sequence[Sequence[DenoiserCall]],
         batch: int,
         count: int,
     ) -> None:
         super().__init__(denoiser)
-        self._tape = tape
+        self._tape = hook
         self._calls = calls
         self._batch = batch
         self._count = count

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 
-def stand_in(pipeline: DiffusionPipeline, device: torch.device, **replaced: Any) -> Any:
+def pipeline_proxy(pipeline: DiffusionPipeline, device: torch.device, **replaced: Any) -> Any:
     """A double of `pipeline` whose attributes in `replaced` are those given.
 
     What its methods assign, as `__call__` does with the guidance scale, stays with the double. It knows its execution

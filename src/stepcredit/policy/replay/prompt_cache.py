@@ -42,7 +42,7 @@ class Earlier:
         return found
 
 
-class Encodings:
+class PromptCache:
     """The values of each call of `encode_prompt`, in order of the calls.
 
     Every distinct prompt is encoded once, all together, so that pipelines which pad to the longest prompt pad alike in

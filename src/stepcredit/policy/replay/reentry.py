@@ -1,8 +1,8 @@
-"""Enter a stock pipeline's own `__call__`: once to record a whole walk, then again for any of its steps with gradients.
+"""Enter a stock pipeline's own `__call__`: once to record a whole trajectory, then again for any of its steps with gradients.
 
 The pipeline keeps its prompt handling, guidance and model inputs; we only remember what `encode_prompt` returned and
 put the stored latents in the place of those of `prepare_latents`, so that a replay feeds the denoiser what the rollout
-fed it. All of it happens on a double of the pipeline (`stand_in`).
+fed it. All of it happens on a double of the pipeline (`pipeline_proxy`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
 from stepcredit.policy.replay.denoiser_proxies import DenoiserCall, IdleDenoiser, TimedDenoiser, WatchedDenoiser
-from stepcredit.policy.replay.pipeline_proxy import stand_in
-from stepcredit.policy.replay.prompt_cache import Encodings
+from stepcredit.policy.replay.pipeline_proxy import pipeline_proxy
+from stepcredit.policy.replay.prompt_cache import PromptCache
 from stepcredit.policy.replay.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
-from stepcredit.policy.replay.step_hooks import Recorder, Replayer, StepReached
+from stepcredit.policy.replay.step_hooks import RecordingHook, ReplayHook, StepReached
 
-ReplayMode = Literal["mixed-steps", "one-step", "full-walk"]
+ReplayMode = Literal["mixed-steps", "one-step", "full-trajectory"]
 Scheduler = RecordingDDIMScheduler | RecordingFlowScheduler
 
 
@@ -47,7 +47,7 @@ class Recording:
     call: dict[str, Any]
     noises: tuple[float, ...]
     prompts: tuple[str, ...]
-    encodings: Encodings
+    encodings: PromptCache
     device: torch.device
     batch: int
     prepared: dict[int, Any] = field(default_factory=dict)
@@ -65,22 +65,22 @@ def record(
     scheduler: Scheduler,
     recording: Recording,
     prompts: Sequence[str],
-    tape: Recorder,
+    hook: RecordingHook,
 ) -> Any:
-    """Run the pipeline once on a batch of the recording's prompts with `scheduler` under `tape`; returns its output."""
-    double = stand_in(pipeline, recording.device, scheduler=scheduler)
+    """Run the pipeline once on a batch of the recording's prompts with `scheduler` under `hook`; returns its output."""
+    double = pipeline_proxy(pipeline, recording.device, scheduler=scheduler)
     encode = recording.encodings.recording(double.encode_prompt, prompts)
     double.__dict__["encode_prompt"] = encode
     double.__dict__["prepare_latents"] = _contiguous(double.prepare_latents)
     if not recording.calls:
-        double.__dict__[denoiser] = WatchedDenoiser(getattr(pipeline, denoiser), tape, recording.calls)
-    scheduler.tape = tape
+        double.__dict__[denoiser] = WatchedDenoiser(getattr(pipeline, denoiser), hook, recording.calls)
+    scheduler.hook = hook
     try:
         return type(pipeline).__call__(
-            double, prompt=list(prompts), generator=tape.generators, **_call(recording, prompts)
+            double, prompt=list(prompts), generator=hook.generators, **_call(recording, prompts)
         )
     finally:
-        scheduler.tape = None
+        scheduler.hook = None
 
 
 def replay(
@@ -96,40 +96,40 @@ def replay(
 
     "one-step" begins the pipeline's loop at the step; it is wrong where the pipeline looks at the loop's index.
     "mixed-steps" does so for rows at several steps: the denoiser gets each row's own time; it is wrong where the
-    pipeline uses the time for anything else. "full-walk" runs the whole loop with an idle denoiser until it gets to the
+    pipeline uses the time for anything else. "full-trajectory" runs the whole loop with an idle denoiser until it gets to the
     step. Gradients are on or off as they are for the caller: the pipeline's own no_grad decorator is bypassed.
 
     Raises:
-        InputError: rows at several steps in another mode or with different noise, a step that the walk does not have,
+        InputError: rows at several steps in another mode or with different noise, a step that the trajectory does not have,
             or the pipeline ends before it.
     """
     if mode != "mixed-steps" and len(set(steps)) > 1:
         raise InputError(f"{type(pipeline).__name__} cannot replay several steps at a time ({mode})")
     if not all(0 <= step < len(recording.noises) for step in steps):
-        raise InputError(f"the walk has {len(recording.noises)} steps; there is no step {max(steps)}")
+        raise InputError(f"the trajectory has {len(recording.noises)} steps; there is no step {max(steps)}")
     if len({recording.noises[step] for step in steps}) > 1:
         raise InputError("steps with noise and steps without cannot be replayed together")
-    tape = Replayer(recording.noises, steps, whole=mode == "full-walk")
-    double = stand_in(
+    hook = ReplayHook(recording.noises, steps, whole=mode == "full-trajectory")
+    double = pipeline_proxy(
         pipeline,
         recording.device,
         scheduler=scheduler,
         encode_prompt=_in_turn(recording.encodings.of(recording.prompts)),
     )
     double.__dict__["prepare_latents"] = _prepared(double.prepare_latents, recording, latents)
-    if mode == "full-walk":
+    if mode == "full-trajectory":
         double.__dict__[denoiser] = IdleDenoiser(
-            getattr(pipeline, denoiser), tape, recording.calls, recording.batch, len(latents)
+            getattr(pipeline, denoiser), hook, recording.calls, recording.batch, len(latents)
         )
     elif mode == "mixed-steps":
         double.__dict__[denoiser] = TimedDenoiser(getattr(pipeline, denoiser), recording.calls, steps)
-    scheduler.tape = tape
+    scheduler.hook = hook
     try:
         undecorated_call(pipeline)(double, prompt=list(recording.prompts), **_call(recording, recording.prompts))
     except StepReached as reached:
         return reached.transition
     finally:
-        scheduler.tape = None
+        scheduler.hook = None
     raise InputError(f"{type(pipeline).__name__} finished without calling scheduler.step at step {steps[0]}")
 
 

@@ -1,7 +1,7 @@
-"""Stock schedulers whose `step` hands the stochastic transition to a tape.
+"""Stock schedulers whose `step` hands the stochastic transition to a hook.
 
 Pipelines look at the signatures of `set_timesteps` and `step`, so both keep their parents' parameters exactly. The
-steps of a schedule are numbered by the tape, not looked up by timestep: that would wait for the device at every step.
+steps of a schedule are numbered by the hook, not looked up by timestep: that would wait for the device at every step.
 Noise levels are given row by row even where all rows are at one step: an accelerator may divide by a single number in
 another way than by a row of them, and a replay may hold rows of several steps.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError
 from stepcredit.maths import Schedule, Transition, ddim, flow, schedules
-from stepcredit.policy.replay.step_hooks import Tape
+from stepcredit.policy.replay.step_hooks import StepHook
 
 
 def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingDDIMScheduler | RecordingFlowScheduler:
@@ -69,13 +69,13 @@ class _Schedules:
 
 
 class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers has no types
-    """DDIMScheduler that, while `tape` is set, samples through it; without a tape it is the stock scheduler.
+    """DDIMScheduler that, while `hook` is set, samples through it; without a hook it is the stock scheduler.
 
-    The tape's noise replaces the pipeline's eta. Latents are never clipped: `clip_sample` and `thresholding` are for
+    The hook's noise replaces the pipeline's eta. Latents are never clipped: `clip_sample` and `thresholding` are for
     pixels.
     """
 
-    tape: Tape | None = None
+    hook: StepHook | None = None
     timesteps: Tensor
     alphas: Tensor
     next_alphas: Tensor
@@ -107,8 +107,8 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
             self.alphas = self.alphas_cumprod[levels]
             self.next_alphas = torch.where(following >= 0, cleaner, self.final_alpha_cumprod)
             self.schedules.keep(self, key, "timesteps", "num_inference_steps", "alphas", "next_alphas")
-        if self.tape is not None and self.tape.only is not None:
-            self.timesteps = self.timesteps[self.tape.only : self.tape.only + 1]
+        if self.hook is not None and self.hook.only is not None:
+            self.timesteps = self.timesteps[self.hook.only : self.hook.only + 1]
 
     def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
         """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
@@ -131,23 +131,23 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
-        if self.tape is None:
+        if self.hook is None:
             return super().step(
                 model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, return_dict
             )
-        following, x0 = taped_step(self, self.tape, model_output, timestep, sample)
+        following, x0 = hooked_step(self, self.hook, model_output, timestep, sample)
         if not return_dict:
             return following, x0
         return DDIMSchedulerOutput(prev_sample=following, pred_original_sample=x0)
 
 
 class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
-    """FlowMatchEulerDiscreteScheduler that, while `tape` is set, takes stochastic steps on the same sigmas through it.
+    """FlowMatchEulerDiscreteScheduler that, while `hook` is set, takes stochastic steps on the same sigmas through it.
 
-    Which stochastic step is `sampler` (see `maths.flow`). Where the tape's noise is 0 the step is the stock Euler step.
+    Which stochastic step is `sampler` (see `maths.flow`). Where the hook's noise is 0 the step is the stock Euler step.
     """
 
-    tape: Tape | None = None
+    hook: StepHook | None = None
     timesteps: Tensor
     sigmas: Tensor
     levels: Tensor
@@ -189,8 +189,8 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
             self.levels = self.sigmas.cpu()
             self.schedules.keep(self, key, "timesteps", "sigmas", "num_inference_steps", "levels")
         self._step_index = self._begin_index = None
-        if self.tape is not None and self.tape.only is not None:
-            self.timesteps = self.timesteps[self.tape.only : self.tape.only + 1]
+        if self.hook is not None and self.hook.only is not None:
+            self.timesteps = self.timesteps[self.hook.only : self.hook.only + 1]
 
     def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
         """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
@@ -214,7 +214,7 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
         per_token_timesteps: Tensor | None = None,
         return_dict: bool = True,
     ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
-        if self.tape is None:
+        if self.hook is None:
             return super().step(
                 model_output,
                 timestep,
@@ -227,26 +227,26 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
                 per_token_timesteps,
                 return_dict,
             )
-        following, _ = taped_step(self, self.tape, model_output, timestep, sample)
+        following, _ = hooked_step(self, self.hook, model_output, timestep, sample)
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=following) if return_dict else (following,)
 
 
-def taped_step(
+def hooked_step(
     scheduler: RecordingDDIMScheduler | RecordingFlowScheduler,
-    tape: Tape,
+    hook: StepHook,
     model_output: Tensor,
     timestep: Any,
     sample: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """(next latents, predicted clean latents) of one step under a tape."""
-    if tape.passes():
-        tape.position += 1
+    """(next latents, predicted clean latents) of one step under a hook."""
+    if hook.passes():
+        hook.position += 1
         return sample, sample
-    transition = scheduler.transition(model_output, tape.steps(len(sample)), sample, tape.noise)
-    return tape.take(transition, sample, timestep), transition.x0
+    transition = scheduler.transition(model_output, hook.steps(len(sample)), sample, hook.noise)
+    return hook.take(transition, sample, timestep), transition.x0
 
 
-def walk_schedule(scheduler: RecordingDDIMScheduler | RecordingFlowScheduler, noises: Sequence[float]) -> Schedule:
+def sampling_schedule(scheduler: RecordingDDIMScheduler | RecordingFlowScheduler, noises: Sequence[float]) -> Schedule:
     """What is known of the steps of the schedule set last, taken with these noise scales; float32, on the CPU."""
     one = torch.ones(1, 1, dtype=torch.float64)
     units = [scheduler.transition(one, [position], 0 * one, noise) for position, noise in enumerate(noises)]

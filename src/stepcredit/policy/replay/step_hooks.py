@@ -1,4 +1,4 @@
-"""What a recording scheduler does with each step of a walk: draw and store it, pass it by, or stop at it."""
+"""What a recording scheduler does with each step of a trajectory: draw and store it, pass it by, or stop at it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from stepcredit.maths import Transition, gaussian
-from stepcredit.policy.replay.trajectory_buffer import Walks
+from stepcredit.policy.replay.trajectory_buffer import TrajectoryBuffer
 
 
-class Tape(Protocol):
-    """Takes the transitions of a walk in turn.
+class StepHook(Protocol):
+    """Takes the transitions of a trajectory in turn.
 
     Attributes:
         position: index of the step that comes next.
-        only: cut the walk down to this one step, or None for all of it.
+        only: cut the trajectory down to this one step, or None for all of it.
     """
 
     position: int
@@ -33,7 +33,7 @@ class Tape(Protocol):
         ...
 
     def passes(self) -> bool:
-        """Whether the step at `position` is passed by; the walk then goes on from the latents it came with."""
+        """Whether the step at `position` is passed by; the trajectory then goes on from the latents it came with."""
         ...
 
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
@@ -41,7 +41,7 @@ class Tape(Protocol):
         ...
 
 
-class Recorder:
+class RecordingHook:
     """Draws every step from its Gaussian and stores what training needs.
 
     The mathematics is float32; what is stored, and what the log-probability is taken of, is the latent rounded to the
@@ -50,19 +50,23 @@ class Recorder:
     Args:
         noises: the noise scale of every step.
         generators: one per sample of the batch.
-        walks: where to store it.
+        trajectories: where to store it.
         rows: the samples there that these are; a batch may hold more, which are not stored.
     """
 
     only: int | None = None
 
     def __init__(
-        self, noises: Sequence[float], generators: Sequence[torch.Generator], walks: Walks, rows: slice
+        self,
+        noises: Sequence[float],
+        generators: Sequence[torch.Generator],
+        trajectories: TrajectoryBuffer,
+        rows: slice,
     ) -> None:
         self.noises = tuple(noises)
         self.generators = list(generators)
         self.position = 0
-        self._walks = walks
+        self._buffer = trajectories
         self._rows = rows
 
     @property
@@ -78,8 +82,8 @@ class Recorder:
     def take(self, transition: Transition, sample: Tensor, timestep: Tensor | int) -> Tensor:
         following = gaussian.sample(transition, self._noise(transition.mean)).to(sample.dtype)
         if self.position == 0:
-            self._walks.begin(self._rows, sample)
-        self._walks.add(self._rows, self.position, following, transition, timestep)
+            self._buffer.begin(self._rows, sample)
+        self._buffer.add(self._rows, self.position, following, transition, timestep)
         self.position += 1
         return following
 
@@ -97,13 +101,13 @@ class StepReached(Exception):
         self.transition = transition
 
 
-class Replayer:
-    """Stops the walk at the steps wanted, before anything is drawn.
+class ReplayHook:
+    """Stops the trajectory at the steps wanted, before anything is drawn.
 
     Args:
         noises: the noise scale of every step.
         steps: the step wanted of each row; several of them, which must have one noise scale, stand for the first.
-        whole: walk there past all steps before, instead of beginning at it; for all rows alike.
+        whole: trajectory there past all steps before, instead of beginning at it; for all rows alike.
     """
 
     def __init__(self, noises: Sequence[float], steps: Sequence[int], whole: bool) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from stepcredit.maths import Transition, gaussian
 
 
-class Walks:
+class TrajectoryBuffer:
     """What a rollout of N images and T steps stores, made when the first step tells its shape and filled in place.
 
     Attributes:
@@ -32,7 +32,7 @@ class Walks:
         self._made = False
 
     def begin(self, rows: slice, sample: Tensor) -> None:
-        """Store where the walks of some images begin."""
+        """Store where the trajectories of some images begin."""
         if not self._made:
             self.latents = sample.new_empty(self.count, self.steps + 1, *sample.shape[1:])
         self.latents[rows, 0] = sample[: rows.stop - rows.start]

@@ -178,7 +178,7 @@ class RayActors:
 class _Worker:
     """What runs inside an actor."""
 
-    def placed(self) -> None:
+    def located(self) -> None:
         """Returns once Ray has found a place for the actor."""
 
     def build(self, section: RewardSection) -> None:

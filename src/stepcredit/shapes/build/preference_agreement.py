@@ -21,7 +21,7 @@ def agreements(scorer: Scorer, name: str, data: Comparisons, temperature: float)
     """Agreement on pairs (images K = 2) of unequal utility, rounded to four places.
 
     Returns:
-        decided: with the rule, on decided pairs, and `decided_share`, how many are.
+        decided: with the rule, on decided pairs, and `decided_partition`, how many are.
         decided_undamaged: the same where both images are undamaged, so that only the rule itself decides.
         all: with the rule, on all pairs.
         judge: with one noisy judgement of each pair, and `judge_ceiling`: that of the rule itself.
@@ -38,7 +38,7 @@ def agreements(scorer: Scorer, name: str, data: Comparisons, temperature: float)
     better = left > right
     return {
         "decided": share(decided, scores, better),
-        "decided_share": round(float(decided.float().mean()), 4),
+        "decided_partition": round(float(decided.float().mean()), 4),
         "decided_undamaged": share(decided & (data.damages.amax(1) == 0), scores, better),
         "all": share(unequal, scores, better),
         "judge": share(unequal, scores, judged),
