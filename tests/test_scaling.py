@@ -79,7 +79,7 @@ def test_points_are_measured_in_turn_and_back(
     scaling = module("scaling")
     seen: list[int] = []
 
-    def run_on_all(point: Any) -> list[Any]:
+    def together(point: Any) -> list[Any]:
         seen.append(point.steps)
         seconds = scaling.Seconds(float(point.steps), 1.0)
         return [scaling.Report(seconds, seconds, 1)]
@@ -97,7 +97,7 @@ def test_page_and_plot_are_written(
 ) -> None:
     scaling = module("scaling")
 
-    def run_on_all(point: Any) -> list[Any]:
+    def together(point: Any) -> list[Any]:
         seconds = scaling.Seconds(0.3 + 0.01 * point.steps * point.images, 0.2 + 0.01 * point.steps * point.images)
         return [scaling.Report(seconds, seconds, 600_000_000)] * point.processes
 

@@ -89,6 +89,20 @@ class ToyPolicy:
         rows = torch.arange(len(trajectory)) if rows is None else rows
         return self._transition(trajectory.latents[rows, step], step)
 
+    def predict(
+        self,
+        trajectory: Trajectory,
+        latents: Tensor,
+        step: int | Tensor,
+        rows: Tensor | None = None,
+        *,
+        guided: bool = True,
+    ) -> Transition:
+        return self._transition(latents, step)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return _image(latents)
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         trained = self.target.detach().clone()

@@ -49,11 +49,13 @@ class Plan:
         noisy: the steps that draw noise; the others are deterministic and cannot be trained. None is what the model's
             usual sampler does: all of them for DDIM, none of them for a flow model.
         batch: images sampled at a time, each batch of exactly this size; None is all at once.
+        needs_density: whether only steps with a usable density are trained. Otherwise every step is.
     """
 
     steps: int
     noisy: range | None
     batch: int | None = None
+    needs_density: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class Trajectory:
     Attributes:
         latents: (B, T+1, *L), x before step 0, then after each step, in the dtype the pipeline consumes.
         timesteps: (T,), the scheduler's timestep of each step.
-        log_probs: (B, T) float32, mean over latent elements of log p(x_{i+1} | x_i); 0 where `trainable` is False.
-        trainable: (T,) bool, False for steps of zero or vanishing variance, which have no usable density.
+        log_probs: (B, T) float32, mean over latent elements of log p(x_{i+1} | x_i); 0 where the step has no usable
+            density, because it drew no noise or next to none.
+        trainable: (T,) bool, the steps that are trained: those with a usable density, or all of them where the plan
+            says that no density is needed.
         schedule: noise, output scale and length of each step.
         x0: (B, T, *L) predicted clean latents from the guided model output, or None if the credit rule needs none.
         prompts: B texts.
@@ -208,6 +212,31 @@ class Policy(Protocol):
         Args:
             step: of all rows, or one for each of `rows`, alike unless `mixes_steps`.
         """
+        ...
+
+    def predict(
+        self,
+        trajectory: Trajectory,
+        latents: Tensor,
+        step: int | Tensor,
+        rows: Tensor | None = None,
+        *,
+        guided: bool = True,
+    ) -> Transition:
+        """The model at `latents` (n, *L) instead of the recorded ones, with the prompts of `rows` and the step's time.
+
+        `replay` is this at the recorded latents. Carries gradients where they are enabled, by the weights and by
+        `latents`.
+
+        Args:
+            step: of all rows, or one for each of `rows`, equal unless `mixes_steps`.
+            guided: with the guidance of the rollout; otherwise the conditional prediction alone. A model whose guidance
+                is one of its inputs has no other prediction: there the two are the same.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (n,3,H,W) in [0,1] of latents (n, *L), with gradients where they are enabled."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:

@@ -44,7 +44,7 @@ def recorded(policy: PipelinePolicy) -> Trajectory:
 
 
 @pytest.fixture(scope="module")
-def trajectory() -> tuple[PipelinePolicy, Trajectory]:
+def rolled_out() -> tuple[PipelinePolicy, Trajectory]:
     """In float64, where two ways to add up one gradient differ by 1e-12, not by 1e-5."""
     policy = tiny_policy(tiny_sd().to(dtype=torch.float64))
     for parameter in policy.parameters():
@@ -118,9 +118,9 @@ def test_more_updates_than_images() -> None:
 
 
 def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
-    trajectory: tuple[PipelinePolicy, Trajectory],
+    rolled_out: tuple[PipelinePolicy, Trajectory],
 ) -> None:
-    policy, trajectory = trajectory
+    policy, trajectory = rolled_out
     whole = gradient(policy, trajectory, STEP_ADVANTAGES)
     assert whole.norm() > 0
     for size in (1, 4):
@@ -135,8 +135,8 @@ def test_whole_groups_micro_batches_and_single_forwards_have_one_gradient(
     assert relative(taken(policy), whole) < 1e-9
 
 
-def test_gradient_of_the_first_update_is_the_policy_gradient(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = trajectory
+def test_gradient_of_the_first_update_is_the_policy_gradient(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = rolled_out
     group = torch.tensor([0, 2, 5])
     objective = sum(
         (STEP_ADVANTAGES[group, step] * log_prob(policy, trajectory, step, group)).sum() for step in range(STEPS)
@@ -147,8 +147,8 @@ def test_gradient_of_the_first_update_is_the_policy_gradient(trajectory: tuple[P
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_an_advantage_trains_the_step_it_belongs_to(trajectory: tuple[PipelinePolicy, Trajectory], step: int) -> None:
-    policy, trajectory = trajectory
+def test_an_advantage_trains_the_step_it_belongs_to(rolled_out: tuple[PipelinePolicy, Trajectory], step: int) -> None:
+    policy, trajectory = rolled_out
     single = torch.zeros(IMAGES, STEPS)
     single[:, step] = ADVANTAGE
     (-(ADVANTAGE * log_prob(policy, trajectory, step)).sum() / (IMAGES * STEPS)).backward()
@@ -156,8 +156,8 @@ def test_an_advantage_trains_the_step_it_belongs_to(trajectory: tuple[PipelinePo
     assert relative(gradient(policy, trajectory, single), expected) < 1e-9
 
 
-def test_order_of_the_images_leaves_the_gradient_as_it_is(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = trajectory
+def test_order_of_the_images_leaves_the_gradient_as_it_is(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = rolled_out
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     shuffled = gradient(policy, permuted(trajectory, order), STEP_ADVANTAGES[order], microbatch=4)
     assert relative(shuffled, gradient(policy, trajectory, STEP_ADVANTAGES)) < 1e-9
@@ -165,36 +165,36 @@ def test_order_of_the_images_leaves_the_gradient_as_it_is(trajectory: tuple[Pipe
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.3])
 def test_gradients_of_the_parts_of_an_update_add_up_to_its_gradient(
-    trajectory: tuple[PipelinePolicy, Trajectory], kl_weight: float
+    rolled_out: tuple[PipelinePolicy, Trajectory], kl_weight: float
 ) -> None:
     """As several processes share it: parts of different size, each divided by the images of the whole update."""
-    policy, given = trajectory[0], section(kl_weight=kl_weight)
-    whole = gradient(*trajectory, STEP_ADVANTAGES.double(), kl_weight=kl_weight)
-    parts, experience = [], experienced(trajectory[1], STEP_ADVANTAGES.double())
+    policy, given = rolled_out[0], section(kl_weight=kl_weight)
+    whole = gradient(*rolled_out, STEP_ADVANTAGES.double(), kl_weight=kl_weight)
+    parts, experience = [], experienced(rolled_out[1], STEP_ADVANTAGES.double())
     for part in (EVERY[1:3], EVERY[[0, 3, 4, 5]]):
         accumulate_gradient(policy, SCALER, experience, Part(part, IMAGES), given, 3)
         parts.append(taken(policy))
     assert relative(parts[0] + parts[1], whole) < 1e-10
 
 
-def test_contribution_at_alpha_1_trains_bitwise_as_uniform(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = trajectory
+def test_contribution_at_alpha_1_trains_bitwise_as_uniform(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = rolled_out
     uniform, contribution = Uniform()(trajectory, ADVANTAGE), Contribution(window=1, alpha=1.0)(trajectory, ADVANTAGE)
     assert torch.equal(gradient(policy, trajectory, contribution), gradient(policy, trajectory, uniform))
     credited = Contribution(window=1)(trajectory, ADVANTAGE)
     assert relative(gradient(policy, trajectory, credited), gradient(policy, trajectory, uniform)) > 1e-2
 
 
-def test_contribution_in_one_window_trains_bitwise_as_linear(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = trajectory
+def test_contribution_in_one_window_trains_bitwise_as_linear(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = rolled_out
     assert trajectory.x0 is not None
     seen = replace(trajectory, latents=trajectory.latents.float(), x0=trajectory.x0.float())
     linear, contribution = Linear()(seen, ADVANTAGE), Contribution(window=STEPS)(seen, ADVANTAGE)
     assert torch.equal(gradient(policy, trajectory, contribution), gradient(policy, trajectory, linear))
 
 
-def test_clipped_ratios_have_no_gradient(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = trajectory
+def test_clipped_ratios_have_no_gradient(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = rolled_out
     beyond = replace(trajectory, log_probs=trajectory.log_probs - 0.5)
     gain = torch.ones(IMAGES, STEPS)
     assert torch.equal(gradient(policy, beyond, gain), torch.zeros_like(gradient(policy, trajectory, gain)))
@@ -230,8 +230,8 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     assert sum(map(operator.mul, pulled_back, statistics.pairs)) < total
 
 
-def test_kl_adds_to_the_gradient(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = trajectory
+def test_kl_adds_to_the_gradient(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = rolled_out
     none = torch.zeros(IMAGES, STEPS)
     apart = gradient(policy, trajectory, STEP_ADVANTAGES) + gradient(policy, trajectory, none, kl_weight=0.5)
     assert relative(gradient(policy, trajectory, STEP_ADVANTAGES, kl_weight=0.5), apart) < 1e-9
@@ -267,8 +267,8 @@ def test_steps_without_variance_are_not_replayed(monkeypatch: pytest.MonkeyPatch
     assert relative(taken(policy), whole) < 1e-4
 
 
-def test_a_trajectory_with_nothing_to_train(trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
-    policy, trajectory = trajectory
+def test_a_trajectory_with_nothing_to_train(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
+    policy, trajectory = rolled_out
     with pytest.raises(InputError, match="zero variance"):
         gradient(policy, replace(trajectory, trainable=torch.zeros(STEPS, dtype=torch.bool)), STEP_ADVANTAGES)
 

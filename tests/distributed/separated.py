@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from stepcredit.distributed.process_group import separate, whole_tensor
+from stepcredit.distributed.process_group import destroy_process_group, whole_tensor
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -26,4 +26,4 @@ for _ in range(3):
 for parameter in network.parameters():
     assert parameter.grad is not None
     whole_tensor(parameter.grad)
-separate()
+destroy_process_group()

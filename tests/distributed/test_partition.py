@@ -87,7 +87,7 @@ def test_an_error_of_any_process_is_raised_on_all() -> None:
     other = Imagined(0, 2, lambda own: [own, *told])
     with pytest.raises(StepcreditError, match="disk on fire"):
         other.run_on_all(lambda: 1)
-    assert other.agreed
+    assert other.error_is_shared
 
 
 def test_the_main_process_alone_works_for_all() -> None:
@@ -99,7 +99,7 @@ def test_the_main_process_alone_works_for_all() -> None:
 
 def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert init_process_group(1, cpu=True).count == init_process_group(None, cpu=True).count == 1
+    assert init_process_group(1, cpu=True).world_size == init_process_group(None, cpu=True).count == 1
     with pytest.raises(InputError, match=r"run\.processes is 2, but the launcher has started one process"):
         init_process_group(2, cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "4")

@@ -19,7 +19,7 @@ from tests.families.proof import WITHOUT_LORA, configuration
 from tests.tiny import PROMPTS, SEEDS, log_prob
 from torch import Tensor, distributed
 
-from stepcredit.distributed.process_group import separate, whole_tensor
+from stepcredit.distributed.process_group import destroy_process_group, whole_tensor
 from stepcredit.policy.adapters.fsdp import shared_out
 from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import make_policy
@@ -78,7 +78,7 @@ def main() -> None:
     }
     if distributed.get_rank() == 0:
         print(json.dumps(found, indent=1))
-    separate()
+    destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_replays_of_every_step_are_exact(name: str) -> None:
     check = replay_check(policy, trajectory, batch=2)
     assert check.max_deviation == 0.0
     assert check.trained[:3] == (0, 1, 2)
-    assert check.mode == ("full-trajectory" if name == "sd3-skip-layer-guidance" else "mixed-steps")
+    assert check.mode == ("full-loop" if name == "sd3-skip-layer-guidance" else "mixed-steps")
     check_rows(policy, trajectory)
 
 
@@ -35,7 +35,7 @@ def test_replays_of_every_step_are_exact(name: str) -> None:
 def test_the_full_trajectory_is_exact_too(name: str) -> None:
     policy = moved(name)
     trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
-    policy.replay_modes = ("full-trajectory",)
+    policy.replay_modes = ("full-loop",)
     assert replay_check(policy, trajectory).max_deviation == 0.0
     check_rows(policy, trajectory)
 

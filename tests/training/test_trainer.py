@@ -526,8 +526,8 @@ def test_the_self_check_can_be_left_out(tmp_path: Path) -> None:
 class OneStep(ToyPolicy):
     """Cannot mix steps."""
 
-    replay_modes = ("full-trajectory",)
-    replay_mode = "full-trajectory"
+    replay_modes = ("full-loop",)
+    replay_mode = "full-loop"
     mixes_steps = False
 
 

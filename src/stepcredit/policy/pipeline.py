@@ -61,7 +61,7 @@ class PipelinePolicy:
         self.adapter = adapter
         self.sample = sample
         mixing: tuple[Any, ...] = ("mixed-steps",) if knows_time(getattr(pipeline, self.denoiser)) else ()
-        self.replay_modes = (*mixing, "one-step", "full-trajectory")
+        self.replay_modes = (*mixing, "one-step", "full-loop")
         self.replay_mode = self.replay_modes[0]
         self._defaults = {**self.family.call, **(defaults or {})}
         self._encoded = Earlier()

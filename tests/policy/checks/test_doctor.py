@@ -66,7 +66,7 @@ def test_the_steps_it_is_sampled_with(name: str, scheduler: str) -> None:
 
 
 def test_the_mode_of_replay_that_is_exact() -> None:
-    assert examined("sd3-skip-layer-guidance").check.mode == "full-trajectory"
+    assert examined("sd3-skip-layer-guidance").check.mode == "full-loop"
 
 
 def test_weights_and_what_they_take_in_memory() -> None:

@@ -61,12 +61,12 @@ def test_the_trajectory_is_replayed_whole_where_only_that_is_exact(
     def off_in_one_step(trajectory: Trajectory, step: int, rows: Any = None) -> Any:
         tried.append(policy.replay_mode)
         transition = own(trajectory, step, rows)
-        return replace(transition, mean=transition.mean + (policy.replay_mode != "full-trajectory"))
+        return replace(transition, mean=transition.mean + (policy.replay_mode != "full-loop"))
 
     monkeypatch.setattr(policy, "replay", off_in_one_step)
     check = replay_check(policy, trajectory)
-    assert list(dict.fromkeys(tried)) == ["mixed-steps", "one-step", "full-trajectory"]
-    assert check.mode == policy.replay_mode == "full-trajectory" and check.max_deviation == 0.0
+    assert list(dict.fromkeys(tried)) == ["mixed-steps", "one-step", "full-loop"]
+    assert check.mode == policy.replay_mode == "full-loop" and check.max_deviation == 0.0
 
 
 def test_steps_without_variance_are_left_out() -> None:

@@ -72,7 +72,7 @@ def test_rollouts_and_replays_leave_the_pipeline_as_it_was(capfd: pytest.Capture
     settings = dict(pipeline.scheduler.config), pipeline.scheduler.timesteps
     trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
     policy.replay(trajectory, 1)
-    policy.replay_mode = "full-trajectory"
+    policy.replay_mode = "full-loop"
     policy.replay(trajectory, 1)
     assert pipeline.__dict__.keys() == before.keys()
     assert all(pipeline.__dict__[name] is value for name, value in before.items())

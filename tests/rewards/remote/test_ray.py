@@ -250,8 +250,8 @@ def test_two_local_actors_score_as_one_process_and_outlive_a_death(ray: Any, tmp
     alone, shared = build_reward(section), build_reward(section.model_copy(update={"ray_workers": 2}))
     images, meta = pictures(7), [{}] * 7
 
-    assert torch.equal(shared(images, ["a"] * 7, meta), unpartitioned(images, ["a"] * 7, meta))
-    assert torch.equal(shared(images, ["kill once", *["a"] * 6], meta), unpartitioned(images, ["a"] * 7, meta))
+    assert torch.equal(shared(images, ["a"] * 7, meta), alone(images, ["a"] * 7, meta))
+    assert torch.equal(shared(images, ["kill once", *["a"] * 6], meta), alone(images, ["a"] * 7, meta))
     with pytest.raises(RewardError, match=r"raised RuntimeError \(broken\) on 3 images, first prompt 'a'"):
         shared(images, [*["a"] * 6, "fail"], meta)
     with pytest.raises(RewardError, match="two reward workers died one after the other on 4 images"):

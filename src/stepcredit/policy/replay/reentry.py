@@ -25,7 +25,7 @@ from stepcredit.policy.replay.prompt_cache import PromptCache
 from stepcredit.policy.replay.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
 from stepcredit.policy.replay.step_hooks import RecordingHook, ReplayHook, StepReached
 
-ReplayMode = Literal["mixed-steps", "one-step", "full-trajectory"]
+ReplayMode = Literal["mixed-steps", "one-step", "full-loop"]
 Scheduler = RecordingDDIMScheduler | RecordingFlowScheduler
 
 
@@ -96,7 +96,7 @@ def replay(
 
     "one-step" begins the pipeline's loop at the step; it is wrong where the pipeline looks at the loop's index.
     "mixed-steps" does so for rows at several steps: the denoiser gets each row's own time; it is wrong where the
-    pipeline uses the time for anything else. "full-trajectory" runs the whole loop with an idle denoiser until it gets to the
+    pipeline uses the time for anything else. "full-loop" runs the whole loop with an idle denoiser until it gets to the
     step. Gradients are on or off as they are for the caller: the pipeline's own no_grad decorator is bypassed.
 
     Raises:
@@ -109,7 +109,7 @@ def replay(
         raise InputError(f"the trajectory has {len(recording.noises)} steps; there is no step {max(steps)}")
     if len({recording.noises[step] for step in steps}) > 1:
         raise InputError("steps with noise and steps without cannot be replayed together")
-    hook = ReplayHook(recording.noises, steps, whole=mode == "full-trajectory")
+    hook = ReplayHook(recording.noises, steps, whole=mode == "full-loop")
     double = pipeline_proxy(
         pipeline,
         recording.device,
@@ -117,7 +117,7 @@ def replay(
         encode_prompt=_in_turn(recording.encodings.of(recording.prompts)),
     )
     double.__dict__["prepare_latents"] = _prepared(double.prepare_latents, recording, latents)
-    if mode == "full-trajectory":
+    if mode == "full-loop":
         double.__dict__[denoiser] = IdleDenoiser(
             getattr(pipeline, denoiser), hook, recording.calls, recording.batch, len(latents)
         )
