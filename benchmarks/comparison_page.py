@@ -22,8 +22,8 @@ from typing import Any
 from _page import DOCS, fill
 from _panels import PANEL, side_by_side
 
-from stepcredit.comparison.sections import curve_lines
-from stepcredit.comparison.text import reward_sections
+from stepcredit.comparison.html import curve_lines
+from stepcredit.comparison.tables import reward_sections
 from stepcredit.report.charts import line_chart
 
 

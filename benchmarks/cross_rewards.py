@@ -23,7 +23,7 @@ from typing import Any
 
 from _page import DOCS, fill
 
-from stepcredit.comparison.text import pipes
+from stepcredit.comparison.tables import pipes
 
 CHECKER = "alignment"
 DIVERSITY = "diversity"

@@ -14,7 +14,7 @@ import yaml
 from tests.cli.command_line import refused, stepcredit
 from tests.comparison.faked import FAKE, FILE, results, timeless
 
-from stepcredit.comparison import run, runner
+from stepcredit.comparison import process_pool, run
 
 TINY = Path(__file__).parents[1] / "comparison" / "tiny.yaml"
 
@@ -22,7 +22,7 @@ TINY = Path(__file__).parents[1] / "comparison" / "tiny.yaml"
 @pytest.fixture(autouse=True)
 def _here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "TRAIN", FAKE)
-    monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(process_pool, "POLL_SECONDS", 0.01)
     (here / "mine.yaml").write_text(FILE)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.command_line import TOY, refused, stepcredit, tree
-from tests.comparison.kept import kept
+from tests.comparison.finished import kept
 from tests.toy_policy import ToyPolicy
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tests.comparison.kept import kept
-from tests.comparison.test_findings import REWARD
+from tests.comparison.finished import kept
+from tests.comparison.test_results import REWARD
 from tests.test_benchmarks import module
 
 __all__ = ["module"]

@@ -11,9 +11,9 @@ import yaml
 from tests.comparison.faked import FILE
 
 from stepcredit.comparison.cells import fresh_cells, tuning_cells
-from stepcredit.comparison.files import own_files
+from stepcredit.comparison.comparison_file import comparison
 from stepcredit.comparison.protocol import Protocol, make_protocol, watching
-from stepcredit.comparison.reading import comparison
+from stepcredit.comparison.user_files import own_files
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.rewards import build_reward

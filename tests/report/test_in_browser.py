@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.comparison.kept import kept
+from tests.comparison.finished import kept
 from tests.report.chromium import Chromium, installed
 from tests.report.test_report import row, start, write_rows
 
-from stepcredit.comparison.page import write_comparison_report
+from stepcredit.comparison.report import write_comparison_report
 from stepcredit.report import write_report
 from stepcredit.runs.image_grid import save_grid
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stepcredit.comparison.comparison_file import read_comparison
 from stepcredit.comparison.protocol import make_protocol
-from stepcredit.comparison.reading import read_comparison
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stepcredit.cli._source import Source
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
-from stepcredit.evaluation.measuring import PromptSet
+from stepcredit.evaluation.measure import PromptSet
+from stepcredit.evaluation.source import Source
 from stepcredit.prompts import load_prompts, prompt_names
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.runs import recipes

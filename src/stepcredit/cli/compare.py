@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepcredit.comparison.reading import ComparisonFile, comparison, is_comparison, read_comparison
+from stepcredit.comparison.comparison_file import ComparisonFile, comparison, is_comparison, read_comparison
 from stepcredit.errors import InputError, Interrupted
 from stepcredit.runs import recipes
 from stepcredit.utils.signals import interruptible

@@ -13,15 +13,15 @@ from typing import Any
 from rich.console import Console
 
 from stepcredit.cli._evaluated import Judges, chosen_prompts, chosen_rewards
-from stepcredit.cli._source import Source, open_source
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.evaluation.cross import cross_tables
+from stepcredit.evaluation.base_and_tuned import SideBySide
+from stepcredit.evaluation.cross_table import cross_tables
 from stepcredit.evaluation.diversity import SPACE
-from stepcredit.evaluation.findings import METHOD, findings
-from stepcredit.evaluation.measuring import BATCH, PromptSet
-from stepcredit.evaluation.sides import SideBySide
-from stepcredit.evaluation.text import cross_text, evaluation_text
+from stepcredit.evaluation.measure import BATCH, PromptSet
+from stepcredit.evaluation.results import METHOD, findings
+from stepcredit.evaluation.source import Source, open_source
+from stepcredit.evaluation.tables import cross_text, evaluation_text
 from stepcredit.rewards import RewardError
 from stepcredit.runs.progress import live_bar
 from stepcredit.training.sampling_plan import evaluation_plan

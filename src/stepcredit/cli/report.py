@@ -44,6 +44,6 @@ def _write_run(source: Path, out: Path | None) -> Path:
 
 
 def _write_comparison(source: Path, out: Path | None) -> Path:
-    from stepcredit.comparison.page import write_comparison_report  # as above
+    from stepcredit.comparison.report import write_comparison_report  # as above
 
     return write_comparison_report(source, out)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from stepcredit.cli._source import open_source
 from stepcredit.errors import InputError
+from stepcredit.evaluation.source import open_source
 from stepcredit.prompts import load_prompts, prompt_text
 from stepcredit.rewards.vision.images import to_pil
 from stepcredit.training.sampling_plan import evaluation_plan

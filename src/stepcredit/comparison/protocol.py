@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepcredit.comparison.files import own_files, parts_of
-from stepcredit.comparison.reading import ComparisonFile, Overrides
+from stepcredit.comparison.comparison_file import ComparisonFile, Overrides
+from stepcredit.comparison.user_files import own_files, parts_of
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.comparison.cells import Cell, fresh_cells, pairs, tuned, tuning_cells
-from stepcredit.comparison.choice import Choices, choose, chosen
+from stepcredit.comparison.comparison_file import ComparisonFile
 from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
-from stepcredit.comparison.display import Display
-from stepcredit.comparison.files import own_files
-from stepcredit.comparison.findings import comparison_findings
-from stepcredit.comparison.page import write_comparison_report
+from stepcredit.comparison.learning_rates import Choices, choose, chosen
+from stepcredit.comparison.process_pool import TRAIN, Failure, Runner, slots
+from stepcredit.comparison.progress import Display
 from stepcredit.comparison.protocol import Protocol, make_protocol
-from stepcredit.comparison.reading import ComparisonFile
-from stepcredit.comparison.runner import TRAIN, Failure, Runner, slots
-from stepcredit.comparison.text import markdown, printed
+from stepcredit.comparison.report import write_comparison_report
+from stepcredit.comparison.results import comparison_findings
+from stepcredit.comparison.tables import markdown, printed
+from stepcredit.comparison.user_files import own_files
 from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.runs.directory import environment
 from stepcredit.utils.files import locked, write_atomically

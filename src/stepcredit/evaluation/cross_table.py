@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stepcredit.evaluation.findings import DIFFERENCE
+from stepcredit.evaluation.results import DIFFERENCE
 
 
 def cross_tables(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

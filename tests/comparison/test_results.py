@@ -12,10 +12,10 @@ from tests.comparison.test_protocol import protocol
 from torch import Tensor
 
 from stepcredit.comparison.cells import Cell
-from stepcredit.comparison.choice import Choice
 from stepcredit.comparison.curves import Curve, read_curve
-from stepcredit.comparison.findings import comparison_findings
-from stepcredit.comparison.text import markdown, printed
+from stepcredit.comparison.learning_rates import Choice
+from stepcredit.comparison.results import comparison_findings
+from stepcredit.comparison.tables import markdown, printed
 from stepcredit.errors import InputError
 from stepcredit.stats.power import detectable
 

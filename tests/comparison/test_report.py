@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.comparison.kept import RATE, kept
-from tests.comparison.test_findings import REWARD
+from tests.comparison.finished import RATE, kept
+from tests.comparison.test_results import REWARD
 from tests.report.test_report import ATTACK, Balance
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
-from stepcredit.comparison.page import write_comparison_report
+from stepcredit.comparison.report import write_comparison_report
 from stepcredit.errors import InputError
 
 SEEDS = (11, 12, 13)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from stepcredit.comparison.directory import ComparisonDirectory
-from stepcredit.comparison.sections import page_of
+from stepcredit.comparison.html import page_of
 from stepcredit.errors import InputError, shortened
 from stepcredit.report.page import save
 from stepcredit.report.rows import json_object, mapping

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from stepcredit.evaluation.cross import cross_tables
-from stepcredit.evaluation.findings import ONE_IMAGE, findings
-from stepcredit.evaluation.measuring import Measured, PromptSet
-from stepcredit.evaluation.text import cross_text, evaluation_text
+from stepcredit.evaluation.cross_table import cross_tables
+from stepcredit.evaluation.measure import Measured, PromptSet
+from stepcredit.evaluation.results import ONE_IMAGE, findings
+from stepcredit.evaluation.tables import cross_text, evaluation_text
 from stepcredit.types import Prompt
 
 BASE = Measured({"r": torch.tensor([[1.0, 3.0], [5.0, 7.0]])}, [0.2, 0.4])

@@ -10,8 +10,8 @@ import torch
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
-from stepcredit.evaluation.measuring import PromptSet, measure
-from stepcredit.evaluation.sides import SideBySide
+from stepcredit.evaluation.base_and_tuned import SideBySide
+from stepcredit.evaluation.measure import PromptSet, measure
 from stepcredit.rewards import RewardError, build_reward, checked
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import recipes

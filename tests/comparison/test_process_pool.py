@@ -19,10 +19,10 @@ import pytest
 import yaml
 from tests.comparison.faked import FILE, fake_compare, results
 
-from stepcredit.comparison import runner
+from stepcredit.comparison import process_pool
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
-from stepcredit.comparison.runner import slots
+from stepcredit.comparison.process_pool import slots
 from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.errors import InputError, Interrupted, StepcreditError
 
@@ -33,7 +33,7 @@ RUNS = 2 * 2 * 2 + 2 * 2
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(process_pool, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("undisturbed")
     (place / "mine.yaml").write_text(SMALL)
     with chdir(place), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "POLL_SECONDS", 0.01)
+        patch.setattr(process_pool, "POLL_SECONDS", 0.01)
         fake_compare(Path("mine.yaml"), Path("whole"))
     return place / "whole"
 
@@ -119,13 +119,13 @@ def test_rates_are_chosen_on_tuning_seeds_and_arms_compared_on_fresh_ones(whole:
 
 def test_the_protocol_is_on_disk_before_the_first_run(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    start = runner.Runner._start
+    start = process_pool.Runner._start
 
-    def spy(self: runner.Runner, *arguments: object) -> object:
+    def spy(self: process_pool.Runner, *arguments: object) -> object:
         seen.append(yaml.safe_load(Path("a/protocol.yaml").read_text())["protocol"])
         return start(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner.Runner, "_start", spy)
+    monkeypatch.setattr(process_pool.Runner, "_start", spy)
     fake_compare(file, Path("a"))
     assert len(seen) == RUNS and all(one == seen[0] for one in seen)
     assert (seen[0]["tuning_seeds"], seen[0]["fresh_seeds"]) == ([1, 2], [11, 12])
@@ -140,7 +140,7 @@ def test_the_same_comparison_elsewhere_gives_the_same_numbers(file: Path, whole:
 
 def test_finished_runs_are_not_repeated(file: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    monkeypatch.setattr(runner.Runner, "_start", lambda *_: pytest.fail("nothing is left to run"))
+    monkeypatch.setattr(process_pool.Runner, "_start", lambda *_: pytest.fail("nothing is left to run"))
     fake_compare(file, whole)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
@@ -221,8 +221,8 @@ def test_an_interrupt_leaves_no_run_behind(file: Path, listener: Listener, numbe
 
 
 def test_a_run_that_will_not_stop_is_killed(file: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(runner.signal, "SIGTERM", 0)
+    monkeypatch.setattr(process_pool, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(process_pool.signal, "SIGTERM", 0)
     thread = threading.Thread(target=lambda: (listener.stopped(2), os.kill(os.getpid(), signal.SIGINT)))
     thread.start()
     with pytest.raises(Interrupted):
@@ -324,7 +324,7 @@ def test_a_folder_with_something_else_in_it_is_refused(file: Path) -> None:
 
 def test_a_run_has_one_thread_and_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr(runner, "cores", lambda: 3)
+    monkeypatch.setattr(process_pool, "cores", lambda: 3)
     assert slots(TrainConfig(), None) == [{"OMP_NUM_THREADS": "1"}] * 3
     assert len(slots(TrainConfig(), 5)) == 5
 

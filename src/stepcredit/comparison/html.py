@@ -8,7 +8,7 @@ from typing import Any
 
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.records import Samples, fresh_runs, rows_by_arm, samples
-from stepcredit.comparison.text import Table, caveats, notes, tables, title
+from stepcredit.comparison.tables import Table, caveats, notes, tables, title
 from stepcredit.report.axes import LARGE
 from stepcredit.report.charts import Line, Point, keys, line_chart
 from stepcredit.report.markup import bullets, facts, figure, gallery, note, origin, part, section, table

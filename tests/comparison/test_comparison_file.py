@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tests.comparison.faked import FILE
 
-from stepcredit.comparison.reading import is_comparison, read_comparison
+from stepcredit.comparison.comparison_file import is_comparison, read_comparison
 from stepcredit.errors import InputError
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.comparison.test_findings import REWARD, curve, stand_ins
 from tests.comparison.test_protocol import protocol
+from tests.comparison.test_results import REWARD, curve, stand_ins
 
 from stepcredit.comparison.cells import Cell
-from stepcredit.comparison.choice import Choice
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
-from stepcredit.comparison.findings import comparison_findings
+from stepcredit.comparison.learning_rates import Choice
+from stepcredit.comparison.results import comparison_findings
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.image_grid import save_grid
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from stepcredit.evaluation.findings import BASE, DIFFERENCE, TUNED
+from stepcredit.evaluation.results import BASE, DIFFERENCE, TUNED
 
 _HEADINGS = {BASE: "base", TUNED: "tuned", DIFFERENCE: "tuned - base"}
 _MOST_DIGITS = 8

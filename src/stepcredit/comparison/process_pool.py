@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
-from stepcredit.comparison.display import Display
+from stepcredit.comparison.progress import Display
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
 from stepcredit.errors import shortened

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from stepcredit.evaluation.diversity import Embedding, thumbnail
-from stepcredit.evaluation.findings import BASE, TUNED
-from stepcredit.evaluation.measuring import Measured, PromptSet, measure
+from stepcredit.evaluation.measure import Measured, PromptSet, measure
+from stepcredit.evaluation.results import BASE, TUNED
 from stepcredit.rewards import CheckedReward
 from stepcredit.types import Plan, Policy
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcredit.evaluation.measuring import Measured, PromptSet
+from stepcredit.evaluation.measure import Measured, PromptSet
 from stepcredit.stats.intervals import LEVEL, RESAMPLES, clustered_mean, paired_difference, plain
 
 BASE, TUNED, DIFFERENCE = "base", "tuned", "difference"

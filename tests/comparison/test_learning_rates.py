@@ -8,7 +8,7 @@ import pytest
 from tests.comparison.test_protocol import protocol
 
 from stepcredit.comparison.cells import Cell, tuning_cells
-from stepcredit.comparison.choice import Choice, choose
+from stepcredit.comparison.learning_rates import Choice, choose
 
 JPEG = "jpeg_compressibility"
 

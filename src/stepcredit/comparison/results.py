@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from stepcredit.comparison.cells import Cell
-from stepcredit.comparison.choice import Choices
 from stepcredit.comparison.curves import Curve
 from stepcredit.comparison.estimates import difference, mean, median_factor
+from stepcredit.comparison.learning_rates import Choices
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.stats.intervals import LEVEL, RESAMPLES
 from stepcredit.stats.power import POWER, detectable

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stepcredit.evaluation.text import aligned, estimate_text, remarks
+from stepcredit.evaluation.tables import aligned, estimate_text, remarks
 
 Table = list[list[str]]
 WIDTH = 110
