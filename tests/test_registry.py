@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepcredit.errors import InputError, Interrupted, StepcreditError, unknown
+from stepcredit.errors import InputError
 from stepcredit.registry import Registry, construct, option_names
 
 PACKAGE = "from stepcredit.registry import Registry\n\nPARTS = Registry('gadget', '{name}')\n"
@@ -126,12 +126,3 @@ def test_option_names_are_those_given_by_keyword() -> None:
     def factory(a: int, /, b: int, *rest: int, c: int = 0, **more: int) -> None: ...
 
     assert option_names(factory) == ["b", "c"]
-
-
-def test_unknown_without_anything_known_or_near() -> None:
-    assert str(unknown("thing", "x", [])) == "unknown thing 'x'; known: none"
-    assert str(unknown("thing", "x", ["lamp"])) == "unknown thing 'x'; known: lamp"
-
-
-def test_exit_codes() -> None:
-    assert (StepcreditError.exit_code, InputError.exit_code, Interrupted.exit_code) == (1, 2, 130)

@@ -1,67 +1,111 @@
-"""Errors a user can cause and mend. The command line prints their one line and exits with their code."""
+"""The errors of this package. The command line prints each of them as one line and exits with its code.
+
+    StepcreditError            1    base class
+    ├── InputError             2    the user gave something wrong: a key, a file, a model, an argument
+    ├── RewardError            2    a reward raised, or did not return one finite number per image
+    ├── ResumableError         2    the run cannot continue, but can be resumed after a change
+    │   └── OutOfMemoryError   1    the run needs more memory than there is
+    ├── ProcessLost            1    another process of the run ended or cannot be reached
+    └── Interrupted          130    a signal stopped the run
+
+Errors that belong to one module derive from one of these: `PayloadError` and `ScoringError` of the reward server, for
+example, are InputErrors.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 1500
+_MAX_LENGTH = 1500
+_MIN_SIMILARITY = 0.6
 
 
 class StepcreditError(Exception):
-    """Base of every error of this package.
+    """Base class of all errors of this package.
 
     Attributes:
-        exit_code: what the command line returns.
-        told_by_each: whether a process that is not the first of its machine prints it too.
+        exit_code: exit code of the command line.
+        show_on_every_rank: whether the command line prints the error on every rank, and not only on local rank 0.
     """
 
     exit_code = 1
-    told_by_each = False
+    show_on_every_rank = False
 
 
 class InputError(StepcreditError):
-    """Something given by the user is wrong: a config key, a file, a model, a reward's output."""
+    """The user gave something wrong: a configuration key, a file, a model, an argument."""
 
     exit_code = 2
 
 
+class RewardError(StepcreditError):
+    """A reward raised, or returned something other than one finite number per image."""
+
+    exit_code = 2
+
+
+class ResumableError(StepcreditError):
+    """The run cannot continue as it is, but it can be resumed.
+
+    Attributes:
+        overrides: `section.key=value` overrides to append to the command that resumes the run.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, overrides: str = "") -> None:
+        super().__init__(message)
+        self.overrides = overrides
+
+
+class OutOfMemoryError(ResumableError):
+    """The run needs more memory than there is. It can be resumed with settings that need less."""
+
+    exit_code = 1
+
+
+class ProcessLost(StepcreditError):
+    """Another process of the run ended or cannot be reached. The run can be resumed."""
+
+
 class Interrupted(StepcreditError):
-    """A signal stopped the run after its checkpoint was written."""
+    """A signal stopped the run."""
 
     exit_code = 130
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An InputError for a name that is not among `known`, naming the nearest one.
+    """An InputError for a name that is not in `known`. It suggests the most similar one, if that is similar enough.
 
     >>> str(unknown("credit rule", "contribtion", ["contribution", "linear"]))
     "unknown credit rule 'contribtion' (did you mean 'contribution'?); known: contribution, linear"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    by_lower_case = {each.lower(): each for each in names}
+    nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=_MIN_SIMILARITY)
+    hint = f" (did you mean '{by_lower_case[nearest[0]]}'?)" if nearest else ""
     return InputError(f"unknown {kind} '{name}'{hint}; known: {', '.join(names) or 'none'}")
 
 
-def some_of(lines: Sequence[str], most: int = 3) -> str:
-    """The first of many complaints, and how many more there are.
+def some_of(lines: Sequence[str], limit: int = 3) -> str:
+    """The first `limit` lines, joined, and the number of the others.
 
     >>> some_of(["a", "b", "c", "d"])
     'a; b; c; and 1 more'
     """
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "; ".join([*lines[:most], *more])
+    more = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "; ".join([*lines[:limit], *more])
 
 
 def shortened(text: str, width: int = 80) -> str:
-    """`text` on one line of at most `width` characters, for an error."""
+    """`text` on one line of at most `width` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
 def printable(text: str) -> str:
-    """`text` on one line of at most 1500 letters, with escapes for what a terminal would act on or could not show."""
+    """`text` on one line of at most 1500 characters, with control and other unprintable characters escaped."""
     line = " ".join(text.splitlines())
-    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    line = line if len(line) <= _MAX_LENGTH else f"{line[: _MAX_LENGTH - 3]}..."
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

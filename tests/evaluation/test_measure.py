@@ -10,9 +10,10 @@ import torch
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
+from stepcredit.errors import RewardError
 from stepcredit.evaluation.base_and_tuned import SideBySide
 from stepcredit.evaluation.measure import PromptSet, measure
-from stepcredit.rewards import RewardError, build_reward, checked
+from stepcredit.rewards import build_reward, checked
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import recipes
 from stepcredit.types import Plan, Prompt

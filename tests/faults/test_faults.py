@@ -102,6 +102,7 @@ class Fault:
         carries_on: the run ends well in spite of it.
         alike: how far the run is then, or once resumed without the fault, the one without it.
         overrides: of the run.
+        code: exit code of a run that the fault ends.
     """
 
     what: str
@@ -111,6 +112,7 @@ class Fault:
     carries_on: bool = False
     alike: Literal["in every bit", "within rounding", "not"] = "in every bit"
     overrides: tuple[str, ...] = ()
+    code: int = 2
 
 
 MEMORY = "out of memory in training"
@@ -147,13 +149,14 @@ FAULTS = [
           "out of memory in training with a micro-batch of 4: ", carries_on=True, alike="within rounding"),
     Fault(MEMORY, "every time from epoch 2", replays(range(20, ALWAYS), CUDA),
           "epoch 2: out of memory in training with train.microbatch halved to 2 already, go on with: stepcredit train "
-          "--resume --run a train.microbatch=1"),
+          "--resume --run a train.microbatch=1", code=1),
     Fault(MEMORY, "with one image at a time", replays(range(70, ALWAYS), CPU), "with train.microbatch=1, the smallest",
-          alike="within rounding", overrides=("train.microbatch=1",)),
+          alike="within rounding", overrides=("train.microbatch=1",), code=1),
     Fault(MEMORY, "in the optimizer's step", lambda: at_calls(torch.optim.AdamW, "step", EPOCH_2, raising(CUDA)),
-          "epoch 2: out of memory in the optimizer's step"),
+          "epoch 2: out of memory in the optimizer's step", code=1),
     Fault("out of memory in sampling", "in epoch 2", rollout(raising(CUDA)),
-          "epoch 2: out of memory in sampling or decoding; free some, or lower sample.batch, and go on with: "),
+          "epoch 2: out of memory in sampling or decoding; free some, or lower sample.batch, and go on with: ",
+          code=1),
     Fault("disk full", "writing metrics; injected", full("metrics.jsonl", 2), "No space left on device"),
     Fault("disk full", "writing a checkpoint's tensors; injected", full("epoch_0002/tensors"), "No space left"),
     Fault("disk full", "writing a checkpoint's state; injected", full("epoch_0002/state"), "No space left"),
@@ -196,14 +199,15 @@ def test_a_fault_costs_no_run(here: Path, whole: Path, toy: list[ToyPolicy], fau
         assert (said.code, said.err) == (0, "") and said.out.count(fault.line) == 1, said
         record(fault.what, fault.how, CARRIES_ON)
     else:
-        assert_one_line(said, fault.line)
-        record(fault.what, fault.how, f"{REFUSED}; resumed without the fault", lost(here / "a", toy[-1:]))
+        assert_one_line(said, fault.line, fault.code)
+        outcome = REFUSED.replace("2", str(fault.code))
+        record(fault.what, fault.how, f"{outcome}; resumed without the fault", lost(here / "a", toy[-1:]))
         assert_ends(command)
     assert_like(here / "a", whole, fault.alike)
 
 
-def assert_one_line(said: Said, pattern: str) -> None:
-    assert said.code == 2, said
+def assert_one_line(said: Said, pattern: str, code: int = 2) -> None:
+    assert said.code == code, said
     assert said.err.count("\n") == 1 and said.err.startswith("stepcredit: "), said.err
     assert re.search(pattern, said.err), said.err
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from stepcredit.errors import InputError, printable
+from stepcredit.errors import StepcreditError, printable
 
 Case = TypeVar("Case")
 WORKS, REFUSED = "works", "one line, exit 2"
@@ -62,7 +62,7 @@ def outcome_of(attempt: Callable[[], object]) -> str:
     try:
         with _in_time():
             return REFUSED if attempt() == REFUSED else WORKS
-    except InputError as error:
+    except StepcreditError as error:
         line = printable(str(error))
         if error.exit_code != 2 or not line.strip():
             raise AssertionError(f"no clear line: {error!r}") from error

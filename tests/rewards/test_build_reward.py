@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError
-from stepcredit.rewards import CheckedReward, RewardError, build_reward
+from stepcredit.errors import InputError, RewardError
+from stepcredit.rewards import CheckedReward, build_reward
 
 MINE = """
 from __future__ import annotations

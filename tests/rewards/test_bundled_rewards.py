@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError
-from stepcredit.rewards import REWARDS, CheckedReward, RewardError, build_reward, checked
+from stepcredit.errors import InputError, RewardError
+from stepcredit.rewards import REWARDS, CheckedReward, build_reward, checked
 from stepcredit.rewards.alignment import Alignment
 from stepcredit.rewards.vision.images import to_pil, to_uint8
 from stepcredit.shapes.checker import Checker

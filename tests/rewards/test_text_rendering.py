@@ -11,8 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from stepcredit.errors import InputError
-from stepcredit.rewards import RewardError
+from stepcredit.errors import InputError, RewardError
 from stepcredit.rewards.core import extras
 from stepcredit.rewards.text_rendering import TextRendering, levenshtein, wanted_text
 

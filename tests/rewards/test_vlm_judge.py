@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stepcredit.errors import InputError
-from stepcredit.rewards import RewardError
+from stepcredit.errors import InputError, RewardError
 from stepcredit.rewards.core import extras
 from stepcredit.rewards.vision.images import to_uint8
 from stepcredit.rewards.vlm_judge import VlmJudge

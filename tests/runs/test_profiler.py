@@ -12,7 +12,7 @@ from tests.cli.command_line import TINY, stepcredit
 from tests.toy_policy import toy_config
 from tests.training.test_trainer import Failing, Notebook, finish, raising, rows, start
 
-from stepcredit.rewards import RewardError
+from stepcredit.errors import RewardError
 from stepcredit.runs.profiler import profiled, profiled_epoch
 from stepcredit.runs.progress import Progress
 

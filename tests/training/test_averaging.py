@@ -15,8 +15,8 @@ from torch import Tensor
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
+from stepcredit.errors import RewardError
 from stepcredit.policy.adapters.ema import AveragedAdapter, warmed_up
-from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory

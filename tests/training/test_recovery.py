@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepcredit.training.recovery import Recovery, ResumableError, out_of_memory, require_finite
+from stepcredit.errors import ResumableError
+from stepcredit.training.recovery import Recovery, out_of_memory, require_finite
 
 PLAIN = torch.amp.GradScaler("cpu", enabled=False)
 MEMORY = [

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepcredit.rewards import RewardError, checked
+from stepcredit.errors import RewardError
+from stepcredit.rewards import checked
 from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.types import Prompt
 

@@ -18,9 +18,8 @@ from torch import Tensor
 from stepcredit.config import TrainConfig
 from stepcredit.credit import CREDIT, build_credit
 from stepcredit.distributed.process_group import ProcessGroup
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, RewardError
 from stepcredit.maths import Transition
-from stepcredit.rewards import RewardError
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.distributed.process_group import ProcessGroup
-from stepcredit.training.recovery import ResumableError
+from stepcredit.errors import ResumableError
 
 _FIGURES = ("approx_kl", "clip_fraction", "reference_kl", "loss", "grad_norm", "first_ratio")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from stepcredit.cli._evaluated import Judges, chosen_prompts, chosen_rewards
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, RewardError
 from stepcredit.evaluation.base_and_tuned import SideBySide
 from stepcredit.evaluation.cross_table import cross_tables
 from stepcredit.evaluation.diversity import SPACE
@@ -22,7 +22,6 @@ from stepcredit.evaluation.measure import BATCH, PromptSet
 from stepcredit.evaluation.results import METHOD, findings
 from stepcredit.evaluation.source import Source, open_source
 from stepcredit.evaluation.tables import cross_text, evaluation_text
-from stepcredit.rewards import RewardError
 from stepcredit.runs.progress import live_bar
 from stepcredit.training.sampling_plan import evaluation_plan
 from stepcredit.utils.files import write_atomically

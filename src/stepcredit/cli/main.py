@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except StepcreditError as error:
-        if error.told_by_each or os.environ.get("LOCAL_RANK", "0") == "0":
+        if error.show_on_every_rank or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"stepcredit: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from stepcredit.errors import InputError, StepcreditError
+from stepcredit.errors import InputError, ProcessLost, StepcreditError
 
 Result = TypeVar("Result")
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
@@ -29,10 +29,6 @@ _BUCKET = 2**24
 """Numbers that are added up at a time."""
 _PARTING = 0.1
 """Seconds that gloo's threads have to let go of the last tensors."""
-
-
-class ProcessLost(StepcreditError):
-    """The run cannot go on without a process that is gone; it can be resumed."""
 
 
 class ProcessGroup:

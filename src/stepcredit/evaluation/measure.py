@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.errors import shortened
+from stepcredit.errors import RewardError, shortened
 from stepcredit.evaluation.diversity import Embedding, Spread, thumbnail
-from stepcredit.rewards import CheckedReward, RewardError, Scores, join
+from stepcredit.rewards import CheckedReward, Scores, join
 from stepcredit.types import Plan, Policy, Prompt
 from stepcredit.utils.seeds import Stream, sample_seeds
 

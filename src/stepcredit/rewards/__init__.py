@@ -9,9 +9,9 @@ under `@REWARDS.register("its_name")`. Import heavy packages inside it. The firs
 from collections.abc import Callable
 
 from stepcredit.config import MIXTURE, ComponentSection, RewardSection
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, RewardError
 from stepcredit.registry import Registry, construct
-from stepcredit.rewards.core.checked import CheckedReward, RewardError, checked
+from stepcredit.rewards.core.checked import CheckedReward, checked
 from stepcredit.rewards.core.mixture import Mixture
 from stepcredit.rewards.core.scores import Scores, join
 from stepcredit.rewards.core.user import load_user_reward

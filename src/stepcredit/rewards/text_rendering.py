@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.errors import shortened, unknown
+from stepcredit.errors import RewardError, shortened, unknown
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards.core.card import RewardCard
-from stepcredit.rewards.core.checked import RewardError
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.vision.images import Images, to_pil
 

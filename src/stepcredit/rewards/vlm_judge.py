@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stepcredit.errors import InputError, shortened, unknown
+from stepcredit.errors import InputError, RewardError, shortened, unknown
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.core.checked import RewardError
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.vision.images import Images, to_pil
 from stepcredit.utils.redaction import masked, secret_place

@@ -9,13 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stepcredit.distributed.process_group import ProcessGroup
-from stepcredit.errors import InputError
-from stepcredit.rewards import RewardError
+from stepcredit.errors import InputError, OutOfMemoryError, ResumableError, RewardError
 from stepcredit.runs import checkpoint
 from stepcredit.runs.checkpoint import Checkpoint, newest_sound
 from stepcredit.runs.directory import RunDirectory, changed_versions
 from stepcredit.runs.progress import Progress
-from stepcredit.training.recovery import ResumableError, out_of_memory
+from stepcredit.training.recovery import out_of_memory
 from stepcredit.training.state import TrainingState
 from stepcredit.utils.files import sweep
 from stepcredit.utils.signals import finished_first
@@ -90,12 +89,12 @@ class Checkpointer:
         except RewardError as error:
             raise RewardError(f"{where}: {error}; mend it and go on with: {resume}") from error
         except ResumableError as error:
-            raise ResumableError(f"{where}: {error}, go on with: {f'{resume} {error.overrides}'.strip()}") from error
+            raise type(error)(f"{where}: {error}, go on with: {f'{resume} {error.overrides}'.strip()}") from error
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             doing = "sampling or decoding" if self._intact else "the optimizer's step"
-            raise ResumableError(
+            raise OutOfMemoryError(
                 f"{where}: out of memory in {doing}; free some, or lower sample.batch, and go on with: {resume}"
             ) from error
 

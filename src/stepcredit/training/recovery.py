@@ -8,23 +8,11 @@ from typing import TypeVar
 
 import torch
 
-from stepcredit.errors import InputError
+from stepcredit.errors import OutOfMemoryError, ResumableError
 
 Result = TypeVar("Result")
 _REMEDY = "a new run with a smaller train.learning_rate may do better; if something else was the cause"
 _MEMORY = ("not enough memory", "DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
-
-
-class ResumableError(InputError):
-    """A run that cannot go on as it is, but can be resumed.
-
-    Attributes:
-        overrides: what to add to the command that resumes it.
-    """
-
-    def __init__(self, message: str, overrides: str = "") -> None:
-        super().__init__(message)
-        self.overrides = overrides
 
 
 class Recovery:
@@ -60,7 +48,7 @@ class Recovery:
         """`attempt` with a micro-batch; if memory runs out `undo`, then once more, and from now on, with half of it.
 
         Raises:
-            ResumableError: memory runs out again, a micro-batch of one is too large, or it may not be halved.
+            OutOfMemoryError: memory runs out again, a micro-batch of one is too large, or it may not be halved.
         """
         size = self.size(microbatch)
         try:
@@ -69,18 +57,18 @@ class Recovery:
             if not out_of_memory(error):
                 raise
             if size == 1:
-                raise ResumableError(
+                raise OutOfMemoryError(
                     "out of memory in training with train.microbatch=1, the smallest; less is needed with "
                     "model.gradient_checkpointing",
                     "model.gradient_checkpointing=true",
                 ) from error
             if not self._halves:
-                raise ResumableError(
+                raise OutOfMemoryError(
                     f"out of memory in training with a micro-batch of {size}, which is not halved with model.shard",
                     f"train.microbatch={size // 2}",
                 ) from error
             if self.microbatch is not None:
-                raise ResumableError(
+                raise OutOfMemoryError(
                     f"out of memory in training with train.microbatch halved to {size} already",
                     f"train.microbatch={size // 2}",
                 ) from error

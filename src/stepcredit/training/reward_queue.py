@@ -10,7 +10,8 @@ from threading import Thread
 
 from torch import Tensor
 
-from stepcredit.rewards import CheckedReward, RewardError, Scores
+from stepcredit.errors import RewardError
+from stepcredit.rewards import CheckedReward, Scores
 from stepcredit.rewards.core.scores import join
 from stepcredit.types import Prompt
 

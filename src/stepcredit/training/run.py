@@ -15,15 +15,14 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.distributed.deepspeed import stage_three_as_shards
 from stepcredit.distributed.process_group import ProcessGroup, in_words, init_process_group
-from stepcredit.errors import InputError, Interrupted, StepcreditError
+from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
-from stepcredit.rewards import RewardError, build_reward
+from stepcredit.rewards import build_reward
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import ConsoleProgress, Progress
 from stepcredit.training.checkpointing import resume_command
-from stepcredit.training.recovery import ResumableError
 from stepcredit.training.sampling_plan import largest_update
 from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt
@@ -80,7 +79,7 @@ def _joined(config: TrainConfig) -> Iterator[ProcessGroup]:
         if processes.is_main or processes.error_is_shared or isinstance(error, Interrupted):
             raise
         error.args = (f"process {processes.rank}: {error}",)
-        error.told_by_each = True
+        error.show_on_every_rank = True
         raise
     finally:
         processes.destroy()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepcredit.errors import InputError
-from stepcredit.rewards import CheckedReward, RewardError, checked
+from stepcredit.errors import InputError, RewardError
+from stepcredit.rewards import CheckedReward, checked
 
 PROMPTS = ["a cat", "a dog", "a fox"]
 

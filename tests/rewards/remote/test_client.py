@@ -18,8 +18,8 @@ from tests.rewards.remote.live import TOKEN, Counting, pictures, served
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError
-from stepcredit.rewards import REWARDS, RewardError, build_reward, checked
+from stepcredit.errors import InputError, RewardError
+from stepcredit.rewards import REWARDS, build_reward, checked
 from stepcredit.rewards.remote.app import create_app
 from stepcredit.rewards.remote.attempt import ANSWER_BYTES
 from stepcredit.rewards.remote.client import LONGEST_WAIT, RemoteOptions, RemoteReward, remote_reward

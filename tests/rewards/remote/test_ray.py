@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError
-from stepcredit.rewards import RewardError, Scores, build_reward, checked
+from stepcredit.errors import InputError, RewardError
+from stepcredit.rewards import Scores, build_reward, checked
 from stepcredit.rewards.core.scores import Component, mix
 from stepcredit.rewards.remote.ray import PooledReward, WorkerDied, _even_slices, _same_sigterm_handler, ray_reward
 

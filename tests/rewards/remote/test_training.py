@@ -14,7 +14,8 @@ from tests.toy_policy import ToyPolicy, toy_config
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.rewards import RewardError, build_reward
+from stepcredit.errors import RewardError
+from stepcredit.rewards import build_reward
 from stepcredit.rewards.remote.app import create_app
 from stepcredit.rewards.remote.token import VARIABLE
 from stepcredit.rewards.warmth import Warmth

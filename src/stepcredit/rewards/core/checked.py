@@ -10,15 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.errors import InputError, shortened
+from stepcredit.errors import InputError, RewardError, shortened
 from stepcredit.rewards.core.scores import Scores
 
 MOST_SCORES = 2**20
 """Numbers that a reward may return, whatever they are: far more than any batch has images."""
-
-
-class RewardError(InputError):
-    """A reward raised, or returned something other than one finite number per image."""
 
 
 class Scorer(Protocol):
@@ -86,7 +82,7 @@ class CheckedReward:
         try:
             with torch.no_grad():
                 return self.reward(images, prompts, metadata)
-        except InputError as error:
+        except (InputError, RewardError) as error:
             raise self._error(f"failed: {error}") from error
         except (Exception, SystemExit) as error:
             where = f"on {len(prompts)} images, first prompt {shortened(prompts[0])!r}" if prompts else "on no images"

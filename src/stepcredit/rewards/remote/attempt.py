@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from stepcredit.errors import InputError, shortened
-from stepcredit.rewards.core.checked import RewardError
+from stepcredit.errors import InputError, RewardError, shortened
 
 if TYPE_CHECKING:
     import httpx

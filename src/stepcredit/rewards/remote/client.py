@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, RewardError
 from stepcredit.registry import construct
-from stepcredit.rewards.core.checked import RewardError
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.remote import wire
 from stepcredit.rewards.remote.attempt import Passing, ScoreRequest, ask

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from stepcredit.errors import InputError
-from stepcredit.rewards.core.checked import CheckedReward, RewardError
+from stepcredit.errors import InputError, RewardError
+from stepcredit.rewards.core.checked import CheckedReward
 from stepcredit.rewards.remote.limits import Limits
 from stepcredit.rewards.remote.wire import Batch, PayloadError, decode
 
@@ -21,7 +21,7 @@ class ScoringError(InputError):
 
     def __init__(self, error: RewardError) -> None:
         super().__init__(str(error))
-        deterministic = error.__cause__ is None or isinstance(error.__cause__, InputError)
+        deterministic = error.__cause__ is None or isinstance(error.__cause__, InputError | RewardError)
         self.status = 422 if deterministic else 500
 
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError, shortened
-from stepcredit.rewards.core.checked import RewardError
+from stepcredit.errors import InputError, RewardError, shortened
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.core.scores import Scores, join
 
