@@ -31,6 +31,7 @@ from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.profiler import profiled, profiled_epoch
 from stepcredit.runs.progress import Progress
 from stepcredit.runs.timing import Clock, peak_memory_bytes
+from stepcredit.training.callbacks import Callback, EpochImages, run_callbacks
 from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.recovery import Recovery, require_finite
 from stepcredit.training.reward_queue import RewardQueue
@@ -53,6 +54,10 @@ class Trainer:
         prompts: the whole prompt source; each epoch draws from it.
         weights_dir: where the trained weights are exported to, `run.lora_dir` by default.
         processes: that share the work; by default this is the only one. Each has a trainer, alike but for `progress`.
+        callbacks: called on rank 0 after every epoch; see `callbacks`.
+
+    Attributes:
+        stopped: whether a callback has ended the run.
 
     Raises:
         InputError: the prompts are too few for the epoch that `config` asks for.
@@ -69,6 +74,7 @@ class Trainer:
         progress: Progress | None = None,
         weights_dir: Path | None = None,
         processes: ProcessGroup | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config = config
         self.policy = policy
@@ -80,6 +86,9 @@ class Trainer:
         self.weights_dir = weights_dir or run.lora_dir
         self.replays = not config.run.self_check
         self.processes = processes or ProcessGroup()
+        self.callbacks = callbacks
+        self.stopped = False
+        self._images: Tensor | None = None  # of this process in the current epoch, kept for callbacks
         halves = not self.processes.sharded
         guard = Recovery(config.train.max_skipped_updates, self.progress.note, halves=halves)
         self.state = TrainingState(config, policy, guard, credit, self.processes)
@@ -101,7 +110,7 @@ class Trainer:
             if self._due(self.config.run.grid_every) and self._undrawn():
                 self.draw_grid()
             looked_at = profiled_epoch(self.finished_epochs, self.config.train.epochs)
-            while self.finished_epochs < self.config.train.epochs:
+            while self.finished_epochs < self.config.train.epochs and not self.stopped:
                 with self._profiled(self.finished_epochs == looked_at):
                     self.epoch(self.finished_epochs)
             return self._export()
@@ -132,8 +141,9 @@ class Trainer:
                     updated = self.update(trajectory, step_advantages, partition, epoch)
                 self.state.finished_epochs += 1
                 self.state.reward_queries += len(prompts)
-                self.record(scores, updated | credited | clock.metrics())
+                row = self.record(scores, updated | credited | clock.metrics())
 
+        self.run_callbacks(row, partition.local(prompts), scores.values[partition.rows])
         if self._due(self.config.run.checkpoint_every):
             self.checkpointer.save()
         if self._due(self.config.run.grid_every):
@@ -196,6 +206,8 @@ class Trainer:
             self._require_mixing(trained_at_once, partition.size)
             self.replays = True
         require_finite("the latents that the model draws", rollout.trajectory.final)
+        if self.callbacks:
+            self._images = rollout.images.cpu()
         return rollout.trajectory, rollout.images
 
     def score(self, images: Tensor, reward_queue: RewardQueue) -> Scores:
@@ -279,8 +291,8 @@ class Trainer:
             )
         return figures
 
-    def record(self, scores: Scores, figures: dict[str, Any]) -> None:
-        """Append the epoch's row to metrics.jsonl; `reward_components` is there for mixtures only."""
+    def record(self, scores: Scores, figures: dict[str, Any]) -> dict[str, Any]:
+        """Append the epoch's row to metrics.jsonl and return it; `reward_components` is there for mixtures only."""
         components = scores.statistics()
         row = {
             "epoch": self.finished_epochs,
@@ -295,6 +307,15 @@ class Trainer:
         self.progress.epoch(row)
         if complaint:
             self.progress.note(complaint)
+        return row
+
+    def run_callbacks(self, row: dict[str, Any], prompts: Sequence[Prompt], scores: Tensor) -> None:
+        """Call the callbacks on rank 0 with its share of the images; all ranks stop if one callback asks for it."""
+        if self._images is None:
+            return
+        images = EpochImages(self._images, [prompt.text for prompt in prompts], scores)
+        self.stopped = self.processes.run_on_main(lambda: run_callbacks(self.callbacks, row, images))
+        self._images = None
 
     def draw_grid(self) -> None:
         """Sample the same prompts with the same noise as every time, score them and keep the picture."""
@@ -346,7 +367,7 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         """Whether what is done `every` so many epochs is due: every so many, and when the run is over."""
-        return self.finished_epochs % every == 0 or self.finished_epochs == self.config.train.epochs
+        return self.stopped or self.finished_epochs % every == 0 or self.finished_epochs == self.config.train.epochs
 
     def _undrawn(self) -> bool:
         return self.processes.run_on_main(lambda: not self.run.grid_path(self.finished_epochs).exists())

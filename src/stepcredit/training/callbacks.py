@@ -1,0 +1,57 @@
+"""Functions of the user that run after every epoch and can stop the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class StopTraining(Exception):
+    """Raise this in a callback to end the run after the current epoch.
+
+    The run then saves a checkpoint, draws a sample grid and exports the weights, as at its regular end.
+    """
+
+
+@dataclass(frozen=True)
+class EpochImages:
+    """The images that an epoch was trained on. Indexing gives a PIL image, which is rendered on access.
+
+    Attributes:
+        pixels: (N, 3, H, W) float32 in [0, 1], on the CPU.
+        prompts: N texts.
+        scores: (N,) rewards.
+    """
+
+    pixels: Tensor
+    prompts: Sequence[str]
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        from stepcredit.rewards.vision.images import to_pil
+
+        return to_pil(self.pixels[index].unsqueeze(0))[0]
+
+
+Callback = Callable[[Mapping[str, Any], EpochImages], object]
+"""Called with the epoch's row of metrics.jsonl and its images. The return value is ignored."""
+
+
+def run_callbacks(callbacks: Iterable[Callback], metrics: Mapping[str, Any], images: EpochImages) -> bool:
+    """Call each callback; return whether any of them asked to stop."""
+    stop = False
+    for callback in callbacks:
+        try:
+            callback(metrics, images)
+        except StopTraining:
+            stop = True
+    return stop
