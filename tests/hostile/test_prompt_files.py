@@ -15,7 +15,7 @@ from tests.hostile.values import ANY_TEXT, JSON_VALUES, TEXT, damaged
 
 from stepcredit.errors import InputError
 from stepcredit.prompts import draw_prompts, load_prompts
-from stepcredit.prompts.files import LONGEST
+from stepcredit.prompts._rows import MAX_CHARACTERS
 from stepcredit.runs.image_grid import _caption, save_grid
 from stepcredit.types import Prompt
 
@@ -42,7 +42,7 @@ def used(folder: Path, content: bytes, suffix: str) -> None:
     prompts = load_prompts(str(path))
     drawn = draw_prompts(prompts, epoch=3, seed=1, count=2, order="random", images_per_prompt=2)
     for prompt in drawn:
-        assert prompt.text.strip() and len(prompt.text) <= LONGEST and "\0" not in prompt.text
+        assert prompt.text.strip() and len(prompt.text) <= MAX_CHARACTERS and "\0" not in prompt.text
         assert json.loads(json.dumps(prompt.text)).encode() == prompt.text.encode()
 
 
