@@ -114,7 +114,8 @@ def test_rewards_are_built_once_for_all_runs(monkeypatch: pytest.MonkeyPatch) ->
     names = run("a"), run("b", "run.seed=1")
     built = []
     warmth = REWARDS.get("warmth")
-    monkeypatch.setitem(REWARDS._parts, "warmth", lambda: built.append(1) or warmth())
+    counted = type("Counted", (warmth,), {"__init__": lambda self: built.append(1)})
+    monkeypatch.setitem(REWARDS._parts, "warmth", counted)
     assert evaluated(*names, "--prompts", "mine.txt")["cross"][0]["rewards"] == ["warmth"]
     assert len(built) == 1
 

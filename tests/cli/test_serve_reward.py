@@ -117,7 +117,7 @@ def test_no_token_no_other_machine(made: list[Any], host: str) -> None:
     ("arguments", "line"),
     [
         (["warmht"], "unknown reward 'warmht' (did you mean 'warmth'?)"),
-        (["mixture"], "a mixture "),
+        (["mixture"], "the reward 'mixture'"),
         (["warmth", "warmth"], "two rewards would be called 'warmth': write PUBLIC=NAME with different PUBLIC"),
         (["=warmth"], "'=warmth' is not a reward; write NAME or PUBLIC=NAME"),
         (["a="], "'a=' is not a reward"),

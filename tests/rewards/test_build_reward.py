@@ -40,7 +40,7 @@ instance = Constant(3.0)
 partial = functools.partial(score, scale=4.0)
 
 
-def too_few(images, prompts):
+def needs_more(images, prompts, metadata, target):
     return [0.0] * len(prompts)
 
 
@@ -85,13 +85,13 @@ def test_a_bundled_reward_is_checked() -> None:
     assert isinstance(reward, CheckedReward) and reward.name == "warmth"
 
 
-def test_an_unknown_reward_names_the_nearest() -> None:
+def test_an_unknown_reward_suggests_the_nearest() -> None:
     assert complaint("jpeg_compresibility").startswith(
         "unknown reward 'jpeg_compresibility' (did you mean 'jpeg_compressibility'?); known: "
     )
 
 
-def test_an_unknown_option_names_the_nearest() -> None:
+def test_an_unknown_option_suggests_the_nearest() -> None:
     expected = "unknown jpeg_compressibility option 'qualty' (did you mean 'quality'?); known: quality"
     assert complaint("jpeg_compressibility", qualty=3) == expected
     assert complaint("warmth", quality=3) == "unknown warmth option 'quality'; known: none"
@@ -118,7 +118,7 @@ def test_a_function_object_or_class_of_a_file(
     assert score(reward) == [expected, expected]
 
 
-def test_a_file_leaves_the_path_alone(mine: Path) -> None:
+def test_a_file_does_not_change_sys_path(mine: Path) -> None:
     before = list(sys.path)
     build(f"{mine}:score")
     assert sys.path == before
@@ -143,7 +143,7 @@ def test_a_function_of_a_module(mine: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert score(build("my_rewards:score", scale=2)) == [1.0, 1.0]
 
 
-def test_what_a_user_s_reward_raises_is_told_with_its_name(mine: Path) -> None:
+def test_an_exception_of_a_user_s_reward_names_the_reward(mine: Path) -> None:
     mine.write_text("def score(images, prompts, metadata):\n    return 1 / 0\n")
     with pytest.raises(RewardError, match=r"my_rewards.py:score' raised ZeroDivisionError \(division by zero\)"):
         score(build(f"{mine}:score"))
@@ -174,15 +174,13 @@ def test_a_class_that_cannot_be_built(mine: Path, body: str, said: str) -> None:
     assert complaint(f"{mine}:Score") == f"cannot build {mine}:Score: {said}"
 
 
-def test_a_missing_module() -> None:
-    assert complaint("no_such_module:score") == (
-        "cannot import reward module 'no_such_module': ModuleNotFoundError: No module named 'no_such_module'; "
-        "a file is given as path/file.py:function"
-    )
+def test_a_missing_module_suggests_a_file() -> None:
+    message = complaint("no_such_module:score")
+    assert "'no_such_module'" in message and "path/file.py:function" in message
 
 
 @pytest.mark.parametrize("name", [":score", "..mine:score"])
-def test_a_module_name_that_is_none(name: str) -> None:
+def test_an_invalid_module_name(name: str) -> None:
     assert complaint(name).startswith("cannot import reward module '")
 
 
@@ -195,25 +193,28 @@ def test_a_module_name_that_is_none(name: str) -> None:
         ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
     ],
 )
-def test_a_file_that_does_not_import(mine: Path, text: str, error: str) -> None:
+def test_a_file_that_cannot_be_imported(mine: Path, text: str, error: str) -> None:
     mine.write_text(text)
     before = set(sys.modules)
     assert complaint(f"{mine}:score").startswith(f"cannot import reward file {mine}: {error}")
     assert set(sys.modules) == before
 
 
-def test_a_missing_function_names_the_nearest(mine: Path) -> None:
+def test_a_missing_function_suggests_the_nearest(mine: Path) -> None:
     expected = f"unknown function of {mine} 'scor' (did you mean 'score'?); known: "
     assert complaint(f"{mine}:scor").startswith(expected)
 
 
-def test_something_that_is_no_function(mine: Path) -> None:
+def test_an_attribute_that_is_not_callable(mine: Path) -> None:
     assert complaint(f"{mine}:SCALE") == f"{mine}:SCALE is a float, expected a function or a class"
 
 
-@pytest.mark.parametrize("name", ["too_few", "NotAReward"])
-def test_a_function_that_cannot_be_called_as_a_reward(mine: Path, name: str) -> None:
-    assert f"{mine}:{name}' must take (images, prompts, metadata): " in complaint(f"{mine}:{name}")
+def test_a_function_with_further_required_arguments(mine: Path) -> None:
+    assert "'target'" in complaint(f"{mine}:needs_more")
+
+
+def test_a_class_without_call(mine: Path) -> None:
+    assert "__call__" in complaint(f"{mine}:NotAReward")
 
 
 @pytest.mark.parametrize(("name", "known"), [("score", "scale"), ("Constant", "value")])

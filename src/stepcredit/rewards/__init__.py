@@ -1,31 +1,78 @@
 """Rewards: what is maximized. A reward maps (images (B,3,H,W) in [0,1], prompts, metadata) to B scores.
 
-To add one, add one file here: a class (or a function that returns a function) whose keyword arguments are its options,
-under `@REWARDS.register("its_name")`. Import heavy packages inside it. The first line of its docstring is what
-`stepcredit list reward` prints. A reward that need not ship with the package is named in the recipe instead, as
-`module:function` or `path/file.py:function`; see `rewards.user`.
+To add one, add one file here that defines a class or a function under `@REWARDS.register("its_name")`. The keyword
+arguments of a class are the reward's options; those of a function are the arguments after images, prompts and metadata.
+Import heavy packages inside it. `stepcredit list reward` prints the first line of its docstring.
+
+A reward of your own needs no registration. Name it in the recipe as `module:function` or `path/file.py:function`, or
+pass the function or object to the Python API.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from stepcredit.config import MIXTURE, ComponentSection, RewardSection
-from stepcredit.errors import InputError, RewardError
-from stepcredit.registry import Registry, construct
+from stepcredit.errors import InputError, RewardError, shortened
+from stepcredit.registry import Registry
 from stepcredit.rewards.core.checked import CheckedReward, checked
 from stepcredit.rewards.core.mixture import Mixture
+from stepcredit.rewards.core.naming import object_name
 from stepcredit.rewards.core.scores import Scores, join
-from stepcredit.rewards.core.user import load_user_reward
+from stepcredit.rewards.core.signature import EXPECTED, full_signature
+from stepcredit.rewards.core.user import load_user_reward, make_reward
 from stepcredit.rewards.remote.client import remote_reward
 from stepcredit.rewards.remote.ray import ray_reward
-from stepcredit.types import RewardFunction
 
-__all__ = ["REWARDS", "CheckedReward", "RewardError", "Scores", "build_reward", "checked", "join"]
+__all__ = [
+    "REWARDS",
+    "CheckedReward",
+    "RewardError",
+    "RewardLike",
+    "Scores",
+    "as_reward",
+    "build_reward",
+    "checked",
+    "join",
+]
 
-REWARDS: Registry[Callable[..., RewardFunction]] = Registry("reward", "stepcredit.rewards")
+REWARDS: Registry[Callable[..., Any]] = Registry("reward", "stepcredit.rewards")
+
+RewardLike = str | RewardSection | Callable[..., Any]
+"""What `as_reward` accepts."""
+
+
+def as_reward(reward: RewardLike) -> CheckedReward:
+    """The reward that a user passes in Python, wrapped so that its scores are verified at every call.
+
+    Args:
+        reward: the name of a registered reward; `module:function` or `path/file.py:function`; a RewardSection; or a
+            callable (a function, a torch module, an object with `__call__`) that returns one score per image. The
+            callable may take (images), (images, prompts) or (images, prompts, metadata): its signature decides, see
+            `rewards.core.signature.argument_count`. Metrics and errors call a function by its own name, an object by
+            its class.
+
+    Raises:
+        InputError: another type, a callable with other required arguments, or as in `build_reward`.
+    """
+    if isinstance(reward, CheckedReward):
+        return reward
+    if isinstance(reward, str):
+        return build_reward(RewardSection(name=reward))
+    if isinstance(reward, RewardSection):
+        return build_reward(reward)
+    if isinstance(reward, type):
+        raise InputError(f"reward is the class {reward.__name__}: pass an instance, such as {reward.__name__}()")
+    if not callable(reward):
+        raise InputError(
+            f"reward is {shortened(repr(reward))} of type {type(reward).__name__}, expected the name of a reward, "
+            f"module:function, a RewardSection, or a callable that takes {EXPECTED}"
+        )
+    name = object_name(reward, taken=REWARDS.names())
+    return checked(full_signature(reward, name), name)
 
 
 def build_reward(section: RewardSection) -> CheckedReward:
-    """The reward that a recipe asks for, wrapped so that its scores are verified at every call.
+    """The reward that a recipe selects, wrapped so that its scores are verified at every call.
 
     Raises:
         InputError: unknown reward or option (the nearest one is named), an option value that the reward refuses, or a
@@ -38,11 +85,11 @@ def build_reward(section: RewardSection) -> CheckedReward:
     return _one(section, section.name)
 
 
-def _one(section: RewardSection | ComponentSection, called: str) -> CheckedReward:
+def _one(section: RewardSection | ComponentSection, name: str) -> CheckedReward:
     if section.name == MIXTURE:
-        raise InputError("a mixture is made of reward.components, a list of rewards with a name and a weight each")
+        raise InputError("the reward 'mixture' needs reward.components: list the rewards with a name and a weight each")
     if section.remote is not None:
-        return checked(remote_reward(section.name, section.remote, section.options), called)
+        return checked(remote_reward(section.name, section.remote, section.options), name)
     if ":" in section.name:
-        return checked(load_user_reward(section.name, section.options), called)
-    return checked(construct(REWARDS.get(section.name), section.name, section.options), called)
+        return checked(load_user_reward(section.name, section.options), name)
+    return checked(make_reward(REWARDS.get(section.name), section.name, section.options), name)

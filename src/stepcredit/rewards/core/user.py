@@ -13,39 +13,49 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from stepcredit.errors import InputError, unknown
 from stepcredit.registry import construct, option_names
+from stepcredit.rewards.core.signature import argument_count, full_signature
 from stepcredit.types import RewardFunction
 
 
 def load_user_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:
-    """The reward `module:function` or `path/file.py:function`.
-
-    A class is instantiated with the options. Anything else is the reward itself, and the options are keyword arguments
-    of every call.
+    """The reward `module:function` or `path/file.py:function`; see `make_reward` for what it may be.
 
     Raises:
-        InputError: the module or file cannot be imported or ends the program, has no such function, an option is
-            unknown, a class raises when it is built, or the function does not take (images, prompts, metadata).
+        InputError: the module or file cannot be imported or has no such function, or as in `make_reward`.
     """
-    place, _, attribute = name.rpartition(":")
-    found = _attribute(_load_file(Path(place)) if place.endswith(".py") else _load_module(place), place, attribute)
-    build = _built if inspect.isclass(found) else _with_options
-    reward: RewardFunction = build(found, name, options)
-    _require_signature(reward, name)
-    return reward
+    source, _, attribute = name.rpartition(":")
+    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
+    return make_reward(_attribute(module, source, attribute), name, options)
+
+
+def make_reward(definition: Callable[..., Any], name: str, options: Mapping[str, Any]) -> RewardFunction:
+    """The reward that a class or a function defines.
+
+    A class is instantiated with the options. Any other callable is the reward itself, and the options are keyword
+    arguments of every call.
+
+    Raises:
+        InputError: unknown option, the class raises when it is instantiated, or the reward cannot be called with
+            images, prompts and metadata or the first of them.
+    """
+    build = _instance if inspect.isclass(definition) else _with_options
+    return full_signature(build(definition, name, options), name)
 
 
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # a user's module may do anything when it is run
-        hint = "; a file is given as path/file.py:function" if isinstance(error, ModuleNotFoundError) else ""
+    except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything
+        hint = "; to load a file, write path/file.py:function" if isinstance(error, ModuleNotFoundError) else ""
         raise InputError(f"cannot import reward module '{name}': {_one_line(error)}{hint}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Run the file as a module of its own; `sys.path` is left alone, so it cannot import its neighbors by name."""
+    """Import the file without changing `sys.path`, so it cannot import modules of its own folder by name."""
     if not path.is_file():
         raise InputError(f"no reward file {path}")
     name = f"stepcredit_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
@@ -62,42 +72,37 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _attribute(module: ModuleType, place: str, name: str) -> Callable[..., Any]:
+def _attribute(module: ModuleType, source: str, name: str) -> Callable[..., Any]:
     names = vars(module)
     if name not in names:
-        own = [key for key, value in names.items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"function of {place}", name, own)
+        public = [key for key, value in names.items() if callable(value) and not key.startswith("_")]
+        raise unknown(f"function of {source}", name, public)
     if not callable(names[name]):
-        raise InputError(f"{place}:{name} is a {type(names[name]).__name__}, expected a function or a class")
-    found: Callable[..., Any] = names[name]
-    return found
+        raise InputError(f"{source}:{name} is a {type(names[name]).__name__}, expected a function or a class")
+    definition: Callable[..., Any] = names[name]
+    return definition
 
 
-def _built(kind: Callable[..., Any], name: str, options: Mapping[str, Any]) -> RewardFunction:
+def _instance(kind: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     try:
-        reward: RewardFunction = construct(kind, name, options)
-    except InputError:
+        reward: Callable[..., Any] = construct(kind, name, options)
+    except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # as above
         raise InputError(f"cannot build {name}: {_one_line(error)}") from error
+    if not callable(reward):
+        raise InputError(f"reward '{name}' is a class without __call__: define __call__(images, prompts, metadata)")
     return reward
 
 
-def _with_options(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> RewardFunction:
+def _with_options(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     if not options:
         return function
-    known = option_names(function)[3:]
+    known = option_names(function)[argument_count(function, name) :]
     for option in options:
         if option not in known:
             raise unknown(f"{name} option", option, known)
     return functools.partial(function, **options)
-
-
-def _require_signature(reward: Callable[..., Any], name: str) -> None:
-    try:
-        inspect.signature(reward).bind("images", "prompts", "metadata")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"reward '{name}' must take (images, prompts, metadata): {error}") from error
 
 
 def _one_line(error: BaseException) -> str:
