@@ -152,7 +152,7 @@ def test_errors_of_a_component_name_it() -> None:
     with pytest.raises(InputError, match=r"unknown reward 'warmt' \(did you mean 'warmth'\?\)"):
         build_reward(section({"name": "warmt"}))
     for bare in (section({"name": "mixture"}), RewardSection(name="mixture")):
-        with pytest.raises(InputError, match="reward.components"):
+        with pytest.raises(InputError, match=r"reward\.components"):
             build_reward(bare)
     with pytest.raises(InputError, match="unknown warmth option 'x'"):
         build_reward(section({"name": "warmth", "options": {"x": 1}}))
