@@ -17,7 +17,7 @@ from stepcredit.comparison.learning_rates import Choice
 from stepcredit.comparison.results import comparison_findings
 from stepcredit.comparison.tables import markdown, printed
 from stepcredit.errors import InputError
-from stepcredit.stats.power import detectable
+from stepcredit.stats.power import detectable_difference
 
 REWARD = "jpeg_compressibility"
 Rewards = Mapping[int, Sequence[float]]
@@ -271,7 +271,7 @@ def test_the_difference_that_so_many_seeds_show() -> None:
     """Differences -1, 0, 1: their standard deviation is 1."""
     found = finals(uniform={11: 3, 12: 4, 13: 5}, other={11: 2, 12: 4, 13: 6})
     shown = found["rewards"][REWARD]["detectable"]
-    assert shown == pytest.approx(detectable(1.0, 3))
+    assert shown == pytest.approx(detectable_difference(1.0, 3))
     assert f"(so many seeds show differences of final reward from about {shown:.2g} on)" in printed(told(found))
 
 
@@ -284,7 +284,7 @@ def test_two_seeds_say_nothing_of_their_spread() -> None:
 def test_runs_that_failed_leave_the_spread_of_those_that_did_not() -> None:
     """Differences 0, 2, 0, 2 of two arms; 0, 0, 0 and 0, 2, 0 of each and the third, whose last run failed."""
     found = finals(uniform=dict.fromkeys(range(4), 1.0), other={0: 1, 1: 3, 2: 1, 3: 3}, third={0: 1, 1: 1, 2: 1})
-    assert found["rewards"][REWARD]["detectable"] == pytest.approx(detectable((4 / 3) ** 0.5, 3))
+    assert found["rewards"][REWARD]["detectable"] == pytest.approx(detectable_difference((4 / 3) ** 0.5, 3))
     apart = finals(uniform={11: 0.0, 12: 1.0, 13: 2.0}, other={14: 0.0, 15: 1.0, 16: 2.0})
     assert apart["rewards"][REWARD]["detectable"] is None
 

@@ -13,7 +13,7 @@ def tensor(*values: float) -> torch.Tensor:
 POSITIONS = tensor(10, 20, 40)
 
 
-def test_trailing_mean_of_two_and_of_as_many_as_there_are():
+def test_trailing_mean():
     assert trailing_mean(tensor(1, 3, 5, 11), 2).tolist() == [1, 2, 4, 8]
     assert trailing_mean(tensor(1, 3, 5, 11), 9).tolist() == [1, 2, 3, 5]
     assert trailing_mean(tensor(1, 3, 5, 11), 1).tolist() == [1, 3, 5, 11]
@@ -33,7 +33,7 @@ def test_a_level_above_the_curve_is_never_reached():
     assert first_reached(POSITIONS, tensor(0, 1, 3), 3.001) is None
 
 
-def test_a_curve_that_starts_above_is_there_at_its_first_position():
+def test_a_curve_that_starts_above_reaches_the_level_at_its_first_position():
     assert first_reached(POSITIONS, tensor(5, 1, 3), 2) == 10
 
 
@@ -50,16 +50,24 @@ def test_every_curve_reaches_its_own_last_value(values):
 
 def test_value_between_points_and_beyond_the_ends():
     values = tensor(0, 1, 3)
-    assert [value_at(POSITIONS, values, where) for where in (5, 10, 15, 20, 30, 40, 50)] == [0, 0, 0.5, 1, 2, 3, 3]
+    assert [value_at(POSITIONS, values, position) for position in (5, 10, 15, 20, 30, 40, 50)] == [
+        0,
+        0,
+        0.5,
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("positions", [tensor(1, 1), tensor(2, 1), tensor(1), tensor()])
-def test_positions_that_are_no_axis_are_refused(positions):
+def test_positions_must_increase(positions):
     for call in (first_reached, value_at):
         with pytest.raises(ValueError, match="positions"):
             call(positions, torch.zeros(2 if len(positions) else 0, dtype=torch.float64), 1.0)
 
 
-def test_a_window_without_values_is_refused():
+def test_an_empty_window_is_refused():
     with pytest.raises(ValueError, match="window is 0"):
         trailing_mean(tensor(1), 0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcredit.stats.intervals import bootstrap_median, clustered_mean, paired_difference, plain
+from stepcredit.stats.intervals import as_json, bootstrap_median, clustered_mean, paired_difference
 
 UNIT = "seed"
 BOOTSTRAP_SEED = 0
@@ -18,7 +18,7 @@ def mean(values: Sequence[float]) -> dict[str, Any]:
     """An Estimate, of nothing where there is no seed."""
     if not values:
         return _nothing("no seed")
-    return plain(clustered_mean(_column(values), range(len(values)), BOOTSTRAP_SEED, unit=UNIT))
+    return as_json(clustered_mean(_column(values), range(len(values)), BOOTSTRAP_SEED, unit=UNIT))
 
 
 def difference(own: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def difference(own: Mapping[int, float], theirs: Mapping[int, float]) -> dict[st
     if not seeds:
         return _nothing("no seed in common")
     after, before = (_column([side[seed] for seed in seeds]) for side in (own, theirs))
-    return plain(paired_difference(after, before, seeds, BOOTSTRAP_SEED, unit=UNIT))
+    return as_json(paired_difference(after, before, seeds, BOOTSTRAP_SEED, unit=UNIT))
 
 
 def median_factor(factors: Sequence[float | None]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def median_factor(factors: Sequence[float | None]) -> dict[str, Any]:
     }
     if not known:
         return {"median": None, "interval": None, "remark": "no seed has both the arm and the reference"} | counts
-    return plain(bootstrap_median(_column(known), BOOTSTRAP_SEED, unit=UNIT)) | counts
+    return as_json(bootstrap_median(_column(known), BOOTSTRAP_SEED, unit=UNIT)) | counts
 
 
 def _nothing(why: str) -> dict[str, Any]:

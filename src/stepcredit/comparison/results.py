@@ -15,7 +15,7 @@ from stepcredit.comparison.estimates import difference, mean, median_factor
 from stepcredit.comparison.learning_rates import Choices
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.stats.intervals import LEVEL, RESAMPLES
-from stepcredit.stats.power import POWER, detectable
+from stepcredit.stats.power import POWER, detectable_difference
 
 FEWEST = 3
 """Seeds from which the spread of a difference is guessed at."""
@@ -114,7 +114,7 @@ def _detectable(finals: Mapping[str, Mapping[int, float]]) -> float | None:
         [own[seed] - theirs[seed] for seed in own if seed in theirs] for own, theirs in combinations(finals.values(), 2)
     ]
     seeds = min(map(len, pairs))
-    return None if seeds < FEWEST else detectable(statistics.median(map(statistics.stdev, pairs)), seeds)
+    return None if seeds < FEWEST else detectable_difference(statistics.median(map(statistics.stdev, pairs)), seeds)
 
 
 def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""How much a learning curve costs: where it first reaches a level, and what another curve is worth there.
+"""Sample efficiency of learning curves: where a curve first reaches a level, and its value at a position.
 
-A curve is values (N,) at increasing positions (N,), such as rewards at numbers of reward queries.
+A curve is values (N,) at increasing positions (N,), such as mean rewards against reward queries. Between its points it
+is linear.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from stepcredit.maths._checks import require_dims, require_shape
 
 
 def trailing_mean(values: Tensor, window: int) -> Tensor:
-    """The mean of each value and of the `window` - 1 before it, (N,); at the start of as many as there are.
+    """The mean of each value and the `window` - 1 values before it, (N,). The first values have fewer before them.
 
         out_i = mean of values_j, max(0, i - window + 1) <= j <= i
 
     Raises:
-        ValueError: not (N,), or a window below 1.
+        ValueError: values that are not (N,), or a window below 1.
     """
     require_dims("values", values, 1, "(N,)")
     if window < 1:
@@ -26,9 +27,9 @@ def trailing_mean(values: Tensor, window: int) -> Tensor:
 
 
 def first_reached(positions: Tensor, values: Tensor, level: float) -> float | None:
-    """Where a curve is at `level` or above for the first time, on straight lines between its points.
+    """The position where a curve first reaches `level`, or None if it never does.
 
-    None where it never is. A curve that starts there has reached it at its first position: what was before is unknown.
+    A curve that starts at or above `level` reaches it at its first position.
 
     Raises:
         ValueError: not (N,) with N >= 1 in both, or positions that do not increase.
@@ -44,17 +45,17 @@ def first_reached(positions: Tensor, values: Tensor, level: float) -> float | No
     return float(positions[after - 1]) + share * float(positions[after] - positions[after - 1])
 
 
-def value_at(positions: Tensor, values: Tensor, where: float) -> float:
-    """What a curve is at `where`, on straight lines between its points; beyond its ends, its first or last value.
+def value_at(positions: Tensor, values: Tensor, position: float) -> float:
+    """The value of a curve at `position`. Beyond its ends it is its first or last value.
 
     Raises:
         ValueError: not (N,) with N >= 1 in both, or positions that do not increase.
     """
     _require_curve(positions, values)
-    after = int((positions < where).sum())
+    after = int((positions < position).sum())
     if after in (0, len(positions)):
         return float(values[min(after, len(positions) - 1)])
-    share = (where - float(positions[after - 1])) / float(positions[after] - positions[after - 1])
+    share = (position - float(positions[after - 1])) / float(positions[after] - positions[after - 1])
     return float(values[after - 1]) + share * float(values[after] - values[after - 1])
 
 
