@@ -1,4 +1,4 @@
-"""`stepcredit evaluate` on the toy policy: which prompts and rewards, what it prints and writes, what it refuses."""
+"""`stepcredit evaluate` on the toy policy: prompts, rewards, output and bad input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.command_line import TOY, refused, stepcredit, tree
+from tests.cli.command_line import TOY, only_line, refused, stepcredit, tree
 from tests.toy_policy import ToyPolicy
 
 from stepcredit.config import TrainConfig
@@ -26,8 +26,8 @@ def broken(images, prompts, metadata):
 
 
 @pytest.fixture(autouse=True)
-def _place(here: Path, toy: list[ToyPolicy], monkeypatch: pytest.MonkeyPatch) -> None:
-    """mine.py and mine.txt are there, and models that are no runs are toys as well."""
+def _working_directory(here: Path, toy: list[ToyPolicy], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory has mine.py and mine.txt, and every model is a toy policy."""
     (here / "mine.py").write_text(MINE)
     (here / "mine.txt").write_text("a lake\na hill\na tree\n")
 
@@ -59,7 +59,7 @@ def sets(result: dict[str, Any], number: int = 0) -> dict[str, dict[str, Any]]:
 # Prompts
 
 
-def test_a_run_is_evaluated_on_what_it_was_trained_on_and_on_the_held_out_twin() -> None:
+def test_a_run_is_evaluated_on_its_training_and_held_out_prompts() -> None:
     found = sets(evaluated(run("a"), "--images", "1"))
     assert list(found) == ["training", "held-out"]
     training, held_out = ([row["prompt"] for row in found[name]["by_prompt"]] for name in found)
@@ -68,7 +68,7 @@ def test_a_run_is_evaluated_on_what_it_was_trained_on_and_on_the_held_out_twin()
     assert found["held-out"]["source"] == "shapes-held-out"
 
 
-def test_random_prompts_and_all_of_them_are_the_whole_list() -> None:
+def test_training_prompts_in_random_order_are_the_whole_list() -> None:
     arguments = ("--prompts", "training", "--images", "1")
     drawn = evaluated(run("a", "prompts.source=animals", "prompts.order=random"), *arguments)
     assert sets(drawn)["training"]["prompts"] == 45
@@ -76,15 +76,15 @@ def test_random_prompts_and_all_of_them_are_the_whole_list() -> None:
     assert sets(whole)["training"]["prompts"] == 3
 
 
-def test_a_list_without_a_twin_has_no_held_out_prompts() -> None:
+def test_a_prompt_file_has_no_held_out_prompts() -> None:
     name = run("a", "prompts.source=mine.txt")
     assert list(sets(evaluated(name))) == ["training"]
-    assert refused("evaluate", name, "--prompts", "held-out") == (
-        "a is trained on mine.txt, which has no held-out list: give --prompts NAME|FILE"
+    assert refused("evaluate", name, "--prompts", "held-out").startswith(
+        "a is trained on mine.txt, which has no held-out"
     )
 
 
-def test_prompts_replace_the_default_or_stand_beside_it() -> None:
+def test_given_prompts_replace_the_default() -> None:
     name = run("a")
     assert list(sets(evaluated(name, "--prompts", "mine.txt"))) == ["mine.txt"]
     asked = ("--prompts", "training", "--prompts", "animals-held-out", "--prompts", "training")
@@ -94,14 +94,14 @@ def test_prompts_replace_the_default_or_stand_beside_it() -> None:
 # Rewards
 
 
-def test_the_runs_own_reward_comes_first_and_others_beside_it() -> None:
+def test_the_rewards_of_the_run_come_first() -> None:
     arguments = ("--prompts", "mine.txt", "--reward", "jpeg_compressibility", "--reward", "mine.py:dark")
     (found,) = evaluated(run("a"), *arguments, "--reward", "warmth")["evaluations"]
     assert found["trained_on"] == "warmth"
     assert list(found["sets"][0]["rewards"]) == ["warmth", "jpeg_compressibility", "mine.py:dark"]
 
 
-def test_a_mixture_is_shown_with_its_parts() -> None:
+def test_a_mixture_is_shown_with_its_components() -> None:
     parts = "reward={components: [{name: warmth}, {name: jpeg_compressibility, weight: 0}]}"
     said = stepcredit("train", *TOY[:-2], "train.epochs=1", parts, "run.grid_images=2", "--run", "a")
     assert said.code == 0
@@ -120,7 +120,7 @@ def test_rewards_are_built_once_for_all_runs(monkeypatch: pytest.MonkeyPatch) ->
     assert len(built) == 1
 
 
-def test_a_reward_server_is_asked_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_server_is_given_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def remote(name: str, address: str, options: dict[str, Any]) -> Any:
@@ -136,7 +136,7 @@ def test_a_reward_server_is_asked_by_its_address(monkeypatch: pytest.MonkeyPatch
 # Figures
 
 
-def test_base_and_tuned_differ_by_training_alone() -> None:
+def test_base_scores_are_those_of_the_model() -> None:
     result = evaluated(run("a", "train.epochs=3"), "--prompts", "mine.txt", "--images", "3")
     figure = sets(result)["mine.txt"]["rewards"]["warmth"]
     assert figure["difference"]["mean"] == pytest.approx(figure["tuned"]["mean"] - figure["base"]["mean"])
@@ -148,7 +148,7 @@ def test_base_and_tuned_differ_by_training_alone() -> None:
     assert [row["base"] for row in untrained] == [row["base"] for row in rows]
 
 
-def test_the_same_command_gives_the_same_bytes_and_another_seed_others() -> None:
+def test_the_seed_determines_the_output() -> None:
     arguments = ("evaluate", run("a"), "--prompts", "mine.txt", "--json")
     first, again, other = stepcredit(*arguments), stepcredit(*arguments), stepcredit(*arguments, "--seed", "1")
     assert first == again and first.out != other.out
@@ -160,10 +160,10 @@ def test_one_prompt_has_no_interval_and_one_image_no_diversity(here: Path) -> No
     found = sets(evaluated(*arguments))["one.txt"]
     assert found["rewards"]["warmth"]["base"]["interval"] is None and found["diversity"]["base"]["mean"] is None
     text = stepcredit("evaluate", *arguments).out
-    assert "(one prompt only: " in text and "take --images 2 or more" in text
+    assert "one prompt" in text and "--images 2" in text
 
 
-def test_steps_and_guidance_are_those_asked_for_or_the_sources_own() -> None:
+def test_steps_and_guidance_default_to_those_of_the_source() -> None:
     name = run("a", "sample.evaluation_steps=3", "sample.guidance=1.5")
     asked = ("--steps", "5", "--guidance", "2")
     more = ("--prompts", "mine.txt", "--reward", "warmth", "--images", "1")
@@ -200,16 +200,15 @@ def test_several_runs_make_a_cross_table() -> None:
     own = sets(result, 1)["mine.txt"]["rewards"]["warmth"]["difference"]
     assert table["rows"][1]["entries"]["warmth"] == own
     text = stepcredit("evaluate", *names, "--prompts", "mine.txt", *code).out
-    assert "models differ by run: embedded, other/model" in text and "tuned - base on mine.txt prompts" in text
+    assert "embedded, other/model" in text and "mine.txt" in text
 
 
-def test_code_that_a_run_was_trained_on_is_run_only_if_it_is_named() -> None:
+def test_user_code_of_a_run_must_be_named() -> None:
     name = run("a", "reward.name=mine.py:dark")
-    line = f"{name} was trained on code, mine.py:dark: to have it run, add --reward mine.py:dark"
-    assert refused("evaluate", name, "--prompts", "mine.txt") == line
+    assert refused("evaluate", name, "--prompts", "mine.txt").endswith("add --reward mine.py:dark")
 
 
-def test_rewards_of_one_name_and_other_options_are_told_apart() -> None:
+def test_rewards_with_other_options_get_unique_names() -> None:
     names = (
         run("a", "reward.name=jpeg_compressibility"),
         run("b", "reward.name=jpeg_compressibility", "reward.options.quality=50"),
@@ -220,7 +219,7 @@ def test_rewards_of_one_name_and_other_options_are_told_apart() -> None:
     assert [row["trained_on"][-1] for row in result["cross"][0]["rows"]] == ["a", "b", "a"]
 
 
-def test_one_run_has_a_cross_table_if_asked() -> None:
+def test_one_run_gets_a_cross_table_with_the_option() -> None:
     name = run("a")
     assert evaluated(name, "--prompts", "mine.txt")["cross"] == []
     assert len(evaluated(name, "--prompts", "mine.txt", "--cross")["cross"][0]["rows"]) == 1
@@ -229,34 +228,28 @@ def test_one_run_has_a_cross_table_if_asked() -> None:
 # Output
 
 
-def test_text_json_and_file_say_the_same(here: Path) -> None:
+def test_text_json_and_file_agree(here: Path) -> None:
     arguments = ("evaluate", run("a"), "--prompts", "mine.txt", "--out", "deep/a.json")
     text, as_json = stepcredit(*arguments), stepcredit(*arguments, "--json")
     assert json.loads((here / "deep/a.json").read_text()) == json.loads(as_json.out)
     assert set(tree(here / "deep")) == {"a.json"}
     lines = text.out.splitlines()
-    assert lines[0] == "a: embedded, epoch_0001 trained on warmth, 4 steps, guidance 1"
-    assert lines[2] == "mine.txt: 3 prompts, 12 images"
-    assert lines[3].split() == ["base", "tuned", "tuned", "-", "base"]
+    assert "epoch_0001" in lines[0] and "3 prompts, 12 images" in lines[2]
     assert [line.split()[0] for line in lines[4:6]] == ["warmth", "diversity"]
-    assert "resamples of whole prompts" in text.out and max(map(len, lines[7:])) <= 110
 
 
-def test_what_was_found_is_printed_though_the_file_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_printed_even_if_the_file_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     name = run("a")
     monkeypatch.setattr("stepcredit.cli.evaluate.write_atomically", full)
     said = stepcredit("evaluate", name, "--prompts", "mine.txt", "--out", "a.json")
-    assert (said.code, said.err) == (
-        2,
-        "stepcredit: cannot write to a.json: No space left on device; choose another --out\n",
-    )
+    assert said.code == 2 and only_line(said).startswith("cannot write to a.json: No space left on device")
     assert "warmth" in said.out
 
 
-# Refused
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -284,12 +277,12 @@ def test_bad_input_is_one_line(here: Path, toy: list[ToyPolicy], arguments: list
     assert toy == []
 
 
-def test_a_run_without_a_checkpoint_and_a_folder_that_is_no_run(here: Path) -> None:
+def test_a_run_without_checkpoint_and_an_unknown_folder_are_refused(here: Path) -> None:
     (here / run("a") / "checkpoints").rename(here / "elsewhere")
     assert refused("evaluate", "a") == "a holds no checkpoint to evaluate"
     assert refused("evaluate", "elsewhere").startswith("elsewhere is neither a run (no config.yaml) nor a diffusers")
 
 
-def test_a_reward_that_fails_names_run_prompts_and_prompt() -> None:
+def test_a_failing_reward_names_the_run_and_the_prompt() -> None:
     line = refused("evaluate", run("a"), "--prompts", "mine.txt", "--reward", "mine.py:broken")
     assert line.startswith("a, mine.txt prompts, image 1 of prompt 'a hill': reward 'mine.py:broken' raised ValueError")

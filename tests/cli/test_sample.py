@@ -1,4 +1,4 @@
-"""`stepcredit sample` on the toy policy: what it writes, and from which weights."""
+"""`stepcredit sample` on the toy policy: files, weights and bad input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.cli.command_line import TOY, refused, stepcredit, tree
+from tests.cli.command_line import TOY, only_line, refused, stepcredit, tree
 from tests.tiny import tiny_sd
 from tests.toy_policy import ToyPolicy
 
@@ -39,7 +39,7 @@ def test_a_png_per_image_and_an_index(here: Path) -> None:
     assert {picture.shape for picture in pixels(here / "deep/down")} == {(8, 8, 3)}
 
 
-def test_the_seed_decides(here: Path) -> None:
+def test_the_seed_determines_the_images(here: Path) -> None:
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         stepcredit("sample", "embedded", "--prompt", "a lake", "--images", "2", "--seed", seed, "--out", name)
     first, again, other = (pixels(here / name) for name in "abc")
@@ -55,57 +55,54 @@ def test_a_run_is_sampled_with_its_newest_weights(here: Path, toy: list[ToyPolic
     assert trained.target.any() and trained.target.equal(sampled.target)
 
 
-def test_many_images_do_not_depend_on_how_they_are_batched(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_do_not_depend_on_the_batch(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stepcredit("sample", "embedded", "--prompts", "animals-held-out", "--images", "3", "--out", "a")
-    monkeypatch.setattr("stepcredit.cli.sample.BATCH", 5)
+    monkeypatch.setattr("stepcredit.evaluation.sampling.BATCH", 5)
     stepcredit("sample", "embedded", "--prompts", "animals-held-out", "--images", "3", "--out", "b")
     assert tree(here / "a") == tree(here / "b") and len(tree(here / "a")) == 25
 
 
 def test_a_prompt_is_needed() -> None:
-    assert refused("sample", "embedded") == "nothing to sample: give --prompt TEXT or --prompts FILE"
+    assert "--prompt TEXT or --prompts FILE" in refused("sample", "embedded")
 
 
 @pytest.mark.parametrize(
     ("prompts", "line"),
     [("gone.txt", "no prompt file gone.txt"), ("shape", "unknown prompt list 'shape' (did you mean 'shapes'?)")],
 )
-def test_prompts_that_are_not_there(prompts: str, line: str) -> None:
+def test_unknown_prompts_are_refused(prompts: str, line: str) -> None:
     assert refused("sample", "embedded", "--prompts", prompts).startswith(line)
 
 
-def test_a_folder_that_is_neither_a_run_nor_a_model(here: Path) -> None:
+def test_an_unknown_folder_is_refused(here: Path) -> None:
     (here / "empty").mkdir()
-    assert refused("sample", "empty", "--prompt", "a") == (
-        "empty is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)"
-    )
+    assert refused("sample", "empty", "--prompt", "a").startswith("empty is neither a run (no config.yaml) nor ")
 
 
-def test_a_run_without_a_checkpoint(here: Path) -> None:
+def test_a_run_without_a_checkpoint_is_refused(here: Path) -> None:
     stepcredit("train", *TOY, "--run", "a")
     (here / "a" / "checkpoints").rename(here / "elsewhere")
-    assert refused("sample", "a", "--prompt", "a") == "a holds no checkpoint to sample from"
+    assert refused("sample", "a", "--prompt", "a").startswith("a holds no checkpoint")
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
-def test_out_that_cannot_be_a_folder(here: Path, out: str) -> None:
+def test_out_must_be_a_folder(here: Path, out: str) -> None:
     (here / "file").write_text("mine")
     line = refused("sample", "embedded", "--prompt", "a", "--out", out)
     assert line.startswith(f"cannot write to {out}: ") and line.endswith("; choose another --out")
 
 
-def test_out_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_one_line_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("PIL.Image.Image.save", full)
     said = stepcredit("sample", "embedded", "--prompt", "a", "--out", "out")
-    assert said.code == 2
-    assert said.err == "stepcredit: cannot write to out: No space left on device; choose another --out\n"
+    assert said.code == 2 and only_line(said).startswith("cannot write to out: No space left on device")
     assert set(tree(here)) == {"out"}
 
 
-def test_steps_and_guidance_are_those_asked_for_or_usual(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_and_guidance_default_to_those_of_the_source(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, float]] = []
 
     def load_policy(config: TrainConfig, **_: bool) -> ToyPolicy:

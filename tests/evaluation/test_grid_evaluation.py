@@ -1,4 +1,4 @@
-"""Samples at fixed prompts and seeds."""
+"""Scored samples at fixed prompts and seeds."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def warmth(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
     return Warmth()(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
 
 
-def test_prompts_are_taken_in_turn_and_every_image_has_its_own_noise() -> None:
+def test_prompts_are_cycled_and_every_image_has_its_own_noise() -> None:
     seen = evaluate(ToyPolicy(), warmth, PROMPTS, 5, seed=0)
     assert [prompt.text for prompt in seen.prompts] == ["a lake", "a hill", "a lake", "a hill", "a lake"]
     assert seen.images.shape == (5, 3, 8, 8)
     assert len({float(score) for score in seen.scores}) == 5
 
 
-def test_fewer_images_than_prompts_take_the_first() -> None:
+def test_fewer_images_than_prompts_use_the_first_prompts() -> None:
     assert [prompt.text for prompt in evaluate(ToyPolicy(), warmth, PROMPTS, 1, seed=0).prompts] == ["a lake"]
 
 
-def test_only_the_weights_make_a_difference() -> None:
+def test_equal_weights_and_seed_give_equal_images() -> None:
     policy = ToyPolicy()
     before, again = (evaluate(policy, warmth, PROMPTS, 4, seed=3) for _ in range(2))
     with torch.no_grad():
@@ -42,13 +42,13 @@ def test_only_the_weights_make_a_difference() -> None:
     assert not torch.equal(before.images, evaluate(ToyPolicy(), warmth, PROMPTS, 4, seed=4).images)
 
 
-def test_scores_are_those_of_the_images_and_stand_under_them() -> None:
+def test_captions_hold_prompt_and_score() -> None:
     seen = evaluate(ToyPolicy(), warmth, PROMPTS, 2, seed=0)
     assert torch.equal(seen.scores, warmth(seen.images, PROMPTS))
     assert seen.captions() == [f"a lake\n{seen.scores[0]:.3f}", f"a hill\n{seen.scores[1]:.3f}"]
 
 
-def test_a_failing_score_is_not_hidden() -> None:
+def test_an_error_of_the_score_is_raised() -> None:
     def fail(images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         raise ValueError("no judge")
 

@@ -1,4 +1,4 @@
-"""Images scored by several rewards as they come."""
+"""Sampling and scoring many images, of one policy and of its base and tuned weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
 from stepcredit.errors import RewardError
-from stepcredit.evaluation.base_and_tuned import SideBySide
-from stepcredit.evaluation.measure import PromptSet, measure
+from stepcredit.evaluation.base_and_tuned import BaseAndTuned
+from stepcredit.evaluation.measure import measure
+from stepcredit.evaluation.prompt_sets import PromptSet
 from stepcredit.rewards import build_reward, checked
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import recipes
@@ -28,8 +29,8 @@ def plan(batch: int | None = None) -> Plan:
     return Plan(4, None, batch)
 
 
-class Log:
-    """A reward that remembers what it was given; it fails where `wrong` says so."""
+class RecordingReward:
+    """A reward that records its input. It fails on the prompt `wrong`, or on every batch of several images."""
 
     def __init__(self, wrong: str = "", batches: bool = False) -> None:
         self.seen: list[tuple[int, list[str]]] = []
@@ -45,15 +46,15 @@ class Log:
 # One model
 
 
-def test_scores_are_by_prompt_and_image() -> None:
-    found = measure(ToyPolicy(), WARMTH | {"log": checked(Log(), "log")}, PROMPTS, 2, 0, plan())
+def test_scores_have_a_row_per_prompt() -> None:
+    found = measure(ToyPolicy(), WARMTH | {"log": checked(RecordingReward(), "log")}, PROMPTS, 2, 0, plan())
     assert found.scores["log"].tolist() == [[0, 0], [1, 1], [2, 2]]
     images = ToyPolicy().rollout([LAKE] * 6, sample_seeds(0, Stream.EVALUATION, 0, 6)).images
     assert torch.equal(found.scores["warmth"].flatten(), Warmth()(images, [""] * 6, [{}] * 6))
     assert len(found.distances) == 3 and all(distance > 0 for distance in found.distances if distance is not None)
 
 
-def test_every_image_has_noise_of_its_own() -> None:
+def test_every_image_has_its_own_noise() -> None:
     policy = ToyPolicy()
     measure(policy, WARMTH, PROMPTS, 2, 5, plan())
     ((texts, seeds),) = policy.rollouts
@@ -61,9 +62,9 @@ def test_every_image_has_noise_of_its_own() -> None:
     assert seeds == sample_seeds(5, Stream.EVALUATION, 0, 6)
 
 
-def test_all_rewards_score_the_same_images_once_and_a_batch_at_a_time() -> None:
-    policy, log, ticks = ToyPolicy(), Log(), list[int]()
-    found = measure(policy, WARMTH | {"log": checked(log, "log")}, PROMPTS, 3, 0, plan(4), tick=ticks.append)
+def test_all_rewards_score_the_same_batches() -> None:
+    policy, log, ticks = ToyPolicy(), RecordingReward(), list[int]()
+    found = measure(policy, WARMTH | {"log": checked(log, "log")}, PROMPTS, 3, 0, plan(4), on_images=ticks.append)
     assert [len(texts) for texts, _ in policy.rollouts] == [size for size, _ in log.seen] == ticks == [4, 4, 1]
     whole = measure(ToyPolicy(), WARMTH, PROMPTS, 3, 0, plan())
     assert torch.equal(found.scores["warmth"], whole.scores["warmth"])
@@ -81,17 +82,19 @@ def test_a_mixture_is_measured_with_its_components() -> None:
 # Failing rewards
 
 
-def failure(reward: Log) -> str:
+def failure(reward: RecordingReward) -> str:
     with pytest.raises(RewardError) as caught:
         measure(ToyPolicy(), {"mine": checked(reward, "mine")}, PROMPTS, 2, 0, plan(5))
     return str(caught.value)
 
 
-def test_the_prompt_that_fails_is_named_and_not_the_first_of_its_batch() -> None:
-    assert failure(Log(wrong="a hill")).startswith("image 1 of prompt 'a hill': reward 'mine' raised ValueError")
+def test_an_error_names_the_prompt_that_fails() -> None:
+    assert failure(RecordingReward(wrong="a hill")).startswith(
+        "image 1 of prompt 'a hill': reward 'mine' raised ValueError"
+    )
 
 
-def test_the_image_that_fails_is_named_though_another_of_its_prompt_does_not() -> None:
+def test_an_error_names_the_image_of_the_prompt() -> None:
     calls = 0
 
     def second_only(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
@@ -103,9 +106,8 @@ def test_the_image_that_fails_is_named_though_another_of_its_prompt_does_not() -
         measure(ToyPolicy(), {"mine": checked(second_only, "mine")}, PROMPTS, 2, 0, plan())
 
 
-def test_a_batch_that_fails_only_as_such_names_its_prompts() -> None:
-    line = failure(Log(batches=True))
-    assert line.startswith("a batch of 5 images of prompts 'a lake', 'a hill', 'a tree', though none of them alone: ")
+def test_a_batch_of_which_no_image_fails_alone_names_its_prompts() -> None:
+    assert "a batch of 5 images of prompts 'a lake', 'a hill', 'a tree'" in failure(RecordingReward(batches=True))
 
 
 # Base and tuned
@@ -118,9 +120,9 @@ def trained(level: float) -> ToyPolicy:
     return policy
 
 
-def test_both_sides_see_the_same_noise_and_differ_by_the_weights() -> None:
+def test_both_sides_have_the_same_noise() -> None:
     policy, prompts = trained(1.0), PromptSet("mine", "mine.txt", PROMPTS)
-    sides = SideBySide(WARMTH, 2, 3)(policy, prompts, plan(), True, "toy")
+    sides = BaseAndTuned(WARMTH, 2, 3)(policy, prompts, plan(), True, "toy")
     assert list(sides) == ["base", "tuned"]
     (_, first), (_, second) = policy.rollouts
     assert first == second
@@ -130,14 +132,14 @@ def test_both_sides_see_the_same_noise_and_differ_by_the_weights() -> None:
     assert torch.equal(sides["base"].scores["warmth"], untrained.scores["warmth"])
 
 
-def test_a_model_has_its_base_alone() -> None:
-    sides = SideBySide(WARMTH, 1, 0)(ToyPolicy(), PromptSet("mine", "mine.txt", PROMPTS), plan(), False, "toy")
+def test_a_model_has_a_base_only() -> None:
+    sides = BaseAndTuned(WARMTH, 1, 0)(ToyPolicy(), PromptSet("mine", "mine.txt", PROMPTS), plan(), False, "toy")
     assert list(sides) == ["base"]
 
 
-def test_a_base_in_common_is_measured_once_and_counted_as_done() -> None:
+def test_a_shared_base_is_measured_once() -> None:
     ticks, prompts = list[int](), PromptSet("mine", "mine.txt", PROMPTS)
-    measured = SideBySide(WARMTH, 1, 0, tick=ticks.append)
+    measured = BaseAndTuned(WARMTH, 1, 0, on_images=ticks.append)
     one, other, third, fourth = trained(1.0), trained(-1.0), trained(0.5), trained(0.5)
     first = measured(one, prompts, plan(), True, "toy")
     second = measured(other, prompts, plan(), True, "toy")
@@ -148,7 +150,7 @@ def test_a_base_in_common_is_measured_once_and_counted_as_done() -> None:
     assert [len(policy.rollouts) for policy in (third, fourth)] == [2, 2]
 
 
-def test_tuned_are_the_averaged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tuned_side_uses_averaged_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import contextmanager
 
     policy = trained(1.0)
@@ -161,6 +163,6 @@ def test_tuned_are_the_averaged_weights(monkeypatch: pytest.MonkeyPatch) -> None
             policy.target.fill_(1.0)
 
     monkeypatch.setattr(policy, "averaged", averaged)
-    sides = SideBySide(WARMTH, 1, 0)(policy, PromptSet("mine", "mine.txt", PROMPTS), plan(), True, "toy")
+    sides = BaseAndTuned(WARMTH, 1, 0)(policy, PromptSet("mine", "mine.txt", PROMPTS), plan(), True, "toy")
     half = measure(trained(0.5), WARMTH, PROMPTS, 1, 0, plan())
     assert torch.equal(sides["tuned"].scores["warmth"], half.scores["warmth"])

@@ -104,8 +104,7 @@ def evaluate(
     """Score a run beside its base model, on training and held-out prompts, with every reward and an interval."""
     from stepcredit.cli.evaluate import evaluate as command
 
-    asked = {"steps": steps, "guidance": guidance}
-    command(sources, prompts or [], reward or [], out, images, seed, asked, cross, json)
+    command(sources, prompts or [], reward or [], out, images, seed, steps, guidance, cross, json)
 
 
 @app.command()

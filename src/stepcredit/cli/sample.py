@@ -1,4 +1,4 @@
-"""`stepcredit sample`: images from a run or a model, by the same rollout that training uses."""
+"""`stepcredit sample`: write images from a run or a model."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-
 from stepcredit.errors import InputError
+from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.source import open_source
 from stepcredit.prompts import load_prompts, prompt_text
-from stepcredit.rewards.vision.images import to_pil
 from stepcredit.training.sampling_plan import evaluation_plan
-from stepcredit.types import Plan, Policy, Prompt
+from stepcredit.types import Prompt
 from stepcredit.utils.files import write_atomically
-from stepcredit.utils.seeds import Stream, sample_seeds
-
-BATCH = 16
-"""Images in memory at a time; of these, as many are sampled at once as the configuration says."""
 
 
 def sample(
@@ -33,48 +27,36 @@ def sample(
     steps: int | None = None,
     guidance: float | None = None,
 ) -> None:
-    """Write PNGs and samples.jsonl (prompt, image number, file) into `out`.
+    """Write PNG files and samples.jsonl (prompt, image number, file) into `out`.
 
-    `steps` and `guidance` are by default those of the run; for a model, 20 and 3 (embedded) or its pipeline's own.
+    `steps` and `guidance` default to those of the run. For a model they default to 20 and 3 (bundled models) or to the
+    defaults of its pipeline.
     """
-    prompts = [Prompt(prompt_text(text, "--prompt")) for text in texts] + (
-        load_prompts(prompt_source) if prompt_source else []
-    )
+    prompts = [Prompt(prompt_text(text, "--prompt")) for text in texts]
+    prompts += load_prompts(prompt_source) if prompt_source else []
     if not prompts:
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
-    policy, config = open_source(source, "to sample from").load(
-        {"steps": steps, "guidance": guidance}, safety_checker=True
-    )
-    wanted = [prompt for prompt in prompts for _ in range(images_per_prompt)]
-    with _writing(out):
+    policy, config = open_source(source, "to sample from").load(steps=steps, guidance=guidance, safety_checker=True)
+    plan = evaluation_plan(config, BATCH)
+    with _output(out):
         out.mkdir(parents=True, exist_ok=True)
     lines = []
-    for number, (prompt, picture) in enumerate(_pictures(policy, evaluation_plan(config, BATCH), wanted, seed)):
+    for number, (prompt, image) in enumerate(sample_images(policy, prompts, images_per_prompt, seed, plan)):
         name = f"{number:04d}_{_slug(prompt.text)}.png"
-        with _writing(out):
-            picture.save(out / name)
+        with _output(out):
+            image.save(out / name)
         lines.append(json.dumps({"prompt": prompt.text, "number": number, "file": name}) + "\n")
-    with _writing(out):
+    with _output(out):
         write_atomically(out / "samples.jsonl", "".join(lines).encode())
-    print(f"{len(wanted)} images in {out}")
+    print(f"{len(lines)} images in {out}")
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def _output(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
-
-
-def _pictures(policy: Policy, plan: Plan, wanted: Sequence[Prompt], seed: int) -> Iterator[tuple[Prompt, Image.Image]]:
-    """Every prompt with its picture, whose noise depends on `seed` and its place alone."""
-    seeds = sample_seeds(seed, Stream.EVALUATION, 0, len(wanted))
-    for start in range(0, len(wanted), BATCH):
-        chunk = wanted[start : start + BATCH]
-        with policy.averaged():
-            images = policy.rollout(chunk, seeds[start : start + BATCH], plan).images
-        yield from zip(chunk, to_pil(images), strict=True)
 
 
 def _slug(text: str) -> str:

@@ -1,7 +1,7 @@
-"""What the weights are worth: images at fixed prompts and noise, scored, with and without training.
+"""Score the images of a run or a model at fixed prompts and noise, before and after training.
 
-`grid.evaluate` is what a training run shows of itself. `measuring.measure` scores many images with several rewards,
-`findings` says what the scores amount to, `cross` compares runs, and `text` prints both.
+`evaluate` scores the grid that training saves every few epochs. `stepcredit.evaluation.sources.evaluate_sources` is
+what `stepcredit evaluate` runs; `stepcredit.evaluation.sources.evaluate_policy` does the same for a policy in memory.
 """
 
 from stepcredit.evaluation.grid import Evaluation, evaluate

@@ -1,49 +1,57 @@
-"""The model before and after training, on the same prompts and noise."""
+"""Measure a model before and after training, on the same prompts and noise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 from stepcredit.evaluation.diversity import Embedding, thumbnail
-from stepcredit.evaluation.measure import Measured, PromptSet, measure
-from stepcredit.evaluation.results import BASE, TUNED
+from stepcredit.evaluation.measure import Measurement, measure
+from stepcredit.evaluation.prompt_sets import PromptSet
 from stepcredit.rewards import CheckedReward
 from stepcredit.types import Plan, Policy
 
+BASE, TUNED = "base", "tuned"
 
-@dataclass(frozen=True)
-class SideBySide:
-    """Measures both sides of a policy; what several policies have in common is measured once.
 
-    Attributes:
+class BaseAndTuned:
+    """Measures the base and the tuned weights of policies. A base that several policies share is measured once.
+
+    Args:
         rewards: by the name that results use.
         images: per prompt.
         seed: of the noise.
-        embed: the space in which images of one prompt are compared.
-        tick: called with the number of images whenever some are done.
+        embed: maps images to points; diversity is the distance between those points.
+        on_images: called with the number of images after each batch.
     """
 
-    rewards: Mapping[str, CheckedReward]
-    images: int
-    seed: int
-    embed: Embedding = thumbnail
-    tick: Callable[[int], None] = lambda _: None
-    _bases: dict[Hashable, Measured] = field(default_factory=dict)
+    def __init__(
+        self,
+        rewards: Mapping[str, CheckedReward],
+        images: int,
+        seed: int,
+        embed: Embedding = thumbnail,
+        on_images: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.rewards = rewards
+        self.images = images
+        self.seed = seed
+        self._embed = embed
+        self._on_images = on_images
+        self._bases: dict[Hashable, Measurement] = {}
 
     def __call__(
         self, policy: Policy, prompts: PromptSet, plan: Plan, trained: bool, model: Hashable
-    ) -> dict[str, Measured]:
-        """BASE under `policy.reference()`, and if `trained` TUNED under `policy.averaged()`.
+    ) -> dict[str, Measurement]:
+        """Measure BASE under `policy.reference()` and, if `trained`, TUNED under `policy.averaged()`.
 
         Args:
-            model: equal where policies share their base model and the way it samples.
+            model: equal for policies with the same base model that sample in the same way.
 
         Raises:
-            RewardError: a reward failed; it names the prompt.
+            RewardError: a reward failed; the message names the prompt.
         """
-        see = partial(
+        run = partial(
             measure,
             policy,
             self.rewards,
@@ -51,16 +59,16 @@ class SideBySide:
             self.images,
             self.seed,
             plan,
-            embed=self.embed,
-            tick=self.tick,
+            embed=self._embed,
+            on_images=self._on_images,
         )
         key = (model, plan, prompts.source, tuple(prompt.text for prompt in prompts.prompts))
         if key in self._bases:
-            self.tick(len(prompts.prompts) * self.images)
+            self._on_images(len(prompts.prompts) * self.images)
         else:
             with policy.reference():
-                self._bases[key] = see()
+                self._bases[key] = run()
         if not trained:
             return {BASE: self._bases[key]}
         with policy.averaged():
-            return {BASE: self._bases[key], TUNED: see()}
+            return {BASE: self._bases[key], TUNED: run()}

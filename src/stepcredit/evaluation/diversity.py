@@ -1,4 +1,4 @@
-"""How different the images of one prompt are: a reward that is hacked often makes them all alike."""
+"""How much the images of one prompt differ. They often become similar when a reward is over-optimized."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from torch.nn.functional import adaptive_avg_pool2d
 from stepcredit.stats.intervals import mean_pairwise_distance
 
 Embedding = Callable[[Tensor], Tensor]
-"""(images (B,3,H,W) in [0,1]) -> points (B, D) whose Euclidean distance says how different two images are."""
+"""Maps images (B,3,H,W) in [0,1] to points (B, D). The Euclidean distance of two points measures how much the images
+differ."""
 SIZE = 32
-SPACE = f"root mean square difference of pixels in [0, 1], averaged down to {SIZE} x {SIZE}"
+METRIC = f"root mean square difference of pixels in [0, 1], averaged down to {SIZE} x {SIZE}"
 
 
 def thumbnail(images: Tensor) -> Tensor:
-    """Points (B, 3 * 32 * 32) whose distance is the root mean square difference of the pixels, from 0 to 1.
+    """Map images (B,3,H,W) to points (B, 3 * 32 * 32) whose distance is the root mean square pixel difference, 0 to 1.
 
-    Images of any size and shape are averaged to 32 x 32 first, smaller ones repeated up to it.
+    Images of any size are first averaged down to 32 x 32. Smaller images are enlarged by repeating pixels.
     """
     points: Tensor = adaptive_avg_pool2d(images.detach().float().cpu(), SIZE).flatten(1)
     return points / math.sqrt(points.shape[1])
 
 
-class Spread:
-    """Mean pairwise distance of the images of each prompt; the points of one prompt are in memory at a time.
+class DiversityMeter:
+    """Mean pairwise distance between the images of each prompt. Keeps the points of one prompt in memory.
 
     Args:
-        count: images per prompt, which come one after the other.
-        embed: the space in which distances are taken.
+        count: images per prompt; the images of a prompt are consecutive.
+        embed: maps images to points.
+
+    Attributes:
+        distances: one for each complete prompt; None if `count` is 1.
     """
 
     def __init__(self, count: int, embed: Embedding) -> None:
         self._count = count
         self._embed = embed
-        self._waiting: list[Tensor] = []
+        self._pending: list[Tensor] = []
         self.distances: list[float | None] = []
 
     def add(self, images: Tensor) -> None:
-        """The next images, of however many prompts."""
+        """Add the next images. A batch may span several prompts or end within one."""
         for point in self._embed(images):
-            self._waiting.append(point)
-            if len(self._waiting) == self._count:
-                self.distances.append(mean_pairwise_distance(torch.stack(self._waiting)))
-                self._waiting.clear()
+            self._pending.append(point)
+            if len(self._pending) == self._count:
+                self.distances.append(mean_pairwise_distance(torch.stack(self._pending)))
+                self._pending.clear()

@@ -1,4 +1,4 @@
-"""Samples at fixed prompts and seeds, scored: the same noise every time, so that only the weights differ."""
+"""Sample and score a few fixed prompts. The noise is the same at every call, so only the weights differ."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from stepcredit.utils.seeds import Stream, sample_seeds
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Images (N,3,H,W) of the prompts and their scores (N,)."""
+    """Images (N,3,H,W) of N prompts, and their scores (N,)."""
 
     prompts: Sequence[Prompt]
     images: Tensor
     scores: Tensor
 
     def captions(self) -> list[str]:
+        """Prompt and score of each image."""
         return [f"{prompt.text}\n{score:.3f}" for prompt, score in zip(self.prompts, self.scores.tolist(), strict=True)]
 
 
@@ -32,9 +33,12 @@ def evaluate(
     seed: int,
     plan: Plan | None = None,
 ) -> Evaluation:
-    """Score `count` images of `prompts` taken in turn, with the evaluation seeds of run seed `seed`.
+    """Sample `count` images, cycling through `prompts`, and score them.
 
-    Drawn with averaged weights where the policy keeps averages; scored when it has the trained ones again.
+    Sampling uses averaged weights if the policy keeps them. Scoring happens after the trained weights are back.
+
+    Args:
+        seed: the run seed, from which the evaluation seeds are derived.
     """
     chosen = list(islice(cycle(prompts), count))
     with policy.averaged():

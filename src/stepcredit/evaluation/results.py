@@ -1,4 +1,4 @@
-"""What the scores of a model or a run amount to, as plain data that JSON holds."""
+"""Statistics of the scores of a model or a run, as plain data that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcredit.evaluation.measure import Measured, PromptSet
-from stepcredit.stats.intervals import LEVEL, RESAMPLES, clustered_mean, paired_difference, plain
+from stepcredit.evaluation.base_and_tuned import BASE, TUNED
+from stepcredit.evaluation.measure import Measurement
+from stepcredit.evaluation.prompt_sets import PromptSet
+from stepcredit.stats.intervals import LEVEL, RESAMPLES, as_json, clustered_mean, paired_difference
 
-BASE, TUNED, DIFFERENCE = "base", "tuned", "difference"
+DIFFERENCE = "difference"
 UNIT = "prompt"
-ONE_IMAGE = "one image per prompt has no distance to others: take --images 2 or more"
+ONE_IMAGE = "diversity needs at least two images per prompt: use --images 2 or more"
 METHOD = (
-    f"{LEVEL:.0%} percentile bootstrap, {RESAMPLES} resamples of whole prompts, so that images of one prompt do not "
-    "count as independent; the standard error is that of prompts too; differences are paired by prompt and noise"
+    f"{LEVEL:.0%} percentile bootstrap with {RESAMPLES} resamples of whole prompts, because images of one prompt are "
+    "not independent; the standard error is also over prompts; differences are paired by prompt and noise"
 )
 
-Sides = Mapping[str, Measured]
-"""BASE, and TUNED where there is a trained side: the same prompts and noise."""
+Sides = Mapping[str, Measurement]
+"""BASE, and TUNED for a run, with the same prompts and noise."""
 Figure = dict[str, Any]
-"""An Estimate as a mapping for each side, and for DIFFERENCE where there are two."""
+"""An Estimate as a mapping for each side, and for DIFFERENCE if there are two sides."""
 
 
-def findings(prompts: PromptSet, sides: Sides, seed: int) -> dict[str, Any]:
-    """Everything about one prompt set.
+def prompt_set_results(prompts: PromptSet, sides: Sides, seed: int) -> dict[str, Any]:
+    """Summarize the measurements on one prompt set.
+
+    Args:
+        seed: of the bootstrap.
 
     Returns:
-        `name`, `source`, `prompts` and `images` (numbers); `rewards`, a Figure of each; `diversity`, a Figure of the
-        mean pairwise distance of a prompt's images; `by_prompt`, for each its text and, per side, `scores` (a list per
-        reward) and `diversity`.
+        `name`, `source`, `prompts` and `images` (numbers); `rewards`, a Figure for each reward; `diversity`, a Figure
+        of the mean pairwise distance between the images of a prompt; `by_prompt`, for each prompt its text and, per
+        side, `scores` (a list per reward) and `diversity`.
     """
     base = sides[BASE]
     texts = [prompt.text for prompt in prompts.prompts]
@@ -42,7 +47,7 @@ def findings(prompts: PromptSet, sides: Sides, seed: int) -> dict[str, Any]:
         "prompts": len(texts),
         "images": len(texts) * images,
         "rewards": {
-            name: _figure({side: found.scores[name] for side, found in sides.items()}, texts, seed)
+            name: _figure({side: measured.scores[name] for side, measured in sides.items()}, texts, seed)
             for name in base.scores
         },
         "diversity": _diversity(sides, texts, seed),
@@ -51,24 +56,24 @@ def findings(prompts: PromptSet, sides: Sides, seed: int) -> dict[str, Any]:
 
 
 def _figure(sides: Mapping[str, Tensor], texts: Sequence[str], seed: int) -> Figure:
-    """Of values (P, N) of each side. Prompts of equal text are one cluster."""
+    """The Figure of values (P, N) for each side. Prompts with the same text form one cluster."""
     clusters = [text for text in texts for _ in range(sides[BASE].shape[1])]
     figure = {
-        side: plain(clustered_mean(values.flatten(), clusters, seed, unit=UNIT)) for side, values in sides.items()
+        side: as_json(clustered_mean(values.flatten(), clusters, seed, unit=UNIT)) for side, values in sides.items()
     }
     if TUNED in sides:
         after, before = sides[TUNED].flatten(), sides[BASE].flatten()
-        figure[DIFFERENCE] = plain(paired_difference(after, before, clusters, seed, unit=UNIT))
+        figure[DIFFERENCE] = as_json(paired_difference(after, before, clusters, seed, unit=UNIT))
     return figure
 
 
 def _diversity(sides: Sides, texts: Sequence[str], seed: int) -> Figure:
     columns: dict[str, Tensor] = {}
-    for side, found in sides.items():
-        distances = [distance for distance in found.distances if distance is not None]
+    for side, measured in sides.items():
+        distances = [distance for distance in measured.distances if distance is not None]
         if len(distances) < len(texts):
-            nothing = {"mean": None, "standard_error": None, "interval": None, "remark": ONE_IMAGE}
-            return dict.fromkeys((*sides, *([DIFFERENCE] if TUNED in sides else [])), nothing)
+            missing = {"mean": None, "standard_error": None, "interval": None, "remark": ONE_IMAGE}
+            return dict.fromkeys((*sides, *([DIFFERENCE] if TUNED in sides else [])), missing)
         columns[side] = torch.tensor(distances, dtype=torch.float64).unsqueeze(1)
     return _figure(columns, texts, seed)
 
@@ -76,8 +81,8 @@ def _diversity(sides: Sides, texts: Sequence[str], seed: int) -> Figure:
 def _one_prompt(text: str, row: int, sides: Sides) -> dict[str, Any]:
     return {"prompt": text} | {
         side: {
-            "scores": {name: values[row].tolist() for name, values in found.scores.items()},
-            "diversity": found.distances[row],
+            "scores": {name: values[row].tolist() for name, values in measured.scores.items()},
+            "diversity": measured.distances[row],
         }
-        for side, found in sides.items()
+        for side, measured in sides.items()
     }

@@ -1,4 +1,4 @@
-"""A run or a model, as the commands that only use one are given it."""
+"""Open a run directory or a model, to sample from it or to evaluate it."""
 
 from __future__ import annotations
 
@@ -16,56 +16,61 @@ from stepcredit.types import Policy
 
 @dataclass(frozen=True)
 class Source:
-    """A run or a model, not loaded yet.
+    """A run or a model that is not loaded yet.
 
     Attributes:
-        name: as it was given.
-        config: of the run; of a model, how it is loaded.
-        weights: the newest checkpoint of the run; None for a model.
+        name: the path or hub id as the user wrote it.
+        config: the run's configuration; for a model, the defaults with `model.path` set.
+        checkpoint: the newest checkpoint of the run; None for a model.
     """
 
     name: str
     config: TrainConfig
-    weights: Path | None
+    checkpoint: Path | None
 
     @property
-    def trained(self) -> bool:
-        return self.weights is not None
+    def is_run(self) -> bool:
+        return self.checkpoint is not None
 
-    def load(self, asked: Mapping[str, float | None], *, safety_checker: bool = False) -> tuple[Policy, TrainConfig]:
-        """The policy with its weights, and its configuration with the `steps` and `guidance` asked for.
+    def load(
+        self, *, steps: int | None = None, guidance: float | None = None, safety_checker: bool = False
+    ) -> tuple[Policy, TrainConfig]:
+        """Load the policy with its newest weights.
 
         Args:
-            asked: by default, and where None, those of the run; for a model, its usual ones.
-            safety_checker: keep the model's own, where it has one.
+            steps: denoising steps. None uses those of the run, or the model's usual ones.
+            guidance: guidance scale. None uses that of the run, or the model's usual one.
+            safety_checker: keep the pipeline's safety checker, if it has one.
+
+        Returns:
+            The policy, and the configuration with `steps` and `guidance` set.
         """
-        from stepcredit.policy import loading  # diffusers takes longest to import
+        from stepcredit.policy import loading  # diffusers takes seconds to import
         from stepcredit.utils.logging import quiet_libraries
 
         quiet_libraries()
-        asked = {key: value for key, value in asked.items() if value is not None}
-
-        if self.weights is None:
+        given = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
+        if self.checkpoint is None:
             pipeline = loading.load_pipeline(self.config.model)
-            config = self._sampling({**loading.usual_sampling(pipeline, self.name), **asked})
+            config = self._with_sampling({**loading.usual_sampling(pipeline, self.name), **given})
             return loading.make_policy(pipeline, config, safety_checker=safety_checker), config
-        config = self._sampling({**asked, **({"evaluation_steps": None} if "steps" in asked else {})})
+        config = self._with_sampling({**given, **({"evaluation_steps": None} if steps is not None else {})})
         policy = loading.load_policy(config, safety_checker=safety_checker)
-        policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(self.weights)))
+        policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(self.checkpoint)))
         return policy, config
 
-    def _sampling(self, changed: Mapping[str, Any]) -> TrainConfig:
-        return self.config.model_copy(update={"sample": self.config.sample.model_copy(update=dict(changed))})
+    def _with_sampling(self, changes: Mapping[str, Any]) -> TrainConfig:
+        return self.config.model_copy(update={"sample": self.config.sample.model_copy(update=dict(changes))})
 
 
 def open_source(name: str, purpose: str) -> Source:
-    """The run in a folder, or a model by hub id, folder or `embedded`.
+    """Open a run directory, or a model given as a hub id, a folder or a bundled name such as `embedded`.
 
     Args:
-        purpose: what its checkpoint is for, as in "to evaluate".
+        purpose: what the checkpoint is needed for, as error messages write it: "to evaluate".
 
     Raises:
-        InputError: the folder is neither, or the run holds no checkpoint.
+        InputError: the folder is neither a run nor a pipeline, or the run has no checkpoint.
     """
     folder = Path(name)
     if (folder / "config.yaml").is_file():
@@ -76,4 +81,4 @@ def open_source(name: str, purpose: str) -> Source:
         return Source(name, directory.config, saved[-1])
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{name} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
-    return Source(name, recipes.validate({"model": {"path": name}}, purpose.removeprefix("to ")), None)
+    return Source(name, recipes.validate({"model": {"path": name}}, "the command line"), None)
