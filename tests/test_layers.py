@@ -37,7 +37,7 @@ ORDER = (
 )
 
 # To be removed when training/sampling_plan.py and training/recovery.py are split.
-PENDING = (("algorithms", "stepcredit.training."), ("policy", "stepcredit.training."))
+PENDING = tuple((folder, "stepcredit.training.") for folder in ("algorithms", "policy", "evaluation"))
 
 
 def imported_names(path: Path) -> Iterator[str]:
