@@ -44,10 +44,10 @@ import torch
 from _comparison import OURS, THEIRS, Pair, agreement_table, agrees, brief, cost_table, ratio_table, ratios
 from safetensors.torch import save_file
 
+from stepcredit.algorithms.minibatch import image_groups
 from stepcredit.policy.adapters import LoraAdapter
 from stepcredit.policy.families import ATTENTION
 from stepcredit.prompts import load_prompts
-from stepcredit.training.sampling_plan import image_groups
 from stepcredit.utils.logging import quiet_libraries
 from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds
 

@@ -47,8 +47,18 @@ class SampleSection(_Section):
 
     steps: int = Field(20, ge=1, le=10_000, description="denoising steps T")
     guidance: float = Field(1.0, ge=0, description="classifier-free guidance scale, in sampling and in training")
-    eta: float = Field(1.0, gt=0, le=1, description="noise of DDIM steps; 0 has no density to train on")
+    eta: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Noise of DDIM steps. 0 is deterministic, for algorithms that need no log-probabilities.",
+    )
     sampler: Literal["flow-sde", "dance-sde", "cps"] = Field("flow-sde", description="noisy steps of flow models")
+    stochastic: bool | None = Field(
+        None,
+        description="Whether training rollouts draw noise. `null` draws it only where the algorithm needs "
+        "log-probabilities.",
+    )
     noise_level: float = Field(0.7, gt=0, description="noise of flow models' steps: `a` or `eta` of the sampler")
     sde_window_size: int | None = Field(None, ge=1, description="noisy steps, which are trained; None is all of them")
     sde_window_start: int = Field(0, ge=0, description="first noisy step; those outside the window are deterministic")
@@ -75,6 +85,8 @@ class TrainSection(_Section):
     all its images and all their steps, or `sampled_steps` of each, computed `microbatch` (image, step) pairs at a time.
     """
 
+    algorithm: str = Field("ppo", description="How the weights are updated; see `stepcredit list algorithm`.")
+    options: dict[str, Any] = Field({}, description="Further options of the algorithm, such as beta of matching.")
     epochs: int = Field(10, ge=0, description="rounds of sampling, scoring and updating")
     learning_rate: float = Field(1.2e-2, gt=0, description="of AdamW, constant")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW")

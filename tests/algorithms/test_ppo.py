@@ -14,7 +14,7 @@ from tests.tiny import descending, experienced, log_prob, perturb, tiny_policy, 
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
-from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.minibatch import Part, image_groups, microbatch
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainSection
 from stepcredit.credit.contribution import Contribution
@@ -23,7 +23,6 @@ from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian, loss
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.training.sampling_plan import image_groups, microbatch
 from stepcredit.training.update import update_policy
 from stepcredit.types import Plan, Prompt, Trajectory, Transition
 

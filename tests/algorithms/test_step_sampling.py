@@ -16,11 +16,10 @@ from tests.training.test_trainer import finish, resume, rows, start, state
 from torch import Tensor
 
 from stepcredit.algorithms.metrics import UpdateMetrics
-from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.minibatch import Part, microbatch, pair_batches
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.algorithms.step_sampling import SampledSteps, sample_steps
 from stepcredit.maths.step_sampling import inclusion_probabilities
-from stepcredit.training.sampling_plan import microbatch, pair_batches
 from stepcredit.training.update import update_policy
 from stepcredit.types import Trajectory
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from stepcredit.algorithms.minibatch import image_groups
 from stepcredit.distributed.partition import Partition, partition_images, unpartitioned
 from stepcredit.distributed.process_group import ProcessGroup, init_process_group
 from stepcredit.errors import InputError, StepcreditError
-from stepcredit.training.sampling_plan import image_groups
 
 
 class Imagined(ProcessGroup):

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from tests.tiny import experienced, tiny_policy
 
-from stepcredit.algorithms.minibatch import Part
+from stepcredit.algorithms.minibatch import Part, image_groups, microbatch
 from stepcredit.algorithms.ppo import accumulate_gradient
 from stepcredit.config import TrainConfig
 from stepcredit.maths import gaussian
@@ -23,7 +23,7 @@ from stepcredit.shapes.pipeline import WEIGHTS, load_checker, load_pipeline
 from stepcredit.shapes.render import render
 from stepcredit.shapes.tokenizer import build_tokenizer
 from stepcredit.shapes.world import ATTRIBUTES, held_out_captions, sample_scene
-from stepcredit.training.sampling_plan import image_groups, microbatch, training_plan
+from stepcredit.training.sampling_plan import training_plan
 from stepcredit.types import Prompt
 
 

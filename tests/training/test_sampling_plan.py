@@ -7,16 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from stepcredit.algorithms.minibatch import microbatch, pair_batches
 from stepcredit.config import SampleSection, TrainConfig, TrainSection
 from stepcredit.errors import InputError
-from stepcredit.training.sampling_plan import (
-    evaluation_plan,
-    filled,
-    microbatch,
-    noisy_steps,
-    pair_batches,
-    training_plan,
-)
+from stepcredit.maths.indexing import filled
+from stepcredit.training.sampling_plan import evaluation_plan, noisy_steps, training_plan
 from stepcredit.types import Plan
 
 

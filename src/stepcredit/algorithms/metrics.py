@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,8 +13,6 @@ from torch import Tensor
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import ResumableError
 
-_FIGURES = ("approx_kl", "clip_fraction", "reference_kl", "loss", "grad_norm", "first_ratio")
-
 
 @dataclass
 class UpdateMetrics:
@@ -22,64 +20,73 @@ class UpdateMetrics:
 
     Attributes:
         pairs: how many (image, step) pairs each forward counts for; the sum of their weights where steps are drawn.
-        approx_kl, clip_fraction, reference_kl, loss: weighted means over the pairs of each forward.
-        grad_norm: of each update.
-        first_ratio: max |ratio - 1| of each forward before the first update.
-        skipped: updates that were not made because their loss or gradient was not finite; the figures above are of the
-            others, but for `first_ratio`.
+        means: by name, the weighted mean over the pairs of each forward, of updates that were made.
+        maxima: by name, the largest figure of each forward, of all updates.
+        grad_norm: of each update that was made.
+        skipped: updates that were not made because their loss or gradient was not finite.
     """
 
     pairs: list[float] = field(default_factory=list)
-    approx_kl: list[Tensor] = field(default_factory=list)
-    clip_fraction: list[Tensor] = field(default_factory=list)
-    reference_kl: list[Tensor] = field(default_factory=list)
-    loss: list[Tensor] = field(default_factory=list)
+    means: dict[str, list[Tensor]] = field(default_factory=dict)
+    maxima: dict[str, list[Tensor]] = field(default_factory=dict)
     grad_norm: list[Tensor] = field(default_factory=list)
-    first_ratio: list[Tensor] = field(default_factory=list)
     skipped: int = 0
 
+    def record(self, pairs: float, means: Mapping[str, Tensor], maxima: Mapping[str, Tensor]) -> None:
+        """Add the figures of one forward of `pairs` pairs."""
+        self.pairs.append(pairs)
+        _extend(self.means, {name: [value] for name, value in means.items()})
+        _extend(self.maxima, {name: [value] for name, value in maxima.items()})
+
     def add(self, other: UpdateMetrics) -> None:
-        """Take in the figures of one more update."""
-        for name in ("pairs", *_FIGURES):
-            getattr(self, name).extend(getattr(other, name))
+        """Add the figures of an update that was made."""
+        self.pairs += other.pairs
+        self.grad_norm += other.grad_norm
+        _extend(self.means, other.means)
+        _extend(self.maxima, other.maxima)
 
     def skip(self, other: UpdateMetrics) -> None:
         """Count an update that was not made."""
-        self.first_ratio += other.first_ratio
+        _extend(self.means, {name: [] for name in other.means})
+        _extend(self.maxima, other.maxima)
         self.skipped += 1
 
     def on_cpu(self) -> UpdateMetrics:
-        """The same, as other processes can read it."""
-        figures = {name: [value.cpu() for value in getattr(self, name)] for name in _FIGURES}
-        return UpdateMetrics(self.pairs, skipped=self.skipped, **figures)
+        """The same on the CPU, where other processes can read it."""
+        means, maxima = (
+            {name: [value.cpu() for value in values] for name, values in kind.items()}
+            for kind in (self.means, self.maxima)
+        )
+        return UpdateMetrics(self.pairs, means, maxima, [norm.cpu() for norm in self.grad_norm], self.skipped)
 
     def summary(self) -> dict[str, float]:
-        """Means over the epoch's images and steps, NaN if every update was skipped.
-
-        `ratio_max_deviation` is max |ratio - 1| before the first update.
-        """
-        shown = ["loss", "approx_kl", "clip_fraction", *(["reference_kl"] if self.reference_kl else [])]
-        means = {name: self._mean(getattr(self, name)) for name in shown}
+        """Maxima and means over the epoch's pairs. Means are NaN if every update was skipped."""
+        maxima = {name: float(torch.stack(values).max()) for name, values in self.maxima.items()}
+        means = {name: self._mean(values) for name, values in self.means.items()}
         norm = float(torch.stack(self.grad_norm).mean()) if self.grad_norm else math.nan
-        deviation = float(torch.stack(self.first_ratio).max())
-        return {"ratio_max_deviation": deviation, **means, "grad_norm": norm, "skipped_updates": self.skipped}
+        return {**maxima, **means, "grad_norm": norm, "skipped_updates": self.skipped}
 
     def _mean(self, figures: Sequence[Tensor]) -> float:
         return float(np.average(torch.stack(list(figures)).tolist(), weights=self.pairs)) if figures else math.nan
 
 
-def gather_metrics(statistics: UpdateMetrics, processes: ProcessGroup) -> UpdateMetrics:
-    """The statistics of all processes.
+def gather_metrics(metrics: UpdateMetrics, processes: ProcessGroup) -> UpdateMetrics:
+    """The metrics of all processes.
 
     Raises:
-        ResumableError: their gradients have not been the same.
+        ResumableError: their gradients differ.
     """
     if processes.world_size == 1:
-        return statistics
-    found = processes.all_gather(statistics.on_cpu())
-    if any([*map(float, other.grad_norm)] != [*map(float, found[0].grad_norm)] for other in found):
-        raise ResumableError("the processes of this run have come to different gradients")
-    whole = UpdateMetrics(grad_norm=found[0].grad_norm, skipped=statistics.skipped)
-    for other in found:
+        return metrics
+    gathered = processes.all_gather(metrics.on_cpu())
+    if any([*map(float, other.grad_norm)] != [*map(float, gathered[0].grad_norm)] for other in gathered):
+        raise ResumableError("the ranks of this run computed different gradients")
+    whole = UpdateMetrics(grad_norm=gathered[0].grad_norm, skipped=metrics.skipped)
+    for other in gathered:
         whole.add(replace(other, grad_norm=[]))
     return whole
+
+
+def _extend(target: dict[str, list[Tensor]], values: Mapping[str, Sequence[Tensor]]) -> None:
+    for name, entries in values.items():
+        target.setdefault(name, []).extend(entries)

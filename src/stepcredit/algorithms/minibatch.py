@@ -1,92 +1,248 @@
-"""What an epoch of updates trains on: recorded trajectories and what every step of them was worth."""
+"""The experience of an epoch, cut into updates and forwards."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from stepcredit.algorithms.old_weights import OldWeights
 from stepcredit.algorithms.step_sampling import SampledSteps
+from stepcredit.config import TrainSection
 from stepcredit.distributed.partition import Partition
-from stepcredit.training.sampling_plan import entries
-from stepcredit.types import Trajectory
+from stepcredit.errors import InputError
+from stepcredit.maths.indexing import entries, filled
+from stepcredit.types import Policy, Trajectory, Transition
 
 
 @dataclass(frozen=True)
-class Part:
-    """What this process trains of one update.
+class Experience:
+    """What an epoch trains on, of the images of this process.
+
+    Attributes:
+        trajectory: B recorded trajectories.
+        step_advantages: (B, T), M of every step.
+        partition: which images of the epoch these are.
+        sampled: the steps to train on; None is all of them.
+        advantages: (B,), A of every image.
+        credit_profile: (T,), mean |M| over all images of the epoch, with mean 1 over the trained steps; None is 1.
+        seeds: B seeds for what the algorithm draws for each image.
+        old_weights: the weights at the rollout, for an algorithm that needs them.
+    """
+
+    trajectory: Trajectory
+    step_advantages: Tensor
+    partition: Partition
+    sampled: SampledSteps | None = None
+    advantages: Tensor | None = None
+    credit_profile: Tensor | None = None
+    seeds: Sequence[int] = ()
+    old_weights: OldWeights | None = None
+
+    @cached_property
+    def trained_steps(self) -> list[int]:
+        """The steps that are trained; InputError if there are none."""
+        steps: list[int] = self.trajectory.trainable.nonzero().flatten().tolist()
+        if not steps:
+            raise InputError("every step of the trajectory has zero variance: nothing can be trained")
+        return steps
+
+    def part(self, group: Tensor, *, mixed: bool, first: bool) -> UpdatePart:
+        """This process's part of the update on the images `group`.
+
+        Args:
+            mixed: whether a forward may hold several steps. Otherwise all images of the group share their drawn steps.
+            first: whether no update was made since the rollout.
+        """
+        weights = self.sampled.weights(group, shared=not mixed)[self.partition.rows] if self.sampled else None
+        equal_forwards = self.partition.largest_part(group) if self.partition.processes.sharded else 0
+        return UpdatePart(self.partition.local_rows(group), len(group), weights, equal_forwards, first)
+
+    def batch(self, part: UpdatePart, rows: Tensor, steps: Tensor, size: int) -> StepBatch:
+        """The pairs (rows[n], steps[n]) of an update, to be computed in a forward of `size`."""
+        return StepBatch(self, rows, steps, size, part.weights, part.first)
+
+
+@dataclass(frozen=True)
+class UpdatePart:
+    """What this process trains in one update.
 
     Attributes:
         rows: (n,), its images, as rows of the trajectory.
-        images: how many the update has on all processes together.
-        weights: (B, T) on the CPU, how often a step counts; those of weight 0 are left out. None is all once.
-        largest: as many forwards are made as for so many images, more than are needed to no effect.
+        images: how many images the update has on all processes together.
+        weights: (B, T) on the CPU, how often a step counts. Steps of weight 0 are left out; None counts all once.
+        equal_forwards: make as many forwards as for this many images, where ranks have to forward together.
         first: whether no update was made since the rollout.
     """
 
     rows: Tensor
     images: int
     weights: Tensor | None = None
-    largest: int = 0
+    equal_forwards: int = 0
     first: bool = False
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """What is recorded of n (image, step) pairs.
+class StepBatch:
+    """n (image, step) pairs of one forward, and what was recorded of them.
 
     Attributes:
-        following: (n, *L), the latents that each step went to.
-        log_probs: (n,), of going there at the rollout.
-        advantages: (n,), M.
-        weights: (n,), how often each counts; None is once.
+        rows, steps: (n,), image and step of each pair.
+        size: the batch size of the forward, at least n. A short batch is filled with copies, whose outputs are dropped.
+        all_weights: (B, T) on the CPU, see `UpdatePart.weights`.
+        first: whether no update was made since the rollout.
     """
 
-    following: Tensor
-    log_probs: Tensor
-    advantages: Tensor
-    weights: Tensor | None
+    experience: Experience
+    rows: Tensor
+    steps: Tensor
+    size: int
+    all_weights: Tensor | None
+    first: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def replay(self, policy: Policy) -> Transition:
+        """The transitions of the recorded steps under the present weights."""
+        steps, rows = filled(self.steps, self.size), filled(self.rows, self.size)
+        return policy.replay(self._trajectory, steps, rows).head(len(self))
+
+    def predict(self, policy: Policy, latents: Tensor, *, guided: bool = True) -> Transition:
+        """The transitions from `latents` (n, *L) at the pairs' steps and prompts."""
+        steps, rows = filled(self.steps, self.size), filled(self.rows, self.size)
+        found = policy.predict(self._trajectory, filled(latents, self.size), steps, rows, guided=guided)
+        return found.head(len(self))
 
     def weighted(self, values: Tensor) -> Tensor:
-        """`values` (n,), each as often as its pair counts."""
+        """`values` (n,), each multiplied by how often its pair counts."""
         return values if self.weights is None else values * self.weights
 
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """(n,), how often each pair counts; None counts all once."""
+        if self.all_weights is None:
+            return None
+        device = self._trajectory.latents.device
+        return self.all_weights[self.rows, self.steps].to(device, non_blocking=device.type == "cuda")
 
-@dataclass(frozen=True)
-class Experience:
-    """The trajectories of an epoch, and the advantages of their steps.
+    @cached_property
+    def next_latents(self) -> Tensor:
+        """(n, *L), the latents that each step went to."""
+        return entries(self._trajectory.latents, self.rows, self.steps + 1)
 
-    Attributes:
-        trajectory: the trajectories of this process's images.
-        advantages: (B, T), M of every step of them.
-        share: which images of the epoch those are.
-        draw: the steps to train on; None is all of them.
-    """
+    @cached_property
+    def old_log_probs(self) -> Tensor:
+        """(n,), log-probabilities of the steps at the rollout."""
+        return entries(self._trajectory.log_probs, self.rows, self.steps)
 
-    trajectory: Trajectory
-    advantages: Tensor
-    partition: Partition
-    draw: SampledSteps | None = None
+    @cached_property
+    def step_advantages(self) -> Tensor:
+        """(n,), M."""
+        return entries(self.experience.step_advantages, self.rows, self.steps)
 
-    def part(self, group: Tensor, *, mixed: bool, first: bool) -> Part:
-        """This process's part of the update on the images `group`.
+    @cached_property
+    def advantages(self) -> Tensor:
+        """(n,), A of the pairs' images."""
+        advantages = self.experience.advantages
+        assert advantages is not None
+        return advantages[self.rows.to(advantages.device)]
 
-        Args:
-            mixed: whether a forward may hold several steps; otherwise all images have the same steps drawn.
+    @cached_property
+    def credit_profile(self) -> Tensor:
+        """(n,), the epoch's credit of the pairs' steps, see `Experience.credit_profile`."""
+        profile = self.experience.credit_profile
+        if profile is None:
+            return torch.ones(len(self), device=self._trajectory.latents.device)
+        return profile[self.steps].to(self._trajectory.latents.device)
+
+    @cached_property
+    def final_latents(self) -> Tensor:
+        """(n, *L), the clean latents that the pairs' images were decoded from."""
+        final = self._trajectory.final
+        return final[self.rows.to(final.device)]
+
+    @cached_property
+    def noised_latents(self) -> Tensor:
+        """(n, *L), the final latents noised to the level of each pair's step: alpha_i x_final + sigma_i eps.
+
+        eps is a function of the image's seed and the step alone, so that it does not depend on batches or processes.
         """
-        weights = self.draw.weights(group, shared=not mixed)[self.partition.rows] if self.draw else None
-        largest = self.partition.largest_part(group) if self.partition.processes.sharded else 0
-        return Part(self.partition.local_rows(group), len(group), weights, largest, first)
+        final, schedule = self.final_latents, self._trajectory.schedule
+        noise = torch.stack([self._noise(row, step) for row, step in self._pairs()]).to(final.device)
+        shape = (-1, *[1] * (final.ndim - 1))
+        alpha, sigma = (level[self.steps].to(final.device).view(shape) for level in (schedule.alphas, schedule.sigmas))
+        return (alpha * final.float() + sigma * noise).to(final.dtype)
 
-    def pairs(self, rows: Tensor, steps: Tensor, weights: Tensor | None) -> Pairs:
-        """What is recorded of the images `rows` at `steps` (n,), with those entries of `weights` (B, T)."""
-        trajectory = self.trajectory
-        counted = None if weights is None else weights[rows, steps]
-        if counted is not None:
-            counted = counted.to(trajectory.latents.device, non_blocking=trajectory.latents.device.type == "cuda")
-        return Pairs(
-            entries(trajectory.latents, rows, steps + 1),
-            entries(trajectory.log_probs, rows, steps),
-            entries(self.advantages, rows, steps),
-            counted,
-        )
+    @property
+    def old_weights(self) -> OldWeights:
+        """The weights at the rollout; only for an algorithm that needs them."""
+        assert self.experience.old_weights is not None
+        return self.experience.old_weights
+
+    @property
+    def _trajectory(self) -> Trajectory:
+        return self.experience.trajectory
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        return list(zip(self.rows.tolist(), self.steps.tolist(), strict=True))
+
+    def _noise(self, row: int, step: int) -> Tensor:
+        seed = np.random.SeedSequence([self.experience.seeds[row], step]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        return torch.randn(self._trajectory.latents.shape[2:], generator=generator)
+
+
+def microbatch(train: TrainSection, images: int) -> int:
+    """(image, step) pairs per training forward of an epoch of `images` images: `train.microbatch`, at most `images`.
+
+    By default, the images of the largest update at one step. Raises InputError for `auto`, which the caller has to
+    replace with a measured number first.
+    """
+    if train.microbatch == "auto":
+        raise InputError("train.microbatch=auto has to be measured first: `stepcredit train` does; give a number")
+    return min(train.microbatch or largest_update(train, images), images)
+
+
+def largest_update(train: TrainSection, images: int) -> int:
+    """Images of the largest update of an epoch of `images` images."""
+    return -(-images // train.updates_per_epoch)
+
+
+def image_groups(count: int, updates: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """A random partition of `count` images into `updates` groups that differ in size by at most one, rows ascending."""
+    if updates > count:
+        raise InputError(f"train.updates_per_epoch is {updates} but the epoch has only {count} images")
+    for rows in np.array_split(rng.permutation(count), updates):
+        yield torch.from_numpy(np.sort(rows))
+
+
+def pair_batches(
+    rows: Tensor, steps: Sequence[int], size: int, *, mixed: bool, chosen: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All pairs of `rows` and `steps` as (rows (n,), steps (n,)), n <= `size`, step by step.
+
+    Args:
+        mixed: whether a batch may hold several steps. Otherwise every step may end in a short batch.
+        chosen: (B, T) bool, which pairs to take; None takes all of them.
+    """
+    at, images = torch.cartesian_prod(torch.tensor(steps), rows).view(-1, 2).unbind(1)
+    if chosen is not None:
+        kept = chosen[images, at]
+        at, images = at[kept], images[kept]
+    if mixed:
+        yield from zip(images.split(size), at.split(size), strict=True)
+        return
+    for step in steps:
+        for batch in images[at == step].split(size):
+            if len(batch):
+                yield batch, torch.full_like(batch, step)
+
+
+def forward_count(images: int, steps: Sequence[int], size: int, mixed: bool) -> int:
+    """How many forwards the gradient of a group of `images` images takes."""
+    return len(list(pair_batches(torch.arange(images), steps, size, mixed=mixed)))

@@ -1,4 +1,4 @@
-"""Which steps of which images an update trains on, where it does not train on all."""
+"""Training on some of the steps of each image, drawn at random (`train.sampled_steps`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import TrainSection
-from stepcredit.maths.step_sampling import inclusion_probabilities, step_scores, systematic_draw
-from stepcredit.types import Trajectory
+from stepcredit.maths.step_sampling import inclusion_probabilities, systematic_draw
 from stepcredit.utils.seeds import Stream, epoch_generator
 
 
@@ -47,19 +46,18 @@ class SampledSteps:
 
 
 def sample_steps(
-    section: TrainSection, trajectory: Trajectory, advantages: Tensor, run_seed: int, epoch: int
+    section: TrainSection, trainable: Tensor, scores: Tensor, run_seed: int, epoch: int
 ) -> SampledSteps | None:
-    """The draw of an epoch as `section` asks for it; None where every trained step is trained on.
+    """The steps that an epoch trains on as `section` asks for them; None where it trains on every trained step.
 
     Args:
-        advantages: (B, T), the step advantages of the epoch, of which `trajectory` may hold a part.
+        trainable: (T,) bool.
+        scores: (B, T), `Algorithm.step_scores` of all images of the epoch, which `step_sampling=credit` draws by.
     """
-    count, trainable = section.sampled_steps, trajectory.trainable.cpu()
+    count, trainable = section.sampled_steps, trainable.cpu()
     if count is None or count >= int(trainable.sum()):
         return None
-    if section.step_sampling == "credit":
-        scores = step_scores(advantages, trajectory.schedule.native_scales, trainable)
-    else:
-        scores = trainable.double().expand(len(advantages), -1)
-    starts = epoch_generator(run_seed, Stream.STEPS, epoch).random(len(advantages))
+    if section.step_sampling == "uniform":
+        scores = trainable.double().expand(len(scores), -1)
+    starts = epoch_generator(run_seed, Stream.STEPS, epoch).random(len(scores))
     return SampledSteps(count, scores, trainable, torch.from_numpy(starts))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from stepcredit.algorithms.minibatch import microbatch
 from stepcredit.config import TrainConfig
 from stepcredit.runs import recipes
-from stepcredit.training.sampling_plan import microbatch
 
 if TYPE_CHECKING:
     from stepcredit.policy.checks.doctor import Examination

@@ -15,6 +15,7 @@ from torch import Tensor
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError, unknown
 from stepcredit.maths import Transition
+from stepcredit.maths.indexing import entries
 from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.families import family_of
 from stepcredit.policy.replay.denoiser_proxies import knows_time
@@ -23,7 +24,6 @@ from stepcredit.policy.replay.reentry import Recording, record, replay
 from stepcredit.policy.replay.schedulers import recording_scheduler, sampling_schedule
 from stepcredit.policy.replay.step_hooks import RecordingHook
 from stepcredit.policy.replay.trajectory_buffer import TrajectoryBuffer
-from stepcredit.training.sampling_plan import entries
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 
 _ALWAYS = "the policy gives it itself"

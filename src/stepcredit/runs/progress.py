@@ -12,6 +12,8 @@ from rich.console import Console
 
 from stepcredit.runs.timing import epoch_seconds
 
+_NO_FORMATS: Mapping[str, str] = {}
+
 
 def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:
     """A bar after `head` and before the other columns and the time; only on a terminal, and gone at the end."""
@@ -56,8 +58,13 @@ class Progress:
     def tick(self, done: int, total: int) -> None:
         """`done` of `total` updates of the epoch are done."""
 
-    def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """An epoch is over; `metrics` is its row of metrics.jsonl."""
+    def epoch(self, metrics: Mapping[str, Any], formats: Mapping[str, str] = _NO_FORMATS) -> None:
+        """An epoch is over.
+
+        Args:
+            metrics: its row of metrics.jsonl.
+            formats: figures to show, with their format, see `Algorithm.console`.
+        """
 
 
 class ConsoleProgress(Progress):
@@ -100,14 +107,14 @@ class ConsoleProgress(Progress):
         """Training is taken for the last half of an epoch."""
         self._bar.update(self._task, completed=self._finished + 0.5 + 0.5 * done / total)
 
-    def epoch(self, metrics: Mapping[str, Any]) -> None:
+    def epoch(self, metrics: Mapping[str, Any], formats: Mapping[str, str] = _NO_FORMATS) -> None:
         self._finished = int(metrics["epoch"])
         seconds = epoch_seconds(metrics)
         reward = f"reward {metrics['reward_mean']:.3f}"
         rate = f"{metrics['reward_queries'] / self._finished / seconds:.1f} images/s" if seconds else ""
         self._bar.update(self._task, completed=self._finished, epoch=self._finished, reward=reward, rate=rate)
-        clipped = metrics["clip_fraction"]
-        updated = "no update made" if math.isnan(clipped) else f"clipped {clipped:.0%}"
+        shown = [form.format(metrics[name]) for name, form in formats.items() if name in metrics]
+        updated = "no update made" if math.isnan(metrics["loss"]) else "  ".join(shown)
         self.note(
             f"epoch {self._finished:>3}/{self.epochs}  {reward} ± {metrics['reward_std']:.3f}  "
             f"queries {int(metrics['reward_queries'])}  {updated}  {seconds:.1f} s"

@@ -24,7 +24,7 @@ class EpochImages:
     """The images that an epoch was trained on. Indexing gives a PIL image, which is rendered on access.
 
     Attributes:
-        pixels: (N, 3, H, W) float32 in [0, 1], on the CPU.
+        pixels: (N, 3, H, W) float32 in [0, 1].
         prompts: N texts.
         scores: (N,) rewards.
     """
@@ -39,7 +39,7 @@ class EpochImages:
     def __getitem__(self, index: int) -> Image.Image:
         from stepcredit.rewards.vision.images import to_pil
 
-        return to_pil(self.pixels[index].unsqueeze(0))[0]
+        return to_pil(self.pixels[index].unsqueeze(0).cpu())[0]
 
 
 Callback = Callable[[Mapping[str, Any], EpochImages], object]

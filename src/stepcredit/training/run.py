@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.minibatch import largest_update
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.distributed.deepspeed import stage_three_as_shards
@@ -23,8 +25,8 @@ from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import ConsoleProgress, Progress
 from stepcredit.training.checkpointing import resume_command
-from stepcredit.training.sampling_plan import largest_update
-from stepcredit.training.trainer import Trainer
+from stepcredit.training.parts import Parts, require_noise
+from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Prompt
 from stepcredit.utils.files import locked
 
@@ -103,17 +105,19 @@ def _alone(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
         yield
 
 
-def _trainer(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> Trainer:
+def _trainer(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> TrainingLoop:
     """Built by each process; what goes wrong with any is told by all."""
-    built: list[Trainer] = []
+    built: list[TrainingLoop] = []
     processes.run_on_all(lambda: built.append(_built(config, directory, processes)))
     return built[0]
 
 
-def _built(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> Trainer:
+def _built(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> TrainingLoop:
     """Everything that a run needs, what is quick to refuse first."""
     prompts = load_prompts(config.prompts.source)
     credit, reward = build_credit(config.credit, config.run.seed), build_reward(config.reward)
+    algorithm = build_algorithm(config.train)
+    require_noise(config.train.algorithm, algorithm.needs, config.sample)
 
     from stepcredit.policy.adapters import denoiser_name  # diffusers takes longest to import
     from stepcredit.policy.loading import load_policy
@@ -125,7 +129,8 @@ def _built(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup
     full = config.model.adapter == "full"
     weights_dir = directory.path / denoiser_name(policy.pipeline) if full else directory.lora_dir
     progress = ConsoleProgress(config.train.epochs) if processes.is_main else Progress()
-    return Trainer(config, policy, reward, credit, prompts, directory, progress, weights_dir, processes)
+    parts = Parts(policy, reward, credit, algorithm, prompts)
+    return TrainingLoop(config, parts, directory, progress=progress, weights_dir=weights_dir, processes=processes)
 
 
 def _measured(
@@ -142,7 +147,7 @@ def _measured(
     return config.model_copy(update={"train": config.train.model_copy(update={"microbatch": fitting})})
 
 
-def _train(trainer: Trainer) -> None:
+def _train(trainer: TrainingLoop) -> None:
     directory, progress = trainer.run, trainer.progress
     try:
         with _writable(directory), progress, _reported(trainer):
@@ -155,7 +160,7 @@ def _train(trainer: Trainer) -> None:
 
 
 @contextmanager
-def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
+def _discarded_unless_begun(trainer: TrainingLoop) -> Iterator[None]:
     """Take the new run directory away if there is nothing in it to go on with: `create` had found it empty."""
     try:
         yield
@@ -169,7 +174,7 @@ def _discarded_unless_begun(trainer: Trainer) -> Iterator[None]:
         raise
 
 
-def _discard(trainer: Trainer) -> None:
+def _discard(trainer: TrainingLoop) -> None:
     if trainer.processes.is_main:
         shutil.rmtree(trainer.run.path, ignore_errors=True)
 
@@ -189,7 +194,7 @@ def _writable(directory: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _reported(trainer: Trainer) -> Iterator[None]:
+def _reported(trainer: TrainingLoop) -> Iterator[None]:
     """Write the report however the run ends."""
     try:
         yield
@@ -200,7 +205,7 @@ def _reported(trainer: Trainer) -> Iterator[None]:
     _report(trainer)
 
 
-def _report(trainer: Trainer) -> None:
+def _report(trainer: TrainingLoop) -> None:
     if trainer.processes.is_main:
         write_report(trainer.run.path)
 
@@ -212,7 +217,7 @@ def _interruption(directory: RunDirectory) -> str:
     return f"interrupted; kept {kept[-1]}, go on with: {resume_command(directory.path)}"
 
 
-def _opening(trainer: Trainer) -> str:
+def _opening(trainer: TrainingLoop) -> str:
     config, finished = trainer.config, trainer.finished_epochs
     start = f"resuming after epoch {finished}" if finished else "training"
     images, processes = len(trainer.draw_prompts(epoch=0)), trainer.processes
@@ -223,14 +228,14 @@ def _opening(trainer: Trainer) -> str:
     )
 
 
-def _closing(trainer: Trainer, weights: Path) -> str:
+def _closing(trainer: TrainingLoop, weights: Path) -> str:
     directory = trainer.run
     rows = directory.metrics()
     if not rows:
         return f"nothing to train: train.epochs is 0; {directory.path} holds the starting grid"
     grids = sorted((directory.path / "samples").glob("epoch_*.png"))
     first, last = (math.nan if row["reward_mean"] is None else row["reward_mean"] for row in (rows[0], rows[-1]))
-    prompt = shlex.quote(trainer.prompts[0].text)
+    prompt = shlex.quote(trainer.parts.prompts[0].text)
     return "\n".join(
         [
             f"reward {first:.3f} -> {last:.3f} after {rows[-1]['reward_queries']} reward queries",

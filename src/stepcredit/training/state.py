@@ -30,7 +30,7 @@ class TrainingState:
     Attributes:
         finished_epochs: whose updates are made.
         reward_queries: images scored for training so far.
-        guard: remembers a micro-batch that was halved, and updates skipped in a row.
+        recovery: remembers a micro-batch that was halved, and updates skipped in a row.
         optimizer: the optimizer and the loss scaler.
     """
 
@@ -38,13 +38,13 @@ class TrainingState:
         self,
         config: TrainConfig,
         policy: Policy,
-        guard: Recovery,
+        recovery: Recovery,
         credit: CreditAssigner | None = None,
         processes: ProcessGroup | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
-        self.guard = guard
+        self.recovery = recovery
         self.learner = credit if isinstance(credit, LearningCredit) else None
         self.finished_epochs = 0
         self.reward_queries = 0
@@ -57,8 +57,8 @@ class TrainingState:
             "reward_queries": self.reward_queries,
             **self.advantages.state_dict(),
             "scaler": self.optimizer.scaler.state_dict(),
-            "skipped_in_a_row": self.guard.skipped_in_a_row,
-            "microbatch": {"asked": self.config.train.microbatch, "halved": self.guard.microbatch},
+            "skipped_in_a_row": self.recovery.skipped_in_a_row,
+            "microbatch": {"asked": self.config.train.microbatch, "halved": self.recovery.microbatch},
             "config": self.config.model_dump(mode="json"),
             "versions": package_versions(),
         }
@@ -91,10 +91,10 @@ class TrainingState:
         if self.learner:
             self.learner.load_state_dict(checkpoint.credit_tensors(saved))
         self.optimizer.scaler.load_state_dict(saved.state["scaler"])
-        self.guard.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
+        self.recovery.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
         size = saved.state["microbatch"]
         if size["halved"] is not None and size["asked"] == self.config.train.microbatch:
-            self.guard.microbatch = max(1, operator.index(size["halved"]))
+            self.recovery.microbatch = max(1, operator.index(size["halved"]))
         self.reward_queries = operator.index(saved.state["reward_queries"])
         self.finished_epochs = saved.epoch
 

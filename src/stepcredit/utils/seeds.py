@@ -16,6 +16,7 @@ class Stream(IntEnum):
     PROMPTS = 3
     CREDIT = 4
     STEPS = 5
+    ALGORITHM = 6
 
 
 def sample_seeds(run_seed: int, stream: Stream, start: int, count: int) -> list[int]:

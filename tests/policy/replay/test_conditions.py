@@ -16,6 +16,7 @@ from tests.families.proof import configuration
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
 from torch import Tensor
 
+from stepcredit.algorithms.minibatch import pair_batches
 from stepcredit.algorithms.ppo import replay
 from stepcredit.config import RewardSection
 from stepcredit.credit import build_credit
@@ -25,7 +26,7 @@ from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.training.sampling_plan import evaluation_plan, pair_batches, training_plan
+from stepcredit.training.sampling_plan import evaluation_plan, training_plan
 from stepcredit.training.trainer import Trainer
 from stepcredit.types import Plan, Trajectory
 

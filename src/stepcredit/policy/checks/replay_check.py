@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
+from stepcredit.maths.indexing import filled
 from stepcredit.training.recovery import out_of_memory
-from stepcredit.training.sampling_plan import filled
 from stepcredit.types import Policy, Trajectory
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
