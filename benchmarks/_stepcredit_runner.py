@@ -8,6 +8,7 @@ from typing import Any
 from _alike import Measured, read_order
 from safetensors.torch import load_file
 
+from stepcredit.algorithms import build_algorithm
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.policy.loading import load_policy
@@ -15,7 +16,8 @@ from stepcredit.prompts import load_prompts
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.recipes import validate
-from stepcredit.training.trainer import Trainer
+from stepcredit.training.parts import Parts
+from stepcredit.training.trainer import TrainingLoop
 from stepcredit.utils.logging import quiet_libraries
 
 
@@ -62,19 +64,20 @@ def main() -> None:
     policy.load_state_dict(load_file(order["lora"]))
     reward, credit = build_reward(config.reward), build_credit(config.credit, config.run.seed)
     run = RunDirectory.create(Path(f"{report}.run"), config, ["against_trl"])
-    trainer: Any = Trainer(config, policy, reward, credit, load_prompts(config.prompts.source), run)
+    trainer: Any = TrainingLoop(
+        config, Parts(policy, reward, credit, build_algorithm(config.train), load_prompts(config.prompts.source)), run
+    )
     measured = Measured()
     measured.watch_norms()
-    trainer.sample = measured.timed("sampling", trainer.sample)
+    trainer.rollout = measured.timed("sampling", trainer.rollout)
     trainer.update = measured.timed("training", trainer.update)
-    scored = trainer.score
+    advantage = trainer.advantage
 
-    def score(*arguments: Any) -> Any:
-        scores = scored(*arguments)
+    def remembered(prompts: Any, scores: Any) -> Any:
         measured.rewards.append(scores.values.tolist())
-        return scores
+        return advantage(prompts, scores)
 
-    trainer.score = score
+    trainer.advantage = remembered
     for epoch in range(order["epochs"]):
         trainer.epoch(epoch)
     measured.write(report)

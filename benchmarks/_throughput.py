@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from stepcredit.algorithms import build_algorithm
 from stepcredit.algorithms.minibatch import Experience
+from stepcredit.algorithms.sampling_plan import training_plan
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.partition import unpartitioned
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.runs.recipes import validate
-from stepcredit.training.sampling_plan import training_plan
 from stepcredit.training.state import build_training_optimizer
 from stepcredit.training.update import update_policy
 from stepcredit.types import Prompt, Trajectory
@@ -60,7 +61,9 @@ def square(pixels: int) -> dict[str, int]:
 
 def rollout(policy: PipelinePolicy, config: TrainConfig) -> Trajectory:
     images = config.images_per_epoch or 1
-    return policy.rollout([PROMPT] * images, range(images), training_plan(config, images)).trajectory
+    return policy.rollout(
+        [PROMPT] * images, range(images), training_plan(config, build_algorithm(config.train).needs, images)
+    ).trajectory
 
 
 def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) -> dict[str, float]:
@@ -68,7 +71,9 @@ def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) 
     advantages = torch.ones(trajectory.log_probs.shape, device=trajectory.latents.device)
     experience = Experience(trajectory, advantages, unpartitioned(len(trajectory)))
     optimizer = build_training_optimizer(config, policy, ProcessGroup())
-    return update_policy(policy, optimizer, experience, config.train, np.random.default_rng(0))
+    return update_policy(
+        build_algorithm(config.train), policy, optimizer, experience, config.train, np.random.default_rng(0)
+    )
 
 
 def timed(device: torch.device, work: Callable[[], Value]) -> tuple[Value, Seconds]:

@@ -30,8 +30,9 @@ import torch
 from _throughput import break_even
 from torch import Tensor
 
-from stepcredit.algorithms.minibatch import Experience, Part
-from stepcredit.algorithms.ppo import accumulate_gradient
+from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.gradient import accumulate_gradient
+from stepcredit.algorithms.minibatch import Experience, UpdatePart
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.partition import unpartitioned
 from stepcredit.maths import ddim, gaussian, loss
@@ -139,8 +140,8 @@ def otherwise(config: TrainConfig, options: argparse.Namespace, dtype: torch.dty
 
 def ours(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig, size: int) -> None:
     scaler, count = torch.amp.GradScaler(enabled=False), len(trajectory)
-    experience, part = Experience(trajectory, advantages, unpartitioned(count)), Part(torch.arange(count), count)
-    accumulate_gradient(policy, scaler, experience, part, config.train, size)
+    experience, part = Experience(trajectory, advantages, unpartitioned(count)), UpdatePart(torch.arange(count), count)
+    accumulate_gradient(build_algorithm(config.train), policy, scaler, experience, part, size)
 
 
 def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig) -> None:

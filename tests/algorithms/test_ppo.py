@@ -14,8 +14,9 @@ from tests.tiny import descending, experienced, log_prob, perturb, tiny_policy, 
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
-from stepcredit.algorithms.minibatch import Part, image_groups, microbatch
-from stepcredit.algorithms.ppo import accumulate_gradient
+from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.gradient import accumulate_gradient
+from stepcredit.algorithms.minibatch import UpdatePart, image_groups, microbatch
 from stepcredit.config import TrainSection
 from stepcredit.credit.contribution import Contribution
 from stepcredit.credit.linear import Linear
@@ -62,7 +63,12 @@ def gradient(
     given = section(**options)
     size = microbatch(given, len(trajectory))
     accumulate_gradient(
-        policy, SCALER, experienced(trajectory, advantages), Part(group, len(group), first=True), given, size
+        build_algorithm(given),
+        policy,
+        SCALER,
+        experienced(trajectory, advantages),
+        UpdatePart(group, len(group), first=True),
+        size,
     )
     return taken(policy)
 
@@ -171,7 +177,7 @@ def test_gradients_of_the_parts_of_an_update_add_up_to_its_gradient(
     whole = gradient(*rolled_out, STEP_ADVANTAGES.double(), kl_weight=kl_weight)
     parts, experience = [], experienced(rolled_out[1], STEP_ADVANTAGES.double())
     for part in (EVERY[1:3], EVERY[[0, 3, 4, 5]]):
-        accumulate_gradient(policy, SCALER, experience, Part(part, IMAGES), given, 3)
+        accumulate_gradient(build_algorithm(given), policy, SCALER, experience, UpdatePart(part, IMAGES), 3)
         parts.append(taken(policy))
     assert relative(parts[0] + parts[1], whole) < 1e-10
 
@@ -214,8 +220,10 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
             base = [policy.replay(trajectory, step).mean for step in range(STEPS)]
     expected = sum(float(gaussian.kl(now.mean, was, now.std).mean()) for now, was in zip(means, base, strict=True))
     pulled = section(kl_weight=0.5)
-    statistics = accumulate_gradient(policy, SCALER, experienced(trajectory, none), Part(EVERY, IMAGES), pulled, 4)
-    measured = [float(value) for value in statistics.reference_kl]
+    statistics = accumulate_gradient(
+        build_algorithm(pulled), policy, SCALER, experienced(trajectory, none), UpdatePart(EVERY, IMAGES), 4
+    )
+    measured = [float(value) for value in statistics.means["reference_kl"]]
     assert min(measured) > 0
     total = sum(value * pairs for value, pairs in zip(measured, statistics.pairs, strict=True))
     assert total / IMAGES == pytest.approx(expected, rel=1e-4)
@@ -224,8 +232,10 @@ def test_kl_pulls_towards_the_reference_and_is_zero_at_it() -> None:
     weights = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
     descended = weights - 1e-3 * pull / pull.norm()
     torch.nn.utils.vector_to_parameters(descended, policy.parameters())
-    statistics = accumulate_gradient(policy, SCALER, experienced(trajectory, none), Part(EVERY, IMAGES), pulled, 4)
-    pulled_back = [float(value) for value in statistics.reference_kl]
+    statistics = accumulate_gradient(
+        build_algorithm(pulled), policy, SCALER, experienced(trajectory, none), UpdatePart(EVERY, IMAGES), 4
+    )
+    pulled_back = [float(value) for value in statistics.means["reference_kl"]]
     assert sum(map(operator.mul, pulled_back, statistics.pairs)) < total
 
 
@@ -276,6 +286,7 @@ def updated(policy: PipelinePolicy, trajectory: Trajectory, **options: Any) -> t
     given = section(**options)
     ticks: list[Any] = []
     figures = update_policy(
+        build_algorithm(given),
         policy,
         descending(policy, given),
         experienced(trajectory, STEP_ADVANTAGES),
@@ -412,9 +423,9 @@ def test_uneven_updates_replay_exactly() -> None:
             given = section(updates_per_epoch=4)
             size = microbatch(given, IMAGES)
             assert size == 2
-            experience, part = experienced(trajectory, STEP_ADVANTAGES), Part(group, len(group), first=True)
-            statistics = accumulate_gradient(policy, SCALER, experience, part, given, size)
-            assert all(float(value) == 0.0 for value in statistics.first_ratio)
+            experience, part = experienced(trajectory, STEP_ADVANTAGES), UpdatePart(group, len(group), first=True)
+            statistics = accumulate_gradient(build_algorithm(given), policy, SCALER, experience, part, size)
+            assert all(float(value) == 0.0 for value in statistics.maxima["ratio_max_deviation"])
 
 
 @pytest.mark.parametrize("kl_space", ["log_prob", "prediction"])
@@ -424,7 +435,9 @@ def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
         policy, trajectory, advantages = toy_trajectory()
         given = section(updates_per_epoch=1, kl_weight=0.5, kl_space=kl_space, microbatch=size)
         rng, optimizer = np.random.default_rng(0), descending(policy, given)
-        figures.append(update_policy(policy, optimizer, experienced(trajectory, advantages), given, rng))
+        figures.append(
+            update_policy(build_algorithm(given), policy, optimizer, experienced(trajectory, advantages), given, rng)
+        )
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
     assert 0 < figures[0]["clip_fraction"] < 1
     assert all(figures[0][name] > 0 for name in ("approx_kl", "reference_kl", "ratio_max_deviation", "grad_norm"))
@@ -436,9 +449,11 @@ def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
     none = torch.zeros(8, STEPS)
     for kl_space, scale in (("prediction", 1.0), ("log_prob", 0.25 / (2 * 0.3**2))):
         given = section(kl_weight=0.5, kl_space=kl_space)
-        statistics = accumulate_gradient(policy, SCALER, experienced(trajectory, none), Part(EIGHT, 8), given, 3)
+        statistics = accumulate_gradient(
+            build_algorithm(given), policy, SCALER, experienced(trajectory, none), UpdatePart(EIGHT, 8), 3
+        )
         expected = scale * float(policy.target.detach().square().mean())
-        measured = [float(value) for value in statistics.reference_kl]
+        measured = [float(value) for value in statistics.means["reference_kl"]]
         assert measured == pytest.approx([expected] * len(statistics.pairs), rel=1e-4)
         pull = 0.5 * scale * 2 * policy.target.detach().flatten() / 4
         torch.testing.assert_close(taken(policy), pull, rtol=1e-4, atol=1e-8)

@@ -15,9 +15,10 @@ from tests.toy_policy import ToyPolicy, toy_config
 from tests.training.test_trainer import finish, resume, rows, start, state
 from torch import Tensor
 
+from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.gradient import accumulate_gradient
 from stepcredit.algorithms.metrics import UpdateMetrics
-from stepcredit.algorithms.minibatch import Part, microbatch, pair_batches
-from stepcredit.algorithms.ppo import accumulate_gradient
+from stepcredit.algorithms.minibatch import UpdatePart, microbatch, pair_batches
 from stepcredit.algorithms.step_sampling import SampledSteps, sample_steps
 from stepcredit.maths.step_sampling import inclusion_probabilities
 from stepcredit.training.update import update_policy
@@ -38,8 +39,13 @@ def sampled_trajectory(kind: type[Watched] = Watched) -> tuple[Watched, Trajecto
     return other, replace(trajectory, schedule=scales), advantages
 
 
+def scored(trajectory: Trajectory, advantages: Tensor) -> tuple[Tensor, Tensor]:
+    """What `sample_steps` takes: the trained steps, and how much each matters to ppo."""
+    return trajectory.trainable, build_algorithm(section()).step_scores(trajectory, advantages)
+
+
 def draw_of(trajectory: Trajectory, advantages: Tensor, epoch: int = 0, **options: Any) -> SampledSteps:
-    found = sample_steps(section(**options), trajectory, advantages, 5, epoch)
+    found = sample_steps(section(**options), *scored(trajectory, advantages), 5, epoch)
     assert found is not None
     return found
 
@@ -50,7 +56,12 @@ def gradient(
     given = section(**options)
     size = microbatch(given, len(trajectory))
     statistics = accumulate_gradient(
-        policy, SCALER, experienced(trajectory, advantages), Part(GROUP, len(GROUP), weights), given, size
+        build_algorithm(given),
+        policy,
+        SCALER,
+        experienced(trajectory, advantages),
+        UpdatePart(GROUP, len(GROUP), weights),
+        size,
     )
     return taken(policy), statistics
 
@@ -151,16 +162,16 @@ def test_a_draw_depends_on_run_epoch_and_image_alone() -> None:
     assert torch.equal(first.starts, again.starts) and not torch.equal(first.starts, later.starts)
     whole, part = (first.weights(group, shared=False) for group in (torch.arange(IMAGES), GROUP))
     assert torch.equal(whole[GROUP], part[GROUP])
-    other = sample_steps(section(sampled_steps=2), trajectory, advantages, 6, 3)
+    other = sample_steps(section(sampled_steps=2), *scored(trajectory, advantages), 6, 3)
     assert other is not None and not torch.equal(other.starts, first.starts)
 
 
 @pytest.mark.parametrize("count", [None, STEPS, STEPS + 1])
 def test_as_many_as_are_trained_is_no_draw(count: int | None) -> None:
     _, trajectory, advantages = sampled_trajectory()
-    assert sample_steps(section(sampled_steps=count), trajectory, advantages, 0, 0) is None
+    assert sample_steps(section(sampled_steps=count), *scored(trajectory, advantages), 0, 0) is None
     untrained = replace(trajectory, trainable=torch.tensor([True, True, True, False]))
-    assert (sample_steps(section(sampled_steps=3), untrained, advantages, 0, 0)) is None
+    assert (sample_steps(section(sampled_steps=3), *scored(untrained, advantages), 0, 0)) is None
 
 
 @pytest.mark.parametrize("size", [3, 4, 8])
@@ -176,7 +187,7 @@ def test_figures_are_weighted_as_the_loss_is(size: int) -> None:
     weights = draw_of(trajectory, advantages, sampled_steps=2).weights(GROUP, shared=False)
     _, statistics = gradient(policy, trajectory, advantages, weights, microbatch=size, **kl)
     assert sum(statistics.pairs) == pytest.approx(float(weights.sum()))
-    statistics.grad_norm, statistics.first_ratio = [torch.zeros(())], [torch.zeros(())]
+    statistics.grad_norm, statistics.maxima["ratio_max_deviation"] = [torch.zeros(())], [torch.zeros(())]
     found = statistics.summary()
 
     policy, trajectory, advantages = noisier()
@@ -186,7 +197,7 @@ def test_figures_are_weighted_as_the_loss_is(size: int) -> None:
         alone = torch.zeros_like(weights)
         alone[image, step] = 1
         _, one = gradient(policy, trajectory, advantages, alone, **kl)
-        singly.append([float(getattr(one, name)[0]) for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")])
+        singly.append([float(one.means[name][0]) for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")])
     expected = np.average(singly, axis=0, weights=weights[pairs[:, 0], pairs[:, 1]].tolist())
     measured = [found[name] for name in ("loss", "approx_kl", "clip_fraction", "reference_kl")]
     assert measured == pytest.approx(expected.tolist(), rel=1e-4)
@@ -196,9 +207,11 @@ def test_the_first_ratio_is_1_at_every_drawn_step() -> None:
     policy, trajectory, advantages = sampled_trajectory()
     policy.load_state_dict({"target": torch.zeros(1, 2, 2)})  # as it was when it recorded
     given = section(updates_per_epoch=1, sampled_steps=2)
-    draw = sample_steps(given, trajectory, advantages, 5, 0)
+    draw = sample_steps(given, *scored(trajectory, advantages), 5, 0)
     rng = np.random.default_rng(0)
-    figures = update_policy(policy, descending(policy, given), experienced(trajectory, advantages, draw), given, rng)
+    figures = update_policy(
+        build_algorithm(given), policy, descending(policy, given), experienced(trajectory, advantages, draw), given, rng
+    )
     assert figures["ratio_max_deviation"] == 0.0 and figures["approx_kl"] == 0.0
     assert sum(len(images) for images, _ in policy.replayed) == IMAGES * 2
 
@@ -207,7 +220,9 @@ def test_an_update_of_one_step_at_a_time_has_full_batches() -> None:
     policy, trajectory, advantages = sampled_trajectory(OneStep)
     given = section(updates_per_epoch=2, sampled_steps=2)
     experience = experienced(trajectory, advantages, draw_of(trajectory, advantages, sampled_steps=2))
-    update_policy(policy, descending(policy, given), experience, given, np.random.default_rng(0))
+    update_policy(
+        build_algorithm(given), policy, descending(policy, given), experience, given, np.random.default_rng(0)
+    )
     assert [(len(set(images)), len(set(steps))) for images, steps in policy.replayed] == [(4, 1)] * 4
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.loop import training_loop
 from tests.tiny import experienced
 from tests.toy_policy import ToyPolicy, toy_config
 from tests.training.test_trainer import PROMPTS, finish, resume, rows, start
 from torch import Tensor
 
-from stepcredit.algorithms.minibatch import Part
-from stepcredit.algorithms.ppo import accumulate_gradient, step_gradient
+from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.gradient import accumulate_gradient, step_gradient
+from stepcredit.algorithms.minibatch import UpdatePart
 from stepcredit.config import CreditSection, TrainSection
 from stepcredit.credit import build_credit
 from stepcredit.credit.signal_to_noise import SignalToNoise
@@ -22,7 +24,6 @@ from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
 from stepcredit.maths.signal import agreement, reliability_factors
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.training.trainer import Trainer
 from stepcredit.types import MeasuringCredit, Prompt, Trajectory
 
 IMAGES, STEPS = 8, 4
@@ -45,11 +46,14 @@ def test_the_gradients_of_all_steps_make_that_of_an_update() -> None:
     trajectory, section = trajectories(policy), TrainSection(kl_weight=0.5)
     experience = experienced(trajectory, ADVANTAGE.unsqueeze(1).expand(-1, STEPS))
     each = [
-        step_gradient(policy, UNSCALED, experience, section, 3, torch.arange(IMAGES), step) for step in range(STEPS - 1)
+        step_gradient(build_algorithm(section), policy, UNSCALED, experience, 3, torch.arange(IMAGES), step)
+        for step in range(STEPS - 1)
     ]
     assert policy.target.grad is None
     plain = section.model_copy(update={"kl_weight": 0.0})
-    accumulate_gradient(policy, UNSCALED, experience, Part(torch.arange(IMAGES), IMAGES), plain, 4)
+    accumulate_gradient(
+        build_algorithm(plain), policy, UNSCALED, experience, UpdatePart(torch.arange(IMAGES), IMAGES), 4
+    )
     assert policy.target.grad is not None and float(policy.target.grad.norm()) > 0
     torch.testing.assert_close(torch.stack(each).mean(0), policy.target.grad.flatten())
 
@@ -59,7 +63,7 @@ def test_a_loss_scaler_leaves_the_gradient_as_it_is() -> None:
     experience = experienced(trajectories(policy), ADVANTAGE.unsqueeze(1).expand(-1, STEPS))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     found = [
-        step_gradient(policy, chosen, experience, TrainSection(), 4, torch.arange(IMAGES), 1)
+        step_gradient(build_algorithm(TrainSection()), policy, chosen, experience, 4, torch.arange(IMAGES), 1)
         for chosen in (UNSCALED, scaler)
     ]
     torch.testing.assert_close(*found)
@@ -85,7 +89,7 @@ def test_what_is_measured_is_the_agreement_of_disjoint_groups() -> None:
 
     def gradient(rows: Tensor, step: int) -> Tensor:
         asked.append((rows.tolist(), step))
-        return step_gradient(policy, UNSCALED, experience, TrainSection(), 4, rows, step)
+        return step_gradient(build_algorithm(TrainSection()), policy, UNSCALED, experience, 4, rows, step)
 
     rule.measure(trajectory, gradient)
     assert asked == [(pair, step) for step in range(STEPS) for pair in ([0, 1], [2, 3], [4, 5], [6, 7])]
@@ -134,7 +138,7 @@ def test_it_costs_one_more_pass_over_the_images_it_looks_at() -> None:
         SignalToNoise(groups=4, images=images).measure(
             trajectory,
             lambda rows, step, size=micro: step_gradient(
-                policy, UNSCALED, experience, TrainSection(), size, rows, step
+                build_algorithm(TrainSection()), policy, UNSCALED, experience, size, rows, step
             ),
         )
         assert sum(replayed) == (images or IMAGES) * STEPS
@@ -163,7 +167,7 @@ def test_bad_options(options: dict[str, Any], line: str) -> None:
 def test_a_run_measures_every_epoch_and_is_the_same_when_it_is_resumed(tmp_path: Path) -> None:
     config = toy_config(train={"epochs": 3}, credit={"name": "signal-to-noise", "options": {"groups": 2}})
     trainer = start(tmp_path / "whole", config)
-    assert isinstance(trainer.credit, MeasuringCredit)
+    assert isinstance(trainer.parts.credit, MeasuringCredit)
     whole = rows(finish(trainer))
     assert "credit_gradient_agreement" not in whole[0] and -1 < whole[2]["credit_gradient_agreement"] <= 1
     finish(
@@ -181,4 +185,4 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
     run = start(tmp_path / "run", config).run
     credit = build_credit(config.credit)
     with pytest.raises(InputError, match="credit signal-to-noise measures gradients on one process, but there are 2"):
-        Trainer(config, ToyPolicy(), Warmth(), credit, PROMPTS, run, processes=Two())
+        training_loop(config, ToyPolicy(), Warmth(), credit, PROMPTS, run, processes=Two())

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from tests.families import FAMILIES, TinyFamily
+from tests.loop import training_loop
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.recipes import validate
-from stepcredit.training.trainer import Trainer
 from stepcredit.types import Plan
 
 WITHOUT_LORA = ("pixart_sigma",)
@@ -123,7 +123,7 @@ def raised(name: str) -> tuple[float, float]:
     before = judge()
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", config, ["prove"])
-        Trainer(config, policy, reward, build_credit(config.credit), PROMPTS[:2], run).train()
+        training_loop(config, policy, reward, build_credit(config.credit), PROMPTS[:2], run).train()
     return before, judge()
 
 

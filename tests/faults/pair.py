@@ -24,7 +24,7 @@ from tests.toy_policy import ToyPolicy
 import stepcredit.training.trainer  # noqa: F401  # imported once, before the fork
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.training.trainer import Trainer
+from stepcredit.training.trainer import TrainingLoop
 
 SECONDS = 60.0
 """How long two processes may take, whatever happens to one of them."""
@@ -42,15 +42,15 @@ SECOND = range(2, 3)
 """The calls of epoch 2, of what an epoch calls once. Of rewards, on the second process: the main one scores grids."""
 FAULTS: dict[str, Injection] = {
     "nothing": nullcontext,
-    "killed in sampling": lambda: at_calls(Trainer, "sample", SECOND, kill),
+    "killed in sampling": lambda: at_calls(TrainingLoop, "sample", SECOND, kill),
     "killed in an update": lambda: at_calls(torch.nn.utils, "clip_grad_norm_", range(3, 4), kill),
-    "killed before the metrics": lambda: at_calls(Trainer, "update", SECOND, kill),
+    "killed before the metrics": lambda: at_calls(TrainingLoop, "update", SECOND, kill),
     "reward raises": lambda: at_calls(Warmth, "__call__", SECOND, raising(OSError("down"))),
     "reward hangs": lambda: at_calls(Warmth, "__call__", SECOND, _hang),
     "out of memory": lambda: at_calls(ToyPolicy, "replay", range(20, 21), raising(CPU)),
     "out of memory, shared out": lambda: at_calls(PipelinePolicy, "replay", range(12, 13), raising(CPU)),
     "disk full": lambda: failing_fsync("epoch_0002/state", FULL),
-    "a bug": lambda: at_calls(Trainer, "update", SECOND, raising(RuntimeError("a bug"))),
+    "a bug": lambda: at_calls(TrainingLoop, "update", SECOND, raising(RuntimeError("a bug"))),
     "NaN": lambda: at_calls(torch.nn.utils, "clip_grad_norm_", range(3, 4), lambda norm: norm * torch.nan),
 }
 

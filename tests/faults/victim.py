@@ -27,18 +27,18 @@ from stepcredit.config import TrainConfig
 from stepcredit.rewards.core.checked import CheckedReward
 from stepcredit.runs import checkpoint
 from stepcredit.training import run
-from stepcredit.training.trainer import Trainer
+from stepcredit.training.trainer import TrainingLoop
 
 torch.set_num_threads(1)
 _METHODS: dict[str, tuple[Any, str]] = {
-    "sampling": (Trainer, "sample"),
+    "sampling": (TrainingLoop, "sample"),
     "reward": (CheckedReward, "scores"),
-    "credit": (Trainer, "spread"),
-    "update": (Trainer, "update"),
-    "metrics": (Trainer, "record"),
+    "credit": (TrainingLoop, "spread"),
+    "update": (TrainingLoop, "update"),
+    "metrics": (TrainingLoop, "record"),
     "checkpoint": (checkpoint, "save"),
-    "grid": (Trainer, "draw_grid"),
-    "export": (Trainer, "_export"),
+    "grid": (TrainingLoop, "evaluate"),
+    "export": (TrainingLoop, "_export"),
     "report": (run, "write_report"),
 }
 PHASES = tuple(_METHODS)
@@ -92,7 +92,7 @@ class _Watch:
     def __init__(self, moment: Moment, path: Path) -> None:
         self.moment, self.path = moment, path
         self.visits = self.events = self.total = 0
-        self.trainer: Trainer | None = None
+        self.trainer: TrainingLoop | None = None
 
     def install(self) -> None:
         owner, name = _METHODS[self.moment.phase]
@@ -105,7 +105,7 @@ class _Watch:
         setattr(owner, name, watched)
         start = run._train
 
-        def remember(trainer: Trainer) -> None:
+        def remember(trainer: TrainingLoop) -> None:
             self.trainer = trainer
             start(trainer)
 

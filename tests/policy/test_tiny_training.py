@@ -14,12 +14,12 @@ from tests.cli.command_line import stepcredit
 from tests.tiny import tiny_sd
 from torch import Tensor
 
+from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.policy.loading import load_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards.vision.images import to_pil
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.training.sampling_plan import evaluation_plan
 from stepcredit.types import Prompt
 from stepcredit.utils.logging import quiet_libraries
 from stepcredit.utils.seeds import Stream, sample_seeds

@@ -10,8 +10,10 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from tests.tiny import experienced, tiny_policy
 
-from stepcredit.algorithms.minibatch import Part, image_groups, microbatch
-from stepcredit.algorithms.ppo import accumulate_gradient
+from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.gradient import accumulate_gradient
+from stepcredit.algorithms.minibatch import UpdatePart, image_groups, microbatch
+from stepcredit.algorithms.sampling_plan import training_plan
 from stepcredit.config import TrainConfig
 from stepcredit.maths import gaussian
 from stepcredit.policy.checks.replay_check import replay_check
@@ -23,7 +25,6 @@ from stepcredit.shapes.pipeline import WEIGHTS, load_checker, load_pipeline
 from stepcredit.shapes.render import render
 from stepcredit.shapes.tokenizer import build_tokenizer
 from stepcredit.shapes.world import ATTRIBUTES, held_out_captions, sample_scene
-from stepcredit.training.sampling_plan import training_plan
 from stepcredit.types import Prompt
 
 
@@ -121,11 +122,12 @@ def test_first_ratios_are_exactly_one_where_rounding_is_magnified(settings: dict
     config = validate(settings, "odd")
     policy = load_policy(config)
     prompts = load_prompts("shapes")[:10]
-    trajectory = policy.rollout(prompts, range(10), training_plan(config, images=10)).trajectory
+    algorithm = build_algorithm(config.train)
+    trajectory = policy.rollout(prompts, range(10), training_plan(config, algorithm.needs, images=10)).trajectory
     rng, experience = np.random.default_rng(0), experienced(trajectory, torch.ones(10, 10))
     for group in image_groups(10, config.train.updates_per_epoch, rng):
         scaler = torch.amp.GradScaler(enabled=False)
         size = microbatch(config.train, 10)
-        part = Part(group, len(group), first=True)
-        statistics = accumulate_gradient(policy, scaler, experience, part, config.train, size)
-        assert all(float(value) == 0.0 for value in statistics.first_ratio)
+        part = UpdatePart(group, len(group), first=True)
+        statistics = accumulate_gradient(algorithm, policy, scaler, experience, part, size)
+        assert all(float(value) == 0.0 for value in statistics.maxima["ratio_max_deviation"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.loop import training_loop
 from tests.toy_policy import WEIGHTS, ToyPolicy, toy_config
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from stepcredit.policy.adapters.ema import AveragedAdapter, warmed_up
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.training.trainer import Trainer
+from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Prompt, Rollout
 
 PROMPTS = [Prompt("a lake"), Prompt("a hill"), Prompt("a road")]
@@ -68,11 +69,11 @@ def averages(targets: Sequence[Tensor]) -> list[Tensor]:
     return found[1:]
 
 
-def trainer(folder: Path, config: TrainConfig, policy: ToyPolicy, reward: Any = None) -> Trainer:
+def trainer(folder: Path, config: TrainConfig, policy: ToyPolicy, reward: Any = None) -> TrainingLoop:
     run = RunDirectory(folder)
     if not run.config_path.exists():
         RunDirectory.create(folder, config, ["stepcredit"])
-    return Trainer(config, policy, reward or Warmth(), build_credit(config.credit), PROMPTS, run)
+    return training_loop(config, policy, reward or Warmth(), build_credit(config.credit), PROMPTS, run)
 
 
 def newest(folder: Path) -> dict[str, Tensor]:

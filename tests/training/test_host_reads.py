@@ -13,8 +13,9 @@ from tests.tiny import PROMPTS, SEEDS, experienced
 from tests.training.host_reads import HostReads
 from torch import Tensor
 
-from stepcredit.algorithms.minibatch import Part
-from stepcredit.algorithms.ppo import accumulate_gradient
+from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.gradient import accumulate_gradient
+from stepcredit.algorithms.minibatch import UpdatePart
 from stepcredit.config import TrainSection
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Trajectory, Transition
@@ -40,7 +41,9 @@ def reads_of_an_update(policy: PipelinePolicy, trajectory: Trajectory, **options
         experience.advantages,
     ]
     with HostReads(tensors) as reads:
-        accumulate_gradient(policy, SCALER, experience, Part(torch.arange(COUNT), COUNT, first=True), given, 3)
+        accumulate_gradient(
+            build_algorithm(given), policy, SCALER, experience, UpdatePart(torch.arange(COUNT), COUNT, first=True), 3
+        )
     assert all(parameter.grad is not None for parameter in policy.parameters())
     return reads.found  # type: ignore[no-any-return]
 

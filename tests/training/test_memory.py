@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 import torch
 from tests.live import Peak, live_bytes, resident_bytes
+from tests.loop import training_loop
 from tests.tiny import PROMPTS, SEEDS, descending, experienced, tiny_policy
 from tests.toy_policy import toy_config
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from stepcredit.algorithms import build_algorithm
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.training.trainer import Trainer
 from stepcredit.training.update import update_policy
 from stepcredit.types import Plan, Trajectory, Transition
 from stepcredit.utils.seeds import Stream, epoch_generator
@@ -42,6 +43,7 @@ def heaviest(steps: int) -> int:
     section = TrainConfig().train.model_copy(update={"updates_per_epoch": 1})
     before = live_bytes()
     update_policy(
+        build_algorithm(section),
         policy,
         descending(policy, section),
         experienced(trajectory, torch.ones(len(trajectory), steps)),
@@ -120,7 +122,7 @@ def test_fifty_epochs_leave_nothing_behind(tmp_path: Path, steps: int, images: i
     )
     run = Epochs(RunDirectory.create(tmp_path / "run", config, []).path)
     reward, credit = build_reward(config.reward), build_credit(config.credit)
-    Trainer(config, tiny_policy(steps=steps, guidance=1.0), reward, credit, PROMPTS, run).train()
+    training_loop(config, tiny_policy(steps=steps, guidance=1.0), reward, credit, PROMPTS, run).train()
     tensors, resident = zip(*run.weights, strict=True)
     assert len(tensors) == 3
     assert max(tensors) - min(tensors) <= 1024

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.loop import training_loop
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
@@ -20,11 +21,12 @@ from stepcredit.credit import CREDIT, build_credit
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError, RewardError
 from stepcredit.maths import Transition
+from stepcredit.rewards import CheckedReward
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import Progress
-from stepcredit.training.trainer import Trainer
+from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Prompt, RewardFunction, Rollout, Trajectory
 
 PROMPTS = [Prompt("a lake", {"number": 0}), Prompt("a hill", {"number": 1}), Prompt("a road", {"number": 2})]
@@ -84,12 +86,12 @@ def nan_for_the_second(scores: Tensor) -> Tensor:
     return torch.where(torch.arange(len(scores)) == 1, torch.nan, scores)
 
 
-def start(path: Path, config: TrainConfig, policy: ToyPolicy | None = None, **parts: Any) -> Trainer:
+def start(path: Path, config: TrainConfig, policy: ToyPolicy | None = None, **parts: Any) -> TrainingLoop:
     run = RunDirectory.create(path, config, ["stepcredit"])
     return trainer_of(run, config, policy, **parts)
 
 
-def resume(path: Path, config: TrainConfig, policy: ToyPolicy | None = None, **parts: Any) -> Trainer:
+def resume(path: Path, config: TrainConfig, policy: ToyPolicy | None = None, **parts: Any) -> TrainingLoop:
     trainer = trainer_of(RunDirectory.open(path), config, policy, **parts)
     trainer.resume()
     return trainer
@@ -102,12 +104,14 @@ def trainer_of(
     reward: RewardFunction | None = None,
     prompts: Sequence[Prompt] = PROMPTS,
     progress: Progress | None = None,
-) -> Trainer:
+) -> TrainingLoop:
     credit = build_credit(config.credit)
-    return Trainer(config, policy or ToyPolicy(config.sample.steps), reward or Warmth(), credit, prompts, run, progress)
+    return training_loop(
+        config, policy or ToyPolicy(config.sample.steps), reward or Warmth(), credit, prompts, run, progress
+    )
 
 
-def finish(trainer: Trainer) -> RunDirectory:
+def finish(trainer: TrainingLoop) -> RunDirectory:
     trainer.train()
     return trainer.run
 
@@ -314,7 +318,9 @@ def test_a_row_of_the_metrics(tmp_path: Path) -> None:
 def test_the_recorded_reward_is_that_of_the_images_trained_on(tmp_path: Path) -> None:
     trainer = start(tmp_path, toy_config(train={"epochs": 1}))
     scores = []
-    trainer.reward = trainer.reward.__class__(lambda *call: scores.append(Warmth()(*call)) or scores[-1], "spy")
+    trainer.parts = replace(
+        trainer.parts, reward=CheckedReward(lambda *call: scores.append(Warmth()(*call)) or scores[-1], "spy")
+    )
     row = finish(trainer).metrics()[0]
     _, epoch, _ = scores
     assert row["reward_mean"] == pytest.approx(float(epoch.mean()), abs=1e-6)

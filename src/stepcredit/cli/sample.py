@@ -12,7 +12,7 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.source import open_source
 from stepcredit.prompts import load_prompts, prompt_text
-from stepcredit.training.sampling_plan import evaluation_plan
+from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.types import Prompt
 from stepcredit.utils.files import write_atomically
 

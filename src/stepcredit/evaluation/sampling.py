@@ -22,7 +22,7 @@ def sample_images(
     The noise of an image depends only on `seed` and on its position.
 
     Args:
-        plan: for example `stepcredit.training.sampling_plan.evaluation_plan(config, BATCH)`.
+        plan: for example `stepcredit.algorithms.sampling_plan.evaluation_plan(config, BATCH)`.
 
     Yields:
         Each prompt with an image of it; all images of a prompt come in succession.

@@ -15,7 +15,7 @@ from stepcredit.evaluation.prompt_sets import PromptSet, choose_prompt_sets
 from stepcredit.evaluation.results import METHOD, prompt_set_results
 from stepcredit.evaluation.reward_set import choose_rewards
 from stepcredit.evaluation.source import Source, open_source
-from stepcredit.training.sampling_plan import evaluation_plan
+from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.types import Policy
 
 

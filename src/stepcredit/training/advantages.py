@@ -1,4 +1,4 @@
-"""Advantages of an epoch: of its images, then of their steps."""
+"""Advantages of the images of an epoch, and of their steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
 
 class Advantages:
-    """What an epoch's images and steps are worth, beside those of the epochs before where these are remembered.
+    """Turns rewards into advantages, with running statistics over epochs where the configuration asks for them.
 
     Args:
-        section: which rewards are compared, how much is remembered, and where advantages are cut.
-        second: standardize the advantages of steps too.
+        section: how rewards are standardized, how many are remembered per prompt, and where advantages are clipped.
+        second: standardize the step advantages too.
     """
 
     def __init__(self, section: TrainSection, second: bool) -> None:
@@ -28,7 +28,7 @@ class Advantages:
         self._steps = StepStatistics(section.buffer_size, section.min_count)
 
     def of_images(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
-        """A (B,): rewards standardized as `train.advantage` says, then clipped."""
+        """A (B,): the rewards, standardized according to `train.advantage` and clipped."""
         match self._section.advantage:
             case "group":
                 advantage = group_advantages(rewards, prompts)
@@ -46,16 +46,16 @@ class Advantages:
         advantage: Tensor,
         partition: Partition,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """M (N, T) of the images of all processes, and the rule's figures.
+        """Step advantages M (N, T) of the images of all processes, and the rule's metrics.
 
-        The advantage spread over steps, standardized a second time where asked for, clipped again. The second
-        standardization pools trainable steps only; the others are not trained on. A rule that learns does so
-        afterwards, from A. What compares images or learns is given the trajectories of all processes, on each of them.
+        The credit rule spreads A over the steps. M is then standardized a second time if the configuration asks for it,
+        over the trained steps of each prompt's images, and clipped. A rule that learns does so afterwards, from A. A
+        rule that learns or compares images gets the trajectories of all processes, on every process.
 
         Args:
             trajectory: the trajectories of this process.
-            prompts: N, of the images of all.
-            advantage: (N,), of the images of all.
+            prompts: N prompts, of the images of all processes.
+            advantage: (N,), of the images of all processes.
         """
         advantage = advantage.to(trajectory.latents.device)
         if isinstance(credit, LearningCredit) or getattr(credit, "compares_images", False):
@@ -74,11 +74,11 @@ class Advantages:
         return self._clipped(spread), figures
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as JSON holds it."""
+        """The running statistics, as JSON values."""
         return {"reward_statistics": self._rewards.state_dict(), "step_statistics": self._steps.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what `state_dict` gave; further entries are somebody else's."""
+        """Restore the result of `state_dict`. Other entries of `state` are ignored."""
         self._rewards.load_state_dict(state["reward_statistics"])
         self._steps.load_state_dict(state["step_statistics"])
 

@@ -1,4 +1,4 @@
-"""What is kept of a run: checkpoints, whatever stops it, and the way back to them."""
+"""Saves the state of a run, on schedule and when the run stops, and resumes from it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from stepcredit.utils.signals import finished_first
 
 
 class Checkpointer:
-    """Keeps the state of a run in its directory.
+    """Saves and restores the state of a run in its directory.
 
-    The state changes inside `uninterrupted` alone; whatever stops the run elsewhere leaves a checkpoint of it.
+    The state changes only inside `uninterrupted`. If the run stops anywhere else, a checkpoint of it is saved.
     """
 
     def __init__(self, run: RunDirectory, state: TrainingState, progress: Progress, processes: ProcessGroup) -> None:
@@ -31,75 +31,78 @@ class Checkpointer:
         self._state = state
         self._progress = progress
         self._processes = processes
-        self._intact = True  # the state is that after its finished epochs
+        self._intact = True  # whether the state is the one after the finished epochs
         self._saved: int | None = None  # the epoch of the newest checkpoint
 
     def save(self) -> None:
-        """Write a checkpoint of the state; drop those that are neither among the newest nor among the best."""
+        """Write a checkpoint and delete those that are neither among the newest nor among the best."""
         captured = self._state.capture()
         self._processes.run_on_main(lambda: self._write(captured))
         self._saved = self._state.finished_epochs
 
     def resume(self) -> None:
-        """Go back to the newest sound checkpoint of the run, forgetting metrics written after it.
+        """Restore the newest valid checkpoint of the run and delete the metrics written after it.
 
         Raises:
-            InputError: there is none, it is of another run, or the run is longer already than it is to be.
+            InputError: there is no checkpoint, it belongs to another run, or it has more epochs than `train.epochs`.
         """
         folder, saved = self._found()
         epochs = self._state.config.train.epochs
         if saved.epoch > epochs:
             raise InputError(
-                f"{self._run.path} has finished {saved.epoch} epochs already: "
-                f"train.epochs={epochs} cannot take any back"
+                f"{self._run.path} has already finished {saved.epoch} epochs, but train.epochs is {epochs}: set it to "
+                f"{saved.epoch} or more"
             )
         self._processes.run_on_all(lambda: self._state.restore(saved, str(folder)))
         self._saved = saved.epoch
         changed = changed_versions(saved.state.get("versions"))
         if changed:
-            self._progress.note(f"resuming with other versions, which may round otherwise: {changed}")
+            self._progress.note(f"resuming with other package versions, which may round differently: {changed}")
         self._processes.run_on_main(lambda: self._tidy(saved.epoch))
 
     @contextmanager
     def save_on_exit(self) -> Iterator[None]:
-        """Whatever stops what is inside: a checkpoint of the epochs that are finished, where there is none yet."""
+        """Save a checkpoint of the finished epochs if the body stops with an error and there is none yet."""
         try:
             yield
         except BaseException:
             if self._intact and self._saved != self._state.finished_epochs:
-                with suppress(OSError):  # what stopped the run is what the user is to hear, and may be the same
+                with suppress(OSError):  # the user should see the original error, which may be the same
                     self._save_alone()
             raise
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
-        """The state changes inside: a signal waits for the end of it, what fails leaves the newest checkpoint only."""
-        told = "stopping when this epoch's updates are made; again: at once"
-        with finished_first(lambda: self._progress.note(told)):
+        """For the part of an epoch in which the state changes: signals take effect when the body has finished.
+
+        If the body fails, the newest checkpoint on disk is what is left of the run.
+        """
+        message = "stopping after this epoch's updates; press Ctrl-C again to stop now"
+        with finished_first(lambda: self._progress.note(message)):
             self._intact = False
             yield
             self._intact = True
 
     @contextmanager
     def located(self, where: str) -> Iterator[None]:
-        """Errors of which a run can be mended say `where` they came up and how to go on."""
+        """Add to errors that can be resumed from `where` they happened and the command that resumes the run."""
         resume = resume_command(self._run.path)
         try:
             yield
         except RewardError as error:
-            raise RewardError(f"{where}: {error}; mend it and go on with: {resume}") from error
+            raise RewardError(f"{where}: {error}; fix this, then resume with: {resume}") from error
         except ResumableError as error:
-            raise type(error)(f"{where}: {error}, go on with: {f'{resume} {error.overrides}'.strip()}") from error
+            raise type(error)(f"{where}: {error}, resume with: {f'{resume} {error.overrides}'.strip()}") from error
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             doing = "sampling or decoding" if self._intact else "the optimizer's step"
             raise OutOfMemoryError(
-                f"{where}: out of memory in {doing}; free some, or lower sample.batch, and go on with: {resume}"
+                f"{where}: out of memory in {doing}: free memory or lower sample.batch, then resume with: {resume}"
             ) from error
 
     def _found(self) -> tuple[Path, Checkpoint]:
-        """What the main process finds to be the newest sound checkpoint; the others read it too."""
+        """The newest valid checkpoint. Rank 0 looks for it, and the other ranks read the same one."""
         read: list[Checkpoint] = []
 
         def newest() -> Path:
@@ -114,12 +117,12 @@ class Checkpointer:
         return folder, read[0]
 
     def _tidy(self, epoch: int) -> None:
-        """Forget what was begun and recorded after `epoch`."""
+        """Delete temporary files, and the metrics recorded after `epoch`."""
         sweep(self._run.path)
         self._run.truncate_metrics(epoch)
 
     def _save_alone(self) -> None:
-        """Save without a word to the other processes, which may be gone; not where they hold parts of it."""
+        """Save without the other ranks, which may be gone. Not possible if they hold parts of the state."""
         if self._processes.is_main and not self._processes.has_sharded_state:
             self._write(self._state.capture())
 
@@ -129,7 +132,7 @@ class Checkpointer:
         checkpoint.save(self._run.checkpoint_root, captured, asked.keep_checkpoints, best)
 
     def _best(self, count: int) -> list[int]:
-        """The epochs of the `count` checkpoints whose images scored best.
+        """The epochs of the `count` checkpoints with the best mean reward.
 
         The reward that an epoch records is that of the checkpoint before it, which its images were sampled with.
         """
@@ -140,5 +143,5 @@ class Checkpointer:
 
 
 def resume_command(run: Path) -> str:
-    """What to type to go on with a run."""
+    """The command that resumes a run."""
     return f"stepcredit train --resume --run {shlex.quote(str(run))}"

@@ -11,44 +11,48 @@ import torch
 from stepcredit.errors import OutOfMemoryError, ResumableError
 
 Result = TypeVar("Result")
-_REMEDY = "a new run with a smaller train.learning_rate may do better; if something else was the cause"
+_REMEDY = "start a new run with a smaller train.learning_rate, or, if the cause was something else"
 _MEMORY = ("not enough memory", "DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Recovery:
-    """Keeps an update going where it can, and raises ResumableError where it cannot.
+    """Recovers from memory that runs out and from gradients that are not finite, or raises ResumableError.
 
     Args:
-        most_skipped: updates that may be skipped in a row; None is no end of them.
-        note: is told of what was done.
-        halves: whether the micro-batch may be halved; not where a forward takes all processes, of which one alone would
-            begin again.
+        max_skipped: how many updates in a row may be skipped; None means no limit.
+        note: called with a line for the user.
+        halves: whether the micro-batch may be halved. False for sharded weights, where every rank has to make the same
+            forwards and one rank alone cannot repeat its own.
 
     Attributes:
-        microbatch: what the micro-batch was halved to, None as long as memory has not run out.
-        skipped_in_a_row: updates skipped since the last that was made.
+        microbatch: the micro-batch after it was halved; None while memory has not run out.
+        skipped_in_a_row: updates skipped since the last update that was made.
     """
 
     def __init__(
-        self, most_skipped: int | None = None, note: Callable[[str], None] = lambda text: None, *, halves: bool = True
+        self, max_skipped: int | None = None, note: Callable[[str], None] = lambda text: None, *, halves: bool = True
     ) -> None:
         self.microbatch: int | None = None
         self.skipped_in_a_row = 0
-        self._most_skipped = most_skipped
+        self._max_skipped = max_skipped
         self._note = note
         self._halves = halves
 
     def size(self, microbatch: int) -> int:
-        """The micro-batch to use where `microbatch` was asked for."""
+        """The micro-batch to use when `microbatch` is configured."""
         return microbatch if self.microbatch is None else min(self.microbatch, microbatch)
 
     def retry_out_of_memory(
         self, attempt: Callable[[int], Result], undo: Callable[[], None], microbatch: int
     ) -> Result:
-        """`attempt` with a micro-batch; if memory runs out `undo`, then once more, and from now on, with half of it.
+        """Call `attempt` with the micro-batch. If memory runs out, halve it for the rest of the run and try once more.
+
+        Args:
+            attempt: called with the micro-batch.
+            undo: called before the second attempt.
 
         Raises:
-            OutOfMemoryError: memory runs out again, a micro-batch of one is too large, or it may not be halved.
+            OutOfMemoryError: memory runs out again, the micro-batch is 1, or it may not be halved.
         """
         size = self.size(microbatch)
         try:
@@ -58,68 +62,68 @@ class Recovery:
                 raise
             if size == 1:
                 raise OutOfMemoryError(
-                    "out of memory in training with train.microbatch=1, the smallest; less is needed with "
-                    "model.gradient_checkpointing",
+                    "out of memory in training with train.microbatch=1, the smallest; model.gradient_checkpointing needs "
+                    "less memory",
                     "model.gradient_checkpointing=true",
                 ) from error
             if not self._halves:
                 raise OutOfMemoryError(
-                    f"out of memory in training with a micro-batch of {size}, which is not halved with model.shard",
+                    f"out of memory in training with a micro-batch of {size}; it is not halved under model.shard",
                     f"train.microbatch={size // 2}",
                 ) from error
             if self.microbatch is not None:
                 raise OutOfMemoryError(
-                    f"out of memory in training with train.microbatch halved to {size} already",
+                    f"out of memory in training although train.microbatch was already halved to {size}",
                     f"train.microbatch={size // 2}",
                 ) from error
-        self.microbatch = size // 2  # out of `except`, where the error keeps every tensor of the attempt alive
+        self.microbatch = size // 2  # after `except`, because the error keeps every tensor of the attempt alive
         undo()
         free_memory()
         self._note(
-            f"out of memory in training with a micro-batch of {size}: this update is done again, and all others are "
-            f"done, with {self.microbatch} (as train.microbatch={self.microbatch}); sampling stays at its batch, so "
-            "that first ratios are 1 within rounding only"
+            f"out of memory in training with a micro-batch of {size}: this update is repeated, and all others are made, "
+            f"with {self.microbatch} (train.microbatch={self.microbatch}); sampling keeps its batch size, so replays are "
+            "equal within rounding only"
         )
         return self.retry_out_of_memory(attempt, undo, microbatch)
 
     def stepped(self) -> None:
-        """An update was made."""
+        """Record that an update was made."""
         self.skipped_in_a_row = 0
 
     def skipped(self, scaler: torch.amp.GradScaler) -> None:
-        """An update was not made, because its loss or gradient is not finite.
+        """Record that an update was not made because its loss or gradient is not finite.
 
-        While a loss scaler still finds its scale that is its way to do so, and does not count.
+        Updates that a loss scaler skips while it searches for its scale do not count.
 
         Raises:
-            ResumableError: it was one too many in a row.
+            ResumableError: more than `max_skipped` updates in a row were skipped.
         """
         if scaler.is_enabled() and scaler.get_scale() > 1:
             return
         self.skipped_in_a_row += 1
-        if self._most_skipped is not None and self.skipped_in_a_row > self._most_skipped:
+        if self._max_skipped is not None and self.skipped_in_a_row > self._max_skipped:
             raise ResumableError(
-                f"updates skipped in a row because their loss or gradient is not finite: {self.skipped_in_a_row} "
-                f"(train.max_skipped_updates={self._most_skipped}); {_REMEDY}"
+                f"skipped {self.skipped_in_a_row} updates in a row because their loss or gradient is not finite "
+                f"(train.max_skipped_updates={self._max_skipped}): {_REMEDY}"
             )
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is what PyTorch, on any device, or Python raises when memory runs out."""
+    """Whether PyTorch (on any device) or Python raised `error` because memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY)
 
 
 def free_memory() -> None:
-    """Give back to the device what nothing refers to any more."""
+    """Collect garbage and return cached memory to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def require_finite(what: str, *tensors: torch.Tensor) -> None:
-    """Raises ResumableError that says that `what` is not finite, if any of the tensors has NaN or infinity. Waits once."""
+    """ResumableError naming `what` if any of the tensors contains NaN or infinity. Synchronizes with the device once."""
     found = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
     if found and not torch.stack(found).all():
-        raise ResumableError(f"{what} are not finite; {_REMEDY}")
+        raise ResumableError(f"{what} are not finite: {_REMEDY}")

@@ -1,4 +1,4 @@
-"""Rewards of one batch while the next is sampled."""
+"""Scores batches of images in a thread while the next batch is sampled."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from stepcredit.rewards.core.scores import join
 from stepcredit.types import Prompt
 
 GRACE_SECONDS = 2.0
-"""How long the batch in hand may take when its scores are no longer wanted; after that it is left to itself."""
+"""How long to wait for the current batch when the run stops. After that the thread is abandoned."""
 
 
 class RewardQueue:
-    """The scores of an epoch's images, made in a thread of their own, one batch after the other.
+    """Scores the images of an epoch in a thread of its own, one batch after the other.
 
-    The thread is a daemon: a reward that hangs keeps neither an interrupt nor the end of the process waiting.
+    The thread is a daemon, so a reward that hangs delays neither Ctrl-C nor the end of the process.
 
     Args:
-        prompts: of the whole epoch, in the order of the images.
-        overlap: score each batch as it comes; otherwise all of them in one call, when `scores` is asked for.
-        timeout: seconds that `scores` waits for any one batch; None is for ever.
+        prompts: the prompts of the whole epoch, in the order of the images.
+        overlap: score each batch as soon as it arrives. Otherwise score all images in one call, in `scores`.
+        timeout: seconds that `scores` waits for one batch; None means no limit.
 
     Attributes:
-        seconds: spent in the reward so far, much of it beside the sampling of later batches.
+        seconds: time spent in the reward so far. Most of it overlaps the sampling of later batches.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RewardQueue:
         self._thread.leave(GRACE_SECONDS)
 
     def add(self, images: Tensor, rows: slice) -> None:
-        """Take in a finished batch: the images of `rows`. Raises at once what an earlier batch has failed with."""
+        """Queue a finished batch, the images of `rows`. Raises the error of an earlier batch that failed."""
         if not self._overlap:
             return
         for batch, _ in self._batches:
@@ -62,10 +62,10 @@ class RewardQueue:
         self._submit(images, self._prompts[rows])
 
     def scores(self, images: Tensor) -> Scores:
-        """The scores of all `images`, waiting for those that are not there yet.
+        """The scores of all `images`. Waits for the batches that are not scored yet.
 
         Raises:
-            RewardError: the reward fails, or a batch is not scored within `timeout` of the one before it.
+            RewardError: the reward failed, or took longer than `timeout` for one batch.
         """
         if not self._overlap:
             self._submit(images, self._prompts)
@@ -95,7 +95,7 @@ class RewardQueue:
 
 
 class _DaemonThread:
-    """Runs tasks in order. Unlike an executor's, its thread does not keep the process from ending."""
+    """Runs tasks in order in a daemon thread; the threads of an executor would keep the process alive."""
 
     def __init__(self, name: str) -> None:
         self._tasks: SimpleQueue[tuple[Future[Scores], Callable[[], Scores]] | None] = SimpleQueue()
@@ -108,7 +108,7 @@ class _DaemonThread:
         return future
 
     def leave(self, seconds: float) -> None:
-        """No more tasks; wait that long for those there are."""
+        """Accept no more tasks and wait up to `seconds` for the pending ones."""
         self._tasks.put(None)
         self._thread.join(seconds)
 
@@ -118,5 +118,5 @@ class _DaemonThread:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(task())
-                except BaseException as error:  # whatever it is, who waits for the scores is to get it
+                except BaseException as error:  # raised again in the thread that waits for the scores
                     future.set_exception(error)

@@ -1,4 +1,4 @@
-"""All of a run that changes from epoch to epoch, as a checkpoint holds it."""
+"""The state of a run: everything that changes from epoch to epoch and that a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from stepcredit.types import CreditAssigner, LearningCredit, Policy
 
 
 class TrainingState:
-    """Weights and their averages, optimizer, loss scaler, statistics of rewards and step advantages, counters, and
-    what the credit rule has learned.
+    """Everything that changes during a run: weights and their averages, optimizer, loss scaler, running statistics of
+    rewards and step advantages, counters, and the state of the credit rule.
 
-    Every random number of a run is a function of its seed, the epoch and the image's index, so that no generator has a
-    state to keep.
+    Every random number of a run is a function of its seed, the epoch and the image's index, so no generator has a state
+    to save.
 
     Attributes:
-        finished_epochs: whose updates are made.
+        finished_epochs: epochs whose updates are made.
         reward_queries: images scored for training so far.
-        recovery: remembers a micro-batch that was halved, and updates skipped in a row.
+        recovery: the micro-batch if it was halved, and the number of updates skipped in a row.
         optimizer: the optimizer and the loss scaler.
     """
 
@@ -52,7 +52,7 @@ class TrainingState:
         self.optimizer = build_training_optimizer(config, policy, processes or ProcessGroup())
 
     def capture(self) -> Checkpoint:
-        """The state as it is, with the configuration and the versions that made it."""
+        """The current state, with the configuration and the package versions."""
         state = {
             "reward_queries": self.reward_queries,
             **self.advantages.state_dict(),
@@ -70,7 +70,7 @@ class TrainingState:
         return Checkpoint(self.finished_epochs, whole | self.optimizer.tensors(), state)
 
     def restore(self, saved: Checkpoint, name: str) -> None:
-        """Become what `captured` gave.
+        """Restore the result of `capture`.
 
         A micro-batch that was halved stays so, unless another one is asked for now.
 
@@ -100,7 +100,7 @@ class TrainingState:
 
 
 def build_training_optimizer(config: TrainConfig, policy: Policy, processes: ProcessGroup) -> TrainingOptimizer:
-    """How this run makes its steps.
+    """The optimizer of a run: DeepSpeed's if the launcher asks for it, otherwise AdamW.
 
     Raises:
         InputError: the launcher asks for DeepSpeed and `config` or its own configuration for what that cannot do.

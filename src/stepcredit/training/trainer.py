@@ -16,6 +16,7 @@ from torch import Tensor
 from stepcredit.algorithms.gradient import step_gradient
 from stepcredit.algorithms.minibatch import Experience, image_groups, largest_update, microbatch
 from stepcredit.algorithms.old_weights import OldWeights
+from stepcredit.algorithms.sampling_plan import evaluation_plan, training_plan
 from stepcredit.algorithms.step_sampling import sample_steps
 from stepcredit.config import TrainConfig
 from stepcredit.credit._profiles import step_profiles
@@ -38,7 +39,6 @@ from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
 from stepcredit.training.recovery import Recovery, require_finite
 from stepcredit.training.reward_queue import RewardQueue
-from stepcredit.training.sampling_plan import evaluation_plan, training_plan
 from stepcredit.training.state import TrainingState
 from stepcredit.training.update import update_policy
 from stepcredit.types import MeasuringCredit, Prompt, Rollout, Trajectory

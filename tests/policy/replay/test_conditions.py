@@ -13,21 +13,23 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from tests.families import FAMILIES, sd3
 from tests.families.proof import configuration
+from tests.loop import training_loop
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
 from torch import Tensor
 
+from stepcredit.algorithms.base import Needs
 from stepcredit.algorithms.minibatch import pair_batches
-from stepcredit.algorithms.ppo import replay
+from stepcredit.algorithms.sampling_plan import evaluation_plan, training_plan
 from stepcredit.config import RewardSection
 from stepcredit.credit import build_credit
 from stepcredit.maths import gaussian, loss
+from stepcredit.maths.indexing import filled
 from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.training.sampling_plan import evaluation_plan, training_plan
-from stepcredit.training.trainer import Trainer
+from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Plan, Trajectory
 
 EXACT = 0.0
@@ -90,7 +92,7 @@ def first_ratio(policy: PipelinePolicy, trajectory: Trajectory, size: int = 4) -
 
 
 def _deviation(policy: PipelinePolicy, trajectory: Trajectory, rows: Tensor, steps: Tensor, size: int) -> Tensor:
-    transition = replay(policy, trajectory, rows, steps, size)
+    transition = policy.replay(trajectory, filled(steps, size), filled(rows, size)).head(len(rows))
     assert transition.mean.requires_grad
     value = gaussian.log_prob(trajectory.latents[rows, steps + 1], transition.mean, transition.std)
     return loss.ratio_max_deviation(value.detach(), trajectory.log_probs[rows, steps])
@@ -217,7 +219,7 @@ def test_a_denoiser_compiled_by_inductor(name: str) -> None:
     assert off_the_plain_gradient(policy, small(name), trajectory) <= INDUCTOR_GRADIENT
 
 
-def trainer(folder: Path, name: str, dtype: str = "float32", **sections: Any) -> Trainer:
+def trainer(folder: Path, name: str, dtype: str = "float32", **sections: Any) -> TrainingLoop:
     """Of 2 prompts with 2 images each, all in one update."""
     sample = {"prompts_per_epoch": 2, "images_per_prompt": 2, **sections.pop("sample", {})}
     train = {"epochs": 1, "updates_per_epoch": 1, **sections.pop("train", {})}
@@ -227,10 +229,10 @@ def trainer(folder: Path, name: str, dtype: str = "float32", **sections: Any) ->
     pipeline = FAMILIES[name].build(0).to(dtype=getattr(torch, dtype))
     run = RunDirectory.create(folder / "run", config, ["stepcredit"])
     reward = build_reward(RewardSection(name="warmth"))
-    return Trainer(config, make_policy(pipeline, config), reward, build_credit(config.credit), PROMPTS[:2], run)
+    return training_loop(config, make_policy(pipeline, config), reward, build_credit(config.credit), PROMPTS[:2], run)
 
 
-def rows(run: Trainer) -> list[dict[str, Any]]:
+def rows(run: TrainingLoop) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.run.path / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -346,7 +348,7 @@ def test_grids_of_flow_models_draw_no_noise_unless_asked() -> None:
 def test_outside_a_window_steps_are_those_of_the_stock_scheduler(name: str) -> None:
     config = configuration(name, sample={"sde_window_size": 2, "sde_window_start": 1, "batch": 4})
     policy = make_policy(FAMILIES[name].build(0), config)
-    plan = training_plan(config, 4)
+    plan = training_plan(config, Needs(density=True), 4)
     assert plan.noisy == range(1, 3)
     trajectory = policy.rollout(PROMPTS, SEEDS, plan).trajectory
     assert trajectory.trainable.tolist() == [False, True, True, False]

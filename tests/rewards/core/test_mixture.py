@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.loop import training_loop
 from tests.toy_policy import ToyPolicy, toy_config
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.training.advantages import Advantages
-from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt
 
 PROMPTS = ["a", "a", "b", "b"]
@@ -210,7 +210,7 @@ def trained(path: Path, config: TrainConfig) -> RunDirectory:
     run = RunDirectory.create(path, config, ["stepcredit"])
     prompts = [Prompt("a lake"), Prompt("a hill")]
     policy = ToyPolicy(config.sample.steps)
-    Trainer(config, policy, build_reward(config.reward), build_credit(config.credit), prompts, run).train()
+    training_loop(config, policy, build_reward(config.reward), build_credit(config.credit), prompts, run).train()
     return run
 
 
@@ -260,7 +260,7 @@ def test_both_rewards_of_the_recipe_rise(tmp_path: Path) -> None:
     config = recipes.load("embedded_mixture", ["train.epochs=6", "run.seed=101", "run.grid_every=6"])
     run = RunDirectory.create(tmp_path, config, ["stepcredit"])
     reward, credit = build_reward(config.reward), build_credit(config.credit)
-    Trainer(config, load_policy(config), reward, credit, load_prompts(config.prompts.source), run).train()
+    training_loop(config, load_policy(config), reward, credit, load_prompts(config.prompts.source), run).train()
     for part in config.reward.components:
         means = [row["reward_components"][part.called]["mean"] for row in run.metrics()]
         assert sum(means[-3:]) > sum(means[:3]), f"{part.called}: {means}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.loop import training_loop
 from tests.rewards.remote.faults import drop
 from tests.rewards.remote.live import TOKEN, served
 from tests.toy_policy import ToyPolicy, toy_config
@@ -20,7 +21,6 @@ from stepcredit.rewards.remote.app import create_app
 from stepcredit.rewards.remote.token import VARIABLE
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.training.trainer import Trainer
 from stepcredit.types import Prompt
 
 PROMPTS = [Prompt("a lake"), Prompt("a hill")]
@@ -51,7 +51,7 @@ def config(address: str, **options: Any) -> TrainConfig:
 def train(path: Path, config: TrainConfig, resume: bool = False) -> RunDirectory:
     run = RunDirectory.open(path) if resume else RunDirectory.create(path, config, ["stepcredit"])
     reward, credit = build_reward(config.reward), build_credit(config.credit)
-    trainer = Trainer(config, ToyPolicy(config.sample.steps), reward, credit, PROMPTS, run)
+    trainer = training_loop(config, ToyPolicy(config.sample.steps), reward, credit, PROMPTS, run)
     if resume:
         trainer.resume()
     trainer.train()

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from stepcredit.algorithms.base import Needs
 from stepcredit.algorithms.minibatch import microbatch, pair_batches
+from stepcredit.algorithms.sampling_plan import evaluation_plan, noisy_steps, training_plan
 from stepcredit.config import SampleSection, TrainConfig, TrainSection
 from stepcredit.errors import InputError
 from stepcredit.maths.indexing import filled
-from stepcredit.training.sampling_plan import evaluation_plan, noisy_steps, training_plan
 from stepcredit.types import Plan
+
+NEEDS = Needs(density=True)
 
 
 def config(train: dict[str, Any] | None = None, **sample: Any) -> TrainConfig:
@@ -73,19 +76,23 @@ def test_pairs_of_a_training_forward(images: int, updates: int, asked: int | Non
 
 
 def test_as_many_images_are_sampled_at_once_as_are_trained_at_once() -> None:
-    assert training_plan(config({"updates_per_epoch": 4}), 12).batch == 3
-    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 2}), 12).batch == 2
-    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 99}), 12).batch == 12
-    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 2}, batch=5), 12).batch == 5
+    assert training_plan(config({"updates_per_epoch": 4}), NEEDS, 12).batch == 3
+    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 2}), NEEDS, 12).batch == 2
+    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 99}), NEEDS, 12).batch == 12
+    assert training_plan(config({"updates_per_epoch": 4, "microbatch": 2}, batch=5), NEEDS, 12).batch == 5
 
 
 def test_a_training_trajectory_without_a_window_draws_noise_in_every_step() -> None:
-    assert training_plan(config(), 64, epoch=5) == Plan(6, range(6), 16)
+    assert training_plan(config(), NEEDS, 64, epoch=5) == Plan(6, range(6), 16)
 
 
 def test_a_training_trajectory_has_the_window_of_its_epoch() -> None:
     moving = config(sde_window_size=2, sde_window_every=3, sde_window_start=1)
-    assert [training_plan(moving, 64, epoch).noisy for epoch in (0, 2, 3)] == [range(1, 3), range(1, 3), range(2, 4)]
+    assert [training_plan(moving, NEEDS, 64, epoch).noisy for epoch in (0, 2, 3)] == [
+        range(1, 3),
+        range(1, 3),
+        range(2, 4),
+    ]
 
 
 @pytest.mark.parametrize(("noise", "noisy"), [(None, None), (True, range(6)), (False, range(0))])
@@ -96,7 +103,7 @@ def test_noise_of_grids_is_as_usual_or_as_asked(noise: bool | None, noisy: range
 def test_steps_of_grids() -> None:
     assert evaluation_plan(config(), 64).steps == 6
     assert evaluation_plan(config(evaluation_steps=9, evaluation_noise=True), 64) == Plan(9, range(9), 16)
-    assert training_plan(config(evaluation_steps=9), 64).steps == 6
+    assert training_plan(config(evaluation_steps=9), NEEDS, 64).steps == 6
 
 
 def test_a_window_is_for_training_only() -> None:
