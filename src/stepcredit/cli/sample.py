@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.errors import InputError
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.source import open_source
 from stepcredit.prompts import load_prompts, prompt_text
-from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.types import Prompt
 from stepcredit.utils.files import write_atomically
 

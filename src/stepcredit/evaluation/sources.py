@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, RewardError
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
@@ -15,7 +16,6 @@ from stepcredit.evaluation.prompt_sets import PromptSet, choose_prompt_sets
 from stepcredit.evaluation.results import METHOD, prompt_set_results
 from stepcredit.evaluation.reward_set import choose_rewards
 from stepcredit.evaluation.source import Source, open_source
-from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.types import Policy
 
 
