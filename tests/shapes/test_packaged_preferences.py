@@ -13,10 +13,10 @@ from torch import Tensor
 
 from stepcredit.shapes.build.preference_agreement import agreements
 from stepcredit.shapes.build.preference_pairs import Comparisons, draw_comparisons
-from stepcredit.shapes.build.preference_training import PreferenceRecipe, usual_images
+from stepcredit.shapes.build.preference_training import PreferenceRecipe, calibration_images
 from stepcredit.shapes.pipeline import WEIGHTS
 from stepcredit.shapes.rules import RULES
-from stepcredit.shapes.scorers import FOLDER, READING, load_scorer
+from stepcredit.shapes.scorers import FOLDER, READS_CAPTION, load_scorer
 
 BAR = 0.95
 TEMPERATURE = PreferenceRecipe().temperature
@@ -30,7 +30,7 @@ def pairs(vae: AutoencoderKL) -> Comparisons:
 
 @pytest.fixture(scope="module")
 def usual(vae: AutoencoderKL) -> tuple[Tensor, list[str]]:
-    return usual_images(vae, np.random.default_rng(78), 256)
+    return calibration_images(vae, np.random.default_rng(78), 256)
 
 
 def test_the_weights_are_small() -> None:
@@ -94,4 +94,4 @@ def test_scorers_are_frozen_and_read_captions_only_if_they_must() -> None:
         scorer = load_scorer(name)
         assert load_scorer(name) is scorer and not scorer.training
         assert not any(weight.requires_grad for weight in scorer.parameters())
-        assert (scorer.reader is not None) == (name in READING)
+        assert (scorer.reader is not None) == (name in READS_CAPTION)

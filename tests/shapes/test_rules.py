@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stepcredit.shapes import rules
-from stepcredit.shapes.build.pictures import anything, draw_pictures
+from stepcredit.shapes.build.random_pictures import draw_pictures, random_pictures
 from stepcredit.shapes.render import SIZE, Pictures, coverage, measures
 from stepcredit.shapes.rules import RULES
 from stepcredit.shapes.world import caption, sample_scene
@@ -73,7 +73,7 @@ def test_hues_alike_or_opposite_are_in_harmony(left: Color, right: Color, expect
 
 
 def test_harmony_and_balance_do_not_mind_which_channel_is_which_nor_inversion() -> None:
-    pictures = anything(100, np.random.default_rng(1))
+    pictures = random_pictures(100, np.random.default_rng(1))
     for name in ("harmony", "balance"):
         values = RULES[name](pictures, [""] * 100)
         for order in permutations(range(3)):
@@ -101,9 +101,9 @@ def test_balance_sees_what_the_frame_leaves_of_a_shape() -> None:
 
 @pytest.mark.parametrize("name", ["balance", "legibility"])
 def test_mirrored_pictures_are_worth_the_same(name: str) -> None:
-    pictures = replace(anything(100, np.random.default_rng(2)), shape=torch.zeros(100, dtype=torch.int64))
-    mirrored = replace(pictures, center=SIZE - pictures.center.flip(1))
-    torch.testing.assert_close(RULES[name](mirrored, [""] * 100), RULES[name](pictures, [""] * 100))
+    pictures = replace(random_pictures(100, np.random.default_rng(2)), shape=torch.zeros(100, dtype=torch.int64))
+    flipped = replace(pictures, center=SIZE - pictures.center.flip(1))
+    torch.testing.assert_close(RULES[name](flipped, [""] * 100), RULES[name](pictures, [""] * 100))
 
 
 def test_legibility_is_the_contrast_ratio_of_wcag() -> None:

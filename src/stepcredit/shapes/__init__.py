@@ -1,11 +1,14 @@
-"""The shapes world: a text-to-image task small enough to train, fine-tune and judge on a laptop.
+"""The shapes world: two tiny text-to-image pipelines and five rewards that train on a laptop CPU.
 
-`world` defines scenes and captions, `render` draws them, `tokenizer` reads them, `checker` judges images attribute by
-attribute. `networks` builds the tiny Stable Diffusion parts and `training` trains them; `flow_networks` and
-`flow_training` do so for Stable Diffusion 3, on the shared `loop`. `build` runs it all in `stages`, `evaluation` judges
-and `packaging` writes the result, `pipeline` loads it. `latents` and `draws` are what all of them share.
+Scenes show one shape on a plain background. This folder holds what is needed at run time:
 
-For the preference rewards, `pictures` strays from the captions, `rules` values pictures as hidden judges do, `damage`
-spoils them, `preference_pairs` puts this together, `scorers` learn from it in `preference_training`,
-`preference_agreement` judges them and `preferences` runs it all.
+- `world`: scenes, captions, and the split into training and held-out captions.
+- `render`: draws scenes as 32x32 images.
+- `pipeline`: loads the bundled pipelines (`embedded`, `embedded-flow`) and the checker.
+- `checker`: classifies each attribute of an image, for the reward `alignment`.
+- `scorers`: the networks of the preference rewards, built on `color_features` and `augmentations`.
+- `rules`: the hidden rules that the preference rewards were trained on.
+- `tokenizer`: the CLIP tokenizer of the captions.
+
+`build/` holds the code that trained the weights. Nothing outside `build/` imports it.
 """

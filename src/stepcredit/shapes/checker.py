@@ -1,4 +1,4 @@
-"""A small network that reads the attributes of a shapes image, and how well they match a caption."""
+"""A small classifier of the attributes of a shapes image, and how well they match a caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepcredit.shapes.world import ATTRIBUTES, parse
 
 
 class Checker(nn.Module):
-    """Images (B,3,32,32) in [0,1] -> logits (B,C) per attribute of ATTRIBUTES."""
+    """Maps images (B,3,32,32) in [0,1] to logits (B,C) for each attribute of ATTRIBUTES."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Checker(nn.Module):
 
 @torch.no_grad()
 def attribute_log_probs(checker: Checker, images: Tensor, prompts: Sequence[str]) -> list[dict[str, float]]:
-    """log p(word | image) of each attribute that each prompt mentions; `{}` for a prompt outside the world.
+    """For each prompt, log p(word | image) of every attribute it mentions; `{}` for a prompt outside the world.
 
     >>> # attribute_log_probs(checker, image, ["a red circle on a blue background"])
     >>> # [{'shape': -0.001, 'foreground': -0.002, 'background': -0.0}]
@@ -44,7 +44,7 @@ def attribute_log_probs(checker: Checker, images: Tensor, prompts: Sequence[str]
 
 @torch.no_grad()
 def attribute_hits(checker: Checker, images: Tensor, prompts: Sequence[str]) -> list[dict[str, bool]]:
-    """Whether the most likely word of each mentioned attribute is the one the prompt names."""
+    """For each prompt and mentioned attribute, whether the most likely word is the one in the prompt."""
     best = {name: value.argmax(-1).cpu() for name, value in checker(images).items()}
     return [
         {name: int(best[name][row]) == ATTRIBUTES[name].index(word) for name, word in parse(prompt).items()}
@@ -53,7 +53,7 @@ def attribute_hits(checker: Checker, images: Tensor, prompts: Sequence[str]) -> 
 
 
 def accuracy_table(hits: Sequence[dict[str, bool]]) -> dict[str, float]:
-    """Partition of hits per attribute over the prompts that mention it, and `all`: prompts with every mention right."""
+    """The accuracy of each attribute over the prompts that mention it; `all` is the share of prompts without a miss."""
     table = {}
     for name in ATTRIBUTES:
         values = [row[name] for row in hits if name in row]

@@ -1,4 +1,4 @@
-"""The packaged embedded pipelines and their checker, in float32."""
+"""Load the bundled pipelines and their checker, in float32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from stepcredit.errors import unknown
 from stepcredit.shapes.checker import Checker
-from stepcredit.shapes.flow_networks import TEXT_PADDING
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -22,27 +21,35 @@ FLOW = "embedded-flow"
 NAMES = (DDIM, FLOW)
 
 LAYOUT: Mapping[str, str] = {DDIM: "pipeline", FLOW: "flow_pipeline"}
-"""The folder of each pipeline within WEIGHTS, or within a freshly built package."""
+"""The folder of each pipeline within WEIGHTS, or within a newly built package."""
+
+TEXT_PADDING = 1
+"""Zero vectors after the text tokens: the fewest that StableDiffusion3Pipeline appends without a T5 encoder."""
 
 CALL: Mapping[str, Mapping[str, Any]] = {DDIM: {}, FLOW: {"max_sequence_length": TEXT_PADDING}}
-"""What each pipeline's call needs beside the usual arguments.
+"""Additional call arguments of each pipeline.
 
-Without a T5 encoder, StableDiffusion3Pipeline appends `max_sequence_length` zero vectors, 256 by default, to the 16
-text tokens. The transformer attends to them, so it has to be called with as many as it was trained with, and 256 would
-make every step several times as long.
+Without a T5 encoder, StableDiffusion3Pipeline appends `max_sequence_length` zero vectors (256 by default) to the 16
+text tokens. The transformer attends to them, so their number must be the one it was trained with. 256 would also make
+every step several times slower.
 """
 
 _LOADING: Mapping[str, tuple[type[DiffusionPipeline], Mapping[str, None]]] = {
     DDIM: (StableDiffusionPipeline, {}),
     FLOW: (StableDiffusion3Pipeline, {"text_encoder_3": None, "tokenizer_3": None}),
 }
-"""Each pipeline's class, and the parts that diffusers wants to be told are missing."""
+"""Each pipeline's class, and the components to pass as None because the pipeline has none."""
 
 
 def load_pipeline(name: str = DDIM, folder: Path = WEIGHTS) -> DiffusionPipeline:
-    """A fresh copy of the pipeline of that name, one of NAMES (weights ship as float16); its bar is off.
+    """A new copy of the pipeline `name` in float32 (the weights ship as float16), with the progress bar off.
 
-    Raises InputError for another name. `folder` is where packages lie, by default the ones that ship.
+    Args:
+        name: one of NAMES.
+        folder: the folder that holds the pipelines, by default the bundled one.
+
+    Raises:
+        InputError: `name` is not in NAMES.
     """
     if name not in NAMES:
         raise unknown("embedded pipeline", name, NAMES)

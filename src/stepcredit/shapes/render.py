@@ -1,4 +1,4 @@
-"""Draw scenes as 32x32 images, a batch at a time, from signed distances (anti-aliased without supersampling)."""
+"""Draw batches of scenes as 32x32 images from signed distances, anti-aliased without supersampling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.shapes.draws import uniform
+from stepcredit.shapes.random_tensors import uniform
 from stepcredit.shapes.world import ATTRIBUTES, COLORS, Scene
 
 SIZE = 32
@@ -37,7 +37,7 @@ _HALF_BAND = 3.5
 
 @dataclass(frozen=True)
 class Pictures:
-    """B pictures of one shape each by exact measures, of which a scene's words are a few.
+    """B pictures of one shape each, given by exact measures. A scene is a picture whose measures have words.
 
     Attributes:
         shape, texture: (B,), indices into ATTRIBUTES.
@@ -58,7 +58,7 @@ class Pictures:
 
     @property
     def opposite(self) -> Tensor:
-        """(B,), the grey that textures mix into the foreground: white for a dark one, else black."""
+        """(B,), the gray that textures mix into the foreground: white (1) for a dark foreground, else black (0)."""
         return (self.foreground.amax(1) < _DARK).float()
 
     @property
@@ -68,10 +68,10 @@ class Pictures:
 
 
 def measures(scenes: Sequence[Scene], rng: np.random.Generator) -> Pictures:
-    """Pictures of `scenes`.
+    """The pictures of `scenes`.
 
-    `rng` jitters what a caption does not fix: center by up to 1 pixel, radius by up to 0.5 pixel, each color channel
-    by up to 0.03.
+    `rng` adds jitter, which no caption describes: up to 1 pixel to the center, 0.5 pixel to the radius and 0.03 to
+    each color channel.
     """
     batch = len(scenes)
     labels = {name: torch.tensor([scene.labels()[name] for scene in scenes]) for name in ATTRIBUTES}
@@ -91,24 +91,24 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
 
 
 def paint(pictures: Pictures) -> Tensor:
-    """Images (B,3,32,32) in [0,1]."""
-    x, y = _around_the_center(pictures)
+    """Images (B,3,32,32) in [0,1] of `pictures`."""
+    x, y = _offsets(pictures)
     inside = coverage(pictures).unsqueeze(1)
-    mixed = _texture(x, y, pictures.texture).unsqueeze(1)
+    mix = _texture(x, y, pictures.texture).unsqueeze(1)
     foreground, background = (color.view(-1, 3, 1, 1) for color in (pictures.foreground, pictures.background))
-    painted = foreground * (1 - mixed) + pictures.opposite.view(-1, 1, 1, 1) * mixed
+    painted = foreground * (1 - mix) + pictures.opposite.view(-1, 1, 1, 1) * mix
     return (inside * painted + (1 - inside) * background).clamp(0, 1)
 
 
 def coverage(pictures: Pictures) -> Tensor:
-    """(B,32,32): the share of each pixel that the shape covers."""
-    x, y = _around_the_center(pictures)
+    """(B,32,32), the share of each pixel that the shape covers."""
+    x, y = _offsets(pictures)
     distances = torch.stack(_distances(x, y, pictures.radius.view(-1, 1, 1)))
     return (0.5 - distances[pictures.shape, torch.arange(len(pictures))]).clamp(0, 1)
 
 
-def _around_the_center(pictures: Pictures) -> tuple[Tensor, Tensor]:
-    """x (B,1,32) and y (B,32,1) of the pixels, from the shape's center."""
+def _offsets(pictures: Pictures) -> tuple[Tensor, Tensor]:
+    """The offsets x (B,1,32) and y (B,32,1) of the pixels from the shape's center."""
     pixel = torch.arange(SIZE) + 0.5
     x = pixel.view(1, 1, SIZE) - pictures.center[:, 0].view(-1, 1, 1)
     y = pixel.view(1, SIZE, 1) - pictures.center[:, 1].view(-1, 1, 1)
@@ -130,7 +130,7 @@ def _distances(x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
 
 
 def _texture(x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
-    """How much of the opposite shade covers each pixel: 0 for solid, bands or checks of TEXTURE_MIX otherwise."""
+    """The share of the second color in each pixel: 0 for solid, bands or checks of TEXTURE_MIX otherwise."""
     x, y = torch.broadcast_tensors(x, y)
     row = torch.floor(y / _HALF_BAND) % 2
     column = torch.floor(x / _HALF_BAND) % 2

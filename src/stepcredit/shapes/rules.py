@@ -1,7 +1,8 @@
-"""Four hidden rules of taste: what the synthetic judges of the preference rewards go by.
+"""Four rules of taste: the ground truth behind the preference rewards.
 
-A rule gives a value in [0, 1] to a picture, of which it knows the exact measures, and its caption. `utility` brings in
-how much of the picture is left in the image that is judged: nothing where its shape cannot be seen, or all is noise.
+A rule maps the exact measures of a picture and its caption to a value in [0, 1]. `utility` combines this value with
+the share of the picture that is left in the judged image. Nothing is left if the shape is invisible or all is noise.
+The scorers never see the rules; they learn from the choices of a noisy judge.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from stepcredit.shapes.world import ATTRIBUTES, parse
 
 Rule = Callable[[Pictures, Sequence[str]], Tensor]
 
-TOLD_APART = 0.15
+VISIBLE_CONTRAST = 0.15
 FULL_CHROMA = 0.5
 MIDDLE = 0.75
 BEST_SHARE, DOUBLINGS = 0.22, 2.0
@@ -26,12 +27,12 @@ COLOR_REACH, RADIUS_REACH, PLACE_REACH = 0.3, 3.0, 7.0
 
 
 def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
-    """Colors go together where their hues are alike or opposite, and clash between; greys do neither.
+    """Prefers hues that are equal or opposite over hues in between; gray is neutral.
 
         (1 + sqrt(c_f c_b) cos(2 D)) / 2,  c = min(1, C / 0.5)
 
-    D is the angle between the hues of foreground and background and C their chroma, both seen along the grey diagonal
-    of the RGB cube. After Moon and Spencer (J. Opt. Soc. Am. 34, 1944), much simplified. (B,).
+    D is the angle between the hues of foreground and background, and C is their chroma, both in the projection along
+    the gray diagonal of the RGB cube. A strong simplification of Moon and Spencer (J. Opt. Soc. Am. 34, 1944). (B,).
     """
     foreground, background = _hue_and_chroma(pictures.foreground), _hue_and_chroma(pictures.background)
     chroma = torch.stack([foreground.norm(dim=1), background.norm(dim=1)])
@@ -41,12 +42,12 @@ def harmony(pictures: Pictures, captions: Sequence[str]) -> Tensor:
 
 
 def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
-    """The shape stands in the middle and fills about a fifth of the picture, with room around it.
+    """Prefers a shape in the middle that covers about a fifth of the picture.
 
         (max(0, 1 - r / 0.75) + max(0, 1 - |log2(a / 0.22)| / 2)) / 2
 
-    r is how far the centroid of what is seen of the shape lies from the middle, in half-widths; a is the share of the
-    picture that it covers. (B,).
+    r is the distance of the visible shape's centroid from the middle, in half-widths of the picture. a is the share of
+    the picture that the shape covers. (B,).
     """
     covered = coverage(pictures)
     share = covered.mean((1, 2)).clamp_min(1e-6)
@@ -58,12 +59,12 @@ def balance(pictures: Pictures, captions: Sequence[str]) -> Tensor:
 
 
 def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
-    """The shape stands out from the ground by lightness, in all its parts, and is not tiny.
+    """Prefers a shape whose lightness differs from the background in all its parts, and that is not tiny.
 
         min(1, a / 0.08) ln(k) / ln(21)
 
-    k is the contrast ratio (L1 + 0.05) / (L2 + 0.05) of WCAG 2 between foreground and background, or between the
-    texture's second color and the background if that is smaller; a is the share of the picture covered. (B,).
+    k is WCAG 2's contrast ratio (L1 + 0.05) / (L2 + 0.05) between foreground and background, or between the texture's
+    second color and the background if that is smaller. a is the share of the picture that the shape covers. (B,).
     """
     contrast = _contrast(pictures.foreground, pictures.background)
     second = _contrast(pictures.shade, pictures.background)
@@ -73,13 +74,13 @@ def legibility(pictures: Pictures, captions: Sequence[str]) -> Tensor:
 
 
 def faithfulness(pictures: Pictures, captions: Sequence[str]) -> Tensor:
-    """The picture shows what its caption says, each word counted alike.
+    """Prefers a picture that matches its caption; every mentioned attribute counts the same.
 
-        mean over mentioned attributes of match
+        mean of match over the mentioned attributes
 
-    Match is 1 or 0 for shape and texture, max(0, 1 - d / reach) for the others: d is the root mean square distance of
-    colors (reach 0.3), the difference of radii (3 pixels), the distance of centers (7 pixels). A text that is no
-    caption of the world mentions nothing and gives 0. (B,).
+    The match of shape and texture is 1 or 0. The match of the others is max(0, 1 - d / reach), where d is the root mean
+    square distance of colors (reach 0.3), the difference of radii (3 pixels) or the distance of centers (7 pixels). A
+    text that is not a caption of the world gives 0. (B,).
     """
     mentioned = [parse(text) for text in captions]
     total, count = torch.zeros(len(pictures)), torch.zeros(len(pictures))
@@ -100,15 +101,16 @@ RULES: Mapping[str, Rule] = {
 
 
 def visibility(pictures: Pictures) -> Tensor:
-    """min(1, d / 0.15), d the root mean square distance of foreground and background (B,): is there a shape at all?"""
-    return (_distance(pictures.foreground, pictures.background) / TOLD_APART).clamp_max(1)
+    """How visible the shape is: min(1, d / 0.15), d the root mean square distance of foreground and background (B,)."""
+    return (_distance(pictures.foreground, pictures.background) / VISIBLE_CONTRAST).clamp_max(1)
 
 
 def utility(value: Tensor, left: Tensor) -> Tensor:
-    """left value - (1 - left): from a rule's value of the clean picture down to -1 where nothing is left of it.
+    """The value of a damaged picture: left value - (1 - left), which is -1 where nothing is left.
 
     Args:
-        value, left: (B,), in [0, 1].
+        value: (B,) in [0, 1], a rule's value of the clean picture.
+        left: (B,) in [0, 1], the share of the picture that is left.
     """
     return left * value - (1 - left)
 
@@ -124,7 +126,7 @@ def _match(pictures: Pictures, name: str, label: Tensor) -> Tensor:
 
 
 def _falling(distance: Tensor, reach: float) -> Tensor:
-    """From 1 at no distance straight down to 0 at `reach` and beyond."""
+    """Linear from 1 at distance 0 to 0 at `reach`, and 0 beyond."""
     return (-distance / reach + 1).clamp_min(0)
 
 
@@ -133,7 +135,7 @@ def _distance(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _hue_and_chroma(color: Tensor) -> Tensor:
-    """(B,2): the color seen along the grey diagonal, a vector of the hue's direction and the chroma's length."""
+    """(B,2): the color projected along the gray diagonal. The direction is the hue, the length is the chroma."""
     red, green, blue = color.unbind(1)
     return torch.stack([red - (green + blue) / 2, math.sqrt(3) / 2 * (green - blue)], 1)
 

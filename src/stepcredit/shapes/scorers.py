@@ -1,4 +1,4 @@
-"""Small networks that score an image of the shapes world, or an image and its caption, after learned preferences."""
+"""Small networks that score an image of the shapes world, or an image and its caption, by a learned preference."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from stepcredit.errors import unknown
-from stepcredit.shapes.looks import STEM, WIDE, Hues, Overview
+from stepcredit.shapes.augmentations import TEST_TIME
+from stepcredit.shapes.color_features import STEM, WIDE, HueFeatures, ImageFeatures
 from stepcredit.shapes.pipeline import WEIGHTS
 from stepcredit.shapes.rules import RULES
 from stepcredit.shapes.tokenizer import build_flow_tokenizer
-from stepcredit.shapes.variations import SPREAD
 
-READING = frozenset({"faithfulness"})
-"""Scorers that read the caption; the others see the image alone."""
-HUED = frozenset({"harmony"})
-"""Scorers that compare hues, and mind neither which channel is which nor which side is up."""
+READS_CAPTION = frozenset({"faithfulness"})
+"""Scorers that read the caption. The others score the image alone."""
+COMPARES_HUES = frozenset({"harmony"})
+"""Scorers that compare hues. Flips and recolorings of the image do not change what they are meant to measure."""
 FOLDER = "preferences"
 _MIDDLE, _GROUPS, _MERITS = 48, 8, 48
 
 
 class Scorer(nn.Module):
-    """Images (B,3,32,32) in [0,1], and captions if it reads, to scores (B,).
+    """Maps images (B,3,32,32) in [0,1] and their captions to scores (B,).
 
         scale ((1 - q) v - q) + shift
 
-    v values the picture and q in [0,1] says how much of it is lost, as in `rules.utility`. Both come from four
-    convolutions down to 8x8 and from a look at colors (`looks`). `scale` and `shift`, 1 and 0 at first, are set once
-    to standardize a trained scorer.
+    v is the value of the picture, and q in [0,1] is the share of it that is lost to damage, as in `rules.utility`.
+    Both come from four convolutions down to 8x8 and from `color_features`. `scale` and `shift` are 1 and 0 during
+    training and are set once afterwards, so that scores are standardized.
 
-    A reader finds several merits in an image; v is their sum, each weighted by what the caption asks for. The scorer of
-    harmony gives, in eval mode, the mean over twelve ways of exchanging, inverting and mirroring (`variations`).
+    A scorer that reads captions predicts several merits of an image. Its v is their sum, weighted by the caption. In
+    eval mode, the scorer of harmony returns the mean over the twelve augmentations of TEST_TIME.
     """
 
     scale: Tensor
@@ -49,29 +49,29 @@ class Scorer(nn.Module):
         self.stem = nn.Conv2d(3, STEM, 5, stride=2, padding=2)
         self.down = _convolution(STEM, _MIDDLE, stride=2)
         self.third, self.fourth = _convolution(_MIDDLE, WIDE), _convolution(WIDE, WIDE)
-        self.look = Hues() if name in HUED else Overview()
-        merits = _MERITS if name in READING else 1
+        self.look = HueFeatures() if name in COMPARES_HUES else ImageFeatures()
+        merits = _MERITS if name in READS_CAPTION else 1
         features = self.look.features + 2 * (STEM + WIDE)
         self.head = nn.Sequential(
             nn.Linear(features, self.look.hidden), nn.SiLU(), nn.Linear(self.look.hidden, 1 + merits)
         )
-        self.reader = Reader(merits) if name in READING else None
-        self.views = SPREAD if name in HUED else ()
+        self.reader = Reader(merits) if name in READS_CAPTION else None
+        self.augmentations = TEST_TIME if name in COMPARES_HUES else ()
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("shift", torch.zeros(()))
 
     def forward(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        if self.training or not self.views:
-            return self._one(images, captions)
-        return torch.stack([self._one(view(images), captions) for view in self.views]).mean(0)
+        if self.training or not self.augmentations:
+            return self._score_once(images, captions)
+        return torch.stack([self._score_once(augment(images), captions) for augment in self.augmentations]).mean(0)
 
     def table(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """The scores (B,C) of B images under each of C captions, without the mean over views."""
-        lost, merits = self._see(images)
+        """The scores (B,C) of B images under each of C captions, without augmentations."""
+        lost, merits = self._analyze(images)
         return self._score(merits @ self._weights(captions).T, lost.unsqueeze(1))
 
-    def _one(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        lost, merits = self._see(images)
+    def _score_once(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        lost, merits = self._analyze(images)
         return self._score((merits * self._weights(captions)).sum(1), lost)
 
     def _score(self, value: Tensor, lost: Tensor) -> Tensor:
@@ -81,22 +81,23 @@ class Scorer(nn.Module):
         weights: Tensor = self.shift.new_ones(len(captions), 1) if self.reader is None else self.reader(captions)
         return weights
 
-    def _see(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) what is lost, and (B,merits)."""
+    def _analyze(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The lost share (B,) and the merits (B,merits)."""
         images = images * 2 - 1
         first = F.silu(self.stem(images))
         wide = self.third(self.down(first))
         wide = wide + self.fourth(wide)
-        summary = [self.look(images, first, wide)]
-        summary += [pooled for maps in (wide, first) for pooled in (maps.mean((2, 3)), maps.amax((2, 3)))]
-        found = self.head(torch.cat(summary, 1))
-        return found[:, 0].sigmoid(), found[:, 1:]
+        features = [self.look(images, first, wide)]
+        features += [pooled for maps in (wide, first) for pooled in (maps.mean((2, 3)), maps.amax((2, 3)))]
+        output = self.head(torch.cat(features, 1))
+        return output[:, 0].sigmoid(), output[:, 1:]
 
 
 class Reader(nn.Module):
-    """Captions to the weights (B,merits) of merits.
+    """Maps captions to the weights (B,merits) of the merits.
 
-    It embeds the flow pipeline's tokens and takes the largest of each feature of three neighboring words.
+    It embeds the tokens of the flow pipeline's tokenizer, convolves over three neighbors and takes the maximum over
+    the caption.
     """
 
     def __init__(self, merits: int, width: int = 16) -> None:
@@ -111,8 +112,8 @@ class Reader(nn.Module):
             list(captions), padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True
         ).input_ids
         words = self.embedding(torch.tensor(tokens, device=self.embedding.weight.device)).transpose(1, 2)
-        read: Tensor = self.out(F.silu(self.neighbors(words)).amax(2))
-        return read / math.sqrt(read.shape[1])
+        weights: Tensor = self.out(F.silu(self.neighbors(words)).amax(2))
+        return weights / math.sqrt(weights.shape[1])
 
 
 def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
@@ -121,7 +122,11 @@ def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
 
 @cache
 def load_scorer(name: str, folder: Path = WEIGHTS) -> Scorer:
-    """The frozen scorer of a rule (weights ship as float16); InputError for another name."""
+    """The frozen scorer of a rule, in float32 (the weights ship as float16).
+
+    Raises:
+        InputError: `name` is not a key of RULES.
+    """
     if name not in RULES:
         raise unknown("preference", name, RULES)
     scorer = Scorer(name)

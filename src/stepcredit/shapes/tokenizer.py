@@ -1,4 +1,4 @@
-"""A CLIP tokenizer for the captions of the shapes world, built locally; any other text falls back to bytes."""
+"""A CLIP tokenizer for the captions of the shapes world, built locally. It encodes any other text as bytes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ FLOW_MAX_LENGTH = 16
 def build_tokenizer() -> CLIPTokenizer:
     """A CLIPTokenizer in which every word of the world but `striped` and `triangle` is one token.
 
-    The vocabulary is the byte alphabet (with and without end-of-word mark), one token per prefix of every known word,
-    and the two special tokens. Prefix merges make the byte-pair encoder rebuild each known word left to right, unless a
-    merge of an earlier word breaks in: `ri`, of `right`, cuts those two into 5 and 7 pieces. The packaged weights read
-    them so; the longest caption still fits MAX_LENGTH exactly.
+    The vocabulary holds the byte alphabet (with and without the end-of-word mark), one token for each prefix of each
+    known word, and the two special tokens. The byte-pair encoder merges prefixes from left to right. The merge `ri` of
+    `right` has a higher rank, so it splits `striped` and `triangle` into 5 and 7 tokens. The bundled weights were
+    trained with these tokens, and the longest caption still fits into MAX_LENGTH.
     """
     return CLIPTokenizer(vocab=_vocabulary(), merges=_merges(_words()), model_max_length=MAX_LENGTH)
 
 
 def build_flow_tokenizer() -> CLIPTokenizer:
-    """The same vocabulary with the merges of `right` last, so that every word of the world is one token.
+    """A tokenizer with the same vocabulary in which every word of the world is one token: `right` is merged last.
 
-    The longest caption takes 14 tokens, with both special ones, of FLOW_MAX_LENGTH.
+    The longest caption has 14 tokens, including both special tokens.
     """
     words = sorted(_words(), key=lambda word: word == "right")
     return CLIPTokenizer(vocab=_vocabulary(), merges=_merges(words), model_max_length=FLOW_MAX_LENGTH)

@@ -1,7 +1,8 @@
 """Scenes of the shapes world and the captions that describe them.
 
-A scene is one shape on a plain background. Its caption always names shape, foreground and background color; size,
-texture and position are optional words. Every tenth caption (by hash) is held out: no training recipe ever uses it.
+A scene is one shape on a plain background. Its caption always names the shape, the foreground color and the background
+color; size, texture and position are optional. A tenth of the captions, chosen by hash, is held out: no training recipe
+uses them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ HELD_OUT_EVERY = 10
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture's content: a word for every attribute of ATTRIBUTES."""
+    """The content of one picture: a word for each attribute of ATTRIBUTES."""
 
     shape: str
     foreground: str
@@ -45,12 +46,12 @@ class Scene:
     position: str
 
     def labels(self) -> dict[str, int]:
-        """Index of each attribute's word in ATTRIBUTES."""
+        """The index of each attribute's word in ATTRIBUTES."""
         return {name: words.index(getattr(self, name)) for name, words in ATTRIBUTES.items()}
 
 
 def caption(scene: Scene, mention: frozenset[str] | set[str] = frozenset(OPTIONAL)) -> str:
-    """Describe `scene`, naming the optional attributes in `mention`.
+    """The caption of `scene` that names the optional attributes in `mention`.
 
     >>> caption(Scene("circle", "red", "blue", "large", "striped", "top"), {"size", "position"})
     'a large red circle on a blue background at the top'
@@ -64,7 +65,7 @@ def caption(scene: Scene, mention: frozenset[str] | set[str] = frozenset(OPTIONA
 
 
 def parse(text: str) -> dict[str, str]:
-    """The attributes a caption of this world mentions; `{}` for any other text.
+    """The attributes that a caption of this world mentions; `{}` for any other text.
 
     >>> parse("a large red circle on a blue background")
     {'shape': 'circle', 'foreground': 'red', 'background': 'blue', 'size': 'large'}
@@ -73,12 +74,12 @@ def parse(text: str) -> dict[str, str]:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a caption is reserved for evaluation (one in HELD_OUT_EVERY, by CRC-32)."""
+    """Whether a caption is reserved for evaluation (one in HELD_OUT_EVERY, by its CRC-32)."""
     return zlib.crc32(text.encode()) % HELD_OUT_EVERY == 0
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """A uniformly random scene whose foreground differs from its background."""
+    """A uniformly random scene with different foreground and background colors."""
     words = {name: options[rng.integers(len(options))] for name, options in ATTRIBUTES.items()}
     while words["foreground"] == words["background"]:
         words["background"] = COLORS[rng.integers(len(COLORS))]
@@ -86,9 +87,10 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 
 def sample_caption(scene: Scene, rng: np.random.Generator, held_out: bool) -> str | None:
-    """A random caption of `scene` (each optional word with probability 1/2) on the asked side of the split.
+    """A random caption of `scene` that is held out or not, as given. Optional words have probability 1/2 each.
 
-    None if 16 draws find none, which happens when nearly all captions of the scene lie on the other side.
+    Returns None if 16 draws find no such caption, which happens if nearly all captions of the scene are of the other
+    kind.
     """
     for _ in range(16):
         text = caption(scene, {name for name in OPTIONAL if rng.random() < 0.5})
@@ -98,14 +100,14 @@ def sample_caption(scene: Scene, rng: np.random.Generator, held_out: bool) -> st
 
 
 def held_out_captions(count: int, seed: int) -> list[str]:
-    """`count` distinct random captions that no training recipe uses."""
+    """`count` different random captions that no training recipe uses."""
     rng = np.random.default_rng(seed)
-    found: dict[str, None] = {}
-    while len(found) < count:
+    captions: dict[str, None] = {}
+    while len(captions) < count:
         text = sample_caption(sample_scene(rng), rng, held_out=True)
         if text is not None:
-            found[text] = None
-    return list(found)
+            captions[text] = None
+    return list(captions)
 
 
 def _all_captions() -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
@@ -116,8 +118,8 @@ def _all_captions() -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
         for choice in product(*optional):
             extra = {name: word for name, word in zip(OPTIONAL, choice, strict=True) if word is not None}
             words = {"shape": shape, "foreground": foreground, "background": background, **extra}
-            filled = {name: words.get(name, options[0]) for name, options in ATTRIBUTES.items()}
-            yield caption(Scene(**filled), set(extra)), tuple(words.items())
+            complete = {name: words.get(name, options[0]) for name, options in ATTRIBUTES.items()}
+            yield caption(Scene(**complete), set(extra)), tuple(words.items())
 
 
 _CAPTIONS = dict(_all_captions())

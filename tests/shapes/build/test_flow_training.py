@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
-from tests.shapes.tiny_recipes import same, silent
+from tests.shapes.build.helpers import same, silent
 
-from stepcredit.shapes import flow_networks, pipeline
-from stepcredit.shapes.build import build, evaluation, flow_training, loop, packaging
+from stepcredit.shapes import pipeline
+from stepcredit.shapes.build import build, evaluation, flow_networks, flow_training, loop, packaging
 from stepcredit.shapes.build.flow_training import FlowRecipe
 from stepcredit.shapes.world import held_out_captions, is_held_out, parse
 
@@ -105,7 +105,7 @@ def test_the_loss_is_the_error_of_the_velocity(
 def test_every_part_learns(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modulations that start closed open one after another. What the last block makes of the text goes nowhere."""
     gradients: dict[str, float] = {}
-    own = loop.descend
+    own = loop.optimizer_step
 
     def recording(loss: Any, model: Any, *rest: Any) -> None:
         hooks = [
@@ -120,7 +120,7 @@ def test_every_part_learns(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPa
         names.update(name for name, _ in model.named_parameters())
 
     names: set[str] = set()
-    monkeypatch.setattr(loop, "descend", recording)
+    monkeypatch.setattr(loop, "optimizer_step", recording)
     flow_training.train_flow(replace(RECIPE, steps=6), 0, base, silent)
     unused = {f"transformer.transformer_blocks.4.attn.{name}" for name in ("add_q_proj.weight", "add_q_proj.bias")}
     unused |= {"transformer.transformer_blocks.4.attn.norm_added_q.weight"}
@@ -160,7 +160,7 @@ def test_the_rate_holds_and_then_falls() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     rates: dict[float, list[float]] = {}
     for hold in (0.0, 0.5):
-        adam, schedule = loop.optimizer(iter([weight]), 1.0, 40, warmup=4, hold=hold)
+        adam, schedule = loop.build_optimizer(iter([weight]), 1.0, 40, warmup=4, hold=hold)
         rates[hold] = []
         for _ in range(40):
             rates[hold].append(adam.param_groups[0]["lr"])
@@ -197,14 +197,3 @@ def test_a_flow_build_goes_on_where_it_stopped(
     assert type(installed) is StableDiffusion3Pipeline
     assert type(installed.scheduler) is FlowMatchEulerDiscreteScheduler
     assert sorted(path.name for path in (tmp_path / "installed").iterdir()) == ["flow_pipeline", "flow_report.json"]
-
-
-def test_a_stage_of_the_other_pipeline_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        build.main(["--pipeline", "flow", "--out", str(tmp_path), "--stages", "autoencoder"])
-    assert stopped.value.code == 2
-    assert (
-        capsys.readouterr()
-        .err.splitlines()[-1]
-        .endswith("--pipeline flow has no stage 'autoencoder'; it has flow, package")
-    )

@@ -8,15 +8,15 @@ import torch
 from diffusers import AutoencoderKL
 
 from stepcredit.shapes.build import preference_pairs
-from stepcredit.shapes.build.damage import ON_LATENTS, ON_PIXELS, damage
-from stepcredit.shapes.build.latents import decode, encode
+from stepcredit.shapes.build.autoencoder import decode, encode
+from stepcredit.shapes.build.corruptions import LATENT_CORRUPTIONS, PIXEL_CORRUPTIONS, damage
 from stepcredit.shapes.build.loop import draw_images, draw_scenes
-from stepcredit.shapes.build.pictures import MOST_CHANGES, altered, anything, choose
 from stepcredit.shapes.build.preference_pairs import Comparisons, draw_comparisons, judge
+from stepcredit.shapes.build.random_pictures import MAX_CHANGES, perturbed_scene, random_pictures, where
 from stepcredit.shapes.rules import RULES
 from stepcredit.shapes.world import ATTRIBUTES, is_held_out, parse
 
-CHANGES = {**ON_PIXELS, **ON_LATENTS}
+CHANGES = {**PIXEL_CORRUPTIONS, **LATENT_CORRUPTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +28,15 @@ def test_an_altered_scene_differs_in_a_few_words_and_stays_a_scene() -> None:
     rng = np.random.default_rng(0)
     changes = []
     for scene in draw_scenes(rng, 200):
-        other = altered(scene, rng)
+        other = perturbed_scene(scene, rng)
         assert other.foreground != other.background
         changes.append(sum(getattr(scene, name) != getattr(other, name) for name in ATTRIBUTES))
-    assert set(changes) == set(range(1, MOST_CHANGES + 1))
+    assert set(changes) == set(range(1, MAX_CHANGES + 1))
 
 
 def test_pictures_are_chosen_row_by_row() -> None:
-    left, right = (anything(3, np.random.default_rng(seed)) for seed in (0, 1))
-    mixed = choose(torch.tensor([True, False, True]), left, right)
+    left, right = (random_pictures(3, np.random.default_rng(seed)) for seed in (0, 1))
+    mixed = where(torch.tensor([True, False, True]), left, right)
     assert torch.equal(mixed.center, torch.stack([left.center[0], right.center[1], left.center[2]]))
     assert torch.equal(mixed.radius, torch.stack([left.radius[0], right.radius[1], left.radius[2]]))
 
@@ -44,7 +44,7 @@ def test_pictures_are_chosen_row_by_row() -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_grows_with_its_severity_from_nothing(name: str, vae: AutoencoderKL) -> None:
     clean = draw_images(np.random.default_rng(0), 64)
-    start = encode(vae, clean) if name in ON_LATENTS else clean
+    start = encode(vae, clean) if name in LATENT_CORRUPTIONS else clean
     distances = []
     for severity in (0.0, 0.1, 0.5, 1.0):
         changed = CHANGES[name](start, torch.full((64, 1, 1, 1), severity), np.random.default_rng(1))

@@ -11,27 +11,27 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from tests.shapes.tiny_recipes import same, silent
+from tests.shapes.build.helpers import same, silent
 
 from stepcredit.errors import InputError
 from stepcredit.maths.preference import negative_log_likelihood
 from stepcredit.shapes.build import preferences
 from stepcredit.shapes.build.loop import draw_scenes
-from stepcredit.shapes.build.pictures import take
 from stepcredit.shapes.build.preference_agreement import agreements, decided_pairs
 from stepcredit.shapes.build.preference_pairs import Comparisons, draw_comparisons
 from stepcredit.shapes.build.preference_training import (
-    MIRRORED,
-    RECOLORED,
+    FLIP_INVARIANT,
+    RECOLOR_INVARIANT,
     PreferenceRecipe,
-    asked,
+    augmented,
+    calibration_images,
+    captions_and_utilities,
+    judge_loss,
     score_comparisons,
     standardize,
-    surprise,
     train_scorer,
-    usual_images,
-    varied,
 )
+from stepcredit.shapes.build.random_pictures import select_rows
 from stepcredit.shapes.render import render
 from stepcredit.shapes.rules import RULES, utility
 from stepcredit.shapes.scorers import Scorer, load_scorer
@@ -65,21 +65,21 @@ def test_training_lowers_the_loss_and_repeats_from_its_seed(name: str, data: Com
 def test_images_vary_only_as_the_rule_allows(name: str) -> None:
     images = torch.rand(1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
-    seen = torch.stack([varied(name, images, rng) for _ in range(2000)])
+    seen = torch.stack([augmented(name, images, rng) for _ in range(2000)])
     kinds = {row.numpy().tobytes() for row in seen}
-    assert len(kinds) == {0: 1, 1: 8, 2: 8 * 12}[(name in MIRRORED) + (name in RECOLORED)]
+    assert len(kinds) == {0: 1, 1: 8, 2: 8 * 12}[(name in FLIP_INVARIANT) + (name in RECOLOR_INVARIANT)]
 
 
 def test_harmony_sees_the_images_of_each_caption_in_a_way_of_their_own() -> None:
     image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
     for name, ways in (("harmony", 5), ("balance", 1)):
-        seen = varied(name, image.expand(5, 2, 3, 4, 4), np.random.default_rng(0)).unflatten(0, (5, 2))
+        seen = augmented(name, image.expand(5, 2, 3, 4, 4), np.random.default_rng(0)).unflatten(0, (5, 2))
         assert torch.equal(seen[:, 0], seen[:, 1])
         assert len({row.numpy().tobytes() for row in seen[:, 0]}) == ways
 
 
 def test_usual_images_are_decoded_renders_half_of_them_under_their_own_caption(vae: AutoencoderKL) -> None:
-    images, captions = usual_images(vae, np.random.default_rng(0), count=64)
+    images, captions = calibration_images(vae, np.random.default_rng(0), count=64)
     rng = np.random.default_rng(0)
     scenes = draw_scenes(rng, 64)
     clean = render(scenes, rng)
@@ -124,14 +124,14 @@ def test_a_table_holds_the_score_of_every_image_under_every_caption(name: str, d
 
 def test_the_judge_is_asked_for_the_utilities_of_every_image_under_every_caption(data: Comparisons) -> None:
     rows = torch.tensor([3, 0, 5, 5])
-    captions, utilities = asked("faithfulness", data, rows, np.random.default_rng(0))
+    captions, utilities = captions_and_utilities("faithfulness", data, rows, np.random.default_rng(0))
     assert len(captions) == 4 and utilities.shape == (4 * FEW.images, 4) and not any(map(is_held_out, captions))
     for row, column in ((0, 0), (5, 2), (15, 3)):
-        picture = take(data.pictures, (rows[row // FEW.images] * FEW.images + row % FEW.images).view(1))
+        picture = select_rows(data.pictures, (rows[row // FEW.images] * FEW.images + row % FEW.images).view(1))
         left = data.left[rows[row // FEW.images], row % FEW.images].view(1)
         expected = utility(RULES["faithfulness"](picture, [captions[column]]), left)
         torch.testing.assert_close(utilities[row, column], expected[0])
-    captions, utilities = asked("harmony", data, rows, np.random.default_rng(0))
+    captions, utilities = captions_and_utilities("harmony", data, rows, np.random.default_rng(0))
     assert captions == [""] and torch.equal(utilities.view(4, -1), data.utilities["harmony"][rows])
 
 
@@ -140,7 +140,7 @@ def test_half_of_the_captions_asked_about_have_changed_words(data: Comparisons) 
     own = [
         parse(text).items() <= vars(data.scenes[row]).items()
         for _ in range(20)
-        for row, text in enumerate(asked("faithfulness", data, rows, rng)[0])
+        for row, text in enumerate(captions_and_utilities("faithfulness", data, rows, rng)[0])
     ]
     assert 0.45 < np.mean(own) < 0.75, "a changed word that is not mentioned does not show"
 
@@ -149,7 +149,7 @@ def test_surprise_is_the_negative_log_likelihood_of_all_choices_between_rows() -
     utilities = torch.tensor([[0.0, 1.0], [1.0, 0.0], [9.0, -9.0]])
     scores = torch.tensor([[0.0, 0.2], [0.1, 0.0], [0.3, 0.0]])
     better, worse = torch.tensor([0.1, 0.3, 0.3, 0.2, 0.2, 0.0]), torch.tensor([0.0, 0.0, 0.1, 0.0, 0.0, 0.0])
-    found = surprise(scores, utilities, 0.05, np.random.default_rng(0))
+    found = judge_loss(scores, utilities, 0.05, np.random.default_rng(0))
     torch.testing.assert_close(found, torch.nn.functional.softplus((worse - better) / 0.05).mean())
 
 
@@ -170,7 +170,7 @@ def test_agreement_of_the_rule_itself_is_complete(data: Comparisons, monkeypatch
         monkeypatch.setattr("stepcredit.shapes.build.preference_agreement.score_comparisons", lambda *_, s=scores: s)
         found = agreements(Scorer("harmony"), "harmony", pairs, 0.05)
         assert found["decided"] == found["decided_undamaged"] == found["all"] == expected
-        assert 0.8 < found["judge_ceiling"] <= 1 and 0 < found["decided_partition"] < 1
+        assert 0.8 < found["judge_ceiling"] <= 1 and 0 < found["decided_share"] < 1
         assert found["judge"] == pytest.approx(found["judge_ceiling"] if expected else 1 - found["judge_ceiling"])
 
 
@@ -178,7 +178,7 @@ def test_the_command_packages_four_scorers_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(preferences, "PreferenceRecipe", lambda: FEW)
-    monkeypatch.setattr(preferences, "usual_images", partial(usual_images, count=8))
+    monkeypatch.setattr(preferences, "calibration_images", partial(calibration_images, count=8))
     asked = ["--out", str(tmp_path), "--threads", "1", "--steps", "1", "--held-out-pairs", "8"]
     preferences.main(asked)
     report = json.loads((tmp_path / "preferences" / "report.json").read_text())

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
-from tests.shapes.tiny_recipes import same, silent
+from tests.shapes.build.helpers import same, silent
 
-from stepcredit.shapes import networks, pipeline
-from stepcredit.shapes.build import build, evaluation, loop, packaging, training
+from stepcredit.shapes import pipeline
+from stepcredit.shapes.build import build, evaluation, loop, networks, packaging, training
 from stepcredit.shapes.build.training import AutoencoderRecipe, CheckerRecipe, DenoiserRecipe
 from stepcredit.shapes.tokenizer import build_tokenizer
 from stepcredit.shapes.world import is_held_out, parse
@@ -114,10 +114,13 @@ def test_a_build_goes_on_where_it_stopped(
     assert size < 8e6
 
 
-def test_a_wrong_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "stage"), [("ddim", "flow"), ("flow", "autoencoder")])
+def test_a_stage_of_the_other_pipeline_is_an_error(
+    name: str, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        build.main(["--out", str(tmp_path / "out"), "--stages", "checker", "flow"])
+        build.main(["--pipeline", name, "--out", str(tmp_path / "out"), "--stages", stage])
     assert stopped.value.code == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.endswith("--pipeline ddim has no stage 'flow'; it has checker, autoencoder, denoiser, package")
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in message for word in (name, stage, *build.STAGES[name]))
     assert not (tmp_path / "out").exists()

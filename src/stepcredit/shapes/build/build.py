@@ -1,9 +1,10 @@
-"""Train and package an embedded pipeline: `python -m stepcredit.shapes.build.build --pipeline flow --out DIR`.
+"""Train and package a bundled pipeline: `python -m stepcredit.shapes.build.build --pipeline flow --out DIR`.
 
-Stages run in order and keep their result in DIR, so an interrupted build goes on where it stopped.
+Each stage stores its result in DIR. To resume an interrupted build, run the same command again.
 
-ddim: checker, autoencoder, denoiser, then the float16 package with its report (accuracy on held-out captions).
-flow: a transformer on the installed DDIM pipeline's latents, judged by the installed checker, then its package.
+ddim: trains the checker, the autoencoder and the denoiser, then writes the float16 package with its report.
+flow: trains a transformer on latents of the installed DDIM pipeline, then writes its package with a report.
+The reports hold the accuracy on held-out captions, according to the checker.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipe
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from stepcredit.shapes import flow_networks, networks
-from stepcredit.shapes.build import flow_training, training
+from stepcredit.shapes.build import flow_networks, flow_training, networks, training
 from stepcredit.shapes.build.packaging import package_ddim, package_flow
 from stepcredit.shapes.build.stages import Stages, show_progress
 from stepcredit.shapes.pipeline import WEIGHTS, load_pipeline
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
-    """The asked stages of the DDIM pipeline; returns the package's folder."""
+    """Run the selected stages of the DDIM pipeline; returns the folder of the package."""
     out, seed, tokenizer = options.out, options.seed, build_tokenizer()
-    recipe = replace(training.DenoiserRecipe(), **_given(options))
+    recipe = replace(training.DenoiserRecipe(), **_overrides(options))
     if "checker" in options.stages:
         stages.run(
             "checker",
@@ -72,15 +72,15 @@ def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
             CLIPTextModel.from_pretrained(out / "denoiser" / "text_encoder"),
             tokenizer,
         )
-        how = _how(options, stages, denoiser=asdict(recipe))
-        package_ddim(pipeline, out / "checker.safetensors", out / "package", how)
+        settings = _settings(options, stages, denoiser=asdict(recipe))
+        package_ddim(pipeline, out / "checker.safetensors", out / "package", settings)
     return Path(out / "package")
 
 
 def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
-    """The asked stages of the flow pipeline, on the installed DDIM one; returns the package's folder."""
+    """Run the selected stages of the flow pipeline; returns the folder of the package."""
     out, base = options.out, load_pipeline()
-    recipe = replace(flow_training.FlowRecipe(), **_given(options))
+    recipe = replace(flow_training.FlowRecipe(), **_overrides(options))
     if "flow" in options.stages:
         stages.run(
             "flow",
@@ -96,7 +96,7 @@ def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
             CLIPTextModelWithProjection.from_pretrained(out / "flow" / "text_encoder_2"),
             build_flow_tokenizer(),
         )
-        package_flow(pipeline, out / "flow_package", _how(options, stages, flow=asdict(recipe)))
+        package_flow(pipeline, out / "flow_package", _settings(options, stages, flow=asdict(recipe)))
     return Path(out / "flow_package")
 
 
@@ -110,32 +110,32 @@ def _save_flow(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
         getattr(pipeline, name).save_pretrained(folder / name)
 
 
-def _given(options: argparse.Namespace) -> dict[str, int]:
+def _overrides(options: argparse.Namespace) -> dict[str, int]:
     return {} if options.denoiser_steps is None else {"steps": options.denoiser_steps}
 
 
-def _how(options: argparse.Namespace, stages: Stages, **recipes: dict[str, Any]) -> dict[str, Any]:
-    own = {name: value for name, value in stages.seconds.items() if name in STAGES[options.pipeline]}
-    return {"seed": options.seed, "threads": options.threads, **recipes, "seconds": own}
+def _settings(options: argparse.Namespace, stages: Stages, **recipes: dict[str, Any]) -> dict[str, Any]:
+    seconds = {name: value for name, value in stages.seconds.items() if name in STAGES[options.pipeline]}
+    return {"seed": options.seed, "threads": options.threads, **recipes, "seconds": seconds}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stepcredit.shapes.build.build", description=__doc__)
     parser.add_argument("--pipeline", choices=tuple(STAGES), default="ddim")
-    parser.add_argument("--out", type=Path, required=True, help="folder for stage results and the package")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the stages' results and the package")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--stages", nargs="+", help="; ".join(f"{name}: {', '.join(stages)}" for name, stages in STAGES.items())
     )
-    parser.add_argument("--install", action="store_true", help="make the package this checkout's embedded pipeline")
+    parser.add_argument("--install", action="store_true", help="replace the bundled pipeline of this checkout")
     parser.add_argument("--denoiser-steps", type=int, help="training steps of the UNet or transformer")
     options = parser.parse_args(arguments)
     known = STAGES[options.pipeline]
     options.stages = options.stages or known
     for stage in options.stages:
         if stage not in known:
-            parser.error(f"--pipeline {options.pipeline} has no stage '{stage}'; it has {', '.join(known)}")
+            parser.error(f"--pipeline {options.pipeline} has no stage '{stage}'; its stages are {', '.join(known)}")
     return options
 
 

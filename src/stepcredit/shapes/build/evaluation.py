@@ -1,4 +1,4 @@
-"""How well the embedded networks do: the checker on renders, the autoencoder in decibels, a pipeline on captions."""
+"""Evaluate the checker on renders, the autoencoder on renders, and a pipeline on held-out captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = 2026
 
 
 def evaluate_checker(checker: Checker, count: int = 2000, seed: int = SEED) -> dict[str, float]:
-    """Attribute accuracy on fresh renders whose captions mention everything."""
+    """Attribute accuracy on new renders whose captions mention all attributes."""
     rng = np.random.default_rng(seed)
     scenes = draw_scenes(rng, count)
     return accuracy_table(attribute_hits(checker, render(scenes, rng), [caption(scene) for scene in scenes]))
@@ -26,7 +26,7 @@ def evaluate_checker(checker: Checker, count: int = 2000, seed: int = SEED) -> d
 
 @torch.no_grad()
 def evaluate_autoencoder(vae: AutoencoderKL, count: int = 512, seed: int = SEED) -> float:
-    """Peak signal-to-noise ratio in dB of fresh renders through the autoencoder."""
+    """Peak signal-to-noise ratio in dB of new renders after encoding and decoding."""
     images = draw_images(np.random.default_rng(seed), count)
     decoded = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
     return float(-10 * (decoded.clamp(0, 1) - images).square().mean().log10())
@@ -42,7 +42,7 @@ def evaluate_pipeline(
     seed: int = SEED,
     **call: Any,
 ) -> dict[str, float]:
-    """Attribute accuracy of samples for captions never used in training; `call` goes to the pipeline as it is."""
+    """Attribute accuracy of samples for held-out captions; `call` is passed to the pipeline."""
     captions = held_out_captions(count, seed)
     generator = torch.Generator().manual_seed(seed)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,4 +1,4 @@
-"""The training behind the flow-matching pipeline: a rectified-flow transformer together with its two text encoders."""
+"""Train the flow-matching pipeline: a rectified-flow transformer and its two text encoders."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from stepcredit.shapes import flow_networks
-from stepcredit.shapes.build import loop
+from stepcredit.shapes.build import flow_networks, loop
 from stepcredit.shapes.build.loop import Progress
+from stepcredit.shapes.pipeline import TEXT_PADDING
 from stepcredit.shapes.tokenizer import build_flow_tokenizer
 
 
@@ -32,17 +32,17 @@ class FlowRecipe:
 def train_flow(
     recipe: FlowRecipe, seed: int, base: StableDiffusionPipeline, progress: Progress
 ) -> StableDiffusion3Pipeline:
-    """Rectified flow on latents of pre-encoded renders, captions never from the held-out tenth; returns the EMA.
+    """Train on encoded renders with captions that are not held out, and return the EMA of the weights.
 
-    The autoencoder is that of `base`, and the first text encoder starts as its text encoder, the vocabulary being the
-    same. Noise levels are uniform in [0, 1).
+    The autoencoder is that of `base`. The first text encoder starts from the text encoder of `base`, because both have
+    the same vocabulary. Noise levels are uniform in [0, 1).
     """
     tokenizer = build_flow_tokenizer()
-    rng, model = loop.seeded(seed, lambda: _networks(base.text_encoder, tokenizer))
+    rng, model = loop.seed_and_build(seed, lambda: _networks(base.text_encoder, tokenizer))
     averaged = copy.deepcopy(model).requires_grad_(False)
     pipeline = flow_networks.assemble(base.vae, **model, tokenizer=tokenizer)
-    scenes, latents = loop.encoded(base.vae, rng, recipe.scenes)
-    optimizer, schedule = loop.optimizer(
+    scenes, latents = loop.sample_latents(base.vae, rng, recipe.scenes)
+    optimizer, schedule = loop.build_optimizer(
         model.parameters(),
         recipe.learning_rate,
         recipe.steps,
@@ -56,7 +56,7 @@ def train_flow(
         clean = latents[torch.from_numpy(rows)]
         captions = [loop.training_caption(scenes[row], rng, recipe.caption_dropout) for row in rows]
         levels, noise = torch.rand(recipe.batch), torch.randn_like(clean)
-        loop.descend(flow_loss(pipeline, clean, captions, levels, noise), model, optimizer, schedule)
+        loop.optimizer_step(flow_loss(pipeline, clean, captions, levels, noise), model, optimizer, schedule)
         loop.update_average(averaged, model, recipe.ema, step)
     return flow_networks.assemble(base.vae, **averaged, tokenizer=tokenizer)
 
@@ -67,18 +67,18 @@ def flow_loss(
     """The mean of |v(x, s) - (x1 - x0)|^2 at x = (1 - s) x0 + s x1 (arXiv 2209.03003, equation 1).
 
     Args:
-        pipeline: supplies the velocity v and encodes the captions as it does when it samples, with gradients.
+        pipeline: predicts the velocity v and encodes the captions with gradients, in the same way as when it samples.
         clean: (B,4,8,8), x0.
-        captions: B of them.
-        levels: (B,), s in [0, 1]; the transformer is given 1000 s.
+        captions: B captions.
+        levels: (B,), s in [0, 1]. The transformer's timestep is 1000 s.
         noise: (B,4,8,8), x1.
     """
     embeds, _, pooled, _ = pipeline.encode_prompt(
-        list(captions), None, None, do_classifier_free_guidance=False, max_sequence_length=flow_networks.TEXT_PADDING
+        list(captions), None, None, do_classifier_free_guidance=False, max_sequence_length=TEXT_PADDING
     )
-    share = levels.view(-1, 1, 1, 1)
+    level = levels.view(-1, 1, 1, 1)
     velocity = pipeline.transformer(
-        hidden_states=(1 - share) * clean + share * noise,
+        hidden_states=(1 - level) * clean + level * noise,
         timestep=1000 * levels,
         encoder_hidden_states=embeds,
         pooled_projections=pooled,

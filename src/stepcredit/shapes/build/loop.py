@@ -1,4 +1,4 @@
-"""What the trainings share: seeded starts, data from the renderer, the optimizer and the average of its path."""
+"""What all trainings share: seeding, data from the renderer, the optimizer, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from stepcredit.shapes.build.latents import encode
+from stepcredit.shapes.build.autoencoder import encode
 from stepcredit.shapes.render import render
 from stepcredit.shapes.world import Scene, sample_caption, sample_scene
 
@@ -19,8 +19,8 @@ Progress = Callable[[Sequence[int], str], Iterator[int]]
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def seeded(seed: int, build: Callable[[], Module]) -> tuple[np.random.Generator, Module]:
-    """Seed torch, then build the network; the generator is for the data."""
+def seed_and_build(seed: int, build: Callable[[], Module]) -> tuple[np.random.Generator, Module]:
+    """Seed torch, then build the network. Also returns a generator for the data."""
     torch.manual_seed(seed)
     return np.random.default_rng(seed), build()
 
@@ -35,21 +35,21 @@ def draw_images(rng: np.random.Generator, count: int) -> Tensor:
     return render(draw_scenes(rng, count), rng)
 
 
-def encoded(vae: AutoencoderKL, rng: np.random.Generator, count: int) -> tuple[list[Scene], Tensor]:
-    """`count` random scenes and the scaled latents (count,4,8,8) of their renders, without the posterior's noise."""
+def sample_latents(vae: AutoencoderKL, rng: np.random.Generator, count: int) -> tuple[list[Scene], Tensor]:
+    """`count` random scenes and the scaled latents (count,4,8,8) of their renders."""
     scenes = draw_scenes(rng, count)
     chunks = [encode(vae, render(scenes[start : start + 256], rng)) for start in range(0, count, 256)]
     return scenes, torch.cat(chunks)
 
 
 def training_caption(scene: Scene, rng: np.random.Generator, dropout: float) -> str:
-    """A caption of `scene` that is not held out; the empty one with probability `dropout`, or if there is none."""
+    """A caption of `scene` that is not held out. Empty with probability `dropout`, and if none is found."""
     if rng.random() < dropout:
         return ""
     return sample_caption(scene, rng, held_out=False) or ""
 
 
-def optimizer(
+def build_optimizer(
     parameters: Iterator[nn.Parameter],
     learning_rate: float,
     steps: int,
@@ -59,27 +59,27 @@ def optimizer(
     hold: float = 0.0,
     fused: bool = False,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW for `steps` steps, its rate rising linearly over `warmup` of them and falling to zero along a half cosine.
+    """AdamW with a linear warm-up of `warmup` steps and a cosine decay to zero at `steps`.
 
-    The fall begins after the share `hold` of the steps.
+    The decay starts after the fraction `hold` of all steps.
     """
     adam = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, fused=fused)
-    held = round(hold * steps)
+    decay_start = round(hold * steps)
 
     def scale(step: int) -> float:
-        fall = 0.5 * (1 + math.cos(math.pi * max(step - held, 0) / (steps - held)))
-        return min(1.0, (step + 1) / warmup) * fall
+        decay = 0.5 * (1 + math.cos(math.pi * max(step - decay_start, 0) / (steps - decay_start)))
+        return min(1.0, (step + 1) / warmup) * decay
 
     return adam, torch.optim.lr_scheduler.LambdaLR(adam, scale)
 
 
-def descend(
+def optimizer_step(
     loss: Tensor,
     model: nn.Module,
     adam: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """One optimizer step on `loss`, its gradient clipped to norm 1."""
+    """One optimizer step on `loss`, with the gradient clipped to norm 1."""
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     adam.step()
@@ -89,6 +89,6 @@ def descend(
 
 @torch.no_grad()
 def update_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move `averaged` towards `model`, the faster the earlier the step (counted from 0), at last by 1 - `decay`."""
+    """Update the moving average of the weights; its decay is min(`decay`, (1 + step) / (10 + step)), step from 0."""
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)

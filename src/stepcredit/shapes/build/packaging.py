@@ -1,4 +1,4 @@
-"""Write a trained pipeline as float16, load it again, judge it, and say in a report how it was made."""
+"""Write a trained pipeline as float16, load it again, evaluate it, and write a report of how it was made."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from stepcredit.shapes.build.evaluation import evaluate_autoencoder, evaluate_ch
 from stepcredit.shapes.pipeline import CALL, DDIM, FLOW, LAYOUT, load_checker, load_pipeline
 
 
-def package_ddim(pipeline: DiffusionPipeline, checker: Path, target: Path, how: Mapping[str, Any]) -> None:
-    """The DDIM pipeline, the checker and report.json in `target`."""
-    _save_halved(pipeline, target / LAYOUT[DDIM])
+def package_ddim(pipeline: DiffusionPipeline, checker: Path, target: Path, settings: Mapping[str, Any]) -> None:
+    """Write the DDIM pipeline, the checker and report.json to `target`."""
+    _save_float16(pipeline, target / LAYOUT[DDIM])
     save_file({name: value.half() for name, value in load_file(checker).items()}, target / "checker.safetensors")
-    packaged, judge = load_pipeline(DDIM, target), load_checker(target)
+    packaged, loaded_checker = load_pipeline(DDIM, target), load_checker(target)
     results = {
-        "checker_on_renders": evaluate_checker(judge),
+        "checker_on_renders": evaluate_checker(loaded_checker),
         "autoencoder_psnr": evaluate_autoencoder(packaged.vae),
-        "samples": evaluate_pipeline(packaged, judge, eta=1.0, **CALL[DDIM]),
+        "samples": evaluate_pipeline(packaged, loaded_checker, eta=1.0, **CALL[DDIM]),
     }
-    _report(target / "report.json", how, results)
+    _report(target / "report.json", settings, results)
 
 
-def package_flow(pipeline: DiffusionPipeline, target: Path, how: Mapping[str, Any]) -> None:
-    """The flow pipeline and flow_report.json in `target`, judged by the checker that ships."""
-    _save_halved(pipeline, target / LAYOUT[FLOW])
+def package_flow(pipeline: DiffusionPipeline, target: Path, settings: Mapping[str, Any]) -> None:
+    """Write the flow pipeline and flow_report.json to `target`, evaluated with the bundled checker."""
+    _save_float16(pipeline, target / LAYOUT[FLOW])
     samples = evaluate_pipeline(load_pipeline(FLOW, target), load_checker(), **CALL[FLOW])
-    _report(target / "flow_report.json", how, {"samples": samples})
+    _report(target / "flow_report.json", settings, {"samples": samples})
 
 
-def _save_halved(pipeline: DiffusionPipeline, folder: Path) -> None:
+def _save_float16(pipeline: DiffusionPipeline, folder: Path) -> None:
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             part.half()
     pipeline.save_pretrained(folder)
     for path in folder.rglob("*config.json"):
         config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)  # the folder that the part was loaded from
+        config.pop("_name_or_path", None)  # a path of the machine it was built on
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _report(path: Path, how: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+def _report(path: Path, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
     machine = {"processor": platform.machine(), "torch": torch.__version__}
-    text = json.dumps({**how, "machine": machine, **results}, indent=1)
+    text = json.dumps({**settings, "machine": machine, **results}, indent=1)
     path.write_text(text + "\n")
     print(text)

@@ -1,4 +1,4 @@
-"""How often a scorer agrees with its hidden rule, and with the noisy judge who stands between them."""
+"""How often a scorer agrees with its rule and with the noisy judge."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from stepcredit.shapes.build.preference_training import score_comparisons
 from stepcredit.shapes.scorers import Scorer
 
 HELD_OUT_SEED = 2026
-SURE = 0.9
-"""A pair is decided if the judge would choose as the rule does with at least this probability."""
+DECIDED = 0.9
+"""A pair is decided if the judge agrees with the rule with at least this probability."""
 
 
 def agreements(scorer: Scorer, name: str, data: Comparisons, temperature: float) -> dict[str, float]:
-    """Agreement on pairs (images K = 2) of unequal utility, rounded to four places.
+    """Agreement on pairs of images (K = 2) with different utilities, rounded to four places.
 
     Returns:
-        decided: with the rule, on decided pairs, and `decided_partition`, how many are.
-        decided_undamaged: the same where both images are undamaged, so that only the rule itself decides.
-        all: with the rule, on all pairs.
-        judge: with one noisy judgement of each pair, and `judge_ceiling`: that of the rule itself.
+        decided: agreement with the rule on decided pairs; `decided_share` is their share of all pairs.
+        decided_undamaged: the same for pairs without damage, where only the rule itself makes a difference.
+        all: agreement with the rule on all pairs.
+        judge: agreement with one noisy choice for each pair; `judge_ceiling` is the agreement of the rule with it.
     """
     left, right = data.utilities[name].unbind(1)
     scores = score_comparisons(scorer, data)
     unequal = left != right
     decided = decided_pairs(left, right, temperature)
-    judged = judge(left, right, temperature, np.random.default_rng(HELD_OUT_SEED))
+    choices = judge(left, right, temperature, np.random.default_rng(HELD_OUT_SEED))
 
-    def share(rows: Tensor, by: Tensor, preferred: Tensor) -> float:
-        return round(agreement(by[rows, 0], by[rows, 1], preferred[rows]), 4)
+    def share(rows: Tensor, scores: Tensor, preferred: Tensor) -> float:
+        return round(agreement(scores[rows, 0], scores[rows, 1], preferred[rows]), 4)
 
     better = left > right
     return {
         "decided": share(decided, scores, better),
-        "decided_partition": round(float(decided.float().mean()), 4),
+        "decided_share": round(float(decided.float().mean()), 4),
         "decided_undamaged": share(decided & (data.damages.amax(1) == 0), scores, better),
         "all": share(unequal, scores, better),
-        "judge": share(unequal, scores, judged),
-        "judge_ceiling": share(unequal, data.utilities[name], judged),
+        "judge": share(unequal, scores, choices),
+        "judge_ceiling": share(unequal, data.utilities[name], choices),
     }
 
 
 def decided_pairs(left: Tensor, right: Tensor, temperature: float) -> Tensor:
-    """Which pairs (N,) have |left - right| >= temperature ln(SURE / (1 - SURE))."""
-    return (left - right).abs() >= temperature * math.log(SURE / (1 - SURE))
+    """Which pairs (N,) have |left - right| >= temperature ln(DECIDED / (1 - DECIDED))."""
+    return (left - right).abs() >= temperature * math.log(DECIDED / (1 - DECIDED))

@@ -1,4 +1,4 @@
-"""The stages of a build: each runs once, leaves its result and its time in a folder, and shows how far it is."""
+"""Stages of a build: each runs once and stores its result and its duration, so a build can be resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class Stages:
-    """The results in `folder`, and `seconds`: what each stage took, as kept in `folder`/seconds.json."""
+    """The results in `folder`, and the duration of each stage in `seconds`, stored in `folder`/seconds.json."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ class Stages:
         self.seconds: dict[str, float] = json.loads(self._times.read_text()) if self._times.exists() else {}
 
     def run(self, name: str, path: Path, build: Callable[[], Result], save: Callable[[Result, Path], None]) -> None:
-        """Build and save a stage unless its result is there; it appears under its name only when it is whole."""
+        """Build and save a stage unless `path` exists. `path` appears only when the result is complete."""
         if path.exists():
             return
         started = time.monotonic()
@@ -35,7 +35,7 @@ class Stages:
 
 
 def show_progress(steps: Sequence[int], name: str) -> Iterator[int]:
-    """A bar on a terminal; elsewhere a line every twentieth of the way."""
+    """Iterate with a progress bar on a terminal, and with 20 lines of progress elsewhere."""
     columns = (SpinnerColumn(), "{task.description}", TextColumn("{task.completed}/{task.total}"))
     with Bar(*columns, TimeElapsedColumn(), "left", TimeRemainingColumn()) as bar:
         started = time.monotonic()

@@ -1,6 +1,6 @@
-"""The three trainings behind the DDIM pipeline: autoencoder, checker, denoiser with its text encoder.
+"""Train the checker and the DDIM pipeline: the autoencoder, and the denoiser with its text encoder.
 
-Each stage takes a frozen recipe and a seed, draws its data from the renderer and returns networks in eval mode.
+Each function takes a recipe and a seed, draws its data from the renderer and returns networks in eval mode.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from stepcredit.shapes import networks
-from stepcredit.shapes.build import loop
+from stepcredit.shapes.build import loop, networks
 from stepcredit.shapes.build.loop import Progress
 from stepcredit.shapes.checker import Checker
 from stepcredit.shapes.render import render
@@ -53,20 +52,20 @@ class DenoiserRecipe:
 
 
 def train_autoencoder(recipe: AutoencoderRecipe, seed: int, progress: Progress) -> AutoencoderKL:
-    """AutoencoderKL on fresh renders: L1 + squared error + latent_penalty * |z|^2, z = posterior mean + noise.
+    """Train on new renders with the loss L1 + squared error + latent_penalty * |z|^2, z = posterior mean + noise.
 
-    A sampled posterior stalls on this data, so the encoder is trained as a noisy deterministic one; afterwards its
-    log-variance head is set to that constant noise and `scaling_factor` to one over the latents' standard deviation.
+    Training with a sampled posterior makes no progress on this data, so the noise is constant. Afterwards the
+    log-variance head is set to that constant, and `scaling_factor` to one over the standard deviation of the latents.
     """
-    rng, vae = loop.seeded(seed, networks.build_vae)
-    optimizer, schedule = loop.optimizer(vae.parameters(), recipe.learning_rate, recipe.steps, weight_decay=0.0)
+    rng, vae = loop.seed_and_build(seed, networks.build_vae)
+    optimizer, schedule = loop.build_optimizer(vae.parameters(), recipe.learning_rate, recipe.steps, weight_decay=0.0)
     for _ in progress(range(recipe.steps), "autoencoder"):
         images = loop.draw_images(rng, recipe.batch) * 2 - 1
         mean = vae.encode(images).latent_dist.mean
         decoded = vae.decode(mean + recipe.latent_noise * torch.randn_like(mean)).sample
         error = decoded - images
         loss = error.abs().mean() + error.square().mean() + recipe.latent_penalty * mean.square().mean()
-        loop.descend(loss, vae, optimizer, schedule)
+        loop.optimizer_step(loss, vae, optimizer, schedule)
     vae.eval().requires_grad_(False)
     _set_constant_posterior(vae, recipe.latent_noise)
     latents = vae.encode(loop.draw_images(rng, 512) * 2 - 1).latent_dist.mean
@@ -75,37 +74,37 @@ def train_autoencoder(recipe: AutoencoderRecipe, seed: int, progress: Progress) 
 
 
 def train_checker(recipe: CheckerRecipe, seed: int, progress: Progress) -> Checker:
-    """Cross-entropy on every attribute of fresh renders, with pixel noise so that it also reads decoded latents."""
-    rng, checker = loop.seeded(seed, Checker)
-    optimizer, schedule = loop.optimizer(checker.parameters(), recipe.learning_rate, recipe.steps)
+    """Train with cross-entropy on each attribute of new renders. Pixel noise makes it robust to decoded latents."""
+    rng, checker = loop.seed_and_build(seed, Checker)
+    optimizer, schedule = loop.build_optimizer(checker.parameters(), recipe.learning_rate, recipe.steps)
     for _ in progress(range(recipe.steps), "checker"):
         scenes = loop.draw_scenes(rng, recipe.batch)
         images = render(scenes, rng)
         noisy = images + recipe.pixel_noise * torch.rand(len(images), 1, 1, 1) * torch.randn_like(images)
         labels = _labels(scenes)
         loss = torch.stack([F.cross_entropy(logits, labels[name]) for name, logits in checker(noisy).items()]).sum()
-        loop.descend(loss, checker, optimizer, schedule)
+        loop.optimizer_step(loss, checker, optimizer, schedule)
     return checker.eval().requires_grad_(False)
 
 
 def train_denoiser(
     recipe: DenoiserRecipe, seed: int, vae: AutoencoderKL, tokenizer: CLIPTokenizer, progress: Progress
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Noise prediction on latents of pre-encoded renders, captions never from the held-out tenth; returns the EMA.
+    """Train noise prediction on encoded renders with captions that are not held out, and return the EMA of the weights.
 
-    The squared error is weighted by 1 / alphas_cumprod, which makes it the error of v (arXiv 2202.00512, section 4).
-    What a caption decides is settled at noise levels where the plain error is almost zero. A run with weight
-    1 / sqrt(alphas_cumprod), stopped after some 2400 steps, still had position at chance at step 2000.
+    The squared error is weighted by 1 / alphas_cumprod, which makes it the error of v (arXiv 2202.00512, section 4):
+    the caption matters most at noise levels where the unweighted error is almost zero. With the weight
+    1 / sqrt(alphas_cumprod), the position was still at chance level after 2000 steps.
     """
-    rng, model = loop.seeded(
+    rng, model = loop.seed_and_build(
         seed,
         lambda: nn.ModuleDict({"unet": networks.build_unet(), "text": networks.build_text_encoder(tokenizer)}),
     )
     model["unet"].to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).requires_grad_(False)
-    scenes, latents = loop.encoded(vae, rng, recipe.scenes)
+    scenes, latents = loop.sample_latents(vae, rng, recipe.scenes)
     alphas = networks.build_scheduler().alphas_cumprod
-    optimizer, schedule = loop.optimizer(
+    optimizer, schedule = loop.build_optimizer(
         model.parameters(), recipe.learning_rate, recipe.steps, recipe.weight_decay, betas=(0.9, 0.99)
     )
     for step in progress(range(recipe.steps), "denoiser"):
@@ -118,7 +117,7 @@ def train_denoiser(
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         predicted = model["unet"](noisy, timesteps, model["text"](tokens).last_hidden_state).sample
         loss = ((predicted - noise).square() / signal).mean()
-        loop.descend(loss, model, optimizer, schedule)
+        loop.optimizer_step(loss, model, optimizer, schedule)
         loop.update_average(averaged, model, recipe.ema, step)
     averaged.eval()
     return averaged["unet"], averaged["text"]
@@ -137,7 +136,7 @@ def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def _set_constant_posterior(vae: AutoencoderKL, std: float) -> None:
-    """Make the encoder report log-variance 2 log(std) everywhere, through its quantization convolution."""
+    """Make the encoder return the log-variance 2 log(std) everywhere, through its quantization convolution."""
     half = vae.config.latent_channels
     vae.quant_conv.weight.data[half:] = 0
     vae.quant_conv.bias.data[half:] = 2 * math.log(std)

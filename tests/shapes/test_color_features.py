@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepcredit.shapes.looks import STEM, WIDE, Gaze, Hues, Overview, Products
+from stepcredit.shapes.color_features import STEM, WIDE, BilinearFeatures, ColorAttention, HueFeatures, ImageFeatures
 
 SEEN = torch.zeros(1, STEM, 16, 16), torch.zeros(1, WIDE, 8, 8)
 """What convolutions made of an image: nothing."""
@@ -24,12 +24,12 @@ def two_colors(inner: list[float], outer: list[float]) -> Tensor:
 @pytest.mark.parametrize("side", [16, 32])
 def test_a_gaze_tells_two_colors_apart_before_it_has_learned(side: int) -> None:
     torch.manual_seed(0)
-    colors = Gaze(16, side).requires_grad_(False)(two_colors([1.0] * 3, [-1.0] * 3), *SEEN)[0, :, :3]
+    colors = ColorAttention(16, side).requires_grad_(False)(two_colors([1.0] * 3, [-1.0] * 3), *SEEN)[0, :, :3]
     assert colors.amax() > 0.9 and colors.amin() < -0.9
 
 
 def test_a_gaze_says_where_it_looks() -> None:
-    gaze = Gaze(2, 32).requires_grad_(False)
+    gaze = ColorAttention(2, 32).requires_grad_(False)
     gaze.color.weight.copy_(torch.tensor([[50.0, 0, 0], [-50.0, 0, 0]]).view(2, 3, 1, 1))
     images = two_colors([-1.0, 0, 0], [-1.0, 0, 0])
     images[0, 0, 31, 0] = 1.0
@@ -40,27 +40,27 @@ def test_a_gaze_says_where_it_looks() -> None:
 
 def test_opposite_gazes_see_both_colors() -> None:
     torch.manual_seed(0)
-    hues = Hues().requires_grad_(False)
+    hues = HueFeatures().requires_grad_(False)
     left, right = hues.gaze(two_colors([1.0] * 3, [-1.0] * 3), *SEEN)[0, :, :3].split(12)
     assert ((left - right).abs().mean(1) > 1.5).sum() > 8, "most directions tell white from black"
 
 
 @pytest.mark.parametrize("degrees", [0, 45, 90, 180])
 def test_hues_hold_the_angle_between_two_colors(degrees: int) -> None:
-    hues = Hues().requires_grad_(False)
+    hues = HueFeatures().requires_grad_(False)
     hues.planes.bias.zero_()
     hues.planes.weight.copy_(torch.eye(3)[[0, 1] * 4])
     angle = math.radians(degrees)
     left = torch.tensor([0.25, 0.0, 0.7]).expand(1, 12, 3)
     right = 4 * torch.tensor([math.cos(angle), math.sin(angle), 0.1]).expand(1, 12, 3)
-    found = hues._angles(left, right)
+    found = hues.angles(left, right)
     expected = 0.5 * torch.tensor([1.0, math.cos(angle), math.cos(2 * angle)])
     assert found.shape == (1, 12, 4, 3)
     torch.testing.assert_close(found, expected.expand_as(found), atol=1e-2, rtol=0, msg="a length beyond 1 counts as 1")
 
 
-@pytest.mark.parametrize("look", [Overview, Hues])
-def test_a_look_is_as_wide_as_it_says_and_learns(look: type[Overview | Hues]) -> None:
+@pytest.mark.parametrize("look", [ImageFeatures, HueFeatures])
+def test_a_look_is_as_wide_as_it_says_and_learns(look: type[ImageFeatures | HueFeatures]) -> None:
     torch.manual_seed(0)
     made = look()
     images = torch.rand(2, 3, 32, 32)
@@ -73,7 +73,7 @@ def test_a_look_is_as_wide_as_it_says_and_learns(look: type[Overview | Hues]) ->
 
 def test_colors_that_are_alike_have_finite_gradients() -> None:
     torch.manual_seed(0)
-    hues, images = Hues(), torch.zeros(1, 3, 32, 32, requires_grad=True)
+    hues, images = HueFeatures(), torch.zeros(1, 3, 32, 32, requires_grad=True)
     hues.planes.bias.data.zero_()
     hues(images, *SEEN).sum().backward()
     assert images.grad is not None and bool(images.grad.isfinite().all())
@@ -81,7 +81,7 @@ def test_colors_that_are_alike_have_finite_gradients() -> None:
 
 def test_products_have_no_scale() -> None:
     torch.manual_seed(0)
-    products = Products(3, 8)
+    products = BilinearFeatures(3, 8)
     products.factors.bias.data.zero_()
     features = torch.rand(2, 3) + 1
     torch.testing.assert_close(products(10 * features), products(features), atol=1e-2, rtol=0)

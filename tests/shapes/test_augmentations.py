@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import torch
 
+from stepcredit.shapes.augmentations import FLIPS, RECOLORINGS, TEST_TIME, Augmentation
 from stepcredit.shapes.scorers import Scorer
-from stepcredit.shapes.variations import MIRRORINGS, RECOLORINGS, SPREAD, Variation
 
 
 def test_a_variation_moves_pixels_and_channels_as_it_says() -> None:
     images = torch.tensor([[[[0.1, 0.2], [0.3, 0.4]], [[0.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]])
-    assert torch.equal(Variation()(images), images)
-    assert Variation(mirrored=(3,))(images)[0, 0].tolist() == images[0, 0].flip(1).tolist()
-    assert Variation(transposed=True)(images)[0, 0].tolist() == images[0, 0].T.tolist()
-    assert torch.equal(Variation(channels=(2, 0, 1))(images), images[:, [2, 0, 1]])
-    assert torch.equal(Variation(inverted=True)(images), 1 - images)
+    assert torch.equal(Augmentation()(images), images)
+    assert Augmentation(flipped=(3,))(images)[0, 0].tolist() == images[0, 0].flip(1).tolist()
+    assert Augmentation(transposed=True)(images)[0, 0].tolist() == images[0, 0].T.tolist()
+    assert torch.equal(Augmentation(channels=(2, 0, 1))(images), images[:, [2, 0, 1]])
+    assert torch.equal(Augmentation(inverted=True)(images), 1 - images)
 
 
 def test_the_spread_has_every_recoloring_once_and_every_mirroring() -> None:
-    assert len(RECOLORINGS) == len(set(RECOLORINGS)) == len(SPREAD) == 12 and len(set(MIRRORINGS)) == 8
-    assert {(view.channels, view.inverted) for view in SPREAD} == set(RECOLORINGS)
-    assert {(view.mirrored, view.transposed) for view in SPREAD} == set(MIRRORINGS)
+    assert len(RECOLORINGS) == len(set(RECOLORINGS)) == len(TEST_TIME) == 12 and len(set(FLIPS)) == 8
+    assert {(view.channels, view.inverted) for view in TEST_TIME} == set(RECOLORINGS)
+    assert {(view.flipped, view.transposed) for view in TEST_TIME} == set(FLIPS)
     images = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert len({view(images).numpy().tobytes() for view in SPREAD}) == 12
+    assert len({view(images).numpy().tobytes() for view in TEST_TIME}) == 12
 
 
 def test_the_scorer_of_harmony_gives_the_mean_over_the_spread_once_it_is_trained() -> None:
@@ -31,10 +31,10 @@ def test_the_scorer_of_harmony_gives_the_mean_over_the_spread_once_it_is_trained
     scorer = Scorer("harmony").requires_grad_(False)
     one = scorer(images, captions)
     torch.testing.assert_close(one, scorer.table(images, [""])[:, 0])
-    each = torch.stack([scorer(view(images), captions) for view in SPREAD])
+    each = torch.stack([scorer(view(images), captions) for view in TEST_TIME])
     scorer.eval()
     torch.testing.assert_close(scorer(images, captions), each.mean(0))
-    recolored = SPREAD[5](images)
+    recolored = TEST_TIME[5](images)
     moved = (scorer(recolored, captions) - scorer(images, captions)).abs().mean()
     assert moved < 0.3 * (each[5] - one).abs().mean(), "only mirrorings are not all there"
 

@@ -1,4 +1,4 @@
-"""The tiny Stable Diffusion parts: 32x32 images, 4x8x8 latents, about two million weights in all."""
+"""Components of the tiny Stable Diffusion: 32x32 images, 4x8x8 latents, about two million weights in total."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXT_WIDTH = 64
 
 
 def build_vae() -> AutoencoderKL:
-    """32x32x3 -> 8x8x4, factor 4, no attention."""
+    """An autoencoder from 32x32x3 to 8x8x4 without attention."""
     return AutoencoderKL(
         block_out_channels=(16, 32, 64),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -25,7 +25,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Cross-attention at 8x8 and 4x4; the 2x2 level lets every position see the whole image and its borders."""
+    """Cross-attention at 8x8 and 4x4. At the 2x2 level, every position sees the whole image and its borders."""
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(32, 64, 96),
@@ -59,7 +59,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's scaled-linear schedule over 1000 steps."""
+    """The scaled-linear schedule of Stable Diffusion over 1000 steps."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -73,7 +73,7 @@ def build_scheduler() -> DDIMScheduler:
 def assemble(
     vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
-    """A genuine StableDiffusionPipeline of the given parts, without a safety checker."""
+    """A StableDiffusionPipeline of the given components, without a safety checker."""
     return StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),

@@ -1,4 +1,4 @@
-"""The tiny Stable Diffusion 3 parts: the same 4x8x8 latents, a rectified-flow transformer over 16 patches of them."""
+"""Components of the tiny Stable Diffusion 3: a rectified-flow transformer over 16 patches of the 4x8x8 latents."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from stepcredit.shapes.networks import TEXT_WIDTH, text_config
+from stepcredit.shapes.build.networks import TEXT_WIDTH, text_config
 
 WIDTH = 128
 HEAD_WIDTH = 32
 LAYERS = 5
-TEXT_PADDING = 1
-"""Zero vectors after the text tokens: the fewest that StableDiffusion3Pipeline appends without a T5 encoder."""
 
 
 def build_transformer() -> SD3Transformer2DModel:
     """Joint attention of 4x4 patches and FLOW_MAX_LENGTH + TEXT_PADDING text vectors.
 
-    Modulations and output start at zero, so that every block starts as the identity (DiT, arXiv 2212.09748, section
-    3.2, adaLN-Zero).
+    The modulations and the output layer start at zero, so every block starts as the identity (adaLN-Zero, DiT,
+    arXiv 2212.09748, section 3.2).
     """
     transformer = SD3Transformer2DModel(
         sample_size=8,
@@ -44,19 +42,19 @@ def build_transformer() -> SD3Transformer2DModel:
     )
     for name, layer in transformer.named_modules():
         if isinstance(layer, nn.Linear):
-            closed = "norm" in name or name == "proj_out"
-            nn.init.zeros_(layer.weight) if closed else nn.init.xavier_uniform_(layer.weight)
+            zero = "norm" in name or name == "proj_out"
+            nn.init.zeros_(layer.weight) if zero else nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
     return transformer
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    """The DDIM pipeline's, with a projection of the end token."""
+    """The text encoder of the DDIM pipeline with a projection of the end token."""
     return CLIPTextModelWithProjection(text_config(tokenizer))
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Rectified flow over 1000 steps, times not shifted."""
+    """Rectified flow over 1000 steps without a time shift."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
 
 
@@ -67,9 +65,9 @@ def assemble(
     text_encoder_2: CLIPTextModelWithProjection,
     tokenizer: CLIPTokenizer,
 ) -> StableDiffusion3Pipeline:
-    """A genuine StableDiffusion3Pipeline of the given parts and a copy of the autoencoder, without the T5 encoder.
+    """A StableDiffusion3Pipeline of the given components and a copy of the autoencoder, without a T5 encoder.
 
-    The copy's config says shift_factor 0, which this pipeline adds to latents before it decodes them.
+    The copy's config gets shift_factor 0, because this pipeline adds the shift to latents before decoding.
     """
     unshifted = copy.deepcopy(vae)
     unshifted.register_to_config(shift_factor=0.0)

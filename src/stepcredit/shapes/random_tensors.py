@@ -1,4 +1,4 @@
-"""NumPy's random numbers as float32 tensors: one generator then fixes scenes, captions and pixels alike."""
+"""Float32 tensors from a NumPy generator, so that one generator determines scenes, captions and pixels."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def uniform(rng: np.random.Generator, low: float, high: float, *shape: int) -> Tensor:
-    """Between `low` and `high`."""
+    """Uniform numbers in [low, high)."""
     return torch.from_numpy(rng.uniform(low, high, size=shape).astype(np.float32))
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Tensor:
-    """Of mean 0 and standard deviation 1."""
+    """Standard normal numbers."""
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 
-def chosen(rng: np.random.Generator, chance: float, *shape: int) -> Tensor:
-    """Of bool, True with probability `chance`."""
-    return torch.from_numpy(rng.random(shape) < chance)
+def bernoulli(rng: np.random.Generator, probability: float, *shape: int) -> Tensor:
+    """Booleans that are True with the given probability."""
+    return torch.from_numpy(rng.random(shape) < probability)
