@@ -1,4 +1,4 @@
-"""The data that travels between the floors, and the roles that handle it.
+"""The data that the packages exchange, and the protocols of the parts that handle it.
 
 B trajectories, T denoising steps (index 0 is the noisiest), *L the latent shape.
 """
@@ -46,10 +46,10 @@ class Plan:
 
     Attributes:
         steps: denoising steps T.
-        noisy: the steps that draw noise; the others are deterministic and cannot be trained. None is what the model's
-            usual sampler does: all of them for DDIM, none of them for a flow model.
-        batch: images sampled at a time, each batch of exactly this size; None is all at once.
-        needs_density: whether only steps with a usable density are trained. Otherwise every step is.
+        noisy: the steps that draw noise; the others are deterministic and have no density. None means what the model's
+            usual sampler does: all steps for DDIM, none for a flow model.
+        batch: images sampled at a time, in batches of exactly this size; None means all at once.
+        needs_density: whether only steps with a usable density are trained. Otherwise every step is trained.
     """
 
     steps: int
@@ -171,9 +171,9 @@ class Policy(Protocol):
     """A text-to-image model whose denoising steps can be sampled, and replayed with gradients.
 
     Attributes:
-        replay_modes: ways to replay, the cheapest first. Which of them is exact is for the self-check to find.
-        replay_mode: the one in use.
-        mixes_steps: whether in this mode one replay may hold images at several steps.
+        replay_modes: ways to replay, the cheapest first. The replay check finds out which of them is exact.
+        replay_mode: the mode in use.
+        mixes_steps: whether one replay in this mode may contain images at different steps.
     """
 
     replay_modes: tuple[Any, ...]
@@ -196,21 +196,21 @@ class Policy(Protocol):
 
         Args:
             plan: by default the policy's usual steps, all of them noisy, and all images at once.
-            keep_x0: whether the trajectory holds predicted clean latents.
-            on_batch: given the images of each finished batch, and which of all images they are.
-            among: prompts to encode along, these among them: what an epoch has in other processes too, so that the
-                encodings, which round by their batch, do not depend on how many processes there are.
+            keep_x0: whether to record the predicted clean latents.
+            on_batch: called with the images of each finished batch and their rows.
+            among: all prompts of the epoch, including those of other processes. They are encoded together, because
+                encodings round differently for different batches, and must not depend on the number of processes.
         """
         ...
 
     def replay(self, trajectory: Trajectory, step: int | Tensor, rows: Tensor | None = None) -> Transition:
-        """p(x_{step+1} | x_step) of the recorded latents (all, or those of `rows`) under the present weights.
+        """p(x_{step+1} | x_step) from the recorded latents (all, or those of `rows`) under the current weights.
 
-        Carries gradients where they are enabled. The log-probability of the recorded step is
+        The result carries gradients if they are enabled. The log-probability of the recorded step is
         `gaussian.log_prob(trajectory.latents[rows, step + 1], replay.mean, replay.std)`.
 
         Args:
-            step: of all rows, or one for each of `rows`, alike unless `mixes_steps`.
+            step: one step for all rows, or one for each of `rows`; all equal unless `mixes_steps`.
         """
         ...
 
@@ -223,20 +223,20 @@ class Policy(Protocol):
         *,
         guided: bool = True,
     ) -> Transition:
-        """The model at `latents` (n, *L) instead of the recorded ones, with the prompts of `rows` and the step's time.
+        """The transition from `latents` (n, *L) instead of the recorded ones, with the prompts of `rows`.
 
-        `replay` is this at the recorded latents. Carries gradients where they are enabled, by the weights and by
-        `latents`.
+        `replay` is this at the recorded latents. The result carries gradients if they are enabled, by the weights and
+        by `latents`.
 
         Args:
-            step: of all rows, or one for each of `rows`, equal unless `mixes_steps`.
-            guided: with the guidance of the rollout; otherwise the conditional prediction alone. A model whose guidance
-                is one of its inputs has no other prediction: there the two are the same.
+            step: one step for all rows, or one for each of `rows`; all equal unless `mixes_steps`.
+            guided: use the guidance of the rollout. False gives the conditional prediction alone; the two are the same
+                for a model that takes the guidance scale as an input.
         """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (n,3,H,W) in [0,1] of latents (n, *L), with gradients where they are enabled."""
+        """Images (n,3,H,W) in [0,1] of latents (n, *L), with gradients if they are enabled."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:
@@ -244,23 +244,23 @@ class Policy(Protocol):
         ...
 
     def averaged(self) -> AbstractContextManager[None]:
-        """While active, the policy has the weights to show and to export: averages over training, if it keeps any."""
+        """While active, the policy has the weights to evaluate and export: moving averages, if it keeps any."""
         ...
 
     def stepped(self) -> None:
-        """The optimizer has made a step: averages take in the new weights."""
+        """Call after every optimizer step. Updates moving averages of the weights."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained."""
+        """The trained parameters."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained weights by name, with their averages if it keeps any; not inside `averaged`."""
+        """The trained weights by name, and their moving averages if it keeps any. Not to be called inside `averaged`."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
     def export(self, folder: Path) -> Path:
-        """Write the trained (`averaged`) weights for stock diffusers into `folder`; returns the path."""
+        """Write the trained (`averaged`) weights into `folder` in diffusers' format, and return the path."""
         ...

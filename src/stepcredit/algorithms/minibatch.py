@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -244,5 +245,5 @@ def pair_batches(
 
 
 def forward_count(images: int, steps: Sequence[int], size: int, mixed: bool) -> int:
-    """How many forwards the gradient of a group of `images` images takes."""
-    return len(list(pair_batches(torch.arange(images), steps, size, mixed=mixed)))
+    """How many batches `pair_batches` makes of a group of `images` images."""
+    return math.ceil(images * len(steps) / size) if mixed else len(steps) * math.ceil(images / size)
