@@ -74,6 +74,8 @@ class ToyPolicy:
                 stds=torch.tensor([self._std(step) for step in range(self.steps)]),
                 output_scales=torch.full((self.steps,), 0.5),
                 step_sizes=torch.full((self.steps,), 1 / self.steps),
+                alphas=torch.linspace(0, 1, self.steps + 1),
+                sigmas=torch.linspace(1, 0, self.steps + 1),
             ),
             x0=torch.stack(x0, 1) if keep_x0 else None,
             prompts=[prompt.text for prompt in prompts],

@@ -39,7 +39,8 @@ def rule(name: str, **keys: Any) -> CreditAssigner:
 def schedule(steps: int) -> Schedule:
     """Noise that falls, steps that grow, native scales 1, 2, 3, ..."""
     number = torch.arange(1.0, steps + 1)
-    return Schedule(stds=1 / number, output_scales=torch.ones(steps), step_sizes=number.square())
+    levels = torch.linspace(1, 0, steps + 1)
+    return Schedule(1 / number, torch.ones(steps), number.square(), 1 - levels, levels)
 
 
 def trajectory(x0: Tensor, final: Tensor) -> Trajectory:

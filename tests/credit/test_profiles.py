@@ -11,7 +11,7 @@ import torch
 from tests.toy_policy import ToyPolicy
 
 from stepcredit.credit._profiles import step_profiles
-from stepcredit.types import Prompt, Schedule, Trajectory
+from stepcredit.types import Prompt, Trajectory
 
 PROMPTS = [Prompt("a lake"), Prompt("a hill")]
 ADVANTAGES = torch.tensor([[3.0, -1.0, 9.0], [-1.0, 1.0, 9.0]])
@@ -20,7 +20,8 @@ ADVANTAGES = torch.tensor([[3.0, -1.0, 9.0], [-1.0, 1.0, 9.0]])
 def trajectories(output_scales: list[float], last_std: float = 0.3) -> Trajectory:
     trajectory = ToyPolicy(steps=3, last_std=last_std).rollout(PROMPTS, [1, 2]).trajectory
     stds = torch.tensor([0.5, 0.25, last_std])
-    return replace(trajectory, schedule=Schedule(stds, torch.tensor(output_scales), torch.ones(3)))
+    schedule = replace(trajectory.schedule, stds=stds, output_scales=torch.tensor(output_scales))
+    return replace(trajectory, schedule=schedule)
 
 
 def test_profiles_by_hand() -> None:

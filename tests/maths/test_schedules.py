@@ -9,8 +9,11 @@ ALL = torch.ones(4, dtype=torch.bool)
 ALPHA, ALPHA_PREV = 0.36, 0.64
 
 
+SIGMAS = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.0])
+
+
 def schedule(stds=(0.5, 0.25, 0.1, 0.0), output_scales=(0.5, 0.5, 0.4, 0.3), step_sizes=(0.1, 0.2, 0.3, 0.4)):
-    return Schedule(*map(torch.tensor, (stds, output_scales, step_sizes)))
+    return Schedule(*map(torch.tensor, (stds, output_scales, step_sizes)), 1 - SIGMAS, SIGMAS)
 
 
 def at(step) -> tuple[torch.Tensor, Schedule]:
@@ -20,7 +23,7 @@ def at(step) -> tuple[torch.Tensor, Schedule]:
     gradient = torch.autograd.grad(step(output, x).mean.sum(), output)[0].squeeze()
     one = torch.ones(1, 1, dtype=torch.float64)
     unit = step(one, 0 * one)
-    return gradient, schedules.of_units([unit], [0.5])
+    return gradient, schedules.of_units([unit], [0.5], SIGMAS[:2], SIGMAS[:2])
 
 
 # The schedule
@@ -70,10 +73,30 @@ def test_native_scales_of_literals():
 
 def test_steps_are_gathered_in_float32_on_the_cpu():
     units = [Transition(torch.full((1, 1), mean), torch.tensor(0.5), *[torch.ones(1, 1)] * 2) for mean in (-2.0, 3.0)]
-    found = schedules.of_units(units, [0.25, 0.75])
+    found = schedules.of_units(units, [0.25, 0.75], SIGMAS[2:].double(), SIGMAS[:3].double())
     assert found.output_scales.tolist() == [2.0, 3.0]
     assert found.stds.tolist() == [0.5, 0.5]
-    assert {found.stds.dtype, found.output_scales.dtype, found.step_sizes.dtype} == {torch.float32}
+    assert {value.dtype for value in vars(found).values()} == {torch.float32}
+    assert torch.equal(found.alphas, SIGMAS[2:]) and torch.equal(found.sigmas, SIGMAS[:3])
+
+
+# The forward process
+
+
+def test_noised_latents_of_literals():
+    x0, noise = torch.tensor([[2.0, 4.0], [6.0, 8.0]]), torch.tensor([[1.0, -1.0], [1.0, -1.0]])
+    torch.testing.assert_close(schedules.noised(x0, noise, 0.5, 2.0), torch.tensor([[3.0, 0.0], [5.0, 2.0]]))
+    rows = schedules.noised(x0, noise, torch.tensor([1.0, 0.5]), torch.tensor([0.0, 2.0]))
+    torch.testing.assert_close(rows, torch.tensor([[2.0, 4.0], [5.0, 2.0]]))
+    assert schedules.noised(x0.half(), noise.half(), 1.0, 0.0).dtype == torch.float32
+
+
+def test_the_model_output_takes_noised_latents_back_to_the_clean_ones():
+    x0, noise = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    diffused = schedules.noised(x0, noise, math.sqrt(ALPHA), math.sqrt(1 - ALPHA))
+    torch.testing.assert_close(ddim.transition(noise, diffused, ALPHA, ALPHA_PREV, 0.0).x0, x0)
+    mixed = schedules.noised(x0, noise, 0.4, 0.6)
+    torch.testing.assert_close(flow.euler(noise - x0, mixed, 0.6, 0.5).x0, x0)
 
 
 # Scaling to mean 1
@@ -164,6 +187,10 @@ def test_bad_input_is_refused():
     for dropped in (-1, 4, 9):
         with pytest.raises(ValueError, match="give 0 to 3"):
             schedules.kept_steps(ALL, dropped)
+    with pytest.raises(ValueError, match=r"noise has shape \(4,\), expected \(2, 3\)"):
+        schedules.noised(torch.ones(2, 3), torch.ones(4), 1.0, 0.0)
+    with pytest.raises(ValueError, match=r"alpha has shape \(3,\), expected \(2,\)"):
+        schedules.noised(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3), 0.0)
     with pytest.raises(ValueError, match="at least two latents"):
         schedules.relative_changes(torch.ones(2, 1, 4))
     with pytest.raises(ValueError, match="latents has shape"):

@@ -12,24 +12,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepcredit.maths._checks import require_dims, require_shape, upcast
+from stepcredit.maths._checks import per_sample, require_dims, require_shape, upcast
 from stepcredit.maths.transition import Transition
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is known of each step before anything is sampled; the same for all trajectories.
+    """The properties of each step that are known before anything is sampled; the same for all trajectories.
+
+    The noise level before step i is that of x_i = alphas[i] x0 + sigmas[i] eps, with eps standard normal; index T is
+    the level after the last step. DDIM has sqrt(alpha_bar) and sqrt(1 - alpha_bar), a flow 1 - s and s.
 
     Attributes:
         stds: (T,), standard deviation of the step's noise; 0 is a deterministic step.
         output_scales: (T,), |d mean / d model output|, see `of_units`.
         step_sizes: (T,), the time that the step covers, as a share of the whole schedule: the difference of the noise
             levels for a flow, that of the timesteps over their number for DDIM (which makes them all equal).
+        alphas: (T + 1,) float32, the coefficient of the clean latent in x_0 to x_T.
+        sigmas: (T + 1,) float32, the standard deviation of the noise in x_0 to x_T.
     """
 
     stds: Tensor
     output_scales: Tensor
     step_sizes: Tensor
+    alphas: Tensor
+    sigmas: Tensor
 
     @property
     def native_scales(self) -> Tensor:
@@ -45,7 +52,7 @@ class Schedule:
         return torch.where(noisy, self.output_scales / self.stds.masked_fill(~noisy, 1), 0)
 
 
-def of_units(units: Sequence[Transition], step_sizes: Sequence[float]) -> Schedule:
+def of_units(units: Sequence[Transition], step_sizes: Sequence[float], alphas: Tensor, sigmas: Tensor) -> Schedule:
     """The schedule of a trajectory from one `unit` transition per step: model output 1 at latent 0, both (1, 1).
 
     The mean of every sampler is linear, mean = p x + q output, so q = d mean / d output is the mean of that transition:
@@ -60,6 +67,7 @@ def of_units(units: Sequence[Transition], step_sizes: Sequence[float]) -> Schedu
     Args:
         units: T of them, in float64, because q is a small difference of larger numbers.
         step_sizes: T numbers, see `Schedule`.
+        alphas, sigmas: (T + 1,), see `Schedule`.
 
     Returns:
         float32, on the CPU.
@@ -70,7 +78,31 @@ def of_units(units: Sequence[Transition], step_sizes: Sequence[float]) -> Schedu
         stds=torch.stack([unit.std.amax().cpu() for unit in units]).float(),
         output_scales=torch.stack([unit.mean.abs().amax().cpu() for unit in units]).float(),
         step_sizes=torch.tensor(step_sizes, dtype=torch.float32),
+        alphas=alphas.cpu().float(),
+        sigmas=sigmas.cpu().float(),
     )
+
+
+def noised(x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+    """alpha x0 + sigma noise: the clean latents `x0` taken to a noise level of the forward process.
+
+    Args:
+        x0: (B, *L), clean latents.
+        noise: (B, *L), standard normal.
+        alpha: coefficient of `x0`, see `Schedule`: a float, a 0-d tensor or (B,).
+        sigma: coefficient of `noise`: a float, a 0-d tensor or (B,).
+
+    Returns:
+        (B, *L), in float32 or float64.
+
+    Raises:
+        ValueError: the shapes differ, or a coefficient is neither scalar nor (B,).
+
+    Degenerate: alpha 1 and sigma 0 return `x0`.
+    """
+    require_shape("noise", noise, tuple(x0.shape), "draw one noise value per latent element")
+    clean = upcast(x0)
+    return per_sample("alpha", alpha, clean) * clean + per_sample("sigma", sigma, clean) * upcast(noise)
 
 
 def mean_one(weights: Tensor, trainable: Tensor) -> Tensor:

@@ -116,6 +116,11 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
         kind = self.config.prediction_type
         return ddim.transition(model_output, sample, self.alphas[at], self.next_alphas[at], noise, kind)
 
+    def noise_levels(self) -> tuple[Tensor, Tensor]:
+        """(alphas, sigmas), see `Schedule`."""
+        alphas_cumprod = torch.cat([self.alphas, self.next_alphas[-1:]])
+        return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+
     def step_size(self, position: int) -> float:
         levels = int(self.config.num_train_timesteps)
         return levels // int(self.num_inference_steps) / levels
@@ -198,6 +203,10 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
         sigma, following = self.levels[at], self.levels[at + 1]
         return flow.transition(model_output, sample, sigma, following, noise, self.sampler, self.levels[1])
 
+    def noise_levels(self) -> tuple[Tensor, Tensor]:
+        """(alphas, sigmas), see `Schedule`."""
+        return 1 - self.levels, self.levels
+
     def step_size(self, position: int) -> float:
         return float(self.levels[position] - self.levels[position + 1])
 
@@ -247,10 +256,11 @@ def hooked_step(
 
 
 def sampling_schedule(scheduler: RecordingDDIMScheduler | RecordingFlowScheduler, noises: Sequence[float]) -> Schedule:
-    """What is known of the steps of the schedule set last, taken with these noise scales; float32, on the CPU."""
+    """The schedule of the steps set last by `set_timesteps`, taken with these noise scales; float32, on the CPU."""
     one = torch.ones(1, 1, dtype=torch.float64)
     units = [scheduler.transition(one, [position], 0 * one, noise) for position, noise in enumerate(noises)]
-    return schedules.of_units(units, [scheduler.step_size(position) for position in range(len(noises))])
+    step_sizes = [scheduler.step_size(position) for position in range(len(noises))]
+    return schedules.of_units(units, step_sizes, *scheduler.noise_levels())
 
 
 def _hashable(values: Any) -> tuple[float, ...] | None:
