@@ -44,6 +44,13 @@ class Family:
     call: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
+    def unguided_call(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `__call__` that leave only the conditional prediction of `call`."""
+        kept = {name: value for name, value in call.items() if not name.startswith("negative_prompt")}
+        if "true_cfg_scale" in kept:
+            kept["true_cfg_scale"] = 1.0
+        return kept if self.unguided is None else {**kept, self.guidance: self.unguided}
+
 
 GENERIC = Family("generic", ())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from stepcredit.maths import Transition
 from stepcredit.maths.indexing import entries
 from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.families import family_of
-from stepcredit.policy.replay.denoiser_proxies import knows_time
+from stepcredit.policy.replay.denoiser_proxies import takes_time
 from stepcredit.policy.replay.prompt_cache import Earlier, PromptCache, versions
-from stepcredit.policy.replay.reentry import Recording, record, replay
+from stepcredit.policy.replay.recording import Recording
+from stepcredit.policy.replay.reentry import decode, predict, record
 from stepcredit.policy.replay.schedulers import recording_scheduler, sampling_schedule
 from stepcredit.policy.replay.step_hooks import RecordingHook
 from stepcredit.policy.replay.trajectory_buffer import TrajectoryBuffer
@@ -60,7 +63,7 @@ class PipelinePolicy:
         self.scheduler = recording_scheduler(pipeline.scheduler, sample)
         self.adapter = adapter
         self.sample = sample
-        mixing: tuple[Any, ...] = ("mixed-steps",) if knows_time(getattr(pipeline, self.denoiser)) else ()
+        mixing: tuple[Any, ...] = ("mixed-steps",) if takes_time(getattr(pipeline, self.denoiser)) else ()
         self.replay_modes = (*mixing, "one-step", "full-loop")
         self.replay_mode = self.replay_modes[0]
         self._defaults = {**self.family.call, **(defaults or {})}
@@ -83,7 +86,7 @@ class PipelinePolicy:
         """
         plan = plan or Plan(self.sample.steps, range(self.sample.steps))
         size = min(plan.batch or len(prompts), len(prompts))
-        recording = self._recording([prompt.text for prompt in prompts], plan, size, among or prompts)
+        recording = self._recording([prompt.text for prompt in prompts], plan, among or prompts, self._encoded)
         trajectories, images = TrajectoryBuffer(len(prompts), plan.steps, keep_x0), []
         for start in range(0, len(prompts), size):
             numbers = [min(number, len(prompts) - 1) for number in range(start, start + size)]
@@ -97,7 +100,7 @@ class PipelinePolicy:
             images.append(batch[: rows.stop - rows.start])
             if on_batch is not None:
                 on_batch(images[-1], rows)
-        trajectory = self._trajectory(trajectories, recording, [prompt.metadata for prompt in prompts])
+        trajectory = self._trajectory(trajectories, recording, plan, [prompt.metadata for prompt in prompts])
         return Rollout(trajectory, torch.cat(images))
 
     @property
@@ -107,15 +110,51 @@ class PipelinePolicy:
     def replay(self, trajectory: Trajectory, step: int | Tensor, rows: Tensor | None = None) -> Transition:
         rows = torch.arange(len(trajectory)) if rows is None else rows
         steps = torch.full_like(rows, step) if isinstance(step, int) else step
-        return replay(
+        return self.predict(trajectory, entries(trajectory.latents, rows, steps), steps, rows)
+
+    def predict(
+        self,
+        trajectory: Trajectory,
+        latents: Tensor,
+        step: int | Tensor,
+        rows: Tensor | None = None,
+        *,
+        guided: bool = True,
+    ) -> Transition:
+        rows = torch.arange(len(trajectory)) if rows is None else rows
+        steps = torch.full_like(rows, step) if isinstance(step, int) else step
+        if not len(latents) == len(rows) == len(steps):
+            raise ValueError(
+                f"{len(latents)} latents, {len(rows)} rows and {len(steps)} steps were given: give as many of each"
+            )
+        recording: Recording = trajectory.recording if guided else trajectory.recording.without_guidance()
+        return predict(
             self.pipeline,
             self.denoiser,
             self.scheduler,
-            trajectory.recording.rows(rows),
-            entries(trajectory.latents, rows, steps),  # contiguous, as it was sampled: kernels round by layout
+            recording.rows(rows),
+            latents.to(trajectory.latents).contiguous(),  # as they were sampled: kernels round by memory layout
             steps.tolist(),
             self.replay_mode,
         )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Equal to the rollout's images where `latents` are a whole batch of its final ones.
+
+        Raises:
+            InputError: gradients are enabled, but the pipeline's decoding does not pass them on.
+        """
+        recording = self._decoding.rows(torch.zeros(len(latents), dtype=torch.long))
+        images = decode(self.pipeline, self.scheduler, recording, latents.contiguous())
+        if torch.is_grad_enabled() and latents.requires_grad and not images.requires_grad:
+            kind = type(self.pipeline).__name__
+            raise InputError(f"{kind} decodes latents without gradients: rewards cannot be differentiated through it")
+        return images if images.dtype == torch.float64 else images.float()
+
+    @cached_property
+    def _decoding(self) -> Recording:
+        """Decoding needs a prompt only because `__call__` asks for one."""
+        return self._recording(("",), Plan(1, range(0)), (Prompt(""),), Earlier()).without_guidance()
 
     def averaged(self) -> AbstractContextManager[None]:
         return self.adapter.averaged()
@@ -138,23 +177,29 @@ class PipelinePolicy:
     def export(self, folder: Path) -> Path:
         return self.adapter.export(folder)
 
-    def _recording(self, texts: Sequence[str], plan: Plan, batch: int, among: Sequence[Prompt]) -> Recording:
+    def _recording(self, texts: Sequence[str], plan: Plan, among: Sequence[Prompt], earlier: Earlier) -> Recording:
         scale = self.scheduler.noise_scale(self.sample)
         noisy = self.scheduler.usually_noisy(plan.steps) if plan.noisy is None else plan.noisy
-        return Recording(
-            call={
-                **self._defaults,
-                **self.sample.call,
-                "num_inference_steps": plan.steps,
-                self.family.guidance: self.sample.guidance,
-                "output_type": "pt",
-            },
+        call = {
+            **self._defaults,
+            **self.sample.call,
+            "num_inference_steps": plan.steps,
+            self.family.guidance: self.sample.guidance,
+            "output_type": "pt",
+        }
+        encoded, weights = [prompt.text for prompt in among], versions(self._encoders())
+        recording = Recording(
+            call=call,
             noises=tuple(scale if step in noisy else 0.0 for step in range(plan.steps)),
             prompts=tuple(texts),
-            encodings=PromptCache([prompt.text for prompt in among], self._encoded, versions(self._encoders())),
+            encodings=PromptCache(encoded, earlier, weights),
             device=self.pipeline._execution_device,
-            batch=batch,
         )
+        unguided = self.family.unguided_call(call)
+        if unguided == call:
+            return recording
+        without = replace(recording, call=unguided, encodings=PromptCache(encoded, earlier, weights))
+        return replace(recording, unguided=without)
 
     def _encoders(self) -> list[torch.nn.Module]:
         """The text encoders, and whatever else is frozen and not the decoder."""
@@ -174,14 +219,14 @@ class PipelinePolicy:
         return images.float()
 
     def _trajectory(
-        self, trajectories: TrajectoryBuffer, recording: Recording, metadata: Sequence[dict[str, Any]]
+        self, trajectories: TrajectoryBuffer, recording: Recording, plan: Plan, metadata: Sequence[dict[str, Any]]
     ) -> Trajectory:
-        trainable = trajectories.stds > max(self.sample.min_std, 0.0)
+        has_density = trajectories.stds > max(self.sample.min_std, 0.0)
         return Trajectory(
             latents=trajectories.latents,
             timesteps=trajectories.timesteps,
-            log_probs=trajectories.log_probs.masked_fill_(~trainable.to(trajectories.log_probs.device), 0.0),
-            trainable=trainable.cpu(),
+            log_probs=trajectories.log_probs.masked_fill_(~has_density.to(trajectories.log_probs.device), 0.0),
+            trainable=has_density.cpu() if plan.needs_density else torch.ones(plan.steps, dtype=torch.bool),
             schedule=sampling_schedule(self.scheduler, recording.noises),
             x0=trajectories.x0,
             prompts=list(recording.prompts),

@@ -294,7 +294,7 @@ def test_steps_of_little_noise_are_sampled_and_not_trained(name: str, sampler: s
     assert torch.equal(trajectory.log_probs[:, :2], everything.log_probs[:, :2])
     assert torch.equal(trajectory.latents, everything.latents)
     check = replay_check(policy, trajectory)
-    assert check.trained == (0, 1) and check.max_deviation <= EXACT
+    assert check.checked == (0, 1) and check.max_deviation <= EXACT
     assert str(check).endswith("; not trained, without noise or with too little: step 3, 4 of 4")
 
 
@@ -332,6 +332,19 @@ def test_without_noise_a_trajectory_is_the_stock_pipelines_own(name: str) -> Non
     assert not rollout.trajectory.trainable.any() and not rollout.trajectory.log_probs.any()
 
 
+@pytest.mark.parametrize("name", ["sd", "sd3"])
+def test_a_rollout_that_needs_no_density_trains_its_deterministic_steps(name: str) -> None:
+    policy = moved(name)
+    plain = trajectory_of(policy, noisy=range(0))
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(0), needs_density=False)).trajectory
+    assert torch.equal(trajectory.latents, plain.latents)
+    assert trajectory.trainable.tolist() == [True] * 4 and not trajectory.log_probs.any()
+    for step in range(4):
+        replayed = policy.replay(trajectory, step)
+        assert torch.equal(replayed.mean, trajectory.latents[:, step + 1]) and not replayed.std.any()
+        assert replayed.mean.requires_grad
+
+
 def test_grids_of_flow_models_draw_no_noise_unless_asked() -> None:
     trajectories = {}
     for noise in (None, False, True):
@@ -359,7 +372,7 @@ def test_outside_a_window_steps_are_those_of_the_stock_scheduler(name: str) -> N
     assert torch.equal(trajectory.latents[:, 4], last.mean.detach())
     assert torch.equal(trajectory.latents[:, 4], (trajectory.latents[:, 3] + change * last.output).detach())
     assert not torch.equal(trajectory.latents[:, 2], stock_trajectory(name)[0][:, 1])
-    assert replay_check(policy, trajectory).trained == (1, 2)
+    assert replay_check(policy, trajectory).checked == (1, 2)
     assert first_ratio(policy, trajectory) <= EXACT
 
 

@@ -34,7 +34,8 @@ def test_it_knows_its_device() -> None:
 def test_replaced_attributes_are_those_of_the_double_alone() -> None:
     pipeline = tiny_sd()
     own = pipeline.scheduler
-    double = pipeline_proxy(pipeline, META, scheduler="mine", encode_prompt=lambda: "encoded")
+    double = pipeline_proxy(pipeline, META)
+    double.scheduler, double.encode_prompt = "mine", lambda: "encoded"
     assert (double.scheduler, double.encode_prompt()) == ("mine", "encoded")
     assert pipeline.scheduler is own and "encode_prompt" not in pipeline.__dict__
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from stepcredit.errors import InputError
 from stepcredit.policy.replay.prompt_cache import Earlier, Encode, PromptCache, versions
 from stepcredit.policy.replay.prompt_rows import Rows, packed, selected
-from stepcredit.policy.replay.reentry import _call
 from stepcredit.types import Plan
 
 TEXTS = ("a", "bb", "ccc")
@@ -179,10 +178,10 @@ def test_another_negative_prompt_for_every_image_is_refused_by_a_rollout() -> No
 def test_a_negative_prompt_is_a_fresh_list_of_one_per_image_for_every_call() -> None:
     policy = tiny_policy(steps=1, call={"negative_prompt": "bad"})
     recording = policy.rollout(PROMPTS, SEEDS).trajectory.recording
-    first = _call(recording, TEXTS)["negative_prompt"]
+    first = recording.arguments(TEXTS)["negative_prompt"]
     first.append("spoilt")
-    assert _call(recording, TEXTS)["negative_prompt"] == ["bad"] * 3
-    assert _call(recording, TEXTS[:1])["negative_prompt"] == ["bad"]
+    assert recording.arguments(TEXTS)["negative_prompt"] == ["bad"] * 3
+    assert recording.arguments(TEXTS[:1])["negative_prompt"] == ["bad"]
     assert recording.call["negative_prompt"] == policy.sample.call["negative_prompt"] == "bad"
 
 

@@ -186,17 +186,11 @@ def test_a_step_that_the_trajectory_does_not_have() -> None:
         policy.replay(trajectory, trajectory.steps)
 
 
-def test_steps_with_noise_and_without_are_not_mixed() -> None:
-    policy = tiny_policy()
-    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(2))).trajectory
-    with pytest.raises(InputError, match="steps with noise and steps without"):
-        policy.replay(trajectory, torch.tensor([0, 1, 2, 1]), torch.arange(4))
-
-
-def test_rows_at_steps_of_their_own_are_those_of_the_steps() -> None:
+@pytest.mark.parametrize("noisy", [range(4), range(2)])
+def test_rows_at_different_steps_equal_those_of_one_step(noisy: range) -> None:
     policy = tiny_policy()
     perturb(policy)
-    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, noisy)).trajectory
     rows, steps = torch.tensor([2, 0, 2, 3]), torch.tensor([1, 3, 0, 3])
     mixed = policy.replay(trajectory, steps, rows)
     for number, (row, step) in enumerate(zip(rows, steps.tolist(), strict=True)):

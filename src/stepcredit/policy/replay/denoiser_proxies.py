@@ -1,4 +1,4 @@
-"""What stands in a pipeline for its denoiser while it is recorded and replayed."""
+"""Proxies that replace a pipeline's denoiser while a trajectory is recorded or replayed."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from torch.utils._pytree import tree_map
 
 from stepcredit.policy.replay.step_hooks import RecordingHook, ReplayHook
 
-_TIMES = ("timestep", "timesteps", "t")
-"""What denoisers of diffusers call the time of their rows."""
+_TIME_NAMES = ("timestep", "timesteps", "t")
+"""The names that denoisers of diffusers give to the time of their rows."""
 
 
 @dataclass(frozen=True)
 class DenoiserCall:
-    """One call of the denoiser.
+    """One recorded call of the denoiser.
 
     Attributes:
-        time: 0-d, the time of its rows as the pipeline gives it, or None for a denoiser that is not told the time.
-        output: what it returned, as shapes.
+        time: 0-d, the time that the pipeline passed for all rows; None if the denoiser takes no time.
+        rows: rows of the input, which may hold the batch several times.
+        output: the output's structure, with tensors that have the output's shapes and take no memory.
     """
 
     time: Tensor | None
+    rows: int
     output: Any
 
 
-def knows_time(denoiser: torch.nn.Module) -> bool:
-    """Whether rows of a call can be given times of their own."""
-    kind: Any = type(denoiser)
-    return _time_argument(kind) is not None
+def takes_time(denoiser: torch.nn.Module) -> bool:
+    """Whether the rows of a call can be given different times."""
+    return _time_argument(type(denoiser)) is not None
 
 
-class PassingDenoiser:
-    """Everything but calls goes to the denoiser itself."""
+class DenoiserProxy:
+    """Forwards attributes to the denoiser; subclasses replace the call."""
 
     def __init__(self, denoiser: torch.nn.Module) -> None:
         self._denoiser = denoiser
@@ -47,57 +48,49 @@ class PassingDenoiser:
         return getattr(self._denoiser, name)
 
 
-class WatchedDenoiser(PassingDenoiser):
-    """Notes every call, step by step."""
+class RecordingDenoiser(DenoiserProxy):
+    """Appends every call to `calls`, a list per step."""
 
     def __init__(self, denoiser: torch.nn.Module, hook: RecordingHook, calls: list[list[DenoiserCall]]) -> None:
         super().__init__(denoiser)
-        self._tape = hook
+        self._hook = hook
         self._calls = calls
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        output = self._denoiser(*arguments, **named)
-        while len(self._calls) <= self._tape.position:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self._denoiser(*args, **kwargs)
+        while len(self._calls) <= self._hook.position:
             self._calls.append([])
-        time = _time(type(self._denoiser), arguments, named)
-        self._calls[self._tape.position].append(DenoiserCall(time, tree_map(_blank, output)))
+        kind = type(self._denoiser)
+        call = DenoiserCall(_time(kind, args, kwargs), _rows(kind, args, kwargs), tree_map(_shape_only, output))
+        self._calls[self._hook.position].append(call)
         return output
 
 
-class IdleDenoiser(PassingDenoiser):
-    """Returns zeros of the recorded shapes, for a batch of `count` where `batch` were recorded, until the hook comes to
-    its step.
-    """
+class SkippingDenoiser(DenoiserProxy):
+    """Returns zeros, in the structure of the recorded outputs, until the hook reaches the requested step."""
 
-    def __init__(
-        self,
-        denoiser: torch.nn.Module,
-        hook: ReplayHook,
-        calls: Sequence[Sequence[DenoiserCall]],
-        batch: int,
-        count: int,
-    ) -> None:
+    def __init__(self, denoiser: torch.nn.Module, hook: ReplayHook, calls: Sequence[Sequence[DenoiserCall]]) -> None:
         super().__init__(denoiser)
-        self._tape = hook
+        self._hook = hook
         self._calls = calls
-        self._batch = batch
-        self._count = count
+        self._position = 0
         self._made = 0
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if not self._tape.passes():
-            return self._denoiser(*arguments, **named)
-        before = sum(map(len, self._calls[: self._tape.position]))
-        blank = self._calls[self._tape.position][self._made - before].output
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._hook.skips:
+            return self._denoiser(*args, **kwargs)
+        if self._position != self._hook.position:
+            self._position, self._made = self._hook.position, 0
+        call = self._calls[self._position][self._made]
         self._made += 1
-        return _zeros(blank, self._batch, self._count)
+        return _zeros(call.output, call.rows, _rows(type(self._denoiser), args, kwargs))
 
 
-class TimedDenoiser(PassingDenoiser):
-    """Gives every row the time that its own step had, in place of the one time that the pipeline gives.
+class TimedDenoiser(DenoiserProxy):
+    """Passes each row the time of its own step instead of the one time that the pipeline passes for all.
 
     Args:
-        steps: of each image; a call may hold the images several times over, one after the other.
+        steps: the step of each image. A call may hold the batch several times, one after the other.
     """
 
     def __init__(
@@ -108,48 +101,58 @@ class TimedDenoiser(PassingDenoiser):
         self._steps = steps
         self._made = 0
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        times = torch.stack([self._calls[step][self._made].time for step in self._steps])  # type: ignore[misc]
-        self._made += 1
-        kind: Any = type(self._denoiser)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kind = type(self._denoiser)
         position, name = _time_argument(kind) or (0, "")
-        rows = len(arguments[0] if arguments else next(iter(named.values())))
-        times = times.repeat(rows // len(times))
-        if name in named:
-            named[name] = times
+        times = self._times().repeat(_rows(kind, args, kwargs) // len(self._steps))
+        self._made += 1
+        if name in kwargs:
+            kwargs[name] = times
         else:
-            arguments = (*arguments[:position], times, *arguments[position + 1 :])
-        return self._denoiser(*arguments, **named)
+            args = (*args[:position], times, *args[position + 1 :])
+        return self._denoiser(*args, **kwargs)
+
+    def _times(self) -> Tensor:
+        times = [self._calls[step][self._made].time for step in self._steps]
+        return torch.stack([time for time in times if time is not None])
 
 
 @cache
+def _argument_names(kind: Any) -> list[str]:
+    return [name for name in inspect.signature(kind.forward).parameters if name != "self"]
+
+
 def _time_argument(kind: Any) -> tuple[int, str] | None:
     """(position, name) of the time among a denoiser's arguments."""
-    names = [name for name in inspect.signature(kind.forward).parameters if name != "self"]
-    return next(((number, name) for number, name in enumerate(names) if name in _TIMES), None)
+    return next(((number, name) for number, name in enumerate(_argument_names(kind)) if name in _TIME_NAMES), None)
 
 
-def _time(kind: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor | None:
-    found = _time_argument(kind)
-    if found is None:
+def _time(kind: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    argument = _time_argument(kind)
+    if argument is None:
         return None
-    position, name = found
-    value = named[name] if name in named else arguments[position] if position < len(arguments) else None
+    position, name = argument
+    value = kwargs[name] if name in kwargs else args[position] if position < len(args) else None
     return None if value is None else torch.as_tensor(value).flatten()[0]
 
 
-def _blank(value: Any) -> Any:
+def _rows(kind: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Rows of a call's latents, which are the first argument of every denoiser."""
+    return len(args[0] if args else kwargs[_argument_names(kind)[0]])
+
+
+def _shape_only(value: Any) -> Any:
     """A tensor of the same shape that takes no memory."""
     return value.detach().new_zeros(()).expand(value.shape) if isinstance(value, Tensor) else value
 
 
-def _zeros(blank: Any, batch: int, count: int) -> Any:
-    """Zeros like `blank`, whose first axis or list holds the batch once or more often, for `count` images."""
-    if isinstance(blank, Tensor):
-        return torch.zeros(len(blank) * count // batch, *blank.shape[1:], dtype=blank.dtype, device=blank.device)
-    if isinstance(blank, list):
-        first = _zeros(blank[0], 1, 1)
-        return [first] * (len(blank) * count // batch)
-    if isinstance(blank, tuple):
-        return tuple(_zeros(part, batch, count) for part in blank)
-    return type(blank)(**{name: _zeros(part, batch, count) for name, part in blank.items()})
+def _zeros(recorded: Any, recorded_rows: int, rows: int) -> Any:
+    """Zeros in the structure of `recorded`, the output for `recorded_rows` rows, for `rows` rows."""
+    if isinstance(recorded, Tensor):
+        length = len(recorded) * rows // recorded_rows
+        return torch.zeros(length, *recorded.shape[1:], dtype=recorded.dtype, device=recorded.device)
+    if isinstance(recorded, list):
+        return [_zeros(recorded[0], 1, 1)] * (len(recorded) * rows // recorded_rows)
+    if isinstance(recorded, tuple):
+        return tuple(_zeros(part, recorded_rows, rows) for part in recorded)
+    return type(recorded)(**{name: _zeros(part, recorded_rows, rows) for name, part in recorded.items()})

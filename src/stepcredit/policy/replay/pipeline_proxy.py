@@ -1,4 +1,4 @@
-"""A double of a pipeline: the same parts and code, with some attributes replaced, and the pipeline left untouched."""
+"""A proxy for a pipeline: it runs the pipeline's code on the same components, and the pipeline itself never changes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ import torch
 from diffusers import DiffusionPipeline
 
 
-def pipeline_proxy(pipeline: DiffusionPipeline, device: torch.device, **replaced: Any) -> Any:
-    """A double of `pipeline` whose attributes in `replaced` are those given.
+def pipeline_proxy(pipeline: DiffusionPipeline, device: torch.device) -> Any:
+    """A shallow copy of `pipeline`, of a subclass of its class.
 
-    What its methods assign, as `__call__` does with the guidance scale, stays with the double. It knows its execution
-    `device`, which a pipeline looks for in all its modules anew at every call, and draws no progress bar: for a single
-    denoising step these two would cost more than all the rest.
+    Attributes set on the proxy, by the caller or by the pipeline's own methods, stay on the proxy. Two things are
+    replaced because they would cost more than the rest of a single-step replay: `_execution_device` is `device`, where
+    a pipeline searches all its modules at every call, and the progress bar does nothing.
     """
-    double: Any = object.__new__(_double(type(pipeline)))  # type: ignore[arg-type]  # classes are hashable
-    double.__dict__.update(pipeline.__dict__, stand_in_device=device, **replaced)
-    return double
+    proxy: Any = object.__new__(_proxy_class(type(pipeline)))  # type: ignore[arg-type]  # classes are hashable
+    proxy.__dict__.update(pipeline.__dict__, proxy_device=device)
+    return proxy
 
 
 @cache
-def _double(kind: Any) -> Any:
+def _proxy_class(kind: Any) -> Any:
     members = {
-        "_execution_device": property(lambda self: self.__dict__["stand_in_device"]),
-        "progress_bar": lambda self, iterable=None, total=None: _NoBar(iterable or ()),
+        "_execution_device": property(lambda self: self.proxy_device),
+        "progress_bar": lambda self, iterable=None, total=None: _NoProgressBar(iterable or ()),
         "__module__": kind.__module__,
+        "__setattr__": object.__setattr__,  # diffusers' own also writes to the pipeline's configuration
     }
     return type(kind.__name__, (kind,), members)
 
 
-class _NoBar(AbstractContextManager["_NoBar"]):
-    """Stands where pipelines use tqdm: as a context, or around what is iterated."""
+class _NoProgressBar(AbstractContextManager["_NoProgressBar"]):
+    """Replaces tqdm, which pipelines use as a context manager or around an iterable."""
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterable = iterable

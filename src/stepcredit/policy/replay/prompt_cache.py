@@ -96,16 +96,20 @@ class PromptCache:
         key = _key(encode, whole)
         if key is not None and key in self._known:
             return self._known[key]
-        value = encode(*whole.args, **whole.kwargs)
+        value = _encode(encode, whole)
         built = kind(value)
         if built not in self._layouts:
             one_more = call([*self.prompts, self.prompts[0]])
-            longer = encode(*one_more.args, **one_more.kwargs)
-            self._layouts[built] = layout(value, longer, len(self.prompts))
+            self._layouts[built] = layout(value, _encode(encode, one_more), len(self.prompts))
         held = packed(value, self._layouts[built], len(self.prompts))
         if key is not None:
             self._known[key] = held
         return held
+
+
+@torch.no_grad()
+def _encode(encode: Encode, call: inspect.BoundArguments) -> Any:
+    return encode(*call.args, **call.kwargs)
 
 
 def versions(modules: Iterable[nn.Module]) -> Hashable:

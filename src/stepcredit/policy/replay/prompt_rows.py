@@ -47,10 +47,10 @@ class Whole:
 
 
 def kind(value: Any) -> Any:
-    """How a value is built: containers, and rank and dtype of its tensors."""
+    """How a value is built: containers, rank and dtype of its tensors, and whether its lists are empty."""
     leaves, spec = tree_flatten(value, is_leaf=lambda part: isinstance(part, list))
     return str(spec), tuple(
-        (leaf.ndim, leaf.dtype) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves
+        (leaf.ndim, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf).__name__, leaf == []) for leaf in leaves
     )
 
 

@@ -107,8 +107,8 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
             self.alphas = self.alphas_cumprod[levels]
             self.next_alphas = torch.where(following >= 0, cleaner, self.final_alpha_cumprod)
             self.schedules.keep(self, key, "timesteps", "num_inference_steps", "alphas", "next_alphas")
-        if self.hook is not None and self.hook.only is not None:
-            self.timesteps = self.timesteps[self.hook.only : self.hook.only + 1]
+        if self.hook is not None:
+            self.timesteps = self.timesteps[self.hook.steps]
 
     def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
         """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
@@ -140,10 +140,10 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
             return super().step(
                 model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, return_dict
             )
-        following, x0 = hooked_step(self, self.hook, model_output, timestep, sample)
+        next_sample, x0 = self.hook.step(self, model_output, timestep, sample)
         if not return_dict:
-            return following, x0
-        return DDIMSchedulerOutput(prev_sample=following, pred_original_sample=x0)
+            return next_sample, x0
+        return DDIMSchedulerOutput(prev_sample=next_sample, pred_original_sample=x0)
 
 
 class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
@@ -194,8 +194,8 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
             self.levels = self.sigmas.cpu()
             self.schedules.keep(self, key, "timesteps", "sigmas", "num_inference_steps", "levels")
         self._step_index = self._begin_index = None
-        if self.hook is not None and self.hook.only is not None:
-            self.timesteps = self.timesteps[self.hook.only : self.hook.only + 1]
+        if self.hook is not None:
+            self.timesteps = self.timesteps[self.hook.steps]
 
     def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
         """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
@@ -236,23 +236,8 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
                 per_token_timesteps,
                 return_dict,
             )
-        following, _ = hooked_step(self, self.hook, model_output, timestep, sample)
-        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=following) if return_dict else (following,)
-
-
-def hooked_step(
-    scheduler: RecordingDDIMScheduler | RecordingFlowScheduler,
-    hook: StepHook,
-    model_output: Tensor,
-    timestep: Any,
-    sample: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """(next latents, predicted clean latents) of one step under a hook."""
-    if hook.passes():
-        hook.position += 1
-        return sample, sample
-    transition = scheduler.transition(model_output, hook.steps(len(sample)), sample, hook.noise)
-    return hook.take(transition, sample, timestep), transition.x0
+        next_sample, _ = self.hook.step(self, model_output, timestep, sample)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_sample) if return_dict else (next_sample,)
 
 
 def sampling_schedule(scheduler: RecordingDDIMScheduler | RecordingFlowScheduler, noises: Sequence[float]) -> Schedule:

@@ -37,7 +37,7 @@ class TrajectoryBuffer:
             self.latents = sample.new_empty(self.count, self.steps + 1, *sample.shape[1:])
         self.latents[rows, 0] = sample[: rows.stop - rows.start]
 
-    def add(self, rows: slice, step: int, following: Tensor, transition: Transition, timestep: Tensor | int) -> None:
+    def add(self, rows: slice, step: int, following: Tensor, transition: Transition, timestep: Tensor | float) -> None:
         """Store where a step went; of a batch that is longer than `rows`, the head."""
         log_prob = gaussian.log_prob(following, transition.mean, transition.std)
         if not self._made:
