@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.families.proof import moved
 from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy, tiny_sd
 
 from stepcredit.errors import InputError
@@ -23,7 +24,7 @@ def recorded() -> tuple[PipelinePolicy, Trajectory]:
 
 def test_a_sound_pipeline_passes_exactly(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
     check = replay_check(*recorded)
-    assert check == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="mixed-steps")
+    assert check == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, images=4, mode="mixed-steps")
     assert str(check) == "4 steps of 4 images replay exact (mixed-steps)"
     assert all(parameter.grad is None for parameter in recorded[0].parameters())
 
@@ -47,7 +48,7 @@ def test_training_batches_that_round_otherwise_are_refused_with_the_remedy(
         return replace(transition, mean=transition.mean + 1e-3) if rows is not None and len(rows) == 2 else transition
 
     monkeypatch.setattr(policy, "replay", by_size)
-    with pytest.raises(InputError, match=r"replayed 2 images at a time, .* 4 at a time .* leave sample\.batch unset"):
+    with pytest.raises(InputError, match=r"2 images at a time.* 4 at a time .*sample\.batch"):
         replay_check(policy, trajectory, batch=4, microbatch=2)
     assert replay_check(policy, trajectory, batch=4, microbatch=4).max_deviation == 0.0
 
@@ -72,14 +73,44 @@ def test_the_trajectory_is_replayed_whole_where_only_that_is_exact(
 def test_steps_without_variance_are_left_out() -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
     check = replay_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory)
-    assert check.trained == (0, 1, 2)
+    assert check.checked == (0, 1, 2)
     assert str(check).endswith("; not trained, without noise or with too little: step 4 of 4")
+
+
+DETERMINISTIC = Plan(4, range(0), batch=2, needs_density=False)
+
+
+@pytest.mark.parametrize("name", ["sd", "sd3"])
+@pytest.mark.parametrize("mode", ["mixed-steps", "one-step", "full-loop"])
+def test_deterministic_rollouts_are_compared_by_their_latents(name: str, mode: str) -> None:
+    policy = moved(name)
+    policy.replay_modes = (mode,)
+    trajectory = policy.rollout(PROMPTS, SEEDS, DETERMINISTIC).trajectory
+    assert replay_check(policy, trajectory, batch=2) == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, images=4, mode=mode)
+    latents = trajectory.latents.clone()
+    latents[2, 3] *= 1 + 1e-3
+    with pytest.raises(InputError, match=r"latents differ by 9\.99e-04 at step 3 of 4 \(allowed 1e-05\)"):
+        replay_check(policy, replace(trajectory, latents=latents, trainable=torch.arange(4) == 2), batch=2)
+
+
+def test_steps_with_and_without_noise_are_compared_together() -> None:
+    policy = tiny_policy()
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(1, 3), needs_density=False)).trajectory
+    assert trajectory.trainable.all() and trajectory.log_probs.any(0).tolist() == [False, True, True, False]
+    assert replay_check(policy, trajectory).max_deviation == 0.0
+
+
+def test_steps_with_too_little_noise_for_a_density_cannot_be_checked() -> None:
+    policy = tiny_policy(min_std=10.0)
+    trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), needs_density=False)).trajectory
+    with pytest.raises(InputError, match=r"sample\.min_std"):
+        replay_check(policy, trajectory)
 
 
 def test_weights_that_changed_since_the_rollout(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
     policy, trajectory = recorded
     perturb(policy)
-    with pytest.raises(InputError, match=r"^this pipeline does not replay: .* at step \d of 4 \(allowed 1e-06\)"):
+    with pytest.raises(InputError, match=r"log-probabilities differ .* at step \d of 4 \(allowed 1e-06\)"):
         replay_check(policy, trajectory)
 
 

@@ -1,4 +1,4 @@
-"""Before training: does a replay of the first batch give back exactly what the rollout recorded?"""
+"""The check before training: a replay of the first batch must reproduce what the rollout recorded."""
 
 from __future__ import annotations
 
@@ -17,83 +17,104 @@ from stepcredit.types import Policy, Trajectory
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 """Largest accepted |log ratio| between rollout and replay, by the dtype of the latents."""
 
+DETERMINISTIC_TOLERANCE = {dtype: 10 * tolerance for dtype, tolerance in TOLERANCE.items()}
+"""Largest accepted relative error |mean - x_next| / |x_next| (L2) of a step without noise. It is larger because the
+error of a log-probability averages over the latent elements."""
+
 SINGLE_TOLERANCE = 1e-2
-"""The same for one image replayed alone, where kernels may round otherwise: catches a wrong selection of rows."""
+"""The tolerance for one image replayed alone, where kernels may round differently: detects a wrong choice of rows."""
 
 
 @dataclass(frozen=True)
 class ReplayCheck:
-    """Result of `self_check`.
+    """Result of `replay_check`.
 
     Attributes:
-        max_deviation: largest |log ratio| found.
-        trained: steps that were compared, in order.
+        max_deviation: largest |log ratio|, or relative error at steps without noise.
+        checked: the steps that were compared, in order.
         steps: steps of the trajectory.
-        samples: images.
+        images: images of the trajectory.
         mode: how the policy replays.
     """
 
     max_deviation: float
-    trained: tuple[int, ...]
+    checked: tuple[int, ...]
     steps: int
-    samples: int
+    images: int
     mode: str
 
     def __str__(self) -> str:
         exact = "exact" if self.max_deviation == 0 else f"within {self.max_deviation:.1e}"
-        text = f"{len(self.trained)} steps of {self.samples} images replay {exact} ({self.mode})"
-        left_out = [str(step + 1) for step in range(self.steps) if step not in self.trained]
-        if not left_out:
+        text = f"{len(self.checked)} steps of {self.images} images replay {exact} ({self.mode})"
+        skipped = [str(step + 1) for step in range(self.steps) if step not in self.checked]
+        if not skipped:
             return text
-        return f"{text}; not trained, without noise or with too little: step {', '.join(left_out)} of {self.steps}"
+        return f"{text}; not trained, without noise or with too little: step {', '.join(skipped)} of {self.steps}"
 
 
 def replay_check(
     policy: Policy, trajectory: Trajectory, batch: int | None = None, microbatch: int | None = None
 ) -> ReplayCheck:
-    """Replay every step of `trajectory` without gradients and compare log-probabilities; then one with gradients.
+    """Replay every trained step of `trajectory` without gradients, compare, and replay one step with gradients.
 
-    The policy's replay modes are tried in order and the first that is exact stays set.
+    At steps with a density the log-probabilities are compared. At steps without noise the replayed mean is compared
+    with the recorded next latents. The policy's replay modes are tried in order; the first exact one stays set.
 
     Args:
-        batch: images sampled at a time, None is all: replayed as many at a time, a sound pipeline replays exactly.
-        microbatch: (image, step) pairs per training forward, if that is another number: replayed as well.
+        batch: images sampled at a time, None for all. The same number is replayed at a time.
+        microbatch: (image, step) pairs per training forward. If it differs from `batch`, it is checked too.
 
-    Raises InputError, saying what was found, if the difference exceeds TOLERANCE or no gradient reaches the weights: a
-    policy that fails would be trained on something other than what it sampled.
+    Raises:
+        InputError: the difference exceeds TOLERANCE, or no gradient reaches the weights. Such a policy would be trained
+            on something other than what it sampled.
     """
-    steps = _trainable_steps(trajectory)
-    tolerance = TOLERANCE[trajectory.latents.dtype]
+    steps = _steps_to_check(trajectory)
     for mode in policy.replay_modes:
         policy.replay_mode = mode
-        largest, step = _tried(policy, trajectory, steps, min(batch or len(trajectory), len(trajectory)))
-        if largest <= tolerance:
+        worst = _try_mode(policy, trajectory, steps, min(batch or len(trajectory), len(trajectory)))
+        if worst.accepted:
             break
     else:
         raise InputError(
-            f"this pipeline does not replay: log-probabilities differ by {largest:.2e} at step {step + 1} of "
-            f"{trajectory.steps} (allowed {tolerance:.0e}), so what would be trained is not what is sampled"
+            f"this pipeline does not replay: {worst.quantity} differ by {worst.deviation:.2e} at step "
+            f"{worst.step + 1} of {trajectory.steps} (allowed {worst.tolerance:.0e}), so training would not see what "
+            "was sampled"
         )
+    largest = worst.deviation
     if microbatch is not None and microbatch != batch:
-        largest = max(largest, _require_alike(policy, trajectory, steps, batch, microbatch, tolerance))
+        largest = max(largest, _require_microbatch(policy, trajectory, steps, batch, microbatch))
     _require_gradient(policy, trajectory, steps[0])
     return ReplayCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode)
 
 
-def _tried(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> tuple[float, int]:
-    """As `_worst`; a pipeline that cannot even run with steps mixed counts as infinitely far off in that mode."""
+@dataclass(frozen=True)
+class _Worst:
+    """The pair of image and step whose deviation is largest relative to its tolerance."""
+
+    deviation: float
+    step: int
+    tolerance: float
+    quantity: str
+
+    @property
+    def accepted(self) -> bool:
+        return self.deviation <= self.tolerance
+
+
+def _try_mode(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> _Worst:
+    """As `_worst`. The deviation is infinite if the pipeline fails because a batch mixes steps."""
     try:
         return _worst(policy, trajectory, steps, size)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         if not policy.mixes_steps or out_of_memory(error):
             raise
-        return math.inf, steps[0]
+        return _Worst(math.inf, steps[0], 0.0, _quantity(trajectory, steps[0]))
 
 
-def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> tuple[float, int]:
-    """(largest |log ratio|, its step) over all pairs of images and steps; NaN counts as largest.
+def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> _Worst:
+    """The worst of all pairs of images and steps, replayed `size` at a time; NaN counts as the worst.
 
-    Where steps are mixed, each replay holds as many different ones as it can.
+    If steps may be mixed, each replay holds as many different ones as possible.
     """
     at, rows = torch.cartesian_prod(torch.tensor(steps), torch.arange(len(trajectory))).view(-1, 2).unbind(1)
     if policy.mixes_steps:
@@ -104,23 +125,26 @@ def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) 
             (at[rows_of], rows[rows_of]) for step in steps for rows_of in (at == step).nonzero().flatten().split(size)
         ]
     with torch.no_grad():
-        found = [_deviations(policy, trajectory, filled(at, size), filled(rows, size)) for at, rows in batches]
-    deviations, stepped = torch.cat(found).cpu(), torch.cat([filled(at, size) for at, _ in batches])
-    return float(deviations.amax()), int(stepped[deviations.argmax()])
+        parts = [_deviations(policy, trajectory, filled(at, size), filled(rows, size)) for at, rows in batches]
+    deviations, replayed = torch.cat(parts).cpu(), torch.cat([filled(at, size) for at, _ in batches])
+    tolerances = _tolerances(trajectory)[replayed]
+    number = int((deviations / tolerances).argmax())
+    step = int(replayed[number])
+    return _Worst(float(deviations[number]), step, float(tolerances[number]), _quantity(trajectory, step))
 
 
-def _require_alike(
-    policy: Policy, trajectory: Trajectory, steps: list[int], batch: int | None, microbatch: int, tolerance: float
+def _require_microbatch(
+    policy: Policy, trajectory: Trajectory, steps: list[int], batch: int | None, microbatch: int
 ) -> float:
-    largest, _ = _worst(policy, trajectory, steps, microbatch)
-    count = len(trajectory)
-    if not largest <= tolerance:
+    """The largest deviation of replays of `microbatch` images; InputError if it exceeds the tolerance."""
+    worst, count = _worst(policy, trajectory, steps, microbatch), len(trajectory)
+    if not worst.accepted:
         raise InputError(
-            f"replayed {microbatch} images at a time, what was sampled {min(batch or count, count)} at a time differs "
-            f"by {largest:.1e} (allowed {tolerance:.0e}), because kernels round by batch size: leave sample.batch "
-            "unset, or set it to train.microbatch"
+            f"replayed {microbatch} images at a time, images sampled {min(batch or count, count)} at a time differ by "
+            f"{worst.deviation:.1e} (allowed {worst.tolerance:.0e}), because kernels round by batch size: leave "
+            "sample.batch unset, or set it to train.microbatch"
         )
-    return largest
+    return worst.deviation
 
 
 def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None:
@@ -129,23 +153,49 @@ def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None
         raise InputError("no gradient reaches the trained weights: the pipeline disables it inside its __call__")
     if not float(deviation.detach()) <= SINGLE_TOLERANCE:
         raise InputError(
-            f"one image replayed without the rest of its batch differs by {float(deviation.detach()):.2e}: this "
-            f"pipeline mixes the images of a batch, or micro-batches of it are cut wrongly"
+            f"one image replayed without the rest of its batch differs by {float(deviation.detach()):.2e}: the "
+            "pipeline mixes the images of a batch, or micro-batches of it are split wrongly"
         )
 
 
 def _deviations(policy: Policy, trajectory: Trajectory, steps: Tensor, rows: Tensor) -> Tensor:
-    """|log ratio| of some images, each at its step."""
+    """(n,) |log ratio| of images at their steps, or the relative error of the mean at steps without density."""
     transition = policy.replay(trajectory, steps, rows)
-    log_prob = gaussian.log_prob(trajectory.latents[rows, steps + 1], transition.mean, transition.std)
-    return (log_prob - trajectory.log_probs[rows, steps]).abs()
+    reached = trajectory.latents[rows, steps + 1]
+    log_prob = gaussian.log_prob(reached, transition.mean, transition.std)
+    log_ratio = (log_prob - trajectory.log_probs[rows, steps]).abs()
+    error = (reached - transition.mean.to(reached.dtype)).to(transition.mean.dtype).flatten(1).norm(dim=1)
+    relative = error / reached.to(error.dtype).flatten(1).norm(dim=1).clamp_min(torch.finfo(error.dtype).tiny)
+    return torch.where(_has_density(trajectory)[steps].to(log_ratio.device), log_ratio, relative)
 
 
-def _trainable_steps(trajectory: Trajectory) -> list[int]:
-    steps: list[int] = trajectory.trainable.nonzero().flatten().tolist()
+def _quantity(trajectory: Trajectory, step: int) -> str:
+    return "log-probabilities" if _has_density(trajectory)[step] else "latents"
+
+
+def _tolerances(trajectory: Trajectory) -> Tensor:
+    """(T,)."""
+    dtype = trajectory.latents.dtype
+    return torch.where(_has_density(trajectory), TOLERANCE[dtype], DETERMINISTIC_TOLERANCE[dtype])
+
+
+def _has_density(trajectory: Trajectory) -> Tensor:
+    """(T,) bool, on the CPU."""
+    return trajectory.log_probs.any(0).cpu()
+
+
+def _steps_to_check(trajectory: Trajectory) -> list[int]:
+    """The trained steps, without those whose noise is too small for a density: their draw cannot be replayed."""
+    if not trajectory.trainable.any():
+        raise InputError(
+            "no step of the trajectory has enough noise to be trained: raise sample.eta (or sample.noise_level), or "
+            "lower sample.min_std"
+        )
+    comparable = _has_density(trajectory) | (trajectory.schedule.stds == 0)
+    steps: list[int] = (trajectory.trainable & comparable).nonzero().flatten().tolist()
     if not steps:
         raise InputError(
-            "no step of the trajectory has enough noise to be trained: raise sample.eta (or sample.noise_level), or lower "
-            "sample.min_std"
+            "all steps have too little noise for a density, and a replay cannot be checked without one: "
+            "lower sample.min_std, or sample without noise"
         )
     return steps
