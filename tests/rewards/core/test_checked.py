@@ -1,4 +1,4 @@
-"""A reward returns one finite number per image, or the user learns which prompt it failed on."""
+"""A reward returns one finite number per image, or raises an error that names the prompt."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def complaint(output: Any, prompts: Sequence[str] = PROMPTS) -> str:
     ],
     ids=lambda output: type(output).__name__,
 )
-def test_numbers_of_any_kind_become_a_float32_tensor(output: Any) -> None:
+def test_numbers_of_any_type_become_a_float32_tensor(output: Any) -> None:
     scores = score(returning(output))
     assert scores.dtype == torch.float32 and not scores.requires_grad
     assert scores.tolist() == [1, 2.5, -3]
 
 
-def test_whole_numbers_and_truths_are_numbers() -> None:
+def test_integers_and_booleans_are_numbers() -> None:
     assert score(returning(torch.tensor([3, 0, -1]))).tolist() == [3, 0, -1]
     assert score(returning(np.array([True, False, True]))).tolist() == [1, 0, 1]
 
 
-def test_a_read_only_array_is_taken_without_a_warning() -> None:
+def test_a_read_only_array_causes_no_warning() -> None:
     output = np.ones(3)
     output.flags.writeable = False
     assert score(returning(output)).tolist() == [1, 1, 1]
@@ -83,7 +83,7 @@ def test_a_reward_runs_without_gradients() -> None:
     assert checked(reward, "mine")(torch.ones(2, 3, 4, 4, requires_grad=True), ["a", "b"], [{}, {}]).tolist() == [1, 1]
 
 
-def test_a_reward_gets_what_the_caller_gave() -> None:
+def test_a_reward_receives_the_arguments_unchanged() -> None:
     images, metadata = torch.rand(2, 3, 4, 4), [{"count": 1}, {"count": 2}]
 
     def reward(given: Tensor, prompts: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[int]:
@@ -97,9 +97,9 @@ def test_a_reward_gets_what_the_caller_gave() -> None:
     ("output", "shape"),
     [([1.0, 2.0], "(2,)"), (torch.zeros(3, 1), "(3, 1)"), (0.5, "()"), (np.zeros((3, 2)), "(3, 2)"), ([], "(0,)")],
 )
-def test_another_shape(output: Any, shape: str) -> None:
-    remedy = "return one number per image, in the order of the images"
-    assert complaint(output) == f"returned scores of shape {shape}, expected (3,): {remedy}"
+def test_wrong_shape(output: Any, shape: str) -> None:
+    message = complaint(output)
+    assert f"shape {shape}" in message and "expected (3,)" in message
 
 
 @pytest.mark.parametrize(
@@ -125,19 +125,16 @@ def test_the_first_of_several_offending_prompts_is_named() -> None:
         ([1, None, 2], "list"),
         ([[1], [2, 3], [4]], "list"),
         (np.array([1, None, 2]), "ndarray"),
+        ((float(score) for score in range(3)), "generator"),
+        (PROMPTS, "list"),
     ],
 )
-def test_something_else_than_numbers(output: Any, kind: str) -> None:
+def test_what_does_not_convert_to_numbers(output: Any, kind: str) -> None:
     message = complaint(output)
-    assert message.startswith(f"returned a {kind} that does not convert to numbers (")
-    assert message.endswith("), expected one number per image")
+    assert f"a {kind} " in message and "expected one number per image" in message
 
 
-def test_complex_numbers() -> None:
-    assert complaint(torch.ones(3, dtype=torch.complex64)).startswith("returned a Tensor that does not convert")
-
-
-def test_an_exception_keeps_its_cause() -> None:
+def test_an_exception_of_the_reward_is_the_cause() -> None:
     error = KeyError("no\nsuch   key")
     assert complaint(error) == r"raised KeyError ('no\nsuch key') on 3 images, first prompt 'a cat'"
     with pytest.raises(RewardError) as raised:
@@ -146,11 +143,11 @@ def test_an_exception_keeps_its_cause() -> None:
     assert raised.value.exit_code == 2
 
 
-def test_what_the_reward_blames_on_the_user_is_passed_on() -> None:
+def test_an_input_error_of_the_reward_keeps_its_message() -> None:
     assert complaint(InputError("no such model 'x'")) == "failed: no such model 'x'"
 
 
-def test_an_interrupt_is_not_the_reward_s_fault() -> None:
+def test_a_keyboard_interrupt_is_not_caught() -> None:
     def reward(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
         raise KeyboardInterrupt
 
@@ -163,11 +160,11 @@ def test_long_prompts_and_messages_are_shortened() -> None:
     assert complaint([float("nan")], ["x" * 1000]).endswith(f"for prompt '{'x' * 77}...'")
 
 
-def test_no_images_are_no_scores() -> None:
+def test_an_empty_batch() -> None:
     assert score(returning([]), []).shape == (0,)
     assert complaint(ValueError("empty"), []) == "raised ValueError (empty) on no images"
 
 
-def test_a_checked_reward_is_checked_once() -> None:
+def test_a_reward_is_wrapped_once() -> None:
     reward = returning([1, 2, 3])
     assert checked(reward, "again") is reward
