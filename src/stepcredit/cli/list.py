@@ -23,7 +23,7 @@ Part = dict[str, str]
 def show(kind: str, as_json: bool) -> None:
     """Print the parts of `kind`: a table, or a JSON array of {name, description}.
 
-    Rewards that load weights have `weights`, `size` and `licence` as well, in brackets in the table.
+    A reward with a RewardCard also has those fields of the card that are not empty, in brackets in the table.
     """
     if kind not in _LISTINGS:
         raise unknown("kind of part", kind, _LISTINGS)
@@ -37,7 +37,7 @@ def show(kind: str, as_json: bool) -> None:
 
 
 def _line(name: str, description: str, **card: str) -> str:
-    return f"{description} [{'; '.join(card.values())}]" if card else description
+    return f"{description} [{'; '.join(f'{key}: {value}' for key, value in card.items())}]" if card else description
 
 
 def _registered(registry: Registry[Any]) -> list[Part]:
@@ -46,7 +46,7 @@ def _registered(registry: Registry[Any]) -> list[Part]:
 
 def _part(name: str, part: Any) -> Part:
     card = getattr(part, "CARD", None)
-    fields = asdict(card) if isinstance(card, RewardCard) else {}
+    fields = {key: value for key, value in asdict(card).items() if value} if isinstance(card, RewardCard) else {}
     return {"name": name, "description": (getdoc(part) or "").partition("\n")[0], **fields}
 
 

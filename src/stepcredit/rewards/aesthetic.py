@@ -46,7 +46,8 @@ class Aesthetic:
     CARD = RewardCard(
         weights="openai/clip-vit-large-patch14, trl-lib/ddpo-aesthetic-predictor",
         size="305M parameters, 1.2 GB in float32",
-        licence="MIT (CLIP), Apache-2.0 (predictor)",
+        license="MIT (CLIP), Apache-2.0 (predictor)",
+        needs="download",
     )
 
     def __init__(

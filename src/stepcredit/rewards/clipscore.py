@@ -40,7 +40,12 @@ class ClipScore:
         InputError: weights that are not found or do not fit; another dtype, device or batch size.
     """
 
-    CARD = RewardCard(weights="openai/clip-vit-large-patch14", size="428M parameters, 1.7 GB in float32", licence="MIT")
+    CARD = RewardCard(
+        weights="openai/clip-vit-large-patch14",
+        size="428M parameters, 1.7 GB in float32",
+        license="MIT",
+        needs="download",
+    )
 
     def __init__(
         self,

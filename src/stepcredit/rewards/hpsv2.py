@@ -49,7 +49,11 @@ class HpsV2:
 
     FILE = "HPS_v2_compressed.pt"
     CARD = RewardCard(
-        weights="xswu/HPSv2 (HPS_v2_compressed.pt)", size="986M parameters, 3.9 GB in float32", licence="Apache-2.0"
+        weights="xswu/HPSv2 (HPS_v2_compressed.pt)",
+        size="986M parameters, 3.9 GB in float32",
+        license="Apache-2.0",
+        needs="download",
+        extra="rewards",
     )
 
     def __init__(
@@ -93,7 +97,11 @@ class HpsV21(HpsV2):
 
     FILE = "HPS_v2.1_compressed.pt"
     CARD = RewardCard(
-        weights="xswu/HPSv2 (HPS_v2.1_compressed.pt)", size="986M parameters, 3.9 GB in float32", licence="Apache-2.0"
+        weights="xswu/HPSv2 (HPS_v2.1_compressed.pt)",
+        size="986M parameters, 3.9 GB in float32",
+        license="Apache-2.0",
+        needs="download",
+        extra="rewards",
     )
 
 

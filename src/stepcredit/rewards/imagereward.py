@@ -50,7 +50,8 @@ class ImageReward:
     CARD = RewardCard(
         weights="THUDM/ImageReward, tokenizer of google-bert/bert-base-uncased",
         size="446M parameters, 1.8 GB in float32",
-        licence="Apache-2.0",
+        license="Apache-2.0",
+        needs="download",
     )
 
     def __init__(

@@ -45,7 +45,8 @@ class PickScore:
     CARD = RewardCard(
         weights="yuvalkirstain/PickScore_v1, tokenizer of laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         size="986M parameters, 3.9 GB in float32",
-        licence="none stated (MIT for the CLIP it was tuned from)",
+        license="none stated (MIT for the CLIP it was tuned from)",
+        needs="download",
     )
 
     def __init__(

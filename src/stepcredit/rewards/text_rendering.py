@@ -49,7 +49,7 @@ class TextRendering:
         InputError: another mode, or the extra is not installed.
     """
 
-    CARD = RewardCard(weights="PP-OCRv6 small, in the rapidocr wheel", size="31 MB", licence="Apache-2.0")
+    CARD = RewardCard(weights="PP-OCRv6 small, in the rapidocr wheel", size="31 MB", license="Apache-2.0", extra="ocr")
 
     def __init__(self, mode: str = "edit-distance", ignore_case: bool = True, read: Reader | None = None) -> None:
         if mode not in _MODES:

@@ -1,20 +1,28 @@
-"""What there is to know of a reward before its weights are downloaded."""
+"""What a reward needs besides the package."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class RewardCard:
-    """Where a reward's weights come from; a reward class that has weights carries one as `CARD`.
+    """What a reward needs, in the class attribute `CARD` of its class. `stepcredit list reward` prints it.
+
+    A reward without a card, or with one whose `needs` is empty, must be constructible without options, network access
+    and further files: the tests construct it so.
 
     Attributes:
-        weights: the hub ids or files that are loaded by default.
-        size: parameters, and bytes in float32.
-        licence: of the weights.
+        weights: which weights are loaded by default.
+        size: number of parameters, and bytes in float32.
+        license: of the weights.
+        needs: `download`, weights that are not part of any package; `server`, an address that the user gives; or "".
+        extra: the extra of this package to install, as in `pip install 'stepcredit[ocr]'`.
     """
 
-    weights: str
-    size: str
-    licence: str
+    weights: str = ""
+    size: str = ""
+    license: str = ""
+    needs: Literal["", "download", "server"] = ""
+    extra: str = ""
