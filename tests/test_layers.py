@@ -18,6 +18,7 @@ ORDER = (
     "types",
     "utils",
     "config",
+    "plugins",
     "registry",
     "runs",
     "distributed",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stepcredit.errors import InputError
+from stepcredit.plugins import load_plugin
 from stepcredit.registry import Registry, construct, option_names
 
 PACKAGE = "from stepcredit.registry import Registry\n\nPARTS = Registry('gadget', '{name}')\n"
@@ -66,8 +67,50 @@ def test_a_name_is_taken_once(package: str) -> None:
     part = object()
     registry.register("same")(part)
     registry.register("same")(part)
-    with pytest.raises(ValueError, match="gadget 'same' is registered twice"):
+    with pytest.raises(InputError, match="gadget 'same'"):
         registry.register("same")(object())
+
+
+def test_an_error_about_a_name_taken_twice_has_both_places(package: str, tmp_path: Path) -> None:
+    registry = parts(package)
+    registry.names()
+    (tmp_path / "mine.py").write_text(PART.format(package=package, name="gear"))
+    with pytest.raises(InputError) as raised:
+        load_plugin(str(tmp_path / "mine.py"))
+    message = str(raised.value)
+    assert "gadget 'gear'" in message and "\n" not in message
+    assert f"{tmp_path / package / 'gear.py'}, line 4" in message and f"{tmp_path / 'mine.py'}, line 4" in message
+
+
+def test_a_plugin_loaded_first_cannot_take_a_name_of_the_package(package: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PART.format(package=package, name="gear"))
+    load_plugin(str(tmp_path / "mine.py"))
+    with pytest.raises(InputError, match=r"gadget 'gear' .*mine\.py, line 4 and in .*gear\.py, line 4"):
+        parts(package).names()
+
+
+def test_defining_a_part_again_replaces_it(package: str) -> None:
+    """As when a notebook runs a cell a second time."""
+    registry = parts(package)
+    cell = "@registry.register('mine')\ndef mine():\n    return {}\n"
+    for value in (1, 2):
+        exec(cell.format(value), {"registry": registry, "__name__": "__main__"})  # noqa: S102
+    assert registry.get("mine")() == 2
+
+
+def test_plugins_are_loaded_for_an_unknown_name_only(package: str, tmp_path: Path) -> None:
+    registry, plugin = parts(package), tmp_path / "mine.py"
+    plugin.write_text(PART.format(package=package, name="mine"))
+    registry.get("gear", [str(plugin)])
+    assert registry.names() == ["gear", "wheel"]
+    assert registry.get("mine", [str(plugin)])(size=4) == 4
+    with pytest.raises(InputError, match=r"unknown gadget 'mime' .*'mine'"):
+        registry.get("mime", [str(plugin)])
+
+
+def test_a_file_and_a_name_work_like_a_registered_name(package: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def part(size=1):\n    return size\n")
+    assert parts(package).get(f"{tmp_path}/mine.py:part")(size=5) == 5
 
 
 def test_a_broken_module_is_reported_at_every_look_up(package: str, tmp_path: Path) -> None:

@@ -257,6 +257,9 @@ class RunSection(_Section):
     keep_best: int = Field(
         1, ge=0, description="checkpoints kept besides: those that the best images of the run were sampled with"
     )
+    plugins: list[str] = Field(
+        [], description="files (`path/file.py`) or modules of your own that register rewards, credit rules and so on"
+    )
     self_check: bool = Field(True, description="replay the first batch before training and refuse a mismatch")
     profile: bool = Field(False, description="write a torch profiler trace and a table of the second epoch to profile/")
 

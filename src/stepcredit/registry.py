@@ -1,7 +1,12 @@
-"""Named parts found by looking: every module of a package registers what it defines, so a new part is one new file."""
+"""Parts by name: credit rules, rewards, algorithms, samplers. A new part is one new file, or one decorated object.
+
+A registry finds its parts in three places: the modules of its own package, plugins that were loaded, and entry points
+of installed packages. `path/file.py:name` and `module:name` work wherever a registered name does.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -9,15 +14,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from stepcredit.errors import InputError, unknown
+from stepcredit.plugins import load_attribute, load_entry_points, load_plugins
 
 Part = TypeVar("Part")
+Registered = TypeVar("Registered")
 Built = TypeVar("Built")
 
 
 class Registry(Generic[Part]):
-    """Parts of one kind by name. Modules of `package` are imported at the first look-up, never before.
+    """Parts of one kind by name.
+
+    The modules of `package`, and entry points, are imported at the first look-up, never before.
 
     >>> CREDIT = Registry("credit rule", "stepcredit.credit")
+
+    Args:
+        kind: how errors name a part.
+        package: whose modules register parts.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -26,13 +39,21 @@ class Registry(Generic[Part]):
         self._parts: dict[str, Part] = {}
         self._searched = False
 
-    def register(self, name: str) -> Callable[[Part], Part]:
-        """Decorator that adds a part; a name already taken by another part is a ValueError."""
+    def register(self, name: str) -> Callable[[Registered], Registered]:
+        """Decorator that adds a part. Defining the same function or class again replaces it, as in a notebook.
 
-        def add(part: Part) -> Part:
-            if name in self._parts and self._parts[name] is not part:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self._parts[name] = part
+        Raises:
+            InputError: another part has the name. The message says where both are defined.
+        """
+
+        def add(part: Registered) -> Registered:
+            present = self._parts.get(name)
+            if present is not None and present is not part and _identity(present) != _identity(part):
+                raise InputError(
+                    f"{self.kind} '{name}' is registered twice: in {_location(present)} and in {_location(part)}; "
+                    "rename one of them"
+                )
+            self._parts[name] = part  # type: ignore[assignment]
             return part
 
         return add
@@ -42,9 +63,20 @@ class Registry(Generic[Part]):
         self._search()
         return sorted(self._parts)
 
-    def get(self, name: str) -> Part:
-        """The part of that name; InputError with the nearest name if there is none."""
+    def get(self, name: str, plugins: Iterable[str] = ()) -> Part:
+        """The part of that name, or the object that `path/file.py:name` or `module:name` refers to.
+
+        Args:
+            plugins: loaded if no part has the name; see `stepcredit.plugins.load_plugin`.
+
+        Raises:
+            InputError: there is none. The message suggests the most similar name.
+        """
+        if ":" in name:
+            return load_attribute(name)  # type: ignore[return-value]
         self._search()
+        if name not in self._parts:
+            load_plugins(plugins)
         if name not in self._parts:
             raise unknown(self.kind, name, self._parts)
         return self._parts[name]
@@ -55,21 +87,27 @@ class Registry(Generic[Part]):
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
+        load_entry_points()
         self._searched = True
 
 
 def option_names(factory: Callable[..., Any]) -> list[str]:
-    """The names that `factory` can be given by keyword."""
+    """The names of the arguments that `factory` accepts by keyword."""
     by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [name for name, parameter in inspect.signature(factory).parameters.items() if parameter.kind in by_keyword]
 
 
-def require_options(factory: Callable[..., Any], name: str, options: Iterable[str]) -> None:
-    """InputError for an option that `factory` cannot be given (the nearest is named); `**anything` takes any."""
+def require_options(factory: Callable[..., Any], name: str, options: Iterable[str], positional: int = 0) -> None:
+    """InputError for an option that `factory` does not accept. A factory with `**options` accepts any.
+
+    Args:
+        name: how errors name the factory.
+        positional: number of leading arguments that are not options.
+    """
     kinds = [parameter.kind for parameter in inspect.signature(factory).parameters.values()]
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return
-    known = option_names(factory)
+    known = option_names(factory)[positional:]
     for option in options:
         if option not in known:
             raise unknown(f"{name} option", option, known)
@@ -78,11 +116,38 @@ def require_options(factory: Callable[..., Any], name: str, options: Iterable[st
 def construct(factory: Callable[..., Built], name: str, options: Mapping[str, Any]) -> Built:
     """`factory(**options)` for the part called `name`.
 
-    Raises InputError for an unknown option (the nearest one is named), a missing one, or a value that the factory
-    refuses with a TypeError or ValueError. A factory that takes `**anything` has no unknown options.
+    Raises:
+        InputError: an option is unknown or missing, or the factory raises TypeError or ValueError for its value.
     """
     require_options(factory, name, options)
     try:
         return factory(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"cannot build {name}: {' '.join(str(error).split())}") from error
+
+
+def bind(function: Callable[..., Any], name: str, options: Mapping[str, Any], positional: int) -> Callable[..., Any]:
+    """`function` with `options` as further keyword arguments of every call.
+
+    Args:
+        name: how errors name the function.
+        positional: number of leading arguments that are not options.
+
+    Raises:
+        InputError: an option is unknown.
+    """
+    require_options(function, name, options, positional)
+    return functools.partial(function, **options) if options else function
+
+
+def _identity(part: object) -> object:
+    """Equal for two definitions of the same function or class."""
+    qualified = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
+    return qualified if all(qualified) else part
+
+
+def _location(part: Any) -> str:
+    try:
+        return f"{inspect.getsourcefile(part)}, line {inspect.getsourcelines(part)[1]}"
+    except (OSError, TypeError):  # no source, or not a function or class
+        return f"module {getattr(part, '__module__', type(part).__module__)}"

@@ -26,6 +26,7 @@ __all__ = [
     "RewardFunction",
     "Rollout",
     "Schedule",
+    "StatefulCredit",
     "StepGradient",
     "Trajectory",
     "Transition",
@@ -109,55 +110,67 @@ class Rollout:
 
 @runtime_checkable
 class CreditAssigner(Protocol):
-    """Turns a trajectory's advantage into one advantage per step.
+    """A credit rule: turns the advantage of each trajectory into one advantage per step.
 
-    `needs_x0` asks the rollout to keep predicted clean latents. A rule with `compares_images` set to True is given the
-    trajectories of all processes, any other those of its own. `diagnostics` gives figures for the metrics file, counts as int
-    and means over images as float.
+    `stepcredit.credit.CreditRule` has defaults for all members but `__call__`.
     """
 
     @property
-    def needs_x0(self) -> bool: ...
+    def needs_x0(self) -> bool:
+        """Whether the rule reads `trajectory.x0`. The rollout records it only then."""
+        ...
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether an image's credit depends on other images. If so, every rank passes the images of all ranks."""
+        ...
 
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """(Trajectory, advantage (B,)) -> step advantages (B, T)."""
         ...
 
-    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]: ...
+    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
+        """Values for metrics.jsonl, named `credit_...`: counts are int, means over images are float."""
+        ...
 
 
 @runtime_checkable
-class LearningCredit(CreditAssigner, Protocol):
-    """A rule with a state: what it has learned from the epochs so far, which is part of a checkpoint."""
-
-    def learn(self, trajectory: Trajectory, advantage: Tensor) -> None:
-        """Take in an epoch, after its step advantages (which thus owe nothing to it) have been asked for."""
-        ...
+class StatefulCredit(CreditAssigner, Protocol):
+    """A rule with a state that changes from epoch to epoch. The state is part of every checkpoint."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What has been learned, by name; empty before the first epoch."""
+        """The state by name; empty before the first epoch."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Become what `state_dict` gave. Raises KeyError, RuntimeError or ValueError if it is of another rule."""
+        """Restore what `state_dict` returned. Raises KeyError, RuntimeError or ValueError for another rule's state."""
+        ...
+
+
+@runtime_checkable
+class LearningCredit(StatefulCredit, Protocol):
+    """A rule that learns from trajectories and advantages. Every rank passes the images of all ranks."""
+
+    def learn(self, trajectory: Trajectory, advantage: Tensor) -> None:
+        """Learn from an epoch. Called after the epoch's step advantages are computed, so they do not depend on it."""
         ...
 
 
 class StepGradient(Protocol):
-    """(images (n,) by number, step) -> the policy gradient (P,) of that step alone, under plain advantages.
+    """(indices of images (n,), step) -> the policy gradient (P,) of that step alone, with plain advantages.
 
-    Mean over the images, in units of `policy.parameters()` one after the other.
+    Mean over the images. P is the number of trained weights, in the order of `policy.parameters()`.
     """
 
     def __call__(self, rows: Tensor, step: int) -> Tensor: ...
 
 
 @runtime_checkable
-class MeasuringCredit(LearningCredit, Protocol):
-    """A rule that also looks at gradients, which takes passes of its own over what is trained."""
+class MeasuringCredit(StatefulCredit, Protocol):
+    """A rule that measures policy gradients, which costs further passes over the training data."""
 
     def measure(self, trajectory: Trajectory, gradient: StepGradient) -> None:
-        """Take in the gradients of an epoch, after its step advantages were asked for and before the update."""
+        """Measure an epoch's gradients. Called after its step advantages are computed and before the update."""
         ...
 
 

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.credit.test_credit_rules import settling
 from torch import Tensor
 
 from stepcredit.config import CreditSection
-from stepcredit.credit import CREDIT, SHARED, build_credit
+from stepcredit.credit import CREDIT, SHARED, CreditRule, build_credit
 from stepcredit.credit.contribution import Contribution
 from stepcredit.credit.contribution_batch_mean import ContributionBatchMean
 from stepcredit.credit.linear import Linear
 from stepcredit.credit.uniform import Uniform
 from stepcredit.errors import InputError
-from stepcredit.types import Trajectory
+from stepcredit.types import CreditAssigner, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class Option:
+class Option(CreditRule):
     """A rule with an option of its own that has no default."""
 
     gamma: float
     alpha: float = 0.0
-
-    needs_x0 = False
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1:
@@ -36,9 +36,6 @@ class Option:
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         powers = self.gamma ** torch.arange(trajectory.steps)
         return advantage.unsqueeze(1) * powers
-
-    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
-        return {}
 
 
 @pytest.fixture
@@ -138,3 +135,92 @@ def test_a_shared_key_is_no_option(name: str) -> None:
 
 def test_an_unknown_rule_names_the_nearest() -> None:
     assert complaint("contribtion", {}).startswith("unknown credit rule 'contribtion' (did you mean 'contribution'?)")
+
+
+MINE = """
+from stepcredit.credit import CreditRule, register_credit
+
+
+@register_credit("{name}")
+def late(trajectory, advantage, power=1.0, *, alpha=0.0):
+    return advantage[:, None] * (trajectory.timesteps >= 0) * power + alpha
+
+
+def wrong_shape(trajectory, advantage):
+    return advantage
+
+
+def wrong_type(trajectory, advantage):
+    return None
+
+
+def not_finite(trajectory, advantage):
+    return advantage[:, None] / 0 * trajectory.timesteps
+
+
+def no_advantage(trajectory):
+    return None
+
+
+class Half:
+    def __init__(self, size=0.5):
+        self.size = size
+
+    def __call__(self, trajectory, advantage):
+        return self.size * advantage[:, None].expand(-1, trajectory.steps)
+
+
+class Incomplete(Half):
+    needs_x0 = True
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file with rules of the user's own; its registered rule is forgotten afterwards."""
+    CREDIT.names()
+    monkeypatch.setattr(CREDIT, "_parts", dict(CREDIT._parts))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE.format(name="late"))
+    return "mine.py"
+
+
+def spread(name: str, **keys: Any) -> Tensor:
+    rule = build_credit(CreditSection(name=name, **keys), plugins=["mine.py"])
+    assert isinstance(rule, CreditAssigner) and rule.needs_x0 and rule.compares_images
+    return rule(settling(2, 3), torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("name", ["late", "mine.py:late"])
+def test_a_function_is_a_rule(mine: str, name: str) -> None:
+    result = spread(name, alpha=0.5, options={"power": 2.0})
+    assert torch.equal(result, torch.tensor([[2.5], [-1.5]]).expand(2, 3))
+
+
+def test_an_object_of_a_plain_class_is_a_rule(mine: str) -> None:
+    assert torch.equal(spread("mine.py:Half", options={"size": 2.0}), torch.tensor([[2.0], [-2.0]]).expand(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("wrong_shape", r"\(2,\), .*\(2, 3\)"), ("wrong_type", "NoneType"), ("not_finite", "not finite")],
+)
+def test_what_a_function_returns_is_checked(mine: str, name: str, words: str) -> None:
+    with pytest.raises(InputError, match=f"mine.py:{name}' returned .*{words}"):
+        spread(f"mine.py:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("mine.py:late", {"powr": 1}, "option 'powr' .*'power'"),
+        ("mine.py:late", {"advantage": 1}, "option 'advantage'"),
+        ("mine.py:no_advantage", {}, r"must take \(trajectory, advantage\)"),
+        ("mine.py:Incomplete", {}, "needs_x0: derive its class from credit.CreditRule"),
+        ("mine.py:lat", {}, "'late'"),
+        ("none.py:late", {}, "no plugin file none.py"),
+    ],
+)
+def test_a_rule_that_cannot_be_built(mine: str, name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        build_credit(CreditSection(name=name, options=options))

@@ -13,23 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stepcredit.config import CreditSection
-from stepcredit.credit import CREDIT, build_credit
+from stepcredit.credit import CREDIT, FactorRule, WeightRule, build_credit
 from stepcredit.errors import InputError
 from stepcredit.types import CreditAssigner, Schedule, Trajectory
 
 RULES = CREDIT.names()
+WEIGHTS = [name for name in RULES if issubclass(CREDIT.get(name), WeightRule)]
+FACTORS = [name for name in RULES if issubclass(CREDIT.get(name), FactorRule)]
 CONTRIBUTIONS = ["contribution", "contribution-batch-mean"]
-FIXED = [
-    "discount",
-    "drop-last",
-    "inverse-native-scale",
-    "linear-inverse-scale",
-    "noise-weight",
-    "relative-change",
-    "signal-to-noise",
-    "step-size",
-]
-WEIGHTS = [name for name in RULES if name not in FIXED]
 
 
 def rule(name: str, **keys: Any) -> CreditAssigner:
@@ -119,7 +110,7 @@ def test_a_rule_that_looks_at_other_images_says_so(name: str, options: dict[str,
     )
     given = rule(name, window=2, options=options)
     alike = torch.allclose(given(trajectories, advantages(4))[rows], given(some, advantages(4)[rows]))
-    assert alike != getattr(given, "compares_images", False)
+    assert alike != given.compares_images
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -140,6 +131,15 @@ def test_alpha_blends_linearly(name: str) -> None:
 def test_the_result_is_linear_in_the_advantage(name: str) -> None:
     trajectories, advantage = settling(4, 5), advantages(4)
     torch.testing.assert_close(rule(name)(trajectories, advantage), advantage.unsqueeze(1) * spent(name, trajectories))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_sum_to_one(name: str) -> None:
+    one, trajectories = rule(name, window=2), settling(4, 7)
+    assert isinstance(one, WeightRule)
+    weights = one.weights(trajectories)
+    assert weights.shape in [(1, 7), (4, 7)]
+    torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)))
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -220,7 +220,7 @@ def test_linear_by_hand() -> None:
     torch.testing.assert_close(spent("linear", settling(2, 4)), expected)
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", FACTORS)
 def test_fixed_factors_have_mean_one_over_the_trained_steps(name: str) -> None:
     trajectories = moving(3, 6)
     torch.testing.assert_close(spent(name, trajectories).mean(1), torch.ones(3))
@@ -230,13 +230,13 @@ def test_fixed_factors_have_mean_one_over_the_trained_steps(name: str) -> None:
     assert not factors[:, ~trainable].any() and (factors >= 0).all()
 
 
-@pytest.mark.parametrize("name", [name for name in FIXED if name != "drop-last"])
+@pytest.mark.parametrize("name", [name for name in FACTORS if name != "drop-last"])
 def test_one_step_gets_the_whole_advantage(name: str) -> None:
     advantage = advantages(2)
     assert torch.equal(rule(name)(moving(2, 1), advantage), advantage.unsqueeze(1))
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", FACTORS)
 def test_steps_without_noise_are_skipped(name: str) -> None:
     trajectories = moving(2, 4)
     still = replace(trajectories.schedule, stds=torch.tensor([0.5, 0.5, 0.5, 0.0]))
@@ -359,7 +359,7 @@ def test_group_contrastive_by_hand() -> None:
 
 
 def laid_out(*shades: float) -> Trajectory:
-    """One trajectory whose picture, left half dark and right half light, comes out of none, while its color is there first.
+    """One trajectory whose color is settled at once, and whose layout (left dark, right light) appears step by step.
 
     Args:
         shades: of the contrast at each step, of which the last picture has 1.

@@ -114,7 +114,8 @@ def test_every_pass_takes_all_steps_in_an_order_of_its_own(monkeypatch: pytest.M
 
 
 def test_the_seed_is_that_of_the_run() -> None:
-    assert build_credit(CreditSection(name="tdpo"), seed=7) == TemporalCritic(seed=7)
+    rule = build_credit(CreditSection(name="tdpo"), seed=7)
+    assert isinstance(rule, TemporalCritic) and rule.seed == 7
     with pytest.raises(InputError, match=r"credit\.options\.seed cannot be set: it is run\.seed"):
         build_credit(CreditSection(name="tdpo", options={"seed": 7}))
 

@@ -1,56 +1,109 @@
-"""Credit rules: how a trajectory's advantage is spread over the denoising steps that earned it.
+"""Credit rules: how a trajectory's advantage is distributed over its denoising steps.
 
-To add a rule, add one file here: a frozen dataclass with `needs_x0`, `__call__` and `diagnostics` (the protocol
-`stepcredit.types.CreditAssigner`) under `@CREDIT.register("its-name")`. Its fields are its options: those named in
-`SHARED` are filled from the credit section of a recipe, any other from `credit.options`. The first line of its
-docstring is what `stepcredit list credit` prints.
+To add a rule, add one file here, or decorate a function or class in your own code; see `register_credit`. A class
+derives from one of the base classes:
 
-There are three kinds. A rule of weights says what each step earned (they sum to 1), and a step trains on what was not
-yet spent before it; a step of zero variance (`trajectory.trainable` False) keeps its weight, because what it earned was
-decided before it, and the reward-to-go hands it to the steps before it. A rule of fixed factors scales the advantage of
-each step as it is; its factors have mean 1 over the trainable steps and are 0 at the others. A rule that learns
-(`stepcredit.types.LearningCredit`) returns step advantages of its own and takes in the epoch afterwards; what it draws
-at random is a function of its field `seed`, which is run.seed, and what it has learned is part of every checkpoint.
+- `WeightRule`: each step earned a share of the reward, and trains on what was not yet earned before it.
+- `FactorRule`: a factor of mean 1 scales the advantage of each step.
+- `CreditRule`: anything else, such as a rule with a critic.
 
-A rule in which an image's credit depends on other images has `compares_images` True, or several processes would each
-compare their own.
+A rule that learns from epoch to epoch also has the methods of `stepcredit.types.LearningCredit` or
+`stepcredit.types.MeasuringCredit`. What it has learned is part of every checkpoint, and its random numbers are a
+function of its field `seed`, which is run.seed.
 """
 
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 from stepcredit.config import CreditSection
+from stepcredit.credit._rules import CreditRule, FactorRule, FunctionRule, WeightRule
 from stepcredit.errors import InputError
-from stepcredit.registry import Registry, construct, option_names
+from stepcredit.registry import Registered, Registry, bind, construct, option_names
 from stepcredit.types import CreditAssigner
 
-__all__ = ["CREDIT", "SHARED", "build_credit"]
+__all__ = ["CREDIT", "SHARED", "CreditRule", "FactorRule", "WeightRule", "as_credit", "build_credit", "register_credit"]
 
-CREDIT: Registry[type[CreditAssigner]] = Registry("credit rule", "stepcredit.credit")
+CREDIT: Registry[Callable[..., Any]] = Registry("credit rule", "stepcredit.credit")
 
 SHARED = frozenset({"window", "alpha", "clamp"})
-"""Keys of the credit section that a rule takes by having a field of that name."""
+"""Keys of the credit section that a rule gets if it has an option of that name."""
 
 _SEED = "seed"
+_ARGUMENTS = ("trajectory", "advantage")
 
 
-def build_credit(section: CreditSection, seed: int = 0) -> CreditAssigner:
-    """The credit rule that a recipe asks for.
+def register_credit(name: str) -> Callable[[Registered], Registered]:
+    """Decorator that makes a credit rule available as `credit.name`.
 
-    A shared key that the rule has no field for is ignored, because `compare` runs many rules on one recipe.
+    A function `(trajectory, advantage) -> (B, T)` is a rule. Its further keyword arguments are options. A class, such
+    as a frozen dataclass, is built with its options, and its objects are called the same way. Options named in `SHARED`
+    are filled from the credit section of the configuration, all others from `credit.options`. `stepcredit list credit`
+    prints the first line of the docstring.
+
+    >>> @register_credit("last_half")
+    ... def last_half(trajectory, advantage):
+    ...     late = torch.arange(trajectory.steps, device=advantage.device) >= trajectory.steps // 2
+    ...     return advantage[:, None] * late
+
+    Raises:
+        InputError: another rule has the name.
+    """
+    return CREDIT.register(name)
+
+
+def build_credit(section: CreditSection, seed: int = 0, plugins: Iterable[str] = ()) -> CreditAssigner:
+    """The credit rule that a configuration selects.
+
+    A shared key that the rule has no option for is ignored, because `compare` runs many rules on one recipe.
 
     Args:
         seed: of the run, for a rule that draws random numbers.
+        plugins: loaded if no rule has the name.
 
     Raises:
-        InputError: unknown rule or option (the nearest one is named), a shared key given as an option, or a value that
-            the rule refuses.
+        InputError: unknown rule or option, a shared key in `credit.options`, or a value that the rule refuses.
     """
-    rule = CREDIT.get(section.name)
+    rule = CREDIT.get(section.name, plugins)
     misplaced = sorted(SHARED & section.options.keys())
     if misplaced:
         raise InputError(f"credit.options.{misplaced[0]} is a key of the section itself: write credit.{misplaced[0]}")
-    fields = option_names(rule)
-    shared = section.model_dump(include=set(SHARED.intersection(fields)))
-    if _SEED in fields:
+    names = option_names(rule)
+    shared = section.model_dump(include=set(SHARED.intersection(names)))
+    if _SEED in names:
         if _SEED in section.options:
             raise InputError("credit.options.seed cannot be set: it is run.seed")
         shared[_SEED] = seed
-    return construct(rule, section.name, {**shared, **section.options})
+    return as_credit(rule, section.name, {**shared, **section.options})
+
+
+def as_credit(rule: Callable[..., Any], name: str, options: Mapping[str, Any]) -> CreditAssigner:
+    """A rule from a class, which is built with the options, or from a callable.
+
+    Args:
+        name: how errors name the rule.
+
+    Raises:
+        InputError: an option is unknown or refused, the callable does not take (trajectory, advantage), or the object
+            has some of the members of a rule, but not all.
+    """
+    built: Any = rule
+    if inspect.isclass(rule):
+        built = construct(rule, name, options)
+    elif not isinstance(rule, CreditAssigner) or options:
+        built = bind(rule, name, options, len(_ARGUMENTS))
+    if isinstance(built, CreditAssigner):
+        return built
+    members = [member for member in _MEMBERS if hasattr(built, member)]
+    if members:
+        raise InputError(f"credit rule '{name}' has {', '.join(members)}: derive its class from credit.CreditRule")
+    try:
+        inspect.signature(built).bind(*_ARGUMENTS)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"credit rule '{name}' must take ({', '.join(_ARGUMENTS)}): {error}") from error
+    return FunctionRule(built, name)
+
+
+_MEMBERS = ("needs_x0", "compares_images", "diagnostics", "learn", "measure", "state_dict")

@@ -1,4 +1,4 @@
-"""What a rule comes to, step by step: figures for the metrics file."""
+"""How much each step counts in an update: values for metrics.jsonl."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from stepcredit.types import Trajectory
 
 
 def step_profiles(trajectory: Trajectory, step_advantages: Tensor) -> dict[str, list[float]]:
-    """How much each step counts in the update: T numbers each, scaled to mean 1 over the T steps.
+    """How much each step counts in the update: T numbers per profile, scaled to mean 1 over the T steps.
 
-    `credit_profile`: what credit makes of it, mean |M_i| over images.
-    `native_scale`: what the sampler makes of it, |d mean / d output| / std (`Schedule.native_scales`).
-    `update_profile`: both, their product.
+    `credit_profile`: by the credit rule, the mean of |M_i| over images.
+    `native_scale`: by the sampler, |d mean / d output| / std (`Schedule.native_scales`).
+    `update_profile`: by both, their product.
 
-    A step that is not trained, or of infinite native scale, counts 0. Where all advantages are 0, so do credit and
-    update.
+    A step that is not trained, or whose native scale is infinite, counts 0. If all advantages are 0, `credit_profile`
+    and `update_profile` are 0.
     """
     trained = trajectory.trainable.cpu()
     credit = step_advantages.detach().cpu().double().abs().mean(0)

@@ -4,22 +4,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.credit import CREDIT
-from stepcredit.credit._common import similarity, similarity_figures, spread
+from stepcredit.credit import WeightRule, register_credit
+from stepcredit.credit._similarity import similarity, similarity_metrics
 from stepcredit.maths.credit import contribution_weights
 from stepcredit.types import Trajectory
 
 
-@CREDIT.register("contribution")
+@register_credit("contribution")
 @dataclass(frozen=True)
-class Contribution:
-    """Credit by how much nearer each step brought the predicted image to the final one: CoCA.
+class Contribution(WeightRule):
+    """Credit by how much closer each step brought the predicted image to the final one: CoCA.
 
         s_i = cos(x0_i, x_T),   w_i = gain of s over the window of step i / (total gain * window length),
         G_i = sum over j >= i of w_j,   M_i = A (alpha + (1 - alpha) G_i)
 
-    Source: CoCA, arXiv 2505.19196, as released; `maths.credit.contribution_weights` has the details and the
-    differences. Degenerate case: a trajectory whose total gain is below 1e-6 gets `linear` credit and is counted.
+    Source: CoCA, arXiv 2505.19196, as released. `maths.credit.contribution_weights` lists the differences.
+    Degenerate case: a trajectory whose total gain is below 1e-6 gets `linear` credit and counts in `credit_fallbacks`.
 
     Attributes:
         window: steps per window; T or more is `linear`.
@@ -33,10 +33,8 @@ class Contribution:
 
     needs_x0 = True
 
-    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """(Trajectory with x0, advantage (B,)) -> (B, T)."""
-        weights = contribution_weights(similarity(trajectory), self.window, self.clamp)
-        return spread(trajectory, advantage, weights, self.alpha)
+    def weights(self, trajectory: Trajectory) -> Tensor:
+        return contribution_weights(similarity(trajectory), self.window, self.clamp)
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
-        return similarity_figures(similarity(trajectory), self.window)
+        return similarity_metrics(similarity(trajectory), self.window)

@@ -1,29 +1,32 @@
-"""CoCA's schedule without its credit: the control that tells the two apart."""
+"""CoCA's average schedule without credit for single trajectories: the control that separates credit from schedule."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.credit import CREDIT
-from stepcredit.credit._common import similarity, similarity_figures, spread
+from stepcredit.credit import WeightRule, register_credit
+from stepcredit.credit._similarity import similarity, similarity_metrics
 from stepcredit.maths.credit import contribution_weights, mean_over_batch
 from stepcredit.types import Trajectory
 
 
-@CREDIT.register("contribution-batch-mean")
+@register_credit("contribution-batch-mean")
 @dataclass(frozen=True)
-class ContributionBatchMean:
-    """CoCA's weights averaged over the batch: the control that tells credit from schedule.
+class ContributionBatchMean(WeightRule):
+    """CoCA's weights averaged over the batch: the control that separates credit from schedule.
 
         v_i = mean over the batch of w_b,i (the weights of `contribution`),   M_i = A (alpha + (1 - alpha) G_i(v))
 
-    All trajectories share one schedule, of the shape that CoCA has on average. Where this rule does as well as
-    `contribution`, it was the schedule that helped and not the credit of single trajectories. The paper has no such
-    control; it is ours.
-    Degenerate case: a batch of one is `contribution`; trajectories without gain enter the mean with 1/T.
+    All trajectories share the schedule that CoCA has on average. If this rule does as well as `contribution`, the
+    schedule helped and not the credit of single trajectories.
+
+    Source: ours; the paper has no such control.
+    Degenerate case: a batch of one is `contribution`. Trajectories without gain enter the mean with 1/T.
 
     Attributes:
-        window, alpha, clamp: as for `contribution`.
+        window: steps per window; T or more is `linear`.
+        alpha: in [0, 1]; 1 is no step credit.
+        clamp: set negative gains to zero; otherwise G may exceed 1.
     """
 
     window: int = 5
@@ -33,10 +36,8 @@ class ContributionBatchMean:
     needs_x0 = True
     compares_images = True
 
-    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """(Trajectory with x0, advantage (B,)) -> (B, T)."""
-        weights = contribution_weights(similarity(trajectory), self.window, self.clamp)
-        return spread(trajectory, advantage, mean_over_batch(weights), self.alpha)
+    def weights(self, trajectory: Trajectory) -> Tensor:
+        return mean_over_batch(contribution_weights(similarity(trajectory), self.window, self.clamp))
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
-        return similarity_figures(similarity(trajectory), self.window)
+        return similarity_metrics(similarity(trajectory), self.window)

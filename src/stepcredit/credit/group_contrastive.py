@@ -1,29 +1,33 @@
-"""Credit for what set an image apart from the others of its prompt."""
+"""Credit for what distinguishes an image from the others of its prompt."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.credit import CREDIT
-from stepcredit.credit._common import contrast, similarity_figures, spread
+from stepcredit.credit import WeightRule, register_credit
+from stepcredit.credit._similarity import contrast, similarity_metrics
 from stepcredit.maths.credit import contribution_weights, mean_over_batch
 from stepcredit.types import Trajectory
 
 
-@CREDIT.register("group-contrastive")
+@register_credit("group-contrastive")
 @dataclass(frozen=True)
-class GroupContrastive:
-    """CoCA on what sets an image apart from the others of its prompt.
+class GroupContrastive(WeightRule):
+    """CoCA on what distinguishes an image from the others of its prompt.
 
         s_i = cos(x0_i - m, x_T - m),   m = mean final latent of the same prompt's images in the batch,
 
-    then w, G and M as in `contribution`. A group advantage rewards a difference between siblings, so credit goes to
-    the steps that settled it. Ours, no source.
-    Degenerate case: a trajectory whose total gain is below 1e-6, or that is alone in its group, gets `linear` credit
-    and is counted.
+    then w, G and M as in `contribution`. A group advantage rewards a difference between images of one prompt, so the
+    steps that decided this difference get the credit.
+
+    Source: ours.
+    Degenerate case: a trajectory whose total gain is below 1e-6, or that is the only one of its prompt, gets `linear`
+    credit and counts in `credit_fallbacks`.
 
     Attributes:
-        window, alpha, clamp: as for `contribution`.
+        window: steps per window; T or more is `linear`.
+        alpha: in [0, 1]; 1 is no step credit.
+        clamp: set negative gains to zero; otherwise G may exceed 1.
         batch_mean: give all trajectories the mean w of the batch.
     """
 
@@ -35,10 +39,9 @@ class GroupContrastive:
     needs_x0 = True
     compares_images = True
 
-    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """(Trajectory with x0, advantage (B,)) -> (B, T)."""
+    def weights(self, trajectory: Trajectory) -> Tensor:
         weights = contribution_weights(contrast(trajectory), self.window, self.clamp)
-        return spread(trajectory, advantage, mean_over_batch(weights) if self.batch_mean else weights, self.alpha)
+        return mean_over_batch(weights) if self.batch_mean else weights
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
-        return similarity_figures(contrast(trajectory), self.window)
+        return similarity_metrics(contrast(trajectory), self.window)

@@ -1,4 +1,4 @@
-"""CoCA measured on where things are, not on color and texture."""
+"""CoCA on the layout of the image instead of its colors and textures."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.credit import CREDIT
-from stepcredit.credit._common import predictions, similarity_figures, spread
+from stepcredit.credit import WeightRule, register_credit
+from stepcredit.credit._similarity import predictions, similarity_metrics
 from stepcredit.maths.credit import contribution_weights, cosine_to_final, mean_over_batch
 from stepcredit.maths.layout import layout
 from stepcredit.types import Trajectory
 
 
-@CREDIT.register("layout-contribution")
+@register_credit("layout-contribution")
 @dataclass(frozen=True)
-class LayoutContribution:
-    """CoCA measured on where things are: cosines of coarse cells, less each channel's mean.
+class LayoutContribution(WeightRule):
+    """CoCA on the layout of the image: cosines of coarse cells, minus the mean of each channel.
 
         s_i = cos(f(x0_i), f(x_T)),   f = `maths.layout.layout`
 
-    then w, G and M as in `contribution`. A latent's cosine is mostly that of its colors, and these are settled early;
-    a reward for composition, legibility or faithfulness may not be. Ours, no source.
-    Degenerate case: a trajectory whose total gain is below 1e-6 gets `linear` credit and is counted.
+    then w, G and M as in `contribution`. The cosine of whole latents mostly reflects their colors, which are settled
+    early. What a reward for composition, legibility or faithfulness looks at may be settled later.
+
+    Source: ours.
+    Degenerate case: a trajectory whose total gain is below 1e-6 gets `linear` credit and counts in `credit_fallbacks`.
 
     Attributes:
-        window, alpha, clamp: as for `contribution`.
-        cells: per side that latents (B, C, H, W) are averaged to; see `layout` for others.
+        window: steps per window; T or more is `linear`.
+        alpha: in [0, 1]; 1 is no step credit.
+        clamp: set negative gains to zero; otherwise G may exceed 1.
+        cells: cells per side that latents (B, C, H, W) are averaged to; see `layout` for other latents.
         batch_mean: give all trajectories the mean w of the batch.
     """
 
@@ -46,13 +50,12 @@ class LayoutContribution:
     def compares_images(self) -> bool:
         return self.batch_mean
 
-    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """(Trajectory with x0, advantage (B,)) -> (B, T)."""
+    def weights(self, trajectory: Trajectory) -> Tensor:
         weights = contribution_weights(self._similarity(trajectory), self.window, self.clamp)
-        return spread(trajectory, advantage, mean_over_batch(weights) if self.batch_mean else weights, self.alpha)
+        return mean_over_batch(weights) if self.batch_mean else weights
 
     def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
-        return similarity_figures(self._similarity(trajectory), self.window)
+        return similarity_metrics(self._similarity(trajectory), self.window)
 
     def _similarity(self, trajectory: Trajectory) -> Tensor:
         x0 = predictions(trajectory)

@@ -4,22 +4,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.credit import CREDIT
-from stepcredit.credit._common import scale
+from stepcredit.credit import FactorRule, register_credit
 from stepcredit.types import Trajectory
 
 
-@CREDIT.register("noise-weight")
+@register_credit("noise-weight")
 @dataclass(frozen=True)
-class NoiseWeight:
+class NoiseWeight(FactorRule):
     """Steps with more noise count more, as in TempFlow-GRPO.
 
-        M_i = A (alpha + (1 - alpha) m_i),   m_i = std_i / (mean of std over the trainable steps)
+        m_i = std_i / (mean of std over the trained steps),   M_i = A (alpha + (1 - alpha) m_i)
 
-    Source: the noise-aware weight of TempFlow-GRPO, arXiv 2508.04324, whose sigma_i sqrt(d_i) is the standard deviation
-    of a flow step (`maths.flow`); the same is taken of DDIM steps here. It cancels the 1 / std of the log-probability's
-    gradient, so that what is left of a step's native scale is |d mean / d output|. Degenerate case: steps of equal
-    noise are `uniform`.
+    The factor cancels the 1 / std in the log-probability's gradient: of the native scale, |d mean / d output| remains.
+
+    Source: the noise-aware weight of TempFlow-GRPO, arXiv 2508.04324. Its sigma_i sqrt(d_i) is the standard deviation
+    of a flow step (`maths.flow`). Here DDIM steps use their standard deviation in the same way.
+    Degenerate case: steps of equal noise are `uniform`.
 
     Attributes:
         alpha: in [0, 1]; 1 is no step credit.
@@ -27,11 +27,5 @@ class NoiseWeight:
 
     alpha: float = 0.0
 
-    needs_x0 = False
-
-    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """(Trajectory, advantage (B,)) -> (B, T)."""
-        return scale(trajectory, advantage, trajectory.schedule.stds, self.alpha)
-
-    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
-        return {}
+    def factors(self, trajectory: Trajectory) -> Tensor:
+        return trajectory.schedule.stds

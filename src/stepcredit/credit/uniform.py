@@ -4,28 +4,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from stepcredit.credit import CREDIT
-from stepcredit.credit._common import spread
+from stepcredit.credit import WeightRule, register_credit
 from stepcredit.maths.credit import uniform_weights
 from stepcredit.types import Trajectory
 
 
-@CREDIT.register("uniform")
+@register_credit("uniform")
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(WeightRule):
     """Every step gets the whole advantage, as in DDPO.
 
         M_i = A
 
-    Source: DDPO, arXiv 2305.13301. In the language of weights all weight lies on the last step, so that the
-    reward-to-go is 1 everywhere and alpha changes nothing. Degenerate case: none.
+    As weights: the last step earned everything, so nothing is earned before it and G is 1 at every step.
+
+    Source: DDPO, arXiv 2305.13301.
+    Degenerate case: none.
     """
 
-    needs_x0 = False
+    alpha = 1.0
 
-    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        """(Trajectory, advantage (B,)) -> (B, T), bitwise the advantage."""
-        return spread(trajectory, advantage, uniform_weights(trajectory.steps), alpha=1.0)
-
-    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
-        return {}
+    def weights(self, trajectory: Trajectory) -> Tensor:
+        return uniform_weights(trajectory.steps)

@@ -58,7 +58,7 @@ class Advantages:
             advantage: (N,), of the images of all processes.
         """
         advantage = advantage.to(trajectory.latents.device)
-        if isinstance(credit, LearningCredit) or getattr(credit, "compares_images", False):
+        if isinstance(credit, LearningCredit) or credit.compares_images:
             trajectory = partition.gather_trajectories(trajectory)
             spread = credit(trajectory, advantage)
             if isinstance(credit, LearningCredit):

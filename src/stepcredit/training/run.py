@@ -18,6 +18,7 @@ from stepcredit.credit import build_credit
 from stepcredit.distributed.deepspeed import stage_three_as_shards
 from stepcredit.distributed.process_group import ProcessGroup, in_words, init_process_group
 from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
+from stepcredit.plugins import load_plugins
 from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
 from stepcredit.rewards import build_reward
@@ -114,6 +115,7 @@ def _trainer(config: TrainConfig, directory: RunDirectory, processes: ProcessGro
 
 def _built(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> TrainingLoop:
     """Everything that a run needs, what is quick to refuse first."""
+    load_plugins(config.run.plugins)
     prompts = load_prompts(config.prompts.source)
     credit, reward = build_credit(config.credit, config.run.seed), build_reward(config.reward)
     algorithm = build_algorithm(config.train)

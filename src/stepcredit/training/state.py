@@ -17,7 +17,7 @@ from stepcredit.runs.checkpoint import Checkpoint
 from stepcredit.runs.directory import package_versions
 from stepcredit.training.advantages import Advantages
 from stepcredit.training.recovery import Recovery
-from stepcredit.types import CreditAssigner, LearningCredit, Policy
+from stepcredit.types import CreditAssigner, Policy, StatefulCredit
 
 
 class TrainingState:
@@ -45,7 +45,7 @@ class TrainingState:
         self.config = config
         self.policy = policy
         self.recovery = recovery
-        self.learner = credit if isinstance(credit, LearningCredit) else None
+        self.learner = credit if isinstance(credit, StatefulCredit) else None
         self.finished_epochs = 0
         self.reward_queries = 0
         self.advantages = Advantages(config.train, config.credit.standardize)
