@@ -32,9 +32,9 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from stepcredit.policy.loading import make_policy
-from stepcredit.runs.timing import peak_memory_bytes
 from stepcredit.shapes.tokenizer import build_tokenizer
 from stepcredit.utils.logging import quiet_libraries
+from stepcredit.utils.memory import peak_memory_bytes
 
 
 def tokenizer() -> CLIPTokenizer:

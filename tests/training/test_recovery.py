@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stepcredit.errors import ResumableError
-from stepcredit.training.recovery import Recovery, out_of_memory, require_finite
+from stepcredit.training.recovery import Recovery, require_finite
 
 PLAIN = torch.amp.GradScaler("cpu", enabled=False)
 MEMORY = [
@@ -16,26 +16,6 @@ MEMORY = [
     RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
-
-
-def huge() -> None:
-    torch.empty(2**60, dtype=torch.int8)
-
-
-@pytest.mark.parametrize("error", MEMORY, ids=str)
-def test_memory_that_runs_out_is_known_by_its_words(error: BaseException) -> None:
-    assert out_of_memory(error)
-
-
-def test_what_torch_raises_here_is_known() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        huge()
-    assert out_of_memory(caught.value)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ValueError("out of memory"), KeyboardInterrupt()])
-def test_other_errors_are_not(error: BaseException) -> None:
-    assert not out_of_memory(error)
 
 
 class Attempt:

@@ -14,9 +14,9 @@ from stepcredit.runs import checkpoint
 from stepcredit.runs.checkpoint import Checkpoint, newest_sound
 from stepcredit.runs.directory import RunDirectory, changed_versions
 from stepcredit.runs.progress import Progress
-from stepcredit.training.recovery import out_of_memory
 from stepcredit.training.state import TrainingState
 from stepcredit.utils.files import sweep
+from stepcredit.utils.memory import out_of_memory
 from stepcredit.utils.signals import finished_first
 
 

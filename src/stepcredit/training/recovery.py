@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from stepcredit.errors import OutOfMemoryError, ResumableError
+from stepcredit.utils.memory import free_memory, out_of_memory
 
 Result = TypeVar("Result")
 _REMEDY = "start a new run with a smaller train.learning_rate, or, if the cause was something else"
-_MEMORY = ("not enough memory", "DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 class Recovery:
@@ -106,20 +105,6 @@ class Recovery:
                 f"skipped {self.skipped_in_a_row} updates in a row because their loss or gradient is not finite "
                 f"(train.max_skipped_updates={self._max_skipped}): {_REMEDY}"
             )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch (on any device) or Python raised `error` because memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY)
-
-
-def free_memory() -> None:
-    """Collect garbage and return cached memory to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def require_finite(what: str, *tensors: torch.Tensor) -> None:

@@ -33,7 +33,7 @@ from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.profiler import profiled, profiled_epoch
 from stepcredit.runs.progress import Progress
-from stepcredit.runs.timing import Clock, peak_memory_bytes
+from stepcredit.runs.timing import Clock
 from stepcredit.training.callbacks import Callback, EpochImages, run_callbacks
 from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
@@ -43,6 +43,7 @@ from stepcredit.training.state import TrainingState
 from stepcredit.training.update import update_policy
 from stepcredit.types import MeasuringCredit, Prompt, Rollout, Trajectory
 from stepcredit.utils.files import written_whole
+from stepcredit.utils.memory import peak_memory_bytes
 from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds
 
 

@@ -13,8 +13,8 @@ from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
 from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check
 from stepcredit.policy.pipeline import PipelinePolicy
-from stepcredit.runs.timing import available_memory_bytes
 from stepcredit.types import Plan, Prompt, Trajectory
+from stepcredit.utils.memory import available_memory_bytes
 
 PROMPTS = (Prompt("a photo of a cat"), Prompt("two red apples on a wooden table, morning light"))
 HEADROOM = 0.8

@@ -11,8 +11,8 @@ from torch import Tensor
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
 from stepcredit.maths.indexing import filled
-from stepcredit.training.recovery import out_of_memory
 from stepcredit.types import Policy, Trajectory
+from stepcredit.utils.memory import out_of_memory
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 """Largest accepted |log ratio| between rollout and replay, by the dtype of the latents."""
