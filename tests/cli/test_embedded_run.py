@@ -109,7 +109,7 @@ def test_stock_diffusers_loads_the_weights(place: Path) -> None:
     """The exported LoRA in the stock pipeline draws what the run itself draws, and the untrained model does not."""
     run = RunDirectory.open(place / "whole")
     policy = load_policy(run.config)
-    policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(checkpoint.found(run.checkpoint_root)[-1])))
+    policy.load_state_dict(checkpoint.load(checkpoint.folders(run.checkpoint_root)[-1]).part("policy"))
     stock, untrained = load_pipeline(), load_pipeline()
     stock.load_lora_weights(run.lora_dir)
     trained, exported, before = (picture(pipeline) for pipeline in (policy.pipeline, stock, untrained))

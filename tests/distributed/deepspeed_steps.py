@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.config import TrainSection
-from stepcredit.distributed.adamw import build_optimizer
 from stepcredit.distributed.deepspeed import DeepSpeedOptimizer
-from stepcredit.distributed.optimizer import PlainOptimizer, Step
+from stepcredit.distributed.optimizer import PlainOptimizer, Step, build_optimizer
 from stepcredit.distributed.process_group import init_process_group
 
 SECTION = TrainSection(learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.5)
@@ -61,7 +60,7 @@ def main() -> None:
     processes = init_process_group(2, cpu=True)
     ours, theirs = Line(), Line()
     shared: Any = DeepSpeedOptimizer(ours, SECTION, processes)  # type: ignore[arg-type]
-    plain: Any = PlainOptimizer(theirs, build_optimizer(theirs.weights, SECTION, unfused=True), shared.scaler, 0.5)  # type: ignore[arg-type]
+    plain: Any = PlainOptimizer(theirs, build_optimizer(theirs.weights, SECTION, allow_fused=False), shared.scaler, 0.5)  # type: ignore[arg-type]
     found: dict[str, Any] = {}
 
     def stepped(**spoilt: int) -> tuple[Step, Step]:

@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from stepcredit.distributed.process_group import destroy_process_group, whole_tensor
+from stepcredit.distributed.process_group import destroy_process_group, full_tensor
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -25,5 +25,5 @@ for _ in range(3):
     network(torch.zeros(4, 64)).sum().backward()
 for parameter in network.parameters():
     assert parameter.grad is not None
-    whole_tensor(parameter.grad)
+    full_tensor(parameter.grad)
 destroy_process_group()

@@ -1,4 +1,4 @@
-"""Two processes on one CPU, started by torchrun, against one."""
+"""Training with two processes on one CPU, compared with one process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from tests.distributed.launched import ROOT, RUN, accelerate, all_finished, finished, launcher, machines, rows, run
 from tests.families import FAMILIES
 
-from stepcredit.runs.checkpoint import Checkpoint, found, load, policy_tensors
+from stepcredit.runs.checkpoint import Checkpoint, folders, load
 
 PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 TOLERANCE = 2e-6
-"""Of the gradient of an update, relative: sums in another order, in float32."""
+"""Relative difference of gradients that are summed in another order, in float32."""
 FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credit_similarity_start")
 
 
@@ -33,8 +33,8 @@ FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credi
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_two_processes_take_the_gradient_and_trajectory_the_curve_of_one(overrides: list[str], tmp_path: Path) -> None:
-    """The same images bit for bit; gradients are added up in another order, and Adam enlarges the difference."""
+def test_two_processes_train_as_one(overrides: list[str], tmp_path: Path) -> None:
+    """Images are equal bit for bit. Gradients are summed in another order, and Adam amplifies the difference."""
     for name, start, processes in (("a", [sys.executable, "-m"], 1), ("b", [*launcher(2), "--"], 2)):
         (tmp_path / f"gradient_{name}").mkdir()
         words = ["train", "embedded_jpeg", *RUN, *overrides, f"run.processes={processes}", "--run", name]
@@ -42,7 +42,7 @@ def test_two_processes_take_the_gradient_and_trajectory_the_curve_of_one(overrid
             [*start, "tests.distributed.first_gradient", f"gradient_{name}", *words], tmp_path, PYTHONPATH=PATH
         )
         assert said.returncode == 0, said.stderr
-        assert said.stdout.count("self-check:") == 1, "one process speaks"
+        assert said.stdout.count("self-check:") == 1
     assert_same_gradients(tmp_path)
     assert_same_curve(tmp_path / "a", tmp_path / "b")
     if "train.advantage=running" in overrides:
@@ -50,33 +50,33 @@ def test_two_processes_take_the_gradient_and_trajectory_the_curve_of_one(overrid
 
 
 def newest(folder: Path) -> Checkpoint:
-    return load(found(folder / "checkpoints")[-1])
+    return load(folders(folder / "checkpoints")[-1])
 
 
 def assert_same_curve(whole: Path, path: Path) -> None:
-    """Within what rounding makes of two epochs; the images of the first one are the same."""
+    """The images of the first epoch are equal; the rest differs by rounding."""
     one, two = rows(whole), rows(path)
     assert two[0]["reward_mean"] == one[0]["reward_mean"] and two[0]["reward_std"] == one[0]["reward_std"]
     for first, second in zip(one, two, strict=True):
         assert second["ratio_max_deviation"] == 0
         assert second["reward_queries"] == first["reward_queries"]
         assert [second[name] for name in FIGURES] == pytest.approx([first[name] for name in FIGURES], rel=1e-3)
-    ours, theirs = (policy_tensors(newest(folder)) for folder in (whole, path))
+    ours, theirs = (newest(folder).part("policy") for folder in (whole, path))
     for name, value in ours.items():
         assert float((value - theirs[name]).abs().max()) < 1e-2 * float(value.abs().max())
 
 
 def assert_same_gradients(folder: Path) -> None:
-    """Those of the first update, of all weights as one vector."""
+    """Compare the gradients of the first update, of all weights as one vector."""
     files = [folder / name for name in ("gradient_a/0", "gradient_b/0", "gradient_b/1")]
     gradients = [load_file(file.with_suffix(".safetensors")) for file in files]
     one, first, second = (torch.cat([value.flatten() for value in found.values()]) for found in gradients)
-    assert torch.equal(first, second), "both processes step alike"
+    assert torch.equal(first, second)
     assert float((first - one).norm()) < TOLERANCE * float(one.norm()) > 0
 
 
 def assert_same_statistics(folder: Path) -> None:
-    """What `running` remembers of each prompt is all its rewards on any process, those of epoch 1 bit for bit."""
+    """The running statistics of a prompt hold its rewards from all processes; those of epoch 1 are equal."""
     one, two = (newest(folder / name).state["reward_statistics"] for name in "ab")
     assert len(one) == 2 and one.keys() == two.keys()
     for prompt, rewards in one.items():
@@ -85,8 +85,8 @@ def assert_same_statistics(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unpartitioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs of one process, in `two`; in `one` the same after the first."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process after two epochs, in `two`, and after one, in `one`."""
     folder = tmp_path_factory.mktemp("alone")
     for name, epochs in (("one", 1), ("two", 2)):
         said = run(folder, "train", "embedded_jpeg", *RUN, f"train.epochs={epochs}", "--run", name, processes=1)
@@ -96,7 +96,9 @@ def unpartitioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [launcher, accelerate], ids=["torchrun", "accelerate launch"])
-def test_a_run_of_one_process_goes_on_with_two(start: Callable[[int], list[str]], alone: Path, tmp_path: Path) -> None:
+def test_a_run_of_one_process_is_resumed_with_two(
+    start: Callable[[int], list[str]], alone: Path, tmp_path: Path
+) -> None:
     shutil.copytree(alone / "one", tmp_path / "a")
     dashes = ["--"] if start is launcher else []
     words = ["train", "--resume", "--run", "a", "train.epochs=2", "run.processes=2"]
@@ -108,11 +110,11 @@ def test_a_run_of_one_process_goes_on_with_two(start: Callable[[int], list[str]]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["torchrun", "accelerate launch"])
-def test_two_machines_trajectory_the_curve_of_one_process(by: str, alone: Path, tmp_path: Path) -> None:
+def test_two_machines_train_as_one_process(by: str, alone: Path, tmp_path: Path) -> None:
     words = ["stepcredit", "train", "embedded_jpeg", *RUN, "run.processes=2", "--run", "a"]
     said = all_finished([[*start, *words] for start in machines(by)], tmp_path)
     assert [code for code, _ in said] == [0, 0], said
-    assert sum(text.count("self-check:") for _, text in said) == 1, "one process speaks"
+    assert sum(text.count("self-check:") for _, text in said) == 1
     assert_same_curve(alone / "two", tmp_path / "a")
 
 
@@ -125,10 +127,8 @@ def test_two_machines_trajectory_the_curve_of_one_process(by: str, alone: Path, 
         ("full", "false", "unet/diffusion_pytorch_model.safetensors"),
     ],
 )
-def test_weights_that_are_shared_out_are_trained_as_whole_ones(
-    adapter: str, then: str, weights: str, tmp_path: Path
-) -> None:
-    """With averages and a KL, which swap weights; stopped after one epoch and gone on with, shared out or whole."""
+def test_sharded_weights_are_trained_as_unsharded_ones(adapter: str, then: str, weights: str, tmp_path: Path) -> None:
+    """With EMA and a KL, which swap weights. The run is resumed after one epoch, sharded or unsharded."""
     words = [*RUN, f"model.adapter={adapter}", "model.ema=0.5", "train.kl_weight=0.01", "train.learning_rate=1e-3"]
     assert run(tmp_path, "train", "embedded_jpeg", *words, "--run", "a", processes=1).returncode == 0
     shared = [*words, "model.shard=true"]
@@ -148,8 +148,8 @@ def test_weights_that_are_shared_out_are_trained_as_whole_ones(
 
 
 @pytest.mark.slow
-def test_processes_end_in_peace_once_they_are_separate(tmp_path: Path) -> None:
-    """Without the pause of `destroy_process_group`, about one pair in four ends in an abort of gloo's threads."""
+def test_processes_exit_without_an_abort(tmp_path: Path) -> None:
+    """Without the pause in `destroy_process_group`, a gloo thread aborts about one pair in four."""
     for pair in range(10):
         words = [
             [sys.executable, "-m", "tests.distributed.separated", str(rank), str(tmp_path / f"{pair}")]
@@ -160,8 +160,8 @@ def test_processes_end_in_peace_once_they_are_separate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("sd", "sd3", "flux"), pytest.param(tuple(FAMILIES), marks=pytest.mark.slow)])
-def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str, ...]) -> None:
-    """FSDP2 on two processes: the same trajectories, exact replays, and gradients that add up to those of whole weights."""
+def test_families_replay_exactly_with_sharded_weights(names: tuple[str, ...]) -> None:
+    """With FSDP2 on two processes, trajectories, replays and the sum of the gradients are those of one process."""
     words = [*launcher(2), "tests.families.shared_out", *names]
     said = subprocess.run(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
@@ -172,7 +172,7 @@ def test_families_replay_exactly_with_their_weights_shared_out(names: tuple[str,
         assert figures["gradient"] < 1e-5, key
 
 
-def test_bad_input_is_told_once(tmp_path: Path) -> None:
+def test_an_input_error_is_printed_once(tmp_path: Path) -> None:
     said = run(tmp_path, "train", "embedded_jpeg", "run.processes=3", "--run", "d", processes=2)
     assert said.returncode == 1, "what torchrun makes of a worker's 2"
     assert said.stderr.count("run.processes is 3, but the launcher has started 2") == 1

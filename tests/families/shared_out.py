@@ -19,7 +19,7 @@ from tests.families.proof import WITHOUT_LORA, configuration
 from tests.tiny import PROMPTS, SEEDS, log_prob
 from torch import Tensor, distributed
 
-from stepcredit.distributed.process_group import destroy_process_group, whole_tensor
+from stepcredit.distributed.process_group import destroy_process_group, full_tensor
 from stepcredit.policy.adapters.fsdp import shared_out
 from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import make_policy
@@ -60,7 +60,7 @@ def gradient(policy: PipelinePolicy, trajectory: Trajectory) -> Tensor:
     log_prob(policy, trajectory, 1).sum().backward()
     return torch.cat(
         [
-            torch.zeros(parameter.numel()) if parameter.grad is None else whole_tensor(parameter.grad).flatten()
+            torch.zeros(parameter.numel()) if parameter.grad is None else full_tensor(parameter.grad).flatten()
             for parameter in policy.parameters()
         ]
     )

@@ -50,7 +50,7 @@ class Harness:
         path, told = self.folder / name, self.folder / f"told-{name}"
         for suffix in ("out", "err", "json"):
             told.with_suffix(f".{suffix}").unlink(missing_ok=True)
-        begun = bool(checkpoint.found(path / "checkpoints"))
+        begun = bool(checkpoint.folders(path / "checkpoints"))
         if not begun:
             shutil.rmtree(path, ignore_errors=True)
         words = ["train", *self.arguments, "--run", name, *(["--resume"] if begun else [])]
@@ -101,7 +101,7 @@ def hidden(path: Path) -> list[str]:
 
 def lost(path: Path, hit: dict[str, Any]) -> int:
     """Epochs that were begun and have to be done again; every checkpoint that is there must be sound."""
-    kept = [checkpoint.load(folder).epoch for folder in checkpoint.found(path / "checkpoints")]
+    kept = [checkpoint.load(folder).epoch for folder in checkpoint.folders(path / "checkpoints")]
     return int(hit["begun"]) - max(kept, default=0)
 
 

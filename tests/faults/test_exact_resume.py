@@ -29,7 +29,7 @@ def assert_alike(here: Path, weights: str) -> None:
     assert rows(parts) == rows(whole)
     assert newest_checkpoint(parts) == newest_checkpoint(whole)
     assert tree(parts / weights) == tree(whole / weights) != {}
-    first, *_, last = (checkpoint.load(found) for found in checkpoint.found(whole / "checkpoints")[1:])
+    first, *_, last = (checkpoint.load(found) for found in checkpoint.folders(whole / "checkpoints")[1:])
     assert any(not torch.equal(value, first.tensors[name]) for name, value in last.tensors.items()), "it trains"
 
 

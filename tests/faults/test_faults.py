@@ -238,7 +238,7 @@ def assert_like(path: Path, whole: Path, alike: str) -> None:
 def lost(path: Path, policies: list[ToyPolicy]) -> str:
     """What has to be done again, at most the epoch in work; what is in the folder is whole."""
     assert not path.exists() or hidden(path) == []
-    saved = [checkpoint.load(folder) for folder in checkpoint.found(path / "checkpoints")]
+    saved = [checkpoint.load(folder) for folder in checkpoint.folders(path / "checkpoints")]
     assert all(value.isfinite().all() for one in saved for value in one.tensors.values())
     metrics = path / "metrics.jsonl"
     assert not metrics.exists() or metrics.read_bytes()[-1:] in (b"", b"\n")
@@ -310,7 +310,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
 
 def test_all_checkpoints_damaged(here: Path) -> None:
     assert stepcredit("train", *TOY, "--run", "a").code == 0
-    for folder in checkpoint.found(here / "a" / "checkpoints"):
+    for folder in checkpoint.folders(here / "a" / "checkpoints"):
         (folder / "state.json").write_text("{}")
     before = tree(here)
     said = stepcredit("train", "--resume", "--run", "a")
@@ -342,7 +342,7 @@ def test_a_micro_batch_given_on_resume_comes_before_the_halved_one(here: Path) -
 
 
 def sizes(path: Path) -> Any:
-    return checkpoint.load(checkpoint.found(path / "checkpoints")[-1]).state["microbatch"]
+    return checkpoint.load(checkpoint.folders(path / "checkpoints")[-1]).state["microbatch"]
 
 
 def test_skipped_updates_are_counted(here: Path) -> None:

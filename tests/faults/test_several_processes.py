@@ -87,7 +87,7 @@ def test_a_bug_on_one_process_ends_both(pair: Pair) -> None:
 def goes_on(pair: Pair, name: str, left: Sequence[str] = ()) -> None:
     """With two processes, to the very run; at most one epoch was lost. A killed main process leaves its lock."""
     assert hidden(pair.folder / name) == list(left)
-    assert checkpoint.load(checkpoint.found(pair.folder / name / "checkpoints")[-1]).epoch == 1
+    assert checkpoint.load(checkpoint.folders(pair.folder / name / "checkpoints")[-1]).epoch == 1
     assert [(each.code, each.err) for each in pair.start(name, resume=True)] == [(0, ""), (0, "")]
     assert_same_run(pair.folder / name, pair.folder / "whole")
 
@@ -106,7 +106,9 @@ def test_memory_that_runs_out_on_one_process_is_told_and_remembered(pair: Pair) 
     assert [(each.code, each.err) for each in ended] == [(0, ""), (0, "")]
     line = "epoch 2: out of memory in training on another process: all go on with a micro-batch of 1\n"
     assert ended[0].out.count(line) == 1
-    sizes = [checkpoint.load(kept).state["microbatch"] for kept in checkpoint.found(pair.folder / "memory/checkpoints")]
+    sizes = [
+        checkpoint.load(kept).state["microbatch"] for kept in checkpoint.folders(pair.folder / "memory/checkpoints")
+    ]
     assert [size["halved"] for size in sizes] == [1, 1]
     ours, theirs = (load_file(pair.folder / name / "lora" / WEIGHTS)["target"] for name in ("memory", "whole"))
     assert float((ours - theirs).abs().max()) < 1e-4
@@ -166,7 +168,7 @@ def test_a_job_that_is_stopped_ends_in_time_and_the_run_goes_on_with_one(
     seconds = time.monotonic() - stopped
     assert job.returncode != 0 and seconds < BOUND
     print(f"{name}: ended after {seconds:.1f} s")
-    finished = checkpoint.load(checkpoint.found(tmp_path / "c/checkpoints")[-1]).epoch
+    finished = checkpoint.load(checkpoint.folders(tmp_path / "c/checkpoints")[-1]).epoch
     assert len(rows(tmp_path / "c")) - finished in (0, 1)
     if name == "SIGTERM to torchrun":
         assert said.count("stepcredit: interrupted; kept c/checkpoints/epoch_") == 1, said

@@ -186,7 +186,7 @@ def resumed(path: Path) -> int:
 
 
 def newest(path: Path) -> Path:
-    return checkpoint.found(path / "checkpoints")[-1]
+    return checkpoint.folders(path / "checkpoints")[-1]
 
 
 def tried(path: Path, how: str) -> str:

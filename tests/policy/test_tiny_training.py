@@ -61,7 +61,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 def newest(run: Path) -> PipelinePolicy:
     directory = RunDirectory.open(run)
     policy = load_policy(directory.config)
-    policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(checkpoint.found(directory.checkpoint_root)[-1])))
+    policy.load_state_dict(checkpoint.load(checkpoint.folders(directory.checkpoint_root)[-1]).part("policy"))
     return policy
 
 

@@ -77,7 +77,7 @@ def trainer(folder: Path, config: TrainConfig, policy: ToyPolicy, reward: Any = 
 
 
 def newest(folder: Path) -> dict[str, Tensor]:
-    return checkpoint.load(checkpoint.found(folder / "checkpoints")[-1]).tensors
+    return checkpoint.load(checkpoint.folders(folder / "checkpoints")[-1]).tensors
 
 
 def test_every_step_is_averaged_and_the_average_exported(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_a_reward_that_fails_on_a_grid_leaves_the_trained_weights_in_the_checkpo
 
     with pytest.raises(RewardError, match="sample grid after epoch 1"):
         trainer(tmp_path, toy_config(run={"grid_every": 1}), policy, reward).train()
-    saved = checkpoint.load(checkpoint.found(tmp_path / "checkpoints")[-1])
+    saved = checkpoint.load(checkpoint.folders(tmp_path / "checkpoints")[-1])
     assert saved.epoch == 1
-    state = checkpoint.policy_tensors(saved)
+    state = saved.part("policy")
     assert torch.equal(state["target"], policy.stepped_to[1])
     assert torch.allclose(state["ema.0"], averages(policy.stepped_to)[1], atol=1e-6)

@@ -400,7 +400,7 @@ def test_the_checkpoints_that_the_best_images_were_sampled_with_are_kept(
     config = toy_config(train={"epochs": 6}, run=run)
     directory = finish(start(tmp_path, config, reward=Scripted([grid, *means, grid])))
     assert [row["reward_mean"] for row in directory.metrics()] == pytest.approx(means)
-    assert [checkpoint.epoch_of(folder) for folder in checkpoint.found(directory.checkpoint_root)] == kept
+    assert [checkpoint.epoch_of(folder) for folder in checkpoint.folders(directory.checkpoint_root)] == kept
 
 
 def test_no_epochs_make_a_run_with_its_starting_grid(tmp_path: Path) -> None:

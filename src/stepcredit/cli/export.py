@@ -15,7 +15,7 @@ from stepcredit.runs.directory import RunDirectory
 def export(run: Path, form: str, out: Path) -> None:
     """Write the weights of the newest checkpoint, averaged with `model.ema`, into `out`, and say how to load them."""
     directory = RunDirectory.open(run)
-    config, saved = directory.config, checkpoint.found(directory.checkpoint_root)
+    config, saved = directory.config, checkpoint.folders(directory.checkpoint_root)
     if not saved:
         raise InputError(f"{run} holds no checkpoint to export")
     _require_free(out)
@@ -28,7 +28,7 @@ def export(run: Path, form: str, out: Path) -> None:
         raise unknown("export format", form, FORMATS)
     quiet_libraries()
     policy = load_policy(_only_stored(config), safety_checker=True)
-    policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(saved[-1])))
+    policy.load_state_dict(checkpoint.load(saved[-1]).part("policy"))
     with _writing(out):
         path = write(policy.pipeline, policy.adapter, form, out)
     print(f"{saved[-1].name} of {run} is in {path}\n  load with  {loading_hint(policy.pipeline, path)}")

@@ -119,7 +119,7 @@ class Runner:
     def _start(self, cell: Cell, slot: int) -> _Running:
         """A new process. A run that was stopped goes on; one that had not begun to learn begins anew."""
         run, recipe = self._directory.run(cell), self._directory.recipe(cell)
-        begun = bool(checkpoint.found(run / "checkpoints"))
+        begun = bool(checkpoint.folders(run / "checkpoints"))
         if not begun:
             shutil.rmtree(run, ignore_errors=True)
         recipe.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.maths.critic import clipped_value_loss, neuron_activity
-from stepcredit.runs.checkpoint import optimizer_tensors, restore_optimizer
+from stepcredit.utils.optimizer_state import optimizer_tensors, restore_optimizer
+from stepcredit.utils.state_dict import add_prefix, strip_prefix
 
 MAX_GRAD_NORM = 1.0
 
@@ -78,12 +79,12 @@ class Critic:
             for number, layer in enumerate(self.layers)
             for name, value in layer.state_dict().items()
         }
-        return weights | optimizer_tensors(self.optimizer)
+        return weights | add_prefix("optimizer.", optimizer_tensors(self.optimizer))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for number, layer in enumerate(self.layers):
             layer.load_state_dict({name: state[f"layers.{number}.{name}"] for name in ("weight", "bias")})
-        restore_optimizer(self.optimizer, state)
+        restore_optimizer(self.optimizer, strip_prefix("optimizer.", state))
 
     def _forward(self, features: Tensor) -> Tensor:
         *hidden, last = self.layers

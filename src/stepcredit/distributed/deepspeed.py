@@ -1,6 +1,6 @@
-"""Steps of the optimizer by DeepSpeed, where `accelerate launch` asks for it: ZeRO stages 0, 1 and 2.
+"""Optimizer steps by DeepSpeed with ZeRO stages 0, 1 and 2, for processes that `accelerate launch` started for it.
 
-What stage 3 is for, weights in parts, is done by FSDP2 under the same configuration.
+Stage 3, which shards the weights, is replaced by FSDP2 under the same launch configuration.
 """
 
 from __future__ import annotations
@@ -14,26 +14,25 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.config import TrainConfig, TrainSection
-from stepcredit.distributed.adamw import build_optimizer
-from stepcredit.distributed.optimizer import Step, finite, forget_gradients
+from stepcredit.distributed.optimizer import Step, all_finite, build_optimizer, clear_gradients
 from stepcredit.distributed.process_group import DEEPSPEED, ProcessGroup
 from stepcredit.errors import InputError, shortened
-from stepcredit.runs.checkpoint import optimizer_tensors, restore_optimizer
 from stepcredit.types import Policy
+from stepcredit.utils.optimizer_state import optimizer_tensors, restore_optimizer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_BATCH = "train_micro_batch_size_per_gpu"
+_BATCH_KEY = "train_micro_batch_size_per_gpu"
 
 
 class DeepSpeedOptimizer:
-    """The optimizer is shared out over the processes, as accelerate and its DeepSpeed configuration have it.
+    """A TrainingOptimizer whose state DeepSpeed shards as the DeepSpeed configuration of accelerate says.
 
-    DeepSpeed brings gradients together while they are backpropagated, for which all processes have to make the same
-    forwards. Here they need not: DeepSpeed is not given the policy's parameters but others that lie in the same memory.
-    The gradients of an update are added up on the policy's, and handed to the others in one backward of `handed`.
+    DeepSpeed reduces gradients during the backward pass, for which all processes must run the same number of forwards.
+    Ours need not. DeepSpeed is therefore given other parameters, which share the memory of the policy's. The gradients
+    of an update accumulate on the policy's parameters and are passed on in one backward of `zero_with_gradients`.
 
     Raises:
-        InputError: the configuration is not one that can be trained with as `section` says.
+        InputError: the DeepSpeed configuration is invalid or contradicts `section`.
     """
 
     def __init__(self, policy: Policy, section: TrainSection, processes: ProcessGroup) -> None:
@@ -41,42 +40,43 @@ class DeepSpeedOptimizer:
         self._policy = policy
         self._processes = processes
         self._weights = [nn.Parameter(parameter.detach()) for parameter in policy.parameters()]
-        self._engine = _engine(nn.ParameterList(self._weights), section)
-        self._shared_out = bool(self._engine.zero_optimization())
+        self._engine = _build_engine(nn.ParameterList(self._weights), section)
+        self._sharded = bool(self._engine.zero_optimization())
         self.optimizer: torch.optim.Optimizer = self._engine.basic_optimizer
         for parameter, weight in zip(policy.parameters(), self._weights, strict=True):
             parameter.data = weight.data  # DeepSpeed has moved it into a buffer of its own
 
     def step(self, losses: Sequence[Tensor]) -> Step:
-        if not self._processes.all_true(finite(*losses)):
+        if not self._processes.all_true(all_finite(*losses)):
             return Step(False, torch.tensor(torch.nan))
-        own = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._policy.parameters()]
+        parameters = self._policy.parameters()
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
         self.clear()
-        self._backward(own)
-        step = self._step_shared_out() if self._shared_out else self._step_whole()
+        self._backward(gradients)
+        step = self._sharded_step() if self._sharded else self._unsharded_step()
         if step.made:
             self._policy.stepped()
         return step
 
     def clear(self) -> None:
-        forget_gradients(self._policy.parameters())
+        clear_gradients(self._policy.parameters())
 
     def tensors(self) -> dict[str, Tensor]:
-        if not self._shared_out:
+        if not self._sharded:
             return optimizer_tensors(self.optimizer)
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        found: dict[str, Tensor] = {}
-        for state in self.optimizer.state.values():  # one for all weights, none before the first step
+        tensors: dict[str, Tensor] = {}
+        for state in self.optimizer.state.values():  # one for all weights; none before the first step
             steps = torch.as_tensor(state["step"], dtype=torch.float32)
             for index, weight in enumerate(self._weights):
-                found[f"optimizer.{index}.step"] = steps
+                tensors[f"{index}.step"] = steps
                 for name in _MOMENTS:
-                    found[f"optimizer.{index}.{name}"] = safe_get_full_optimizer_state(weight, name)
-        return found
+                    tensors[f"{index}.{name}"] = safe_get_full_optimizer_state(weight, name)
+        return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        if not self._shared_out:
+        if not self._sharded:
             return restore_optimizer(self.optimizer, tensors)
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
@@ -84,10 +84,10 @@ class DeepSpeedOptimizer:
             safe_set_full_fp32_param(weight, weight.data)
         if not tensors:
             return None
-        self._remember()
+        self._allocate_state()
         for index, weight in enumerate(self._weights):
             for name in _MOMENTS:
-                value = tensors.get(f"optimizer.{index}.{name}", torch.zeros_like(weight))
+                value = tensors.get(f"{index}.{name}", torch.zeros_like(weight))
                 safe_set_full_optimizer_state(weight, value.to(weight.device), name)
         steps = max(float(value) for name, value in tensors.items() if name.endswith(".step"))
         for state in self.optimizer.state.values():
@@ -95,24 +95,25 @@ class DeepSpeedOptimizer:
         return None
 
     def _backward(self, gradients: Sequence[Tensor]) -> None:
-        """Give DeepSpeed the gradients of this process; it divides their sum by the number of processes."""
+        """Pass this process's gradients to DeepSpeed, which averages over processes where we want the sum."""
         self._engine.set_gradient_accumulation_boundary(True)
-        self._engine.backward(handed(gradients, self._weights) * self._processes.world_size, scale_wrt_gas=False)
+        loss = zero_with_gradients(gradients, self._weights) * self._processes.world_size
+        self._engine.backward(loss, scale_wrt_gas=False)
 
-    def _step_shared_out(self) -> Step:
+    def _sharded_step(self) -> Step:
         self._engine.step()
         return Step(self._engine.was_step_applied(), torch.as_tensor(self._engine.get_global_grad_norm()).detach())
 
-    def _step_whole(self) -> Step:
-        """Without ZeRO DeepSpeed neither tells the norm nor looks whether it is finite."""
+    def _unsharded_step(self) -> Step:
+        """Without ZeRO, DeepSpeed neither reports the gradient norm nor checks whether it is finite."""
         norm = nn.utils.get_total_norm([weight.grad for weight in self._weights if weight.grad is not None])
-        if finite(norm):
+        if all_finite(norm):
             self._engine.step()
-        forget_gradients(self._weights)
-        return Step(finite(norm), norm)
+        clear_gradients(self._weights)
+        return Step(all_finite(norm), norm)
 
-    def _remember(self) -> None:
-        """Let the optimizer lay out its moments, which it does in its first step: one that changes nothing."""
+    def _allocate_state(self) -> None:
+        """Make the optimizer allocate its moments, which it does in its first step: one that changes nothing."""
         if self.optimizer.state:
             return
         rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -124,40 +125,38 @@ class DeepSpeedOptimizer:
             group["lr"] = rate
 
 
-def stage_three_as_shards(config: TrainConfig) -> TrainConfig:
-    """`config`, with `model.shard` where the launcher asks DeepSpeed for ZeRO stage 3 on several processes.
+def stage_three_as_fsdp(config: TrainConfig) -> TrainConfig:
+    """`config` with `model.shard=true` if the launcher asks DeepSpeed for ZeRO stage 3 on several processes.
 
-    Weights, gradients and moments are then in parts on all of them, by torch's FSDP2, and this process is no longer
-    under DeepSpeed.
+    FSDP2 then shards weights, gradients and optimizer state. DeepSpeed is disabled for this process.
 
     Raises:
-        InputError: the DeepSpeed configuration asks for what the run's says otherwise, or for weights or moments that
-            are not on the device.
+        InputError: the DeepSpeed configuration contradicts the run's, or offloads weights or optimizer state.
     """
     if os.environ.get(DEEPSPEED, "").lower() != "true" or "LOCAL_RANK" not in os.environ:
         return config
-    asked = _plugin(config.train.max_grad_norm).deepspeed_config["zero_optimization"]
-    if asked.get("stage") != 3:
+    zero = _read_plugin(config.train.max_grad_norm).deepspeed_config["zero_optimization"]
+    if zero.get("stage") != 3:
         return config
     for name in ("offload_param", "offload_optimizer"):
-        place = (asked.get(name) or {}).get("device") or "none"
-        if place != "none":
+        device = (zero.get(name) or {}).get("device") or "none"
+        if device != "none":
             raise InputError(
-                f"the DeepSpeed configuration has {name} to {place!r} at ZeRO stage 3, which is done by FSDP2 here and "
-                "on the device: set it to 'none'"
+                f"the DeepSpeed configuration has {name} to {device!r}, but ZeRO stage 3 is replaced by FSDP2, which "
+                "does not offload: set it to 'none'"
             )
     del os.environ[DEEPSPEED]
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return config.model_copy(update={"model": config.model.model_copy(update={"shard": several})})
+    shard = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return config.model_copy(update={"model": config.model.model_copy(update={"shard": shard})})
 
 
-def handed(gradients: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> Tensor:
-    """0, whose gradient by each of `weights` is the one given for it."""
-    zero: Tensor = _Handed.apply(gradients, *weights)
+def zero_with_gradients(gradients: Sequence[Tensor], weights: Sequence[nn.Parameter]) -> Tensor:
+    """A 0-d tensor of value 0 whose gradient with respect to `weights[i]` is `gradients[i]`."""
+    zero: Tensor = _ZeroWithGradients.apply(gradients, *weights)
     return zero
 
 
-class _Handed(torch.autograd.Function):
+class _ZeroWithGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradients: Sequence[Tensor], *weights: Tensor) -> Tensor:
         ctx.gradients = gradients
@@ -168,58 +167,56 @@ class _Handed(torch.autograd.Function):
         return (None, *(gradient * scale for gradient in ctx.gradients))
 
 
-def fitted(config: dict[str, Any], largest: float) -> None:
-    """Fill in what a DeepSpeed configuration leaves to us, in place.
+def complete_config(config: dict[str, Any], max_grad_norm: float) -> None:
+    """Fill in the `auto` values of a DeepSpeed configuration, in place.
 
     Args:
-        largest: `train.max_grad_norm`.
+        max_grad_norm: `train.max_grad_norm`.
 
     Raises:
-        InputError: it asks for what the run's configuration says otherwise.
+        InputError: it contradicts the run's configuration.
     """
-    for name, ours in (("optimizer", "train.learning_rate and the like"), ("scheduler", "train.learning_rate")):
+    for name, keys in (("optimizer", "train.learning_rate and related keys"), ("scheduler", "train.learning_rate")):
         if name in config:
-            raise InputError(f"the DeepSpeed configuration has its own {name}: leave it out, it is {ours}")
+            raise InputError(f"the DeepSpeed configuration has {name!r}: remove it and use {keys}")
     for name in ("fp16", "bf16", "torch_autocast"):
         if config.get(name, {}).get("enabled") is True:
-            raise InputError(
-                f"the DeepSpeed configuration enables {name!r}: leave it out or to 'auto', it is model.dtype"
-            )
+            raise InputError(f"the DeepSpeed configuration enables {name!r}: remove it and use model.dtype")
     clipping = config.get("gradient_clipping", "auto")
-    if clipping not in ("auto", largest):
+    if clipping not in ("auto", max_grad_norm):
         raise InputError(
-            f"the DeepSpeed configuration has gradient_clipping {clipping}, but train.max_grad_norm is {largest}: "
-            "set it to 'auto'"
+            f"the DeepSpeed configuration has gradient_clipping {clipping}, but train.max_grad_norm is "
+            f"{max_grad_norm}: set gradient_clipping to 'auto'"
         )
-    config["gradient_clipping"] = largest
-    if config.get(_BATCH, "auto") == "auto":  # DeepSpeed reads no data here, but asks for a number that fits
-        config[_BATCH] = 1
+    config["gradient_clipping"] = max_grad_norm
+    if config.get(_BATCH_KEY, "auto") == "auto":  # DeepSpeed reads no data here, but requires a consistent number
+        config[_BATCH_KEY] = 1
         if isinstance(config.get("train_batch_size"), int):
-            del config[_BATCH]
+            del config[_BATCH_KEY]
 
 
-def _plugin(largest: float) -> Any:
-    """The launcher's configuration, read by accelerate from its variables and files, and `fitted`."""
+def _read_plugin(max_grad_norm: float) -> Any:
+    """The launcher's DeepSpeed configuration, which accelerate reads from environment variables and files."""
     from accelerate.utils import DeepSpeedPlugin  # type: ignore[import-untyped]
 
     try:
         plugin = DeepSpeedPlugin()
     except (AssertionError, OSError, ValueError) as error:
         raise InputError(f"the DeepSpeed configuration cannot be used: {shortened(str(error))}") from error
-    fitted(plugin.deepspeed_config, largest)
+    complete_config(plugin.deepspeed_config, max_grad_norm)
     return plugin
 
 
-def _engine(weights: nn.Module, section: TrainSection) -> Any:
+def _build_engine(weights: nn.Module, section: TrainSection) -> Any:
     from accelerate import Accelerator  # type: ignore[import-untyped]
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # skipped updates are told by the run
-    plugin = _plugin(section.max_grad_norm)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # the run reports skipped updates itself
+    plugin = _read_plugin(section.max_grad_norm)
     if plugin.deepspeed_config["zero_optimization"].get("stage") == 3:
-        raise InputError("ZeRO stage 3 is FSDP2's work here: model.shard=true, without DeepSpeed")
+        raise InputError("ZeRO stage 3 is not supported: launch without DeepSpeed and set model.shard=true")
     try:
         accelerator = Accelerator(deepspeed_plugin=plugin, mixed_precision="no")
-        engine, _ = accelerator.prepare(weights, build_optimizer(weights.parameters(), section, unfused=True))
-    except (AssertionError, ValueError) as error:  # what they raise for configurations that do not fit together
+        engine, _ = accelerator.prepare(weights, build_optimizer(weights.parameters(), section, allow_fused=False))
+    except (AssertionError, ValueError) as error:  # raised for inconsistent configurations
         raise InputError(f"the DeepSpeed configuration cannot be used: {shortened(str(error))}") from error
     return engine

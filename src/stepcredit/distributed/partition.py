@@ -1,4 +1,4 @@
-"""Which images of an epoch are whose, where several processes share its work."""
+"""Which process samples and trains which images of an epoch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Partition:
-    """The images of an epoch that this process samples and trains, among those of the others.
+    """The division of an epoch's N images among the processes.
 
     Attributes:
-        owners: (N,), the process of each image of the epoch.
+        owners: (N,), the rank that samples and trains each image.
+        processes: the processes of the run.
     """
 
     owners: Tensor
@@ -29,43 +30,43 @@ class Partition:
 
     @cached_property
     def rows(self) -> Tensor:
-        """(n,), the images of this process, ascending."""
+        """(n,), the indices of this process's images, ascending."""
         return (self.owners == self.processes.rank).nonzero().flatten()
 
     @property
     def total(self) -> int:
-        """N, the images of all processes."""
+        """N, the number of images of all processes."""
         return len(self.owners)
 
     @property
     def size(self) -> int:
-        """The images of the process that has most."""
+        """The largest number of images that a process has."""
         return -(-self.total // self.processes.world_size)
 
     def local(self, items: Sequence[Item]) -> list[Item]:
-        """Those of N items that are about images of this process."""
+        """Of N items, one per image, those of this process."""
         return [items[row] for row in self.rows.tolist()]
 
     def local_rows(self, group: Tensor) -> Tensor:
-        """The images of a group that are of this process, as places in `rows`."""
+        """The images of `group` that belong to this process, as positions in `rows`."""
         return torch.searchsorted(self.rows, group[self.owners[group] == self.processes.rank])
 
     def largest_part(self, group: Tensor) -> int:
-        """The images of a group of the process that has most of them."""
+        """The largest number of images of `group` that a process has."""
         return int(torch.bincount(self.owners[group]).max())
 
     def gather(self, values: Tensor) -> Tensor:
-        """(N, ...), on each process: every process's `values` (n, ...), in the order of the images."""
+        """(N, ...) on all processes: the `values` (n, ...) of each, in the order of the images."""
         if self.processes.world_size == 1:
             return values
         return torch.cat(self.processes.all_gather(values.detach().cpu()))[self.order].to(values.device)
 
     def gather_trajectories(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectories of all processes, for a credit rule to look at: without what it takes to replay them."""
+        """The trajectories of all processes, without `recording`: they cannot be replayed."""
         if self.processes.world_size == 1:
             return trajectory
-        beside = self.processes.all_gather((list(trajectory.prompts), list(trajectory.metadata)))
-        prompts, metadata = ([entry for part in parts for entry in part] for parts in zip(*beside, strict=True))
+        gathered = self.processes.all_gather((list(trajectory.prompts), list(trajectory.metadata)))
+        prompts, metadata = ([entry for part in parts for entry in part] for parts in zip(*gathered, strict=True))
         order = self.order.tolist()
         return replace(
             trajectory,
@@ -77,24 +78,24 @@ class Partition:
             recording=None,
         )
 
-    def reduce_metrics(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Figures of this process's images as those of all: counts (int) added up, means (float) averaged."""
+    def reduce_metrics(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics of all images, from those of each process's: ints are summed, floats averaged over images."""
         if self.processes.world_size == 1:
-            return dict(figures)
-        shares = self.processes.all_gather((len(self.rows), dict(figures)))
-        return {name: _merged([(count, found[name]) for count, found in shares if count]) for name in figures}
+            return dict(metrics)
+        gathered = self.processes.all_gather((len(self.rows), dict(metrics)))
+        return {name: _reduce([(count, other[name]) for count, other in gathered if count]) for name in metrics}
 
     @cached_property
     def order(self) -> Tensor:
-        """Where each image of the epoch is among the images of all processes, one process after the other."""
+        """(N,), the position of each image in the concatenation of all processes' images."""
         return self.owners.argsort(stable=True).argsort()
 
 
 def partition_images(groups: Sequence[Tensor], processes: ProcessGroup) -> Partition:
-    """Deal images out, group by group in turn, so that every process has as many of each group, give or take one.
+    """Deal the images out in turn, group by group, so that the parts of each group differ by at most one image.
 
     Args:
-        groups: of the epoch's first updates; together they hold each image once.
+        groups: the image indices of each update of the epoch's first pass. Together they hold every image once.
     """
     images = torch.cat(list(groups))
     owners = torch.empty_like(images)
@@ -103,12 +104,12 @@ def partition_images(groups: Sequence[Tensor], processes: ProcessGroup) -> Parti
 
 
 def unpartitioned(images: int) -> Partition:
-    """Every image, where there is one process."""
+    """The partition of a run with one process, which has every image."""
     return Partition(torch.zeros(images, dtype=torch.long), ProcessGroup())
 
 
-def _merged(found: Sequence[tuple[int, Any]]) -> Any:
-    values = [value for _, value in found]
-    if all(isinstance(value, int) for value in values):
-        return sum(values)
-    return sum(count * value for count, value in found) / sum(count for count, _ in found)
+def _reduce(values: Sequence[tuple[int, Any]]) -> Any:
+    """Reduce one metric from (number of images, value) of each process that has images."""
+    if all(isinstance(value, int) for _, value in values):
+        return sum(value for _, value in values)
+    return sum(count * value for count, value in values) / sum(count for count, _ in values)

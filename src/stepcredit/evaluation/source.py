@@ -56,7 +56,7 @@ class Source:
             return loading.make_policy(pipeline, config, safety_checker=safety_checker), config
         config = self._with_sampling({**given, **({"evaluation_steps": None} if steps is not None else {})})
         policy = loading.load_policy(config, safety_checker=safety_checker)
-        policy.load_state_dict(checkpoint.policy_tensors(checkpoint.load(self.checkpoint)))
+        policy.load_state_dict(checkpoint.load(self.checkpoint).part("policy"))
         return policy, config
 
     def _with_sampling(self, changes: Mapping[str, Any]) -> TrainConfig:
@@ -75,7 +75,7 @@ def open_source(name: str, purpose: str) -> Source:
     folder = Path(name)
     if (folder / "config.yaml").is_file():
         directory = RunDirectory.open(folder)
-        saved = checkpoint.found(directory.checkpoint_root)
+        saved = checkpoint.folders(directory.checkpoint_root)
         if not saved:
             raise InputError(f"{name} holds no checkpoint {purpose}")
         return Source(name, directory.config, saved[-1])

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of one safetensors file and one JSON file, written whole or not at all."""
+"""Checkpoint files: one folder with one safetensors file and one JSON file, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,168 +10,135 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.utils.files import written_whole
+from stepcredit.utils.state_dict import strip_prefix
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
-_POLICY, _CREDIT = "policy.", "credit."
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on after `epoch` finished epochs."""
+    """Everything that a run needs to resume after `epoch` finished epochs.
+
+    Attributes:
+        epoch: number of finished epochs.
+        tensors: tensors by name. The names start with `policy.`, `optimizer.` or `credit.`.
+        state: everything else, as JSON values.
+    """
 
     epoch: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `policy`, `optimizer` or `credit`, without that prefix."""
+        return strip_prefix(f"{name}.", self.tensors)
+
 
 def save(root: Path, checkpoint: Checkpoint, keep: int, best: Container[int] = ()) -> Path:
-    """Write `root`/epoch_NNNN whole or not at all, then drop all but the newest `keep` and those of the epochs `best`.
+    """Write `root`/epoch_NNNN, then delete the checkpoints that are neither among the newest `keep` nor in `best`.
 
-    Raises OSError, and leaves the checkpoints that are there, if it cannot be written.
+    Args:
+        best: epochs whose checkpoints are kept.
+
+    Raises:
+        OSError: it cannot be written. The existing checkpoints stay.
     """
     target = root / f"epoch_{checkpoint.epoch:04d}"
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in checkpoint.tensors.items()}
     with written_whole(target) as folder:
         save_file(tensors, folder / _TENSORS)
-        digest = _digest(folder / _TENSORS)
+        digest = _file_digest(folder / _TENSORS)
         body = {"epoch": checkpoint.epoch, "tensors_sha256": digest, "state": checkpoint.state}
-        (folder / _STATE).write_text(json.dumps(body | {"sha256": _seal(body)}))
-    for old in found(root)[:-keep]:
+        (folder / _STATE).write_text(json.dumps(body | {"sha256": _json_digest(body)}))
+    for old in folders(root)[:-keep]:
         if epoch_of(old) not in best:
             shutil.rmtree(old)
     return target
 
 
-def found(root: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
-    numbered = {path.name.removeprefix("epoch_"): path for path in root.glob("epoch_*") if path.is_dir()}
-    return [numbered[digits] for digits in sorted(filter(str.isdecimal, numbered), key=int)]
+def folders(root: Path) -> list[Path]:
+    """The checkpoint folders in `root`, oldest first."""
+    by_digits = {path.name.removeprefix("epoch_"): path for path in root.glob("epoch_*") if path.is_dir()}
+    return [by_digits[digits] for digits in sorted(filter(str.isdecimal, by_digits), key=int)]
 
 
 def epoch_of(folder: Path) -> int:
-    """The epoch that a checkpoint's folder is named after."""
+    """The epoch in the name of a checkpoint folder."""
     return int(folder.name.removeprefix("epoch_"))
 
 
-def newest_sound(root: Path, told: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint that is not damaged; None if there is none at all.
+def load_newest(root: Path, note: Callable[[str], None]) -> tuple[Path, Checkpoint] | None:
+    """The newest checkpoint that is not damaged, with its folder. None if there are no checkpoints.
 
-    One that is damaged is told of and renamed to `damaged_epoch_NNNN`, once a sound one is found before it.
+    Damaged checkpoints that are newer are renamed to `damaged_epoch_NNNN`.
+
+    Args:
+        note: called with one line for each damaged checkpoint.
 
     Raises:
-        InputError: all of them are damaged.
+        InputError: all checkpoints are damaged. None is renamed.
     """
     damaged: list[tuple[Path, InputError]] = []
-    for folder in reversed(found(root)):
+    for folder in reversed(folders(root)):
         try:
-            saved = load(folder)
+            loaded = load(folder)
         except InputError as error:
             damaged.append((folder, error))
             continue
-        for other, complaint in damaged:
-            set_aside = root / f"damaged_{other.name}"
-            shutil.rmtree(set_aside, ignore_errors=True)
-            other.rename(set_aside)
-            told(f"{complaint}; put aside as {set_aside.name}, going back to {folder.name}")
-        return folder, saved
+        for other, reason in damaged:
+            renamed = root / f"damaged_{other.name}"
+            shutil.rmtree(renamed, ignore_errors=True)
+            other.rename(renamed)
+            note(f"{reason}; renamed to {renamed.name}, resuming from {folder.name}")
+        return folder, loaded
     if damaged:
-        before = ", as is every one before it" if len(damaged) > 1 else ""
-        raise InputError(f"{damaged[0][1]}{before}")
+        others = ", and so are all older ones" if len(damaged) > 1 else ""
+        raise InputError(f"{damaged[0][1]}{others}")
     return None
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read one checkpoint; InputError naming the folder if it is incomplete or damaged."""
+    """Read a checkpoint.
+
+    Raises:
+        InputError: it is incomplete or damaged. The message names the folder.
+    """
     for name in (_STATE, _TENSORS):
-        if not (folder / name).is_file():  # a pipe or a device could be read for ever
+        if not (folder / name).is_file():  # reading a pipe or a device might never end
             raise InputError(f"checkpoint {folder} is damaged: it has no file {name}")
     try:
         body = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        for name, sound in (
-            (_STATE, body.pop("sha256") == _seal(body)),
-            (_TENSORS, body["tensors_sha256"] == _digest(folder / _TENSORS)),
+        for name, intact in (
+            (_STATE, body.pop("sha256") == _json_digest(body)),
+            (_TENSORS, body["tensors_sha256"] == _file_digest(folder / _TENSORS)),
         ):
-            if not sound:
+            if not intact:
                 raise InputError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
         _require_types(body)
+        tensors = load_file(folder / _TENSORS)
         # Version 0.1 wrote "optimiser.".
-        tensors = {
-            name.replace("optimiser.", "optimizer."): value for name, value in load_file(folder / _TENSORS).items()
-        }
+        tensors = {name.replace("optimiser.", "optimizer."): value for name, value in tensors.items()}
         return Checkpoint(body["epoch"], tensors, body["state"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"checkpoint {folder} is damaged: {type(error).__name__}: {error}") from error
 
 
-def as_policy_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The policy's weights under the names that they have in a checkpoint."""
-    return _within(_POLICY, weights)
-
-
-def policy_tensors(saved: Checkpoint) -> dict[str, Tensor]:
-    """The policy's weights in a checkpoint, under the policy's own names."""
-    return _of(_POLICY, saved)
-
-
-def as_credit_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a credit rule has learned, under the names that it has in a checkpoint."""
-    return _within(_CREDIT, state)
-
-
-def credit_tensors(saved: Checkpoint) -> dict[str, Tensor]:
-    """What the credit rule had learned, under the rule's own names; empty for a rule that learns nothing."""
-    return _of(_CREDIT, saved)
-
-
-def optimizer_part(saved: Checkpoint) -> dict[str, Tensor]:
-    """What `optimizer_tensors` gave, as it is in a checkpoint."""
-    return {name: value for name, value in saved.tensors.items() if name.startswith("optimizer.")}
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors as `optimizer.<parameter index>.<name>`."""
-    return {
-        f"optimizer.{index}.{name}": value
-        for index, entries in optimizer.state_dict()["state"].items()
-        for name, value in entries.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; hyper-parameters stay those of `optimizer`, that is, of the config."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _within(owner: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{owner}{name}": value for name, value in tensors.items()}
-
-
-def _of(owner: str, saved: Checkpoint) -> dict[str, Tensor]:
-    return {name.removeprefix(owner): value for name, value in saved.tensors.items() if name.startswith(owner)}
-
-
 def _require_types(body: dict[str, Any]) -> None:
     epoch, state = body["epoch"], body["state"]
     if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0 or not isinstance(state, dict):
-        raise TypeError("epoch is no whole number, or state no mapping")
+        raise TypeError("`epoch` must be a non-negative integer and `state` an object")
 
 
-def _seal(body: dict[str, Any]) -> str:
+def _json_digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError, OutOfMemoryError, ResumableError, RewardError
 from stepcredit.runs import checkpoint
-from stepcredit.runs.checkpoint import Checkpoint, newest_sound
+from stepcredit.runs.checkpoint import Checkpoint, load_newest
 from stepcredit.runs.directory import RunDirectory, changed_versions
 from stepcredit.runs.progress import Progress
 from stepcredit.training.state import TrainingState
@@ -46,7 +46,7 @@ class Checkpointer:
         Raises:
             InputError: there is no checkpoint, it belongs to another run, or it has more epochs than `train.epochs`.
         """
-        folder, saved = self._found()
+        folder, saved = self._load_newest()
         epochs = self._state.config.train.epochs
         if saved.epoch > epochs:
             raise InputError(
@@ -101,20 +101,18 @@ class Checkpointer:
                 f"{where}: out of memory in {doing}: free memory or lower sample.batch, then resume with: {resume}"
             ) from error
 
-    def _found(self) -> tuple[Path, Checkpoint]:
-        """The newest valid checkpoint. Rank 0 looks for it, and the other ranks read the same one."""
-        read: list[Checkpoint] = []
+    def _load_newest(self) -> tuple[Path, Checkpoint]:
+        """The newest intact checkpoint. Rank 0 finds it, because it renames damaged ones; the others then read it."""
+        root, is_main = self._run.checkpoint_root, self._processes.is_main
+        newest = self._processes.run_on_all(lambda: load_newest(root, self._progress.note) if is_main else None)
 
-        def newest() -> Path:
-            found = newest_sound(self._run.checkpoint_root, self._progress.note)
-            if found is None:
+        def folder_of_newest() -> Path:
+            if newest is None:
                 raise InputError(f"{self._run.path} holds no checkpoint to resume from")
-            read.append(found[1])
-            return found[0]
+            return newest[0]
 
-        folder = self._processes.run_on_main(newest)
-        self._processes.run_on_all(lambda: None if read else read.append(checkpoint.load(folder)))
-        return folder, read[0]
+        folder = self._processes.run_on_main(folder_of_newest)
+        return folder, self._processes.run_on_all(lambda: newest[1] if newest else checkpoint.load(folder))
 
     def _tidy(self, epoch: int) -> None:
         """Delete temporary files, and the metrics recorded after `epoch`."""
@@ -137,7 +135,7 @@ class Checkpointer:
         The reward that an epoch records is that of the checkpoint before it, which its images were sampled with.
         """
         scores = {row["epoch"] - 1: row.get("reward_mean") for row in self._run.metrics()}
-        there = map(checkpoint.epoch_of, checkpoint.found(self._run.checkpoint_root))
+        there = map(checkpoint.epoch_of, checkpoint.folders(self._run.checkpoint_root))
         known = {epoch: score for epoch in there if isinstance(score := scores.get(epoch), float)}
         return heapq.nlargest(count, known, key=lambda epoch: known[epoch])
 

@@ -15,8 +15,8 @@ from stepcredit.algorithms import build_algorithm
 from stepcredit.algorithms.minibatch import largest_update
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.distributed.deepspeed import stage_three_as_shards
-from stepcredit.distributed.process_group import ProcessGroup, in_words, init_process_group
+from stepcredit.distributed.deepspeed import stage_three_as_fsdp
+from stepcredit.distributed.process_group import ProcessGroup, gloo_errors_as_process_lost, init_process_group
 from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
 from stepcredit.plugins import load_plugins
 from stepcredit.prompts import load_prompts
@@ -40,7 +40,7 @@ PATIENCE = 600.0
 
 def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
     """A new run in what `path` gives, asked once. Nothing of one that cannot begin is left behind."""
-    config = stage_three_as_shards(config)
+    config = stage_three_as_fsdp(config)
     with _joined(config) as processes:
         directory = RunDirectory(processes.run_on_main(path))
         trainer = _trainer(config, directory, processes)
@@ -55,7 +55,7 @@ def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
 
 def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
     """Go on with the run in `directory` under `config`, which becomes its configuration."""
-    config = stage_three_as_shards(config)
+    config = stage_three_as_fsdp(config)
     with _joined(config) as processes, _alone(directory, processes):
         trainer = _trainer(config, directory, processes)
         with _writable(directory):
@@ -72,11 +72,11 @@ def _kept(config: TrainConfig, directory: RunDirectory) -> None:
 @contextmanager
 def _joined(config: TrainConfig) -> Iterator[ProcessGroup]:
     """The processes of the run. What ends it is told once: by this one if no other knows of it."""
-    patience = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
+    timeout = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
     cpu = config.model.device == "cpu"
-    processes = init_process_group(config.run.processes, cpu=cpu, sharded=config.model.shard, patience=patience)
+    processes = init_process_group(config.run.processes, cpu=cpu, sharded=config.model.shard, timeout=timeout)
     try:
-        with in_words():
+        with gloo_errors_as_process_lost():
             yield processes
     except StepcreditError as error:
         if processes.is_main or processes.error_is_shared or isinstance(error, Interrupted):
@@ -107,10 +107,8 @@ def _alone(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
 
 
 def _trainer(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> TrainingLoop:
-    """Built by each process; what goes wrong with any is told by all."""
-    built: list[TrainingLoop] = []
-    processes.run_on_all(lambda: built.append(_built(config, directory, processes)))
-    return built[0]
+    """The trainer of this process. An error on any process is raised on all."""
+    return processes.run_on_all(lambda: _built(config, directory, processes))
 
 
 def _built(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> TrainingLoop:
@@ -167,7 +165,7 @@ def _discarded_unless_begun(trainer: TrainingLoop) -> Iterator[None]:
     try:
         yield
     except (RewardError, ResumableError, Interrupted):  # the run goes on once that is mended
-        if not checkpoint.found(trainer.run.checkpoint_root):
+        if not checkpoint.folders(trainer.run.checkpoint_root):
             _discard(trainer)
         raise
     except InputError:
@@ -188,7 +186,7 @@ def _writable(directory: RunDirectory) -> Iterator[None]:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)) + (f" ({error.filename})" if error.filename else "")
-        kept = checkpoint.found(directory.checkpoint_root)
+        kept = checkpoint.folders(directory.checkpoint_root)
         on = f"go on with: {resume_command(directory.path)}" if kept else "nothing was kept: choose another --run"
         raise ResumableError(
             f"cannot write the run directory {directory.path}: {reason}; make room there; {on}"
@@ -213,7 +211,7 @@ def _report(trainer: TrainingLoop) -> None:
 
 
 def _interruption(directory: RunDirectory) -> str:
-    kept = checkpoint.found(directory.checkpoint_root)
+    kept = checkpoint.folders(directory.checkpoint_root)
     if not kept:
         return "interrupted before the first checkpoint; nothing was kept"
     return f"interrupted; kept {kept[-1]}, go on with: {resume_command(directory.path)}"

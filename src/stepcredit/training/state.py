@@ -7,17 +7,16 @@ import operator
 import torch
 
 from stepcredit.config import TrainConfig
-from stepcredit.distributed.adamw import build_optimizer
 from stepcredit.distributed.deepspeed import DeepSpeedOptimizer
-from stepcredit.distributed.optimizer import PlainOptimizer, TrainingOptimizer
-from stepcredit.distributed.process_group import ProcessGroup, whole_tensor
+from stepcredit.distributed.optimizer import PlainOptimizer, TrainingOptimizer, build_optimizer
+from stepcredit.distributed.process_group import ProcessGroup, full_tensor
 from stepcredit.errors import InputError, shortened
-from stepcredit.runs import checkpoint
 from stepcredit.runs.checkpoint import Checkpoint
 from stepcredit.runs.directory import package_versions
 from stepcredit.training.advantages import Advantages
 from stepcredit.training.recovery import Recovery
 from stepcredit.types import CreditAssigner, Policy, StatefulCredit
+from stepcredit.utils.state_dict import add_prefix
 
 
 class TrainingState:
@@ -63,11 +62,11 @@ class TrainingState:
             "versions": package_versions(),
         }
         tensors = {
-            **checkpoint.as_policy_tensors(self.policy.state_dict()),
-            **checkpoint.as_credit_tensors(self.learner.state_dict() if self.learner else {}),
+            **add_prefix("policy.", self.policy.state_dict()),
+            **add_prefix("credit.", self.learner.state_dict() if self.learner else {}),
         }
-        whole = {name: whole_tensor(value) for name, value in tensors.items()}
-        return Checkpoint(self.finished_epochs, whole | self.optimizer.tensors(), state)
+        whole = {name: full_tensor(value) for name, value in tensors.items()}
+        return Checkpoint(self.finished_epochs, whole | add_prefix("optimizer.", self.optimizer.tensors()), state)
 
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Restore the result of `capture`.
@@ -85,11 +84,11 @@ class TrainingState:
             ) from error
 
     def _restore(self, saved: Checkpoint) -> None:
-        self.policy.load_state_dict(checkpoint.policy_tensors(saved))
-        self.optimizer.restore(checkpoint.optimizer_part(saved))
+        self.policy.load_state_dict(saved.part("policy"))
+        self.optimizer.restore(saved.part("optimizer"))
         self.advantages.load_state_dict(saved.state)
         if self.learner:
-            self.learner.load_state_dict(checkpoint.credit_tensors(saved))
+            self.learner.load_state_dict(saved.part("credit"))
         self.optimizer.scaler.load_state_dict(saved.state["scaler"])
         self.recovery.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
         size = saved.state["microbatch"]
@@ -110,6 +109,6 @@ def build_training_optimizer(config: TrainConfig, policy: Policy, processes: Pro
         if halves:
             raise InputError("model.dtype=float16 cannot be trained with DeepSpeed: use bfloat16 or float32")
         return DeepSpeedOptimizer(policy, config.train, processes)
-    optimizer = build_optimizer(policy.parameters(), config.train, unfused=halves)
+    optimizer = build_optimizer(policy.parameters(), config.train, allow_fused=not halves)
     scaler = torch.amp.GradScaler(device, enabled=halves)
     return PlainOptimizer(policy, optimizer, scaler, config.train.max_grad_norm, processes)

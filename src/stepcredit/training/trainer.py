@@ -173,20 +173,18 @@ class TrainingLoop:
         self, prompts: Sequence[Prompt], partition: Partition, epoch: int, clock: Clock
     ) -> tuple[Rollout, Scores]:
         """The rollout of this process, and the scores of the images of all, in the order of `prompts`."""
-        rollouts: list[Rollout] = []
         with self._reward_queue(partition.local(prompts), self.config.reward.overlap) as queue:
 
-            def local_scores() -> Scores:
+            def local_rollout() -> tuple[Rollout, Scores]:
                 with clock("sampling"):
                     rollout = self.rollout(prompts, partition, epoch, queue)
-                    rollouts.append(rollout)
                 with clock("waiting"):
                     self.progress.phase("reward")
-                    return queue.scores(rollout.images)
+                    return rollout, queue.scores(rollout.images)
 
-            scores = join(self.processes.run_on_all(local_scores))
+            rollout, scores = self.processes.run_on_all(local_rollout)
         clock.add("reward", queue.seconds)
-        return rollouts[0], scores.reordered(partition.order)
+        return rollout, join(self.processes.all_gather(scores)).reordered(partition.order)
 
     def rollout(self, prompts: Sequence[Prompt], partition: Partition, epoch: int, queue: RewardQueue) -> Rollout:
         """One trajectory and one image for each of this process's prompts.

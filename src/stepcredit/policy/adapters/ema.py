@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stepcredit.distributed.process_group import part_like
+from stepcredit.distributed.process_group import shard_like
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.protocol import Adapter
 from stepcredit.utils.signals import finished_first
@@ -67,7 +67,7 @@ class AveragedAdapter:
         own = {_UPDATES, *names}
         self._inner.load_state_dict({name: value for name, value in state.items() if name not in own})
         for name, average in zip(names, self._averages, strict=True):
-            average.copy_(part_like(state[name], average))
+            average.copy_(shard_like(state[name], average))
         self._updates = int(state[_UPDATES])
 
     @torch.no_grad()

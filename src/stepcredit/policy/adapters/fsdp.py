@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from stepcredit.distributed.process_group import part_like
+from stepcredit.distributed.process_group import shard_like
 from stepcredit.policy.adapters.denoiser import repeated_blocks
 
 
@@ -33,7 +33,7 @@ def share_out(denoiser: Any) -> None:
 
 def placed_like(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors as parts, where those of the same name in `own` are parts."""
-    return {name: part_like(value, own[name]) if name in own else value for name, value in state.items()}
+    return {name: shard_like(value, own[name]) if name in own else value for name, value in state.items()}
 
 
 def shared_out(module: nn.Module) -> bool:

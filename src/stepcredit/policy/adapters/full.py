@@ -13,7 +13,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stepcredit.distributed.process_group import whole_tensor
+from stepcredit.distributed.process_group import full_tensor
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.denoiser import denoiser_name
 from stepcredit.policy.adapters.fsdp import is_first, placed_like, shared_out
@@ -78,7 +78,7 @@ class FullAdapter:
         if not shared_out(self._denoiser):
             self._denoiser.save_pretrained(folder)
             return folder
-        weights = {name: whole_tensor(value).cpu().contiguous() for name, value in self.state_dict().items()}
+        weights = {name: full_tensor(value).cpu().contiguous() for name, value in self.state_dict().items()}
         if is_first():
             self._denoiser.save_config(folder)
             save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
