@@ -1,8 +1,8 @@
 """Draw docs/images/overview.png from two finished runs of the bundled pipeline.
 
-    stepcredit train embedded_jpeg run.seed=101 --run runs/jpeg
-    stepcredit train embedded_warmth run.seed=101 --run runs/warmth
-    uv run python docs/overview.py runs/jpeg runs/warmth
+stepcredit train embedded_jpeg run.seed=101 --run runs/jpeg
+stepcredit train embedded_warmth run.seed=101 --run runs/warmth
+uv run python docs/overview.py runs/jpeg runs/warmth
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _samples(run: str | None) -> Tensor:
         return policy.rollout(PROMPTS, [7, 8, 9, 10], Plan(steps=STEPS, noisy=range(STEPS))).images
 
 
-def _draw_steps(figure: matplotlib.figure.SubFigure, images: Tensor, similarity: np.ndarray, weights: np.ndarray) -> None:
+def _draw_steps(
+    figure: matplotlib.figure.SubFigure, images: Tensor, similarity: np.ndarray, weights: np.ndarray
+) -> None:
     grid = figure.add_gridspec(2, len(SHOWN), height_ratios=[1, 1.15], left=0.1, right=0.89, top=0.82, bottom=0.14)
     for column, (step, image) in enumerate(zip(SHOWN, images, strict=True)):
         axes = figure.add_subplot(grid[0, column])
