@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+from stepcredit.utils.python_objects import is_python_object
+
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 _STANDARDIZE = AliasChoices("standardize", "standardise")  # version 0.1 wrote the second
 MIXTURE = "mixture"
@@ -189,7 +191,7 @@ class RewardSection(_Section):
     remote: str | list[str] | None = Field(
         None,
         description="address of a reward server, or of several, that score instead: `name` is one of theirs, `options` "
-        "say how they are asked, see docs/guides/remote-rewards.md",
+        "say how they are asked, see docs/reward_service.md",
     )
     overlap: bool = Field(
         True, description="score finished images while others are sampled; False scores an epoch's in one call"
@@ -290,3 +292,14 @@ class TrainConfig(_Section):
         if self.sample.prompts_per_epoch is None:
             return None
         return self.sample.prompts_per_epoch * self.sample.images_per_prompt
+
+    @property
+    def python_objects(self) -> dict[str, str]:
+        """The keys whose value only a Python program can supply, see `utils.python_objects`."""
+        names = {
+            "model.path": self.model.path,
+            "reward.name": self.reward.name,
+            "credit.name": self.credit.name,
+            "prompts.source": self.prompts.source,
+        }
+        return {key: name for key, name in names.items() if is_python_object(name)}

@@ -146,7 +146,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
 def test_what_no_recipe_may_hold_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
 ) -> None:
-    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path: taken(config))
+    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path, **_: taken(config))
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     said = stepcredit("train", str(path), "--run", str(tmp_path / "run"))
@@ -172,7 +172,7 @@ def test_bytes_of_the_terminal_do_not_reach_the_terminal(tmp_path: Path) -> None
 def test_any_words_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int) -> None:
     """`train` up to the point where it would begin."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path: taken(config))
+    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path, **_: taken(config))
 
     def attempt(words: list[str]) -> str:
         said = stepcredit("train", *words)

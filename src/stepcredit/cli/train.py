@@ -1,6 +1,6 @@
-"""`stepcredit train`: which run, with which configuration. `training` then does it.
+"""`stepcredit train`: start a run or resume one.
 
-torch and diffusers take seconds to import, so a mistyped key is told before.
+Nothing here imports torch at the top, so that a mistyped key is reported at once.
 """
 
 from __future__ import annotations
@@ -9,51 +9,48 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError, Interrupted, some_of
+from stepcredit.errors import InputError, Interrupted
 from stepcredit.runs import recipes
-from stepcredit.runs.directory import RunDirectory, config_differences, next_run_path
+from stepcredit.runs.directory import RunDirectory, next_run_path
+from stepcredit.runs.progress import ConsoleProgress
+from stepcredit.training.resume import require_same_run
 from stepcredit.utils.signals import interruptible
 
 RUNS = Path("runs")
-MAY_CHANGE = (
-    "train.epochs",
-    "train.microbatch",
-    "train.max_skipped_updates",
-    "sample.batch",
-    "model.gradient_checkpointing",
-    "model.shard",
-    "reward.remote",
-    "reward.timeout",
-    "reward.ray_workers",
-    "reward.ray_gpus",
-    "run.processes",
-    "run.checkpoint_every",
-    "run.keep_checkpoints",
-    "run.keep_best",
-)
-"""What may change when a run goes on: how long it is, the memory it takes, where its reward lives, its patience, its
-processes, and what it keeps."""
 
 
 def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool) -> None:
-    """Train as the command line says; raises StepcreditError for everything a user can mend."""
+    """Train as the command line asks.
+
+    Raises:
+        StepcreditError: the run cannot start, or has stopped.
+    """
     if len(recipe) > 1:
         raise InputError(f"give one recipe, not {len(recipe)}: {' '.join(recipe)}; overrides are section.key=value")
     name = recipe[0] if recipe else None
     with _interruptible():
         if resume:
-            directory = RunDirectory.open(run or _newest_run())
-            config = _resumed_config(directory, name, overrides)
-            from stepcredit.training.run import resume_run
-
-            resume_run(config, directory)
+            _resume(name, overrides, run or _newest_run())
         else:
-            config = recipes.load(name, overrides)
-            stem = Path(name or recipes.DEFAULT).stem
-            from stepcredit.training.run import start_run
+            _start(name, overrides, run)
 
-            start_run(config, lambda: run or next_run_path(RUNS, stem))
+
+def _start(recipe: str | None, overrides: Sequence[str], run: Path | None) -> None:
+    config = recipes.load(recipe, overrides)
+    stem = Path(recipe or recipes.DEFAULT).stem
+    from stepcredit.training.run import start_run
+
+    start_run(config, lambda: run or next_run_path(RUNS, stem), progress=ConsoleProgress)
+
+
+def _resume(recipe: str | None, overrides: Sequence[str], run: Path) -> None:
+    """Resume with the run's own configuration, or with a recipe, and the overrides on top."""
+    directory = RunDirectory.open(run)
+    config = recipes.load(recipe or directory.config_path, overrides)
+    require_same_run(directory, config)
+    from stepcredit.training.run import resume_run
+
+    resume_run(config, directory, progress=ConsoleProgress)
 
 
 def _newest_run() -> Path:
@@ -63,22 +60,9 @@ def _newest_run() -> Path:
     return runs[-1].parent
 
 
-def _resumed_config(directory: RunDirectory, recipe: str | None, overrides: Sequence[str]) -> TrainConfig:
-    """The configuration to go on with: the run's own, in which only its length and where rewards live may change."""
-    asked = recipes.load(recipe or directory.config_path, overrides)
-    changed = config_differences(directory.config.model_dump(), asked.model_dump())
-    free = (*MAY_CHANGE, "reward.options") if directory.config.reward.remote else MAY_CHANGE
-    other = [line for line in changed if not line.partition(":")[0].startswith(free)]
-    if other:
-        raise InputError(
-            f"{directory.path} holds a different run ({some_of(other)}); only {', '.join(free)} may change on resume"
-        )
-    return asked
-
-
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
+    """Treat SIGTERM and SIGHUP as Ctrl-C."""
     try:
         with interruptible():
             yield

@@ -91,6 +91,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def prompts_path(self) -> Path:
+        """Prompts that were passed in Python."""
+        return self.path / "prompts.jsonl"
+
+    @property
     def checkpoint_root(self) -> Path:
         return self.path / "checkpoints"
 

@@ -1,77 +1,172 @@
-"""Starts a run or goes on with one, and leaves a run directory that tells how it went."""
+"""Start a run or resume one in its run directory."""
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from stepcredit.algorithms import build_algorithm
-from stepcredit.algorithms.minibatch import largest_update
 from stepcredit.config import TrainConfig
-from stepcredit.credit import build_credit
 from stepcredit.distributed.deepspeed import stage_three_as_fsdp
 from stepcredit.distributed.process_group import ProcessGroup, gloo_errors_as_process_lost, init_process_group
 from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
-from stepcredit.plugins import load_plugins
-from stepcredit.prompts import load_prompts
 from stepcredit.report import write_report
-from stepcredit.rewards import build_reward
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
-from stepcredit.runs.progress import ConsoleProgress, Progress
+from stepcredit.runs.progress import Progress
+from stepcredit.training.assembly import NO_OBJECTS, Objects, assemble
+from stepcredit.training.callbacks import Callback
 from stepcredit.training.checkpointing import resume_command
-from stepcredit.training.parts import Parts, require_noise
 from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Prompt
-from stepcredit.utils.files import locked
-
-if TYPE_CHECKING:
-    from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.utils.files import locked, write_atomically
 
 PATIENCE = 600.0
-"""Seconds beside `reward.timeout` that processes wait for one another."""
+"""Seconds that ranks wait for each other, in addition to `reward.timeout`."""
+
+MakeProgress = Callable[[int], Progress]
+"""Makes the progress display of a run; the argument is the number of epochs."""
 
 
-def start_run(config: TrainConfig, path: Callable[[], Path]) -> None:
-    """A new run in what `path` gives, asked once. Nothing of one that cannot begin is left behind."""
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run has produced.
+
+    Attributes:
+        output_dir: the run directory.
+        history: the rows of metrics.jsonl, one mapping per epoch.
+        weights: the trained weights: a LoRA file for `load_lora_weights`, or the denoiser's folder.
+        before: sample grid of the untrained model; None if the file has been removed.
+        after: sample grid of the trained model, with the same prompts and noise.
+        stopped_early: whether a callback has stopped the run.
+    """
+
+    output_dir: Path
+    history: Sequence[Mapping[str, Any]]
+    weights: Path
+    before: Path | None
+    after: Path | None
+    stopped_early: bool
+
+
+def start_run(
+    config: TrainConfig,
+    path: Callable[[], Path],
+    objects: Objects = NO_OBJECTS,
+    *,
+    callbacks: Sequence[Callback] = (),
+    progress: MakeProgress | None = None,
+    command: Sequence[str] | None = None,
+) -> TrainResult:
+    """Train in a new run directory. A run that fails before its first epoch removes the directory again.
+
+    Args:
+        path: returns the run directory; called once, on rank 0.
+        objects: Python objects to use instead of what `config` names.
+        callbacks: called after every epoch.
+        progress: makes the progress display of rank 0; by default there is none.
+        command: what environment.json records as the command; the command line by default.
+
+    Raises:
+        StepcreditError: the run cannot be started, or has stopped.
+    """
     config = stage_three_as_fsdp(config)
-    with _joined(config) as processes:
+    with _process_group(config) as processes:
         directory = RunDirectory(processes.run_on_main(path))
-        trainer = _trainer(config, directory, processes)
+        config = _record_prompts(config, directory, objects)
+        loop = _build_loop(config, directory, objects, callbacks, progress, processes)
 
         def create() -> None:
-            RunDirectory.create(directory.path, trainer.config, ["stepcredit", *sys.argv[1:]])
+            RunDirectory.create(directory.path, loop.config, command or ["stepcredit", *sys.argv[1:]])
+            if config.prompts.source == str(directory.prompts_path) and objects.prompts is not None:
+                write_atomically(directory.prompts_path, _json_lines(objects.prompts).encode())
 
         processes.run_on_main(create)
-        with _alone(directory, processes), _discarded_unless_begun(trainer):
-            _train(trainer)
+        with _lock(directory, processes), _discard_unless_begun(loop):
+            return _train(loop)
 
 
-def resume_run(config: TrainConfig, directory: RunDirectory) -> None:
-    """Go on with the run in `directory` under `config`, which becomes its configuration."""
+def resume_run(
+    config: TrainConfig,
+    directory: RunDirectory,
+    objects: Objects = NO_OBJECTS,
+    *,
+    callbacks: Sequence[Callback] = (),
+    progress: MakeProgress | None = None,
+) -> TrainResult:
+    """Resume the run in `directory` from its newest checkpoint. `config` replaces its config.yaml.
+
+    The arguments and errors are those of `start_run`.
+    """
     config = stage_three_as_fsdp(config)
-    with _joined(config) as processes, _alone(directory, processes):
-        trainer = _trainer(config, directory, processes)
-        with _writable(directory):
-            trainer.resume()
-            processes.run_on_main(lambda: _kept(config, directory))  # the others may find it kept already
-        _train(trainer)
+    with _process_group(config) as processes, _lock(directory, processes):
+        loop = _build_loop(config, directory, objects, callbacks, progress, processes)
+        with _report_write_errors(directory):
+            loop.resume()
+            processes.run_on_main(lambda: _update_config(config, directory))
+        return _train(loop)
 
 
-def _kept(config: TrainConfig, directory: RunDirectory) -> None:
+def _build_loop(
+    config: TrainConfig,
+    directory: RunDirectory,
+    objects: Objects,
+    callbacks: Sequence[Callback],
+    make_progress: MakeProgress | None,
+    processes: ProcessGroup,
+) -> TrainingLoop:
+    """Every rank builds its own loop. An error on one rank is raised on all of them."""
+
+    def build() -> TrainingLoop:
+        found = assemble(config, directory, objects, processes)
+        epochs = found.config.train.epochs
+        return TrainingLoop(
+            found.config,
+            found.parts,
+            directory,
+            progress=make_progress(epochs) if make_progress and processes.is_main else Progress(),
+            weights_dir=found.weights_dir,
+            processes=processes,
+            callbacks=callbacks,
+        )
+
+    return processes.run_on_all(build)
+
+
+def _record_prompts(config: TrainConfig, directory: RunDirectory, objects: Objects) -> TrainConfig:
+    """Record prompts that were passed in Python as a file in the run directory, if JSON can hold them."""
+    if objects.prompts is None or not _fits_json(objects.prompts):
+        return config
+    source = str(directory.prompts_path)
+    return config.model_copy(update={"prompts": config.prompts.model_copy(update={"source": source})})
+
+
+def _fits_json(prompts: Sequence[Prompt]) -> bool:
+    try:
+        return all(json.loads(json.dumps(prompt.metadata)) == prompt.metadata for prompt in prompts)
+    except (TypeError, ValueError):
+        return False
+
+
+def _json_lines(prompts: Sequence[Prompt]) -> str:
+    return "".join(json.dumps({"prompt": prompt.text, **prompt.metadata}) + "\n" for prompt in prompts)
+
+
+def _update_config(config: TrainConfig, directory: RunDirectory) -> None:
     if config != directory.config:
         directory.rewrite_config(config)
 
 
 @contextmanager
-def _joined(config: TrainConfig) -> Iterator[ProcessGroup]:
-    """The processes of the run. What ends it is told once: by this one if no other knows of it."""
+def _process_group(config: TrainConfig) -> Iterator[ProcessGroup]:
+    """Join the ranks of the run. An error that only this rank knows about names the rank."""
     timeout = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
     cpu = config.model.device == "cpu"
     processes = init_process_group(config.run.processes, cpu=cpu, sharded=config.model.shard, timeout=timeout)
@@ -89,160 +184,132 @@ def _joined(config: TrainConfig) -> Iterator[ProcessGroup]:
 
 
 @contextmanager
-def _alone(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
-    """No other command trains in `directory` meanwhile; one that finds it taken leaves it as it is."""
-    with ExitStack() as held:
+def _lock(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
+    """Keep other commands from training in `directory`.
 
-        def hold() -> None:
+    Raises:
+        InputError: another command already trains there.
+    """
+    with ExitStack() as stack:
+
+        def acquire() -> None:
             try:
-                held.enter_context(locked(directory.path))
+                stack.enter_context(locked(directory.path))
             except BlockingIOError:
                 raise InputError(
-                    f"{directory.path} is in use: another command is training there; wait for it or end it"
+                    f"{directory.path} is in use: another command is training there; wait until it ends, or stop it"
                 ) from None
 
-        with _writable(directory):
-            processes.run_on_main(hold)
+        with _report_write_errors(directory):
+            processes.run_on_main(acquire)
         yield
 
 
-def _trainer(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> TrainingLoop:
-    """The trainer of this process. An error on any process is raised on all."""
-    return processes.run_on_all(lambda: _built(config, directory, processes))
-
-
-def _built(config: TrainConfig, directory: RunDirectory, processes: ProcessGroup) -> TrainingLoop:
-    """Everything that a run needs, what is quick to refuse first."""
-    load_plugins(config.run.plugins)
-    prompts = load_prompts(config.prompts.source)
-    credit, reward = build_credit(config.credit, config.run.seed), build_reward(config.reward)
-    algorithm = build_algorithm(config.train)
-    require_noise(config.train.algorithm, algorithm.needs, config.sample)
-
-    from stepcredit.policy.adapters import denoiser_name  # diffusers takes longest to import
-    from stepcredit.policy.loading import load_policy
-    from stepcredit.utils.logging import quiet_libraries
-
-    quiet_libraries()
-    policy = load_policy(config)
-    config = _measured(config, policy, prompts, processes)
-    full = config.model.adapter == "full"
-    weights_dir = directory.path / denoiser_name(policy.pipeline) if full else directory.lora_dir
-    progress = ConsoleProgress(config.train.epochs) if processes.is_main else Progress()
-    parts = Parts(policy, reward, credit, algorithm, prompts)
-    return TrainingLoop(config, parts, directory, progress=progress, weights_dir=weights_dir, processes=processes)
-
-
-def _measured(
-    config: TrainConfig, policy: PipelinePolicy, prompts: Sequence[Prompt], processes: ProcessGroup
-) -> TrainConfig:
-    """`config` with a number for `train.microbatch: auto`."""
-    if config.train.microbatch != "auto":
-        return config
-    from stepcredit.policy.checks.doctor import fitting_microbatch
-
-    images = config.images_per_epoch or len(prompts) * config.sample.images_per_prompt
-    partition = -(-images // processes.world_size)
-    fitting = min(processes.all_gather(fitting_microbatch(policy, partition, largest_update(config.train, partition))))
-    return config.model_copy(update={"train": config.train.model_copy(update={"microbatch": fitting})})
-
-
-def _train(trainer: TrainingLoop) -> None:
-    directory, progress = trainer.run, trainer.progress
+def _train(loop: TrainingLoop) -> TrainResult:
+    directory, progress = loop.run, loop.progress
     try:
-        with _writable(directory), progress, _reported(trainer):
-            progress.start(trainer.finished_epochs)
-            progress.note(_opening(trainer))
-            weights = trainer.train()
+        with _report_write_errors(directory), progress, _write_report(loop):
+            progress.start(loop.finished_epochs)
+            progress.note(_opening(loop))
+            weights = loop.train()
     except KeyboardInterrupt:
         raise Interrupted(_interruption(directory)) from None
-    progress.note(_closing(trainer, weights))
+    result = loop.processes.run_on_main(lambda: _result(loop, weights))
+    progress.note(_closing(loop, result))
+    return result
+
+
+def _result(loop: TrainingLoop, weights: Path) -> TrainResult:
+    grids = sorted((loop.run.path / "samples").glob("epoch_*.png"))
+    before, after = (grids[0], grids[-1]) if grids else (None, None)
+    return TrainResult(loop.run.path, loop.run.metrics(), weights, before, after, loop.stopped)
 
 
 @contextmanager
-def _discarded_unless_begun(trainer: TrainingLoop) -> Iterator[None]:
-    """Take the new run directory away if there is nothing in it to go on with: `create` had found it empty."""
+def _discard_unless_begun(loop: TrainingLoop) -> Iterator[None]:
+    """Remove a new run directory if the run fails before there is anything to resume from."""
     try:
         yield
-    except (RewardError, ResumableError, Interrupted):  # the run goes on once that is mended
-        if not checkpoint.folders(trainer.run.checkpoint_root):
-            _discard(trainer)
+    except (RewardError, ResumableError, Interrupted):
+        if not checkpoint.folders(loop.run.checkpoint_root):
+            _discard(loop)
         raise
     except InputError:
-        if trainer.finished_epochs == 0:
-            _discard(trainer)
+        if loop.finished_epochs == 0:
+            _discard(loop)
         raise
 
 
-def _discard(trainer: TrainingLoop) -> None:
-    if trainer.processes.is_main:
-        shutil.rmtree(trainer.run.path, ignore_errors=True)
+def _discard(loop: TrainingLoop) -> None:
+    if loop.processes.is_main:
+        shutil.rmtree(loop.run.path, ignore_errors=True)
 
 
 @contextmanager
-def _writable(directory: RunDirectory) -> Iterator[None]:
-    """A full disk, or a folder that is closed or gone, is a line and not a traceback."""
+def _report_write_errors(directory: RunDirectory) -> Iterator[None]:
+    """Report a full disk or an unwritable folder as a one-line error that says how to resume."""
     try:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)) + (f" ({error.filename})" if error.filename else "")
-        kept = checkpoint.folders(directory.checkpoint_root)
-        on = f"go on with: {resume_command(directory.path)}" if kept else "nothing was kept: choose another --run"
+        saved = checkpoint.folders(directory.checkpoint_root)
+        remedy = f"then resume with: {resume_command(directory.path)}" if saved else "or choose another folder"
         raise ResumableError(
-            f"cannot write the run directory {directory.path}: {reason}; make room there; {on}"
+            f"cannot write the run directory {directory.path}: {reason}; make it writable, {remedy}"
         ) from error
 
 
 @contextmanager
-def _reported(trainer: TrainingLoop) -> Iterator[None]:
-    """Write the report however the run ends."""
+def _write_report(loop: TrainingLoop) -> Iterator[None]:
+    """Write the report when the run ends, even if it ends with an error."""
+
+    def write() -> None:
+        if loop.processes.is_main:
+            write_report(loop.run.path)
+
     try:
         yield
     except BaseException:
-        with suppress(Exception):  # the run's own error is the one to be told
-            _report(trainer)
+        with suppress(Exception):  # it must not hide the run's own error
+            write()
         raise
-    _report(trainer)
-
-
-def _report(trainer: TrainingLoop) -> None:
-    if trainer.processes.is_main:
-        write_report(trainer.run.path)
+    write()
 
 
 def _interruption(directory: RunDirectory) -> str:
-    kept = checkpoint.folders(directory.checkpoint_root)
-    if not kept:
-        return "interrupted before the first checkpoint; nothing was kept"
-    return f"interrupted; kept {kept[-1]}, go on with: {resume_command(directory.path)}"
+    saved = checkpoint.folders(directory.checkpoint_root)
+    if not saved:
+        return "interrupted before the first checkpoint; nothing was saved"
+    return f"interrupted; saved {saved[-1]}, resume with: {resume_command(directory.path)}"
 
 
-def _opening(trainer: TrainingLoop) -> str:
-    config, finished = trainer.config, trainer.finished_epochs
+def _opening(loop: TrainingLoop) -> str:
+    config, finished = loop.config, loop.finished_epochs
     start = f"resuming after epoch {finished}" if finished else "training"
-    images, processes = len(trainer.draw_prompts(epoch=0)), trainer.processes
-    parts = f", weights in parts on {processes.world_size} processes by FSDP2" if processes.sharded else ""
+    images, processes = len(loop.draw_prompts(epoch=0)), loop.processes
+    sharding = f", weights sharded over {processes.world_size} ranks by FSDP2" if processes.sharded else ""
     return (
         f"{start}: {config.model.path}, reward {config.reward.name}, credit {config.credit.name}, "
-        f"{images} images x {config.sample.steps} steps an epoch{parts}, in {trainer.run.path}"
+        f"{images} images x {config.sample.steps} steps an epoch{sharding}, in {loop.run.path}"
     )
 
 
-def _closing(trainer: TrainingLoop, weights: Path) -> str:
-    directory = trainer.run
-    rows = directory.metrics()
+def _closing(loop: TrainingLoop, result: TrainResult) -> str:
+    rows = result.history
     if not rows:
-        return f"nothing to train: train.epochs is 0; {directory.path} holds the starting grid"
-    grids = sorted((directory.path / "samples").glob("epoch_*.png"))
+        return f"no training: train.epochs is 0; {result.output_dir} holds the first sample grid"
     first, last = (math.nan if row["reward_mean"] is None else row["reward_mean"] for row in (rows[0], rows[-1]))
-    prompt = shlex.quote(trainer.parts.prompts[0].text)
+    sample = (
+        f"  sample    stepcredit sample {shlex.quote(str(result.output_dir))} "
+        f"--prompt {shlex.quote(loop.parts.prompts[0].text)} --out samples"
+    )
     return "\n".join(
         [
             f"reward {first:.3f} -> {last:.3f} after {rows[-1]['reward_queries']} reward queries",
-            f"  pictures  {grids[0]}  (before)",
-            f"            {grids[-1]}  (after)",
-            f"  curve     {directory.report_path}",
-            f"  weights   {weights}",
-            f"  sample    stepcredit sample {shlex.quote(str(directory.path))} --prompt {prompt} --out samples",
+            f"  pictures  {result.before}  (before)",
+            f"            {result.after}  (after)",
+            f"  curve     {loop.run.report_path}",
+            f"  weights   {result.weights}",
+            *([] if "model.path" in loop.config.python_objects else [sample]),
         ]
     )
