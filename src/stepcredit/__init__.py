@@ -1,1 +1,79 @@
+"""RL fine-tuning of text-to-image diffusion and flow models, with the reward credited to the denoising steps.
+
+    from stepcredit import Trainer
+
+    trainer = Trainer(model="embedded", reward="warmth", output_dir="runs/warm")
+    trainer.train()
+    trainer.sample("a red circle")[0].save("circle.png")
+
+Names are imported on first use, so `import stepcredit` does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from stepcredit.api import Trainer
+    from stepcredit.config import TrainConfig
+    from stepcredit.errors import (
+        InputError,
+        Interrupted,
+        OutOfMemoryError,
+        ResumableError,
+        RewardError,
+        StepcreditError,
+    )
+    from stepcredit.training.callbacks import EpochImages, StopTraining
+    from stepcredit.training.run import TrainResult
+    from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
+
+_MODULES = {
+    "Trainer": "api",
+    "TrainConfig": "config",
+    "TrainResult": "training.run",
+    "EpochImages": "training.callbacks",
+    "StopTraining": "training.callbacks",
+    "CreditAssigner": "types",
+    "Policy": "types",
+    "Prompt": "types",
+    "RewardFunction": "types",
+    "Trajectory": "types",
+    "InputError": "errors",
+    "Interrupted": "errors",
+    "OutOfMemoryError": "errors",
+    "ResumableError": "errors",
+    "RewardError": "errors",
+    "StepcreditError": "errors",
+}
+
+__all__ = [
+    "CreditAssigner",
+    "EpochImages",
+    "InputError",
+    "Interrupted",
+    "OutOfMemoryError",
+    "Policy",
+    "Prompt",
+    "ResumableError",
+    "RewardError",
+    "RewardFunction",
+    "StepcreditError",
+    "StopTraining",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
+    "Trajectory",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'stepcredit' has no attribute '{name}'")
+    return getattr(import_module(f"stepcredit.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

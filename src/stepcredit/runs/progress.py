@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from types import TracebackType
@@ -119,3 +120,13 @@ class ConsoleProgress(Progress):
             f"epoch {self._finished:>3}/{self.epochs}  {reward} ± {metrics['reward_std']:.3f}  "
             f"queries {int(metrics['reward_queries'])}  {updated}  {seconds:.1f} s"
         )
+
+
+class LoggingProgress(Progress):
+    """Sends the messages of a run to the logger `stepcredit`, at level INFO."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def note(self, text: str) -> None:
+        logging.getLogger("stepcredit").info(text)

@@ -1,0 +1,266 @@
+"""The Python API: train a model, then sample from it, evaluate it and export it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Never
+
+from stepcredit.algorithms.sampling_plan import evaluation_plan
+from stepcredit.config import TrainConfig
+from stepcredit.errors import InputError, shortened
+from stepcredit.evaluation.sampling import BATCH, sample_images
+from stepcredit.prompts import as_prompts
+from stepcredit.runs.directory import RunDirectory, next_run_path
+from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
+from stepcredit.training.arguments import read_arguments
+from stepcredit.training.assembly import Objects, require_objects, weights_dir
+from stepcredit.training.live_policy import LivePolicy, require_empty
+from stepcredit.training.resume import require_same_run
+from stepcredit.training.run import TrainResult, resume_run, start_run
+from stepcredit.utils.files import written_whole
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL import Image
+
+    from stepcredit.training.callbacks import Callback
+    from stepcredit.types import CreditAssigner, Policy, RewardFunction
+
+RUNS = Path("runs")
+
+
+class Trainer:
+    """Trains a text-to-image model on a reward.
+
+    Every argument sets keys of the configuration, as `section.key=value` does on the command line. `model`, `reward`,
+    `prompts` and `credit` accept the part itself, or a mapping of keys of their section:
+
+        Trainer(model={"path": pipeline, "lora_rank": 16}, reward={"name": judge, "timeout": 60})
+
+    Keys that are not set come from `config`. Without `config` they come from the run in `output_dir`, if it holds one,
+    or else have the defaults of `stepcredit train`. Nothing is loaded or written before it is needed.
+
+    A run that was started in Python can be resumed on the command line, and the other way round. config.yaml records
+    what YAML can hold. It records an object as `python:` and a description; pass the object again to resume.
+
+    Args:
+        model: hub id, folder, `embedded` or `embedded-flow`; a diffusers pipeline; or any `Policy`. A pipeline is
+            trained in place, on the device and in the dtype that it has.
+        reward: name of a reward; `module:function` or `path/file.py:function`; or a callable that takes (images),
+            (images, prompts) or (images, prompts, metadata) and returns one score per image, higher is better. Images
+            are a tensor (B, 3, H, W) in [0, 1].
+        prompts: name of a prompt list; path of a file; a list of strings or of dicts with the key `prompt`; or a
+            data set of the `datasets` library. If there are fewer than `sample.prompts_per_epoch` prompts and that key
+            is not set, every epoch trains on all of them.
+        credit: name of a credit rule; a function (Trajectory, advantage (B,)) -> step advantages (B, T); or a
+            `CreditAssigner`.
+        algorithm: name of an algorithm.
+        output_dir: the run directory. By default `runs/<name>-NNN`.
+        seed: fixes every random number of the run.
+        sample: keys of the section `sample`; `train` and `run` likewise.
+        config: a TrainConfig, a recipe file or the name of a recipe.
+        callbacks: functions (metrics, images) called on rank 0 after every epoch, with its row of metrics.jsonl and its
+            `EpochImages`. A callback that raises `StopTraining` ends the run. Return values are ignored.
+        plugins: files or modules of your own to import first. They register rewards, credit rules and so on.
+        progress: show a progress bar and print messages. Otherwise nothing is printed: messages go to the logger
+            `stepcredit`.
+
+    Attributes:
+        output_dir: the run directory; None until `train` has chosen one.
+
+    Raises:
+        InputError: an argument has the wrong type or value. The message is one line.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Mapping[str, Any] | DiffusionPipeline | Policy | None = None,
+        reward: str | Mapping[str, Any] | RewardFunction | Callable[..., Any] | None = None,
+        prompts: Any = None,
+        *,
+        credit: str | Mapping[str, Any] | CreditAssigner | Callable[..., Any] | None = None,
+        algorithm: str | None = None,
+        output_dir: str | Path | None = None,
+        seed: int | None = None,
+        sample: Mapping[str, Any] | None = None,
+        train: Mapping[str, Any] | None = None,
+        run: Mapping[str, Any] | None = None,
+        config: TrainConfig | str | Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        plugins: Sequence[str | Path] = (),
+        progress: bool = False,
+        **unknown: Never,
+    ) -> None:
+        given = {
+            "model": model,
+            "reward": reward,
+            "prompts": prompts,
+            "credit": credit,
+            "algorithm": algorithm,
+            "seed": seed,
+            "sample": sample,
+            "train": train,
+            "run": run,
+            "plugins": plugins,
+            **unknown,
+        }
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self._arguments = read_arguments(given, config, self.output_dir)
+        self._name = Path(config).stem if isinstance(config, str | Path) else "python"
+        self._callbacks = _require_callables(callbacks)
+        self._progress = ConsoleProgress if progress else LoggingProgress
+        self._policy = LivePolicy(self._arguments.model)
+        self._started = False
+
+    @property
+    def config(self) -> TrainConfig:
+        """The complete configuration."""
+        return self._arguments.config
+
+    def train(self, epochs: int | None = None) -> TrainResult:
+        """Train until `train.epochs` epochs are finished. A second call continues the run.
+
+        Args:
+            epochs: number of epochs of the whole run, in place of `train.epochs`.
+
+        Returns:
+            The metrics of every epoch, and the paths of what was written.
+
+        Raises:
+            InputError: `output_dir` already holds a run, or a part cannot be used.
+            RewardError, ResumableError: the run has stopped; change what the message says and call `resume`.
+            Interrupted: by Ctrl-C; call `resume` to continue.
+        """
+        if self._started:
+            return self.resume(epochs)
+        if self.output_dir is not None and _holds_run(self.output_dir):
+            raise InputError(
+                f"{self.output_dir} already holds a run: call resume() to continue it, or choose another output_dir"
+            )
+        self._set_epochs(epochs)
+        command = ["python", *sys.argv]
+        return self._run(partial(start_run, self.config, self._choose_directory, self._objects(), command=command))
+
+    def resume(self, epochs: int | None = None) -> TrainResult:
+        """Continue the run in `output_dir` from its newest checkpoint.
+
+        The run may have been started by another program or on the command line. Only keys that do not change its
+        results may differ from its config.yaml, such as `train.epochs`.
+
+        Args and errors are those of `train`.
+        """
+        directory = self._directory()
+        self._set_epochs(epochs)
+        self._arguments = self._arguments.resuming(directory)
+        require_same_run(directory, self.config)
+        return self._run(partial(resume_run, self.config, directory, self._objects()))
+
+    def sample(
+        self,
+        prompts: Any,
+        images: int = 1,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Image.Image]:
+        """Sample images with the trained weights; before any training, with those of the base model.
+
+        Args:
+            prompts: a prompt, or several as in `Trainer`.
+            images: images per prompt.
+            seed: fixes the noise.
+            steps: denoising steps, in place of those of the run.
+            guidance: guidance scale, in place of that of the run.
+
+        Returns:
+            PIL images. Those of one prompt follow each other.
+        """
+        wanted = as_prompts([prompts] if isinstance(prompts, str) else prompts)
+        config = self._sampling(steps, guidance)
+        self._restored()
+        policy, plan = self._policy.sampler(config), evaluation_plan(config, BATCH)
+        return [image for _, image in sample_images(policy, wanted, images, seed, plan)]
+
+    def export(self, format: str = "lora", path: str | Path | None = None) -> Path:
+        """Write the weights of the newest checkpoint for other programs.
+
+        Args:
+            format: `lora` (or `diffusers`) for `load_lora_weights`, or the denoiser's folder with model.adapter=full;
+                `kohya` for ComfyUI and A1111; `merged` for a whole pipeline.
+            path: a new or empty folder. By default `<output_dir>/export/<format>`.
+
+        Returns:
+            The file or folder to load.
+        """
+        folder = self._directory().path / "export" / format if path is None else Path(path)
+        require_empty(folder)
+        self._restored()
+        return self._policy.export(self.config, format, folder)
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the weights of the newest checkpoint, as `train` does at its end.
+
+        Args:
+            path: the folder, which is replaced. By default the one that `train` writes.
+
+        Returns:
+            The file or folder to load: see `export`.
+        """
+        policy = self._restored()
+        folder = weights_dir(self.config, policy, self._directory()) if path is None else Path(path)
+        with written_whole(folder) as partial_folder:
+            file = policy.export(partial_folder).relative_to(partial_folder)
+        return folder / file
+
+    def _run(self, work: Callable[..., TrainResult]) -> TrainResult:
+        self._policy.forget_checkpoint()
+        result = work(callbacks=self._callbacks, progress=self._progress)
+        self.output_dir, self._started = result.output_dir, True
+        return result
+
+    def _objects(self) -> Objects:
+        given = self._arguments
+        named = given.model is None and "model.path" in self.config.python_objects
+        return Objects(None if named else self._policy.load, given.reward, given.credit, given.prompts)
+
+    def _restored(self) -> Policy:
+        """The policy with the weights of the newest checkpoint."""
+        if self.output_dir is None:
+            return self._policy.load(self.config)
+        directory = RunDirectory(self.output_dir)
+        require_objects(self.config, self._objects(), directory)
+        return self._policy.restore(self.config, directory.checkpoint_root)
+
+    def _sampling(self, steps: int | None, guidance: float | None) -> TrainConfig:
+        changes = {
+            **({} if steps is None else {"steps": steps, "evaluation_steps": None}),
+            **({} if guidance is None else {"guidance": guidance}),
+        }
+        return self._arguments.with_keys("sample", changes).config
+
+    def _directory(self) -> RunDirectory:
+        if self.output_dir is None:
+            raise InputError("there is no run yet: call train(), or set output_dir to a run directory")
+        return RunDirectory.open(self.output_dir)
+
+    def _choose_directory(self) -> Path:
+        self.output_dir = self.output_dir or next_run_path(RUNS, self._name)
+        return self.output_dir
+
+    def _set_epochs(self, epochs: int | None) -> None:
+        if epochs is not None:
+            self._arguments = self._arguments.with_keys("train", {"epochs": epochs})
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
+
+
+def _require_callables(callbacks: Any) -> Sequence[Callback]:
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise InputError(f"callbacks is {shortened(repr(callbacks))}, expected a list of functions (metrics, images)")
+    return callbacks

@@ -1,0 +1,226 @@
+"""Turn the arguments of `stepcredit.Trainer` into a configuration and Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from stepcredit.config import MIXTURE, TrainConfig
+from stepcredit.credit import as_credit
+from stepcredit.errors import InputError, shortened, unknown
+from stepcredit.prompts import as_prompts, load_prompts
+from stepcredit.rewards import CheckedReward, as_reward
+from stepcredit.runs import recipes
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.types import CreditAssigner, Prompt
+from stepcredit.utils.python_objects import object_reference
+
+PARTS = {"model": "path", "reward": "name", "prompts": "source", "credit": "name"}
+"""Arguments that are a part of the run, and the key of their section that names it."""
+
+SECTIONS = ("sample", "train", "run")
+"""Arguments that are mappings of keys."""
+
+KEYS = {"algorithm": ("train", "algorithm"), "seed": ("run", "seed"), "plugins": ("run", "plugins")}
+"""Arguments that are a single key."""
+
+_DEPENDENT = {"reward": {"options": {}, "components": []}, "credit": {"options": {}}}
+"""Keys that belong to one reward or rule, with the value that they have for another."""
+
+_WHERE = "the arguments of Trainer"
+
+Tree = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the user has passed.
+
+    Attributes:
+        base: complete configuration to which `keys` are applied.
+        keys: the keys that the arguments set, by section.
+        config: the result.
+        explicit_base: whether the user passed `config`.
+        model: a pipeline or a policy; None if `model.path` names the model. The others likewise.
+    """
+
+    base: TrainConfig
+    keys: Tree
+    config: TrainConfig
+    explicit_base: bool
+    model: Any = None
+    reward: CheckedReward | None = None
+    credit: CreditAssigner | None = None
+    prompts: Sequence[Prompt] | None = None
+
+    def with_keys(self, section: str, changes: Mapping[str, Any]) -> Arguments:
+        """The arguments with some keys of a section changed."""
+        keys = {**self.keys, section: {**self.keys.get(section, {}), **changes}}
+        return replace(self, keys=keys, config=_merge(self.base, keys))
+
+    def with_base(self, base: TrainConfig) -> Arguments:
+        return replace(self, base=base, config=_merge(base, self.keys))
+
+    def resuming(self, directory: RunDirectory) -> Arguments:
+        """The arguments applied to the configuration of the run in `directory`.
+
+        Raises:
+            InputError: the run was started with other prompts.
+        """
+        config = directory.config
+        changed = self if self.explicit_base else self.with_base(config)
+        if self.prompts is None or not directory.prompts_path.is_file():
+            return changed
+        if list(self.prompts) != load_prompts(str(directory.prompts_path)):
+            raise InputError(
+                f"{directory.path} was started with other prompts, which are in {directory.prompts_path}: "
+                "leave prompts out, or choose another output_dir"
+            )
+        return changed.with_keys("prompts", {"source": config.prompts.source})
+
+
+def read_arguments(
+    given: Mapping[str, Any], config: TrainConfig | str | PathLike[str] | None, output_dir: Path | None
+) -> Arguments:
+    """Check the arguments of `Trainer` and sort them into keys and objects.
+
+    Args:
+        given: the arguments by name; None means that an argument is not given.
+        config: as in `Trainer`.
+        output_dir: its run, if it holds one, is the base of the configuration.
+
+    Raises:
+        InputError: an unknown argument or key, or a value of the wrong type.
+    """
+    _require_known(given)
+    given = {name: value for name, value in given.items() if value is not None and value != ()}
+    keys: Tree = {section: _mapping(section, given[section]) for section in SECTIONS if section in given}
+    for name, (section, key) in KEYS.items():
+        if name in given:
+            if key in keys.get(section, {}):
+                raise InputError(f"{name} and {section}={{'{key}': ...}} set the same key {section}.{key}: give one")
+            value = [str(path) for path in given[name]] if name == "plugins" else given[name]
+            keys.setdefault(section, {})[key] = value
+    objects: dict[str, Any] = {}
+    for name in PARTS:
+        if name in given:
+            keys[name], objects[name] = _part(name, given[name])
+    holds_run = output_dir is not None and (output_dir / "config.yaml").is_file()
+    base = RunDirectory(output_dir).config if holds_run and config is None and output_dir else _base(config)
+    if config is None and not holds_run:
+        _fit_prompts_per_epoch(keys, objects.get("prompts"))
+    return Arguments(base, keys, _merge(base, keys), config is not None, **objects)
+
+
+def _merge(base: TrainConfig, keys: Tree) -> TrainConfig:
+    tree = base.model_dump(mode="json")
+    for section, changes in keys.items():
+        main = PARTS.get(section)
+        if main in changes and changes[main] != tree[section][main]:
+            tree[section] |= _DEPENDENT.get(section, {})
+        if section == "reward" and changes.get("components"):
+            tree[section] |= {"name": MIXTURE, "options": {}}
+        tree[section] |= changes
+    return recipes.validate(tree, _WHERE)
+
+
+def _require_known(given: Mapping[str, Any]) -> None:
+    known = [*PARTS, *SECTIONS, *KEYS]
+    places = {key: section for section in SECTIONS for key in type(getattr(TrainConfig(), section)).model_fields}
+    for name in given:
+        if name in known:
+            continue
+        if name in places:
+            raise InputError(f"Trainer has no argument '{name}': write {places[name]}={{'{name}': ...}}")
+        raise unknown("argument of Trainer", name, [*known, "output_dir", "config", "callbacks", "progress"])
+
+
+def _base(config: TrainConfig | str | PathLike[str] | None) -> TrainConfig:
+    if isinstance(config, TrainConfig):
+        return config
+    if config is None or isinstance(config, str | PathLike):
+        return recipes.load(None if config is None else str(config))
+    raise _wrong_type("config", config, "a TrainConfig, a recipe file or the name of a recipe")
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong_type(name, value, f"a mapping of keys, such as {name}={{'key': value}}")
+    return dict(value)
+
+
+def _part(name: str, value: Any) -> tuple[dict[str, Any], Any]:
+    """The keys that an argument sets, and the object that it holds, if any."""
+    keys = dict(value) if isinstance(value, Mapping) else {PARTS[name]: value}
+    main = PARTS[name]
+    if main not in keys or keys[main] is None:
+        return keys, None
+    if isinstance(keys[main], str | PathLike):
+        return {**keys, main: str(keys[main])}, None
+    found = _CONVERTERS[name](keys[main])
+    recorded = {main: object_reference(keys[main])}
+    if name == "model":
+        recorded = {main: f"python:{type(found).__name__}", **_pipeline_keys(found, keys)}
+    return {**keys, **recorded}, found
+
+
+def _as_model(value: Any) -> Any:
+    if isinstance(value, type) or not (_is_pipeline(value) or _is_policy(value)):
+        raise _wrong_type("model", value, "a hub id, a folder, a diffusers pipeline or a Policy")
+    return value
+
+
+def _is_pipeline(value: Any) -> bool:
+    return hasattr(value, "components") and hasattr(value, "scheduler")
+
+
+def _is_policy(value: Any) -> bool:
+    return all(callable(getattr(value, name, None)) for name in ("rollout", "replay", "parameters", "state_dict"))
+
+
+def _pipeline_keys(model: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """`dtype` and `device` of a pipeline object."""
+    if not _is_pipeline(model):
+        return {}
+    import torch
+
+    from stepcredit.policy.adapters import denoiser_name
+
+    name = denoiser_name(model)
+    denoiser = getattr(model, name)
+    dtype = str(denoiser.dtype).removeprefix("torch.")
+    if keys.get("dtype", dtype) != dtype:
+        raise InputError(
+            f"model.dtype is {keys['dtype']}, but the pipeline's {name} is {dtype}: convert the pipeline, or leave "
+            "model.dtype out"
+        )
+    idle = denoiser.device.type == "cpu" and torch.accelerator.is_available()
+    return {"dtype": dtype, **({"device": "cpu"} if idle else {})}
+
+
+def _as_credit(value: Any) -> CreditAssigner:
+    if isinstance(value, type) or not callable(value):
+        raise _wrong_type("credit", value, "the name of a credit rule, a function or a CreditAssigner")
+    return as_credit(value, object_reference(value), {})
+
+
+_CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
+    "model": _as_model,
+    "reward": as_reward,
+    "credit": _as_credit,
+    "prompts": as_prompts,
+}
+
+
+def _fit_prompts_per_epoch(keys: Tree, prompts: Sequence[Prompt] | None) -> None:
+    """Fewer prompts than an epoch draws by default are all drawn."""
+    default = TrainConfig().sample.prompts_per_epoch
+    if prompts is not None and default is not None and len(prompts) < default:
+        keys.setdefault("sample", {}).setdefault("prompts_per_epoch", len(prompts))
+
+
+def _wrong_type(name: str, value: Any, expected: str) -> InputError:
+    return InputError(f"{name} is {shortened(repr(value))} of type {type(value).__name__}, expected {expected}")

@@ -1,0 +1,320 @@
+"""`stepcredit.Trainer` on the toy policy and on the bundled pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tests.cli.command_line import TINY, newest_checkpoint, rows, stepcredit, tree
+from tests.toy_policy import WEIGHTS, ToyPolicy
+from torch import Tensor
+
+from stepcredit import EpochImages, InputError, Prompt, StopTraining, TrainConfig, Trainer
+from stepcredit.credit.uniform import Uniform
+from stepcredit.shapes.pipeline import load_pipeline
+
+PROMPTS = ["a lake", "a hill"]
+SECTIONS: dict[str, dict[str, Any]] = {
+    "sample": {"steps": 4, "images_per_prompt": 4},
+    "train": {"epochs": 2, "updates_per_epoch": 2, "learning_rate": 0.05},
+    "run": {"grid_images": 2},
+}
+"""8 images of 4 steps per epoch."""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def redness(images: Tensor, prompts: Any = (), metadata: Any = ()) -> Tensor:
+    return images[:, 0].mean((1, 2))
+
+
+def toy_trainer(output_dir: str | None = "run", **changes: Any) -> Trainer:
+    arguments: dict[str, Any] = {"model": ToyPolicy(), "reward": redness, "prompts": PROMPTS, **SECTIONS, **changes}
+    return Trainer(credit={"name": "contribution", "window": 2}, output_dir=output_dir, **arguments)
+
+
+def recorded(run: str = "run") -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(Path(run, "config.yaml").read_text())
+    return config
+
+
+def weights(run: str) -> bytes | None:
+    """Weights and optimizer of the newest checkpoint."""
+    return newest_checkpoint(Path(run))["tensors.safetensors"]
+
+
+# Training
+
+
+def test_training_returns_the_history_and_what_was_written(here: Path) -> None:
+    result = toy_trainer().train()
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert result.output_dir == Path("run")
+    assert result.weights == Path("run/lora") / WEIGHTS and result.weights.is_file()
+    assert result.before == Path("run/samples/epoch_0000.png") and result.before.is_file()
+    assert result.after == Path("run/samples/epoch_0002.png") and result.after.is_file()
+    assert not result.stopped_early
+
+
+def test_training_changes_the_samples() -> None:
+    trainer = toy_trainer()
+    before = trainer.sample("a lake")
+    trainer.train()
+    after = trainer.sample(PROMPTS, images=2)
+    assert len(after) == 4 and all(isinstance(image, Image.Image) for image in after)
+    assert before[0].tobytes() != after[0].tobytes()
+    assert after[0].tobytes() == trainer.sample("a lake")[0].tobytes(), "the noise depends on the seed and position"
+
+
+def test_a_second_call_of_train_continues_the_run() -> None:
+    toy_trainer("whole", train={**SECTIONS["train"], "epochs": 3}).train()
+    parts = toy_trainer("parts")
+    parts.train()
+    assert parts.train().history[-1]["epoch"] == 2, "nothing left to do"
+    assert len(parts.train(epochs=3).history) == 3
+    assert rows(Path("parts")) == rows(Path("whole"))
+    assert weights("parts") == weights("whole")
+
+
+def test_without_an_output_directory_runs_are_numbered() -> None:
+    for number in (1, 2):
+        trainer = toy_trainer(None)
+        trainer.train(epochs=0)
+        assert trainer.output_dir == Path(f"runs/python-00{number}")
+
+
+def test_nothing_is_printed_and_messages_are_logged(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "stepcredit")
+    trainer = Trainer(
+        model="embedded",
+        reward=redness,
+        prompts=["a red circle"],
+        output_dir="run",
+        sample={"steps": 3, "images_per_prompt": 2},
+        train={"epochs": 1, "updates_per_epoch": 1},
+        run={"grid_images": 1},
+    )
+    trainer.train()
+    trainer.sample("a red circle")
+    assert capfd.readouterr() == ("", "")
+    assert any("self-check" in record.message for record in caplog.records)
+
+
+def test_progress_is_printed_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    toy_trainer(progress=True).train()
+    assert "epoch   2/2" in capsys.readouterr().out
+
+
+# Callbacks
+
+
+def test_callbacks_get_metrics_and_images_after_every_epoch() -> None:
+    seen: list[tuple[Mapping[str, Any], EpochImages]] = []
+    result = toy_trainer(callbacks=[lambda metrics, images: seen.append((metrics, images))]).train()
+    assert [metrics["epoch"] for metrics, _ in seen] == [1, 2]
+    metrics, images = seen[-1]
+    assert metrics["reward_mean"] == pytest.approx(result.history[-1]["reward_mean"])
+    assert len(images) == 8 and list(images.prompts) == ["a lake"] * 4 + ["a hill"] * 4
+    assert images.pixels.shape == (8, 3, 8, 8) and images[3].size == (8, 8)
+    assert torch.allclose(images.scores, redness(images.pixels))
+
+
+def test_a_callback_stops_the_run_and_train_continues_it() -> None:
+    def stop(metrics: Mapping[str, Any], images: EpochImages) -> None:
+        if metrics["epoch"] == 1 and not stopped:
+            stopped.append(1)
+            raise StopTraining
+
+    stopped: list[int] = []
+    trainer = toy_trainer("a", callbacks=[stop])
+    result = trainer.train()
+    assert result.stopped_early and len(result.history) == 1
+    assert result.after == Path("a/samples/epoch_0001.png") and result.weights.is_file()
+    result = trainer.train()
+    assert not result.stopped_early and len(result.history) == 2
+    toy_trainer("b").train()
+    assert rows(Path("a")) == rows(Path("b"))
+
+
+def test_a_callback_that_raises_leaves_a_checkpoint() -> None:
+    def fail(metrics: Mapping[str, Any], images: EpochImages) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        toy_trainer(callbacks=[fail]).train()
+    assert len(toy_trainer().resume().history) == 2
+
+
+# What is recorded, and resuming
+
+
+def test_objects_are_recorded_as_what_they_are() -> None:
+    toy_trainer(reward=lambda images, prompts, metadata: redness(images)).train(epochs=0)
+    config = recorded()
+    assert config["model"]["path"] == "python:ToyPolicy"
+    assert config["reward"]["name"].startswith("python:") and "<lambda>" in config["reward"]["name"]
+
+
+def test_prompts_are_written_into_the_run_directory() -> None:
+    prompts = [{"prompt": "a lake", "count": 3}, {"prompt": "a hill", "count": 4}]
+    toy_trainer(prompts=prompts).train(epochs=0)
+    assert recorded()["prompts"]["source"] == "run/prompts.jsonl"
+    toy_trainer(prompts=[Prompt("a lake", {"count": 3}), Prompt("a hill", {"count": 4})]).resume()
+    with pytest.raises(InputError, match=r"other prompts.*run/prompts\.jsonl"):
+        toy_trainer(prompts=["a lake", "a road"]).resume()
+
+
+def test_the_command_line_says_what_a_run_with_objects_needs() -> None:
+    toy_trainer().train(epochs=1)
+    said = stepcredit("train", "--resume", "--run", "run", "train.epochs=2")
+    assert said.code == 2 and said.err.count("\n") == 1
+    assert "model.path is python:ToyPolicy" in said.err
+    assert "Trainer(model=..., output_dir='run').resume()" in said.err
+
+
+def test_another_trainer_resumes_the_run_if_it_gets_the_objects_again() -> None:
+    toy_trainer("parts").train(epochs=1)
+    again = Trainer(model=ToyPolicy(), reward=redness, output_dir="parts", train={"epochs": 2})
+    again.resume()
+    toy_trainer("whole").train()
+    assert rows(Path("parts")) == rows(Path("whole"))
+    with pytest.raises(InputError, match="reward"):
+        Trainer(model=ToyPolicy(), output_dir="parts", reward="warmth").resume(epochs=3)
+
+
+TINY_SECTIONS: dict[str, dict[str, Any]] = {
+    "sample": {"steps": 3, "prompts_per_epoch": 2, "images_per_prompt": 2},
+    "train": {"epochs": 2, "updates_per_epoch": 2},
+    "run": {"grid_images": 2},
+}
+
+
+def test_a_run_is_resumed_on_the_command_line_and_in_python() -> None:
+    """The same numbers, wherever each epoch was started."""
+    assert stepcredit("train", *TINY, "--run", "whole").code == 0
+    Trainer(output_dir="a", **TINY_SECTIONS).train(epochs=1)
+    assert stepcredit("train", "--resume", "--run", "a", "train.epochs=2").code == 0
+    assert stepcredit("train", *TINY, "train.epochs=1", "--run", "b").code == 0
+    trainer = Trainer(output_dir="b")
+    trainer.resume(epochs=2)
+    for name in "ab":
+        assert rows(Path(name)) == rows(Path("whole"))
+        assert newest_checkpoint(Path(name)) == newest_checkpoint(Path("whole"))
+    assert Trainer(output_dir="a").sample("a red circle")[0].tobytes() == trainer.sample("a red circle")[0].tobytes()
+
+
+def test_a_pipeline_object_is_trained_on_a_lambda() -> None:
+    pipeline = load_pipeline()
+    trainer = Trainer(
+        model={"path": pipeline, "lora_rank": 2},
+        reward=lambda images, prompts, metadata: images[:, 0].mean((1, 2)),
+        prompts=["a red circle", "a blue square"],
+        output_dir="run",
+        **{**TINY_SECTIONS, "train": {"epochs": 1, "updates_per_epoch": 2}},
+    )
+    trainer.train()
+    config = recorded()
+    assert config["model"]["path"] == "python:StableDiffusionPipeline" and config["model"]["lora_rank"] == 2
+    trained = trainer.sample("a red circle")[0].tobytes()
+    assert trainer.export("lora").name == "pytorch_lora_weights.safetensors"
+    assert (trainer.export("merged", "merged") / "model_index.json").is_file()
+    assert trainer.sample("a red circle")[0].tobytes() == trained, "exports leave the policy as it is"
+    assert trainer.save().is_file() and trainer.save("elsewhere").is_file()
+    assert trainer.train(epochs=2).history[-1]["ratio_max_deviation"] == 0
+    with pytest.raises(InputError, match=r"unload_lora_weights"):
+        Trainer(model=pipeline, output_dir="again").sample("a red circle")
+    with pytest.raises(InputError, match="not an empty folder"):
+        trainer.export("lora")
+
+
+# Configuration
+
+
+def test_every_argument_sets_a_key() -> None:
+    trainer = Trainer(
+        model={"path": "embedded-flow", "lora_rank": 2},
+        reward={"name": "warmth", "timeout": 60},
+        prompts="shapes-held-out",
+        credit={"name": "discount", "options": {"gamma": 0.9}},
+        seed=7,
+        sample={"steps": 5},
+        train={"epochs": 3},
+        run={"grid_every": 2},
+    )
+    expected = TrainConfig.model_validate(
+        {
+            "model": {"path": "embedded-flow", "lora_rank": 2},
+            "reward": {"name": "warmth", "timeout": 60},
+            "prompts": {"source": "shapes-held-out"},
+            "credit": {"name": "discount", "options": {"gamma": 0.9}},
+            "sample": {"steps": 5},
+            "train": {"epochs": 3},
+            "run": {"grid_every": 2, "seed": 7},
+        }
+    )
+    assert trainer.config == expected
+    assert tree(Path()) == {}, "nothing is written before train"
+
+
+def test_a_recipe_is_the_base_and_a_new_rule_or_reward_drops_the_options_of_the_old() -> None:
+    base = TrainConfig.model_validate(
+        {"credit": {"name": "discount", "options": {"gamma": 0.9}}, "reward": {"components": [{"name": "warmth"}]}}
+    )
+    changed = Trainer(config=base, credit="uniform", reward="jpeg_compressibility").config
+    assert (changed.credit.options, changed.reward.components) == ({}, [])
+    assert Trainer(config="embedded_warmth").config.reward.name == "warmth"
+    assert Trainer(credit=Uniform()).config.credit.name == "python:stepcredit.credit.uniform.Uniform"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        ({"trian": {}}, ["trian", "did you mean 'train'"]),
+        ({"epochs": 3}, ["epochs", "train={'epochs': ...}"]),
+        ({"train": 3}, ["train is 3 of type int", "mapping"]),
+        ({"train": {"epoch": 3}}, ["train.epoch", "train.epochs"]),
+        ({"train": {"epochs": "many"}}, ["train.epochs", "many"]),
+        ({"seed": 1, "run": {"seed": 2}}, ["seed", "run.seed"]),
+        ({"model": 3}, ["model is 3 of type int", "pipeline"]),
+        ({"model": ToyPolicy}, ["model is", "type"]),
+        ({"reward": 3}, ["reward is 3 of type int"]),
+        ({"prompts": 3}, ["prompts is of type int"]),
+        ({"credit": 3}, ["credit is 3"]),
+        ({"config": 3}, ["config is 3"]),
+        ({"config": "embeded_jpeg"}, ["embedded_jpeg"]),
+        ({"callbacks": [3]}, ["callbacks is [3]"]),
+        ({"algorithm": 3}, ["algorithm"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_are_one_line(arguments: dict[str, Any], facts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        Trainer(**arguments)
+    assert all(fact in str(caught.value) for fact in facts), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten() -> None:
+    toy_trainer().train(epochs=0)
+    with pytest.raises(InputError, match=r"run already holds a run: call resume\(\)"):
+        toy_trainer().train()
+
+
+@pytest.mark.parametrize("method", ["resume", "export", "save"])
+def test_what_needs_a_run_says_so(method: str) -> None:
+    with pytest.raises(InputError, match="output_dir"):
+        getattr(toy_trainer(None), method)()
+    with pytest.raises(InputError, match="missing"):
+        getattr(toy_trainer("missing"), method)()
