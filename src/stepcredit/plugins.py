@@ -23,6 +23,8 @@ from stepcredit.errors import InputError, StepcreditError, unknown
 GROUP = "stepcredit.plugins"
 """Entry points of this group are imported at the first look-up of any part."""
 
+_loaded: dict[str, None] = {}
+
 
 def load_plugin(name: str) -> ModuleType:
     """Import a plugin, so that its decorators run. A plugin runs once per process.
@@ -35,13 +37,20 @@ def load_plugin(name: str) -> ModuleType:
         InputError: the file or module does not exist, raises while it is imported, or exits. The message has the file,
             the line and the error.
     """
-    return _load_file(Path(name)) if name.endswith(".py") else _load_module(name)
+    module = _load_file(Path(name)) if name.endswith(".py") else _load_module(name)
+    _loaded.setdefault(name)
+    return module
 
 
 def load_plugins(names: Iterable[str]) -> None:
     """`load_plugin` for each of `names`, in order."""
     for name in names:
         load_plugin(name)
+
+
+def loaded_plugins() -> list[str]:
+    """The names that were given to `load_plugin`, for another process that needs the same parts."""
+    return list(_loaded)
 
 
 @functools.cache

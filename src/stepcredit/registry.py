@@ -72,14 +72,14 @@ class Registry(Generic[Part]):
         Raises:
             InputError: there is none. The message suggests the most similar name.
         """
-        if ":" in name:
-            return load_attribute(name)  # type: ignore[return-value]
         self._search()
         if name not in self._parts:
             load_plugins(plugins)
-        if name not in self._parts:
-            raise unknown(self.kind, name, self._parts)
-        return self._parts[name]
+        if name in self._parts:
+            return self._parts[name]
+        if ":" in name:
+            return load_attribute(name)  # type: ignore[return-value]
+        raise unknown(self.kind, name, self._parts)
 
     def _search(self) -> None:
         if self._searched:

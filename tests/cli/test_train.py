@@ -320,7 +320,7 @@ def test_what_a_user_cannot_mend_is_a_traceback_and_the_run_stays(here: Path, mo
         (["credit.name=contribtion"], "unknown credit rule 'contribtion' (did you mean 'contribution'?)"),
         (["credit.options={windw: 3}"], "unknown contribution option 'windw' (did you mean 'window'?)"),
         (["reward.name=warmht"], "unknown reward 'warmht' (did you mean 'warmth'?)"),
-        (["reward.name=gone.py:f"], "no reward file gone.py"),
+        (["reward.name=gone.py:f"], "no plugin file gone.py"),
         (["prompts.source=shape"], "unknown prompt list 'shape' (did you mean 'shapes'?)"),
         (["prompts.source=gone.txt"], "no prompt file gone.txt"),
         (["sample.prompts_per_epoch=65"], "sample.prompts_per_epoch is 65 but the prompt source has only 64"),

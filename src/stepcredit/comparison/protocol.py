@@ -12,6 +12,7 @@ from stepcredit.comparison.user_files import own_files, parts_of
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
+from stepcredit.plugins import load_plugins
 from stepcredit.prompts import load_prompts
 from stepcredit.registry import require_options
 from stepcredit.rewards import REWARDS
@@ -230,6 +231,7 @@ def _require_different(protocol: Protocol) -> None:
 
 def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
     try:
+        load_plugins(config.run.plugins)
         build_credit(config.credit)
         load_prompts(config.prompts.source)
     except InputError as error:

@@ -13,7 +13,7 @@ from stepcredit.prompts import prompt_names
 
 
 def own_files(configs: Iterable[TrainConfig]) -> dict[str, str]:
-    """SHA-256 of prompt files, and of the code of rewards called `file.py:function` or `module:function`, by name.
+    """SHA-256 of prompt files, plugins, and the code of parts named `file.py:function` or `module:function`, by name.
 
     What such code imports or loads is not seen, nor what a reward on another machine runs.
 
@@ -22,12 +22,13 @@ def own_files(configs: Iterable[TrainConfig]) -> dict[str, str]:
     """
     paths: dict[str, Path | None] = {}
     for config in configs:
-        if config.prompts.source not in prompt_names():
-            paths[config.prompts.source] = Path(config.prompts.source)
-        for part in parts_of(config.reward):
-            place = part.name.rpartition(":")[0]
-            if place and part.remote is None:
-                paths[place] = _code(place)
+        source = config.prompts.source
+        if source not in prompt_names() and ":" not in source:
+            paths[source] = Path(source)
+        rewards = [part.name for part in parts_of(config.reward) if part.remote is None]
+        named = [name.rpartition(":")[0] for name in (source, config.credit.name, *rewards)]
+        for place in [*config.run.plugins, *filter(None, named)]:
+            paths[place] = _code(place)
     return {name: _digest(path) for name, path in sorted(paths.items()) if path is not None}
 
 
@@ -37,7 +38,7 @@ def parts_of(reward: RewardSection) -> Sequence[RewardSection | ComponentSection
 
 
 def _code(place: str) -> Path | None:
-    """The file of a reward's code; None for a module that has none."""
+    """The file of a plugin or module; None for a module that has none."""
     if place.endswith(".py"):
         return Path(place)
     spec = find_spec(place)

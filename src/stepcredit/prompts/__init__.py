@@ -1,6 +1,6 @@
 """Prompts: where they come from, and which of them an epoch is trained on.
 
-To add a source, add one file here with a function under `@PROMPTS.register(key)`. The function takes the source as the
+To add a source, add one file here with a function under `@register_prompts(key)`. The function takes the source as the
 user wrote it and returns (or yields) strings, dicts with the key `prompt`, or Prompts. The key decides which sources
 the function reads:
 
@@ -8,7 +8,8 @@ the function reads:
     a suffix, `.jsonl`     files whose name ends in it
     a scheme, `hub:`       sources that begin with it
 
-A function in a plugin of your own registers in the same way.
+A function in a plugin of your own registers in the same way. Without registration, name the function as the source:
+`module:function` or `path/file.py:function`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,38 @@ from typing import Any, Protocol, runtime_checkable
 from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.prompts._rows import prompt_text, to_prompt
 from stepcredit.prompts.draw import draw_prompts
-from stepcredit.registry import Registry
+from stepcredit.registry import Registered, Registry
 from stepcredit.types import Prompt
 
-__all__ = ["PROMPTS", "PromptsLike", "as_prompts", "draw_prompts", "load_prompts", "prompt_names", "prompt_text"]
+__all__ = [
+    "PROMPTS",
+    "PromptsLike",
+    "as_prompts",
+    "draw_prompts",
+    "load_prompts",
+    "prompt_names",
+    "prompt_text",
+    "register_prompts",
+]
 
 PROMPTS: Registry[Callable[[str], Iterable[Any]]] = Registry("prompt source", "stepcredit.prompts")
+
+
+def register_prompts(key: str) -> Callable[[Registered], Registered]:
+    """Decorator that makes a function available as `prompts.source`; see this module for `key`.
+
+    The function takes the source as the user wrote it. It returns or yields strings, or dicts with the key `prompt`;
+    rewards get the other keys as metadata.
+
+    >>> @register_prompts("birds")
+    ... def birds(source):
+    ...     return ["a robin", "a wren"]
+
+    Raises:
+        InputError: another function has the key.
+    """
+    return PROMPTS.register(key)
+
 
 COLUMNS = ("prompt", "text")
 """Where a data set has its prompts: the first of these columns that it has."""
@@ -124,6 +151,8 @@ def _key(source: str) -> str:
         scheme, suffix = key.endswith(":"), key.startswith(".")
         if source == key or (suffix and source.endswith(key)) or (scheme and source.startswith(key)):
             return key
+    if ":" in source:  # module:function or path/file.py:function
+        return source
     suffixes = " or ".join(key for key in keys if key.startswith("."))
     raise InputError(f"{unknown('prompt list', source, filter(_is_name, keys))}, or the path of a {suffixes} file")
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from stepcredit.errors import InputError
-from stepcredit.prompts import PROMPTS
+from stepcredit.prompts import register_prompts
 from stepcredit.prompts._lines import numbered_lines
 from stepcredit.prompts._rows import to_prompt
 from stepcredit.types import Prompt
 
 
-@PROMPTS.register(".jsonl")
+@register_prompts(".jsonl")
 def read_jsonl(path: str) -> Iterator[Prompt]:
     """A UTF-8 file with a JSON object or string per line; keys beside `prompt` are metadata.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stepcredit.prompts import PROMPTS
+from stepcredit.prompts import register_prompts
 from stepcredit.prompts._lines import numbered_lines
 from stepcredit.prompts._rows import to_prompt
 from stepcredit.types import Prompt
 
 
-@PROMPTS.register(".txt")
+@register_prompts(".txt")
 def read_text(path: str) -> Iterator[Prompt]:
     """A UTF-8 file with a prompt per line; blank lines are skipped.
 

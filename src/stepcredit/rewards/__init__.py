@@ -1,11 +1,10 @@
 """Rewards: what is maximized. A reward maps (images (B,3,H,W) in [0,1], prompts, metadata) to B scores.
 
-To add one, add one file here that defines a class or a function under `@REWARDS.register("its_name")`. The keyword
-arguments of a class are the reward's options; those of a function are the arguments after images, prompts and metadata.
-Import heavy packages inside it. `stepcredit list reward` prints the first line of its docstring.
+To add one, add one file here that defines a class or a function under `@register_reward("its_name")`. Import heavy
+packages inside it. `stepcredit list reward` prints the first line of its docstring.
 
 A reward of your own needs no registration. Name it in the recipe as `module:function` or `path/file.py:function`, or
-pass the function or object to the Python API.
+pass the function or object to the Python API. To give it a name, decorate it with `register_reward` in a plugin.
 """
 
 from collections.abc import Callable
@@ -13,13 +12,13 @@ from typing import Any
 
 from stepcredit.config import MIXTURE, ComponentSection, RewardSection
 from stepcredit.errors import InputError, RewardError, shortened
-from stepcredit.registry import Registry
+from stepcredit.registry import Registered, Registry
 from stepcredit.rewards.core.checked import CheckedReward, checked
 from stepcredit.rewards.core.mixture import Mixture
 from stepcredit.rewards.core.naming import object_name
 from stepcredit.rewards.core.scores import Scores, join
 from stepcredit.rewards.core.signature import EXPECTED, full_signature
-from stepcredit.rewards.core.user import load_user_reward, make_reward
+from stepcredit.rewards.core.user import make_reward
 from stepcredit.rewards.remote.client import remote_reward
 from stepcredit.rewards.remote.ray import ray_reward
 
@@ -33,9 +32,28 @@ __all__ = [
     "build_reward",
     "checked",
     "join",
+    "register_reward",
 ]
 
 REWARDS: Registry[Callable[..., Any]] = Registry("reward", "stepcredit.rewards")
+
+
+def register_reward(name: str) -> Callable[[Registered], Registered]:
+    """Decorator that makes a reward available as `reward.name` and as a component of mixtures.
+
+    A function `(images, prompts, metadata) -> scores` is a reward, and its further keyword arguments are options. It
+    may take the images alone, or images and prompts. A class is built with its options, and its objects are called the
+    same way. Images are (B, 3, H, W) in [0, 1]; higher scores are better.
+
+    >>> @register_reward("brightness")
+    ... def brightness(images, prompts, metadata):
+    ...     return images.mean((1, 2, 3))
+
+    Raises:
+        InputError: another reward has the name.
+    """
+    return REWARDS.register(name)
+
 
 RewardLike = str | RewardSection | Callable[..., Any]
 """What `as_reward` accepts."""
@@ -90,6 +108,4 @@ def _one(section: RewardSection | ComponentSection, name: str) -> CheckedReward:
         raise InputError("the reward 'mixture' needs reward.components: list the rewards with a name and a weight each")
     if section.remote is not None:
         return checked(remote_reward(section.name, section.remote, section.options), name)
-    if ":" in section.name:
-        return checked(load_user_reward(section.name, section.options), name)
     return checked(make_reward(REWARDS.get(section.name), section.name, section.options), name)

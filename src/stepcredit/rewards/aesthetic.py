@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.vision.clip import ImageTower
 from stepcredit.rewards.vision.images import Images
@@ -19,7 +19,7 @@ PREDICTORS = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth")
 """The same file, as it is called on the hub and in the repository that it comes from."""
 
 
-@REWARDS.register("aesthetic")
+@register_reward("aesthetic")
 class Aesthetic:
     """LAION's aesthetic score of the image alone, about 1 to 10: CLIP ViT-L/14 and a linear predictor.
 

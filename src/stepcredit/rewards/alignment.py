@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards._shapes import require_captions, require_shapes_images
 from stepcredit.shapes.checker import Checker, attribute_log_probs
 
 
-@REWARDS.register("alignment")
+@register_reward("alignment")
 class Alignment:
     """Shapes world: mean probability of the words of the caption, by the packaged checker, from 0 to 1.
 

@@ -1,10 +1,10 @@
 """Is the shape central and of a good size?"""
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards._preference import Preference
 
 
-@REWARDS.register("balance")
+@register_reward("balance")
 class Balance(Preference):
     """Shapes world: is the shape central and of a good size, by a small scorer trained on synthetic preferences.
 

@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.vision.clip import Towers
 from stepcredit.rewards.vision.images import Images
 from stepcredit.rewards.vision.placement import place
 
 
-@REWARDS.register("clipscore")
+@register_reward("clipscore")
 class ClipScore:
     """CLIPScore, how well the image matches its prompt, from 0 to 100: CLIP ViT-L/14.
 

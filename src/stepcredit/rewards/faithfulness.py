@@ -1,10 +1,10 @@
 """Does the image show its caption?"""
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards._preference import Preference
 
 
-@REWARDS.register("faithfulness")
+@register_reward("faithfulness")
 class Faithfulness(Preference):
     """Shapes world: does the image show its caption, by a small scorer trained on synthetic preferences.
 

@@ -1,10 +1,10 @@
 """Do the two colors go together?"""
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards._preference import Preference
 
 
-@REWARDS.register("harmony")
+@register_reward("harmony")
 class Harmony(Preference):
     """Shapes world: do the two colors go together, by a small scorer trained on synthetic preferences.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stepcredit.errors import InputError
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.vision.images import Images
@@ -23,7 +23,7 @@ VISION_HEAD_WIDTH, TEXT_HEAD_WIDTH = 80, 64
 """Of the attention heads of open_clip's ViT-H-14."""
 
 
-@REWARDS.register("hpsv2")
+@register_reward("hpsv2")
 class HpsV2:
     """Human Preference Score v2 for an image given its prompt, about 0.2 to 0.3: a CLIP ViT-H/14.
 
@@ -88,7 +88,7 @@ class HpsV2:
         return (image * text).sum(-1)
 
 
-@REWARDS.register("hpsv2.1")
+@register_reward("hpsv2.1")
 class HpsV21(HpsV2):
     """Human Preference Score v2.1, about 0.2 to 0.35: HPSv2 retrained on better data.
 

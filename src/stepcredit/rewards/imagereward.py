@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.vision.blip import Blip
 from stepcredit.rewards.vision.images import Images
@@ -23,7 +23,7 @@ TOKENS = 35
 TOKENIZER = "google-bert/bert-base-uncased"
 
 
-@REWARDS.register("imagereward")
+@register_reward("imagereward")
 class ImageReward:
     """ImageReward, the human preference for an image given its prompt, about -2 to 2: BLIP and a linear predictor.
 

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.vision.images import to_pil
 
 
-@REWARDS.register("jpeg_incompressibility")
+@register_reward("jpeg_incompressibility")
 @dataclass(frozen=True)
 class JpegIncompressibility:
     """Size of the image as a JPEG, in kB of 1000 bytes: more detail scores higher.
@@ -37,7 +37,7 @@ class JpegIncompressibility:
         return _kilobytes(images, self.quality)
 
 
-@REWARDS.register("jpeg_compressibility")
+@register_reward("jpeg_compressibility")
 @dataclass(frozen=True)
 class JpegCompressibility:
     """Minus the size of the image as a JPEG, in kB of 1000 bytes: plainer images score higher.

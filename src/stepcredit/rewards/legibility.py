@@ -1,10 +1,10 @@
 """Does the shape stand out by lightness?"""
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards._preference import Preference
 
 
-@REWARDS.register("legibility")
+@register_reward("legibility")
 class Legibility(Preference):
     """Shapes world: does the shape stand out by lightness, by a small scorer trained on synthetic preferences.
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.vision.clip import Towers
 from stepcredit.rewards.vision.images import Images
@@ -17,7 +17,7 @@ from stepcredit.rewards.vision.placement import place
 TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-@REWARDS.register("pickscore")
+@register_reward("pickscore")
 class PickScore:
     """PickScore, the human preference for an image given its prompt, about 18 to 24: a CLIP ViT-H/14.
 

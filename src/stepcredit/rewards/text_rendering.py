@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.errors import RewardError, shortened, unknown
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.vision.images import Images, to_pil
@@ -23,7 +23,7 @@ Reader = Callable[[np.ndarray], str]
 _QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”')
 
 
-@REWARDS.register("text_rendering")
+@register_reward("text_rendering")
 class TextRendering:
     """Whether the text that the prompt asks for can be read in the image, by OCR, from 0 to 1.
 

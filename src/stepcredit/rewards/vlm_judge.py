@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from stepcredit.errors import InputError, RewardError, shortened, unknown
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.remote.vlm import (
     AnswerMode,
@@ -31,7 +31,7 @@ _MODES = ("logits", "score")
 _POSITIVE = ("concurrency", "timeout", "scale", "max_tokens")
 
 
-@REWARDS.register("vlm_judge")
+@register_reward("vlm_judge")
 @dataclass(eq=False)
 class VlmJudge:
     """Answer of a vision-language model, on any OpenAI-compatible server, to a question about the image, 0 to 1.

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from stepcredit.rewards import REWARDS
+from stepcredit.rewards import register_reward
 
 
-@REWARDS.register("warmth")
+@register_reward("warmth")
 @dataclass(frozen=True)
 class Warmth:
     """Mean red minus mean blue of the image, from -1 (blue) to 1 (red).

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, RewardError, shortened
+from stepcredit.plugins import load_plugins, loaded_plugins
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.core.scores import Scores, join
 
@@ -154,7 +155,7 @@ class RayActors:
 
     def start(self) -> Any:
         worker = self._actor.remote()
-        return worker, worker.placed.remote(), worker.build.remote(self._section)
+        return worker, worker.placed.remote(), worker.build.remote(self._section, loaded_plugins())
 
     def ready(self, worker: Any) -> None:
         _, placed, built = worker
@@ -180,9 +181,10 @@ class _Worker:
     def located(self) -> None:
         """Returns once Ray has found a place for the actor."""
 
-    def build(self, section: RewardSection) -> None:
+    def build(self, section: RewardSection, plugins: Sequence[str]) -> None:
         from stepcredit.rewards import build_reward
 
+        load_plugins(plugins)
         self._reward = build_reward(section)
 
     def score(self, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Scores:
