@@ -28,20 +28,19 @@ STYLE = (
 
 HEAD = """# Scaling
 
-What a reward query costs, measured by `benchmarks/scaling.py`, which wrote this page and its plot: do not edit it by
-hand. [speed.md](speed.md) says what the other benchmarks are for.
+How the cost of a reward query grows. `benchmarks/scaling.py` wrote this page and its plot; do not edit it by hand.
+[Speed](speed.md) describes the other benchmarks.
 
-A tiny Stable Diffusion (1.8M weights, random) is sampled and trained with guidance 5, in float32 on one thread: a
-rollout with its decoding, and one update of its LoRA over all images and steps; no reward. What does not vary is:
-{base}.
-Every figure is per query, the median over rounds with its range. The points of a law are measured in turn. Where the
-machine had other work, time on the clock, and with it the law of processes, tells of that work too.
+A tiny Stable Diffusion (1.8M random weights) is sampled and trained with guidance 5, in float32 on one thread: a rollout
+with decoding, and one update of its LoRA over all images and steps, without a reward. Fixed values: {base}.
+Every figure is per query: the median over rounds with its range. The points of a row are measured in turn. Other work on
+the machine affects wall-clock time, and therefore the rows for processes.
 
-A line a + b x is fitted to the medians with the least relative error; within {linear:.0%} of all of them is called
-linear. The power is that of x with which the cost changed from the first point to the last.
+A line a + b x is fitted to the medians with the least relative error. It is called linear if all medians are within
+{linear:.0%}. The power is the exponent of x that explains the change from the first point to the last.
 
-The absolute figures are those of this small model on this machine. What carries over is the form of each law; the
-constants are to be measured again where it matters, and on a GPU by `benchmarks/gpu.py`.
+The absolute figures belong to this small model on this machine; the form of each relation carries over. On a GPU, measure
+again with `benchmarks/gpu.py`.
 """
 
 
@@ -116,6 +115,7 @@ def sentences(law: Law, costs: Sequence[Sequence[Cost]]) -> Iterator[str]:
     """What was measured, in words, and why it should be so."""
     unit = "CPU-ms" if law.clock == "cpu" else "ms"
     yield f"**{law.name[0].upper() + law.name[1:]}.** {law.because}"
+    yield ""
     for phase, line in fits(law, costs).items():
         sign = "−" if line.slope < 0 else "+"
         off = f"{line.deviation:.0%}"

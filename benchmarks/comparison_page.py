@@ -3,8 +3,8 @@
     uv run stepcredit compare benchmark_embedded --run runs/benchmark_embedded
     uv run python benchmarks/comparison_page.py runs/benchmark_embedded --name embedded
 
-replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->` in docs/benchmark.md by the tables of the comparison's
-results.json, and writes docs/images/benchmark_NAME.svg: for every reward, mean reward against reward queries.
+replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->` in docs/results/log.md by the tables of the
+comparison's results.json, and writes docs/images/benchmark_NAME.svg: for every reward, mean reward against reward queries.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the comparison")
     parser.add_argument("--name", required=True, help="of the place in the page, and of the picture")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of benchmark.md and images/")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of results/log.md and images/")
     options = parser.parse_args()
     results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
-    page = options.docs / "benchmark.md"
+    page = options.docs / "results" / "log.md"
     fill(page, options.name, section(results))
     picture = options.docs / "images" / f"benchmark_{options.name}.svg"
     picture.write_text(curves(results), encoding="utf-8")
@@ -42,14 +42,14 @@ def main() -> None:
 
 
 def section(results: Mapping[str, Any]) -> str:
-    """Every table, with headings one level below the page's own, and what it was measured with."""
+    """Every table, with headings below the page's sections, and what it was measured with."""
     versions = ", ".join(f"{name} {version}" for name, version in results["protocol"]["versions"].items())
     runs = sum(len(arm["by_seed"]) for found in results["rewards"].values() for arm in found["arms"].values())
     setting = (
         f"{runs} runs on fresh seeds {', '.join(map(str, results['protocol']['fresh_seeds']))}, {results['jobs']} at a "
         f"time, one thread each; {platform.machine()}, {os.cpu_count()} cores; {versions}."
     )
-    return "\n\n".join([setting, *(re.sub("^## ", "### ", part) for part in reward_sections(results))])
+    return "\n\n".join([setting, *(re.sub("^## ", "#### ", part) for part in reward_sections(results))])
 
 
 def curves(results: Mapping[str, Any]) -> str:

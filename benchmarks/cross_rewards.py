@@ -6,7 +6,7 @@
 has `stepcredit evaluate` measure every finished run on fresh seeds with every reward of the comparison, the prompt
 checker and diversity, on the prompts it was trained on and on held-out ones, the same prompts and noise for all. What
 was found is kept in RUN/cross_rewards.json and not measured again. For both prompt sets prints tuned - base, the mean
-over training seeds with its standard error; with `--name` the tables go into their place in docs/benchmark.md.
+over training seeds with its standard error; with `--name` the tables go into their place in docs/results/log.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the comparison")
     parser.add_argument("--images", type=int, default=2, help="of every prompt")
     parser.add_argument("--seed", type=int, default=0, help="of the evaluation's noise")
-    parser.add_argument("--name", help="of the place in docs/benchmark.md")
+    parser.add_argument("--name", help="of the place in docs/results/log.md")
     options = parser.parse_args()
     results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
     rewards = list(results["rewards"])
@@ -44,7 +44,7 @@ def main() -> None:
     text = "\n\n".join(part for name in ("training", "held-out") for part in (heading(name), table(found, name)))
     print(text)
     if options.name:
-        fill(DOCS / "benchmark.md", options.name, text)
+        fill(DOCS / "results" / "log.md", options.name, text)
 
 
 def measured(folder: Path, rewards: Sequence[str], images: int, seed: int) -> Found:

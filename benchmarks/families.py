@@ -17,19 +17,20 @@ from tests.families.proof import WITHOUT_LORA, Proof, prove
 
 from stepcredit.utils.logging import quiet_libraries
 
-HEAD = """# Families of pipelines
+HEAD = """# Model families
 
-Every row is a genuine diffusers pipeline of that class with tiny random weights, built without network. The table is
-the output of `python -m benchmarks.families`; the test suite asserts the same (`tests/policy/test_families.py`).
+Every row is a real diffusers pipeline of that class with tiny random weights, built without a network. `python -m
+benchmarks.families` wrote the table; the test suite asserts the same (`tests/policy/test_families.py`).
 
-- **replay**: largest |log ratio| between what was recorded and what is replayed, over all trained steps of four images,
-  sampled two at a time with guidance, after the weights were moved; and how it is replayed. Steps whose noise is below
-  `sample.min_std` are not trained.
-- **without gradient**: trained tensors that no gradient reaches, of all.
-- **warmth**: mean of the reward over 32 fixed images before and after two epochs of the trainer (192 images each, every
-  weight trained, contribution credit).
-- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its exported weights:
-  a LoRA by `load_lora_weights`, or the denoiser by `from_pretrained` where diffusers has no LoRA loader.
+- **replay**: largest |log ratio| between recorded and replayed steps, over all trained steps of four images, sampled two
+  at a time with guidance, after the weights were changed; and the way of replay
+  ([Method](concepts/method.md#the-policy-is-the-stock-pipeline)).
+- **trained steps**: steps whose noise is above `sample.min_std`.
+- **without gradient**: trained tensors that no gradient reaches.
+- **warmth**: mean reward over 32 fixed images before and after two epochs of training (192 images each, all weights
+  trained, contribution credit).
+- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its exported weights: a
+  LoRA with `load_lora_weights`, or the denoiser with `from_pretrained` if diffusers has no LoRA loader.
 - **overhead**: median milliseconds that a replay of four images spends outside the denoiser, after the first.
 
 | family | replay | trained steps | without gradient | warmth | reloaded | overhead, ms |

@@ -1,4 +1,4 @@
-"""Inflict every fault and hostile input of the tests and write their counts into docs/reliability.md.
+"""Inflict every fault and hostile input of the tests and write their counts into docs/results/reliability.md.
 
     uv run python benchmarks/faults.py          # everything, many minutes: what the page holds
     uv run python benchmarks/faults.py --fast   # what every run of the test suite does
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "results" / "reliability.md"
 TABLES = {"faults": ["tests/faults"], "hostile": ["tests/hostile"]}
 VARIABLE = "STEPCREDIT_FAULT_ROWS"
 

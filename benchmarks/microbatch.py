@@ -147,7 +147,7 @@ def ours(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, con
 def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig) -> None:
     """One (image, step) per forward and backward, with the denoiser called directly."""
     unet, scheduler, guidance = policy.pipeline.unet, policy.scheduler, config.sample.guidance
-    embeddings, negative = trajectory.recording.encodings.of(trajectory.prompts)[0]
+    embeddings, negative = trajectory.recording.encodings.batch(trajectory.prompts)[0]
     terms = len(trajectory) * trajectory.steps
     stride = scheduler.config.num_train_timesteps // config.sample.steps
     for row in range(len(trajectory)):

@@ -191,7 +191,7 @@ class RewardSection(_Section):
     remote: str | list[str] | None = Field(
         None,
         description="address of a reward server, or of several, that score instead: `name` is one of theirs, `options` "
-        "say how they are asked, see docs/reward_service.md",
+        "say how they are asked, see docs/guides/remote-rewards.md",
     )
     overlap: bool = Field(
         True, description="score finished images while others are sampled; False scores an epoch's in one call"

@@ -17,13 +17,14 @@ ARMS = {"uniform": {11: [0.0, 1.0, 2.0], 12: [0.0, 1.0, 2.5]}, "linear": {11: [0
 
 
 def written(module: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> str:
-    """benchmark.md after the script has run."""
+    """log.md after the script has run."""
     (folder / "docs/images").mkdir(parents=True)
-    (folder / "docs/benchmark.md").write_text(PAGE)
+    (folder / "docs/results").mkdir()
+    (folder / "docs/results/log.md").write_text(PAGE)
     run = kept(folder / "run", ARMS).path
     monkeypatch.setattr("sys.argv", ["comparison_page.py", str(run), "--name", name, "--docs", str(folder / "docs")])
     module("comparison_page").main()
-    return (folder / "docs/benchmark.md").read_text()
+    return (folder / "docs/results/log.md").read_text()
 
 
 def test_the_tables_take_their_place_and_nothing_else(
@@ -47,4 +48,4 @@ def test_the_picture_stands_alone(module: Any, monkeypatch: pytest.MonkeyPatch, 
 def test_a_page_without_the_place_is_left_alone(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no place <!-- three -->"):
         written(module, monkeypatch, tmp_path, "three")
-    assert (tmp_path / "docs/benchmark.md").read_text() == PAGE
+    assert (tmp_path / "docs/results/log.md").read_text() == PAGE

@@ -1,4 +1,4 @@
-"""The toy policy behind the command line, and the counts for docs/reliability.md where they are asked for."""
+"""The toy policy behind the command line, and the counts for docs/results/reliability.md where they are asked for."""
 
 from tests.cli.conftest import here, toy
 from tests.hostile.trials import write_rows

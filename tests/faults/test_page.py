@@ -1,4 +1,4 @@
-"""docs/reliability.md tells of every fault, and its tables add up what the tests have counted."""
+"""docs/results/reliability.md tells of every fault, and its tables add up what the tests have counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.test_several_processes import TOLD
 from tests.faults.victim import SIGNALS
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "results" / "reliability.md").read_text(encoding="utf-8")
 GENERATOR = runpy.run_path(str(ROOT / "benchmarks" / "faults.py"))
 
 

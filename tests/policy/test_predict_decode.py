@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from tests.families import FAMILIES
-from tests.families.proof import configuration, moved
+from tests.families.proof import moved
 from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd, tiny_sdxl
 from torch import Tensor
 
@@ -22,10 +22,16 @@ def rollout(policy: PipelinePolicy, steps: int = 3) -> Rollout:
     return policy.rollout(PROMPTS[:2], SEEDS[:2], Plan(steps, range(steps)))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_prediction_at_the_recorded_latents_is_the_replay(name: str) -> None:
-    policy = moved(name)
-    trajectory = rollout(policy).trajectory
+@pytest.fixture(scope="module", params=FAMILIES)
+def recorded(request: pytest.FixtureRequest) -> tuple[str, PipelinePolicy, Rollout]:
+    """A family, a policy of it and a rollout of two images."""
+    policy = moved(request.param)
+    return request.param, policy, rollout(policy)
+
+
+def test_a_prediction_at_the_recorded_latents_is_the_replay(recorded: tuple[str, PipelinePolicy, Rollout]) -> None:
+    _, policy, result = recorded
+    trajectory = result.trajectory
     with torch.no_grad():
         replayed = policy.replay(trajectory, STEP)
         predicted = policy.predict(trajectory, trajectory.latents[:, STEP], STEP)
@@ -35,23 +41,41 @@ def test_a_prediction_at_the_recorded_latents_is_the_replay(name: str) -> None:
     assert not torch.equal(elsewhere.output, replayed.output)
 
 
-@pytest.mark.parametrize("mode", ["mixed-steps", "full-loop"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_an_unguided_prediction_is_the_replay_of_a_pipeline_without_guidance(name: str, mode: str) -> None:
-    policy = moved(name)
-    trajectory = rollout(policy).trajectory
+def without_guidance(name: str, policy: PipelinePolicy) -> PipelinePolicy:
+    """A policy of the same pipeline whose rollouts have no guidance."""
     scale = family_of(policy.pipeline).unguided
-    sample = configuration(name).sample
-    call = {key: value for key, value in sample.call.items() if key not in ("true_cfg_scale", "negative_prompt")}
-    unguided = moved(name, sample={"guidance": sample.guidance if scale is None else scale, "call": call})
-    theirs = rollout(unguided).trajectory
-    policy.replay_mode = unguided.replay_mode = mode
-    with torch.no_grad():
-        found = policy.predict(trajectory, theirs.latents[:, STEP], STEP, guided=False)
-        expected = unguided.replay(theirs, STEP)
-        guided = policy.predict(trajectory, theirs.latents[:, STEP], STEP)
-    assert torch.equal(found.output, expected.output) and torch.equal(found.mean, expected.mean)
-    assert torch.equal(found.output, guided.output) == (name == "flux")
+    call = {key: value for key, value in policy.sample.call.items() if key not in ("true_cfg_scale", "negative_prompt")}
+    guidance = policy.sample.guidance if scale is None else scale
+    sample = policy.sample.model_copy(update={"guidance": guidance, "call": call})
+    return PipelinePolicy(policy.pipeline, policy.adapter, sample)
+
+
+def test_an_unguided_prediction_is_the_replay_of_a_rollout_without_guidance(
+    recorded: tuple[str, PipelinePolicy, Rollout],
+) -> None:
+    name, policy, result = recorded
+    unguided = without_guidance(name, policy)
+    trajectory = rollout(unguided).trajectory
+    latents = trajectory.latents[:, STEP]
+    for mode in ("mixed-steps", "full-loop"):
+        policy.replay_mode = unguided.replay_mode = mode
+        with torch.no_grad():
+            found = policy.predict(result.trajectory, latents, STEP, guided=False)
+            expected = unguided.replay(trajectory, STEP)
+            guided = policy.predict(result.trajectory, latents, STEP)
+        assert torch.equal(found.output, expected.output) and torch.equal(found.mean, expected.mean)
+        assert torch.equal(found.output, guided.output) == (name == "flux")
+
+
+def test_the_decoded_final_latents_are_the_images_of_the_rollout(
+    recorded: tuple[str, PipelinePolicy, Rollout],
+) -> None:
+    _, policy, result = recorded
+    final = result.trajectory.final.requires_grad_()
+    images = policy.decode(final)
+    assert torch.equal(images, result.images)
+    (gradient,) = torch.autograd.grad(images.sum(), final)
+    assert gradient.isfinite().all() and gradient.any()
 
 
 def test_an_unguided_prediction_calls_the_denoiser_without_the_unconditional_half() -> None:
@@ -78,17 +102,6 @@ def test_the_numbers_of_latents_and_rows_must_agree() -> None:
     trajectory = rollout(policy).trajectory
     with pytest.raises(ValueError, match="3 latents, 2 rows and 2 steps"):
         policy.predict(trajectory, trajectory.latents[[0, 0, 0], 1], 1)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_decoded_final_latents_are_the_images_of_the_rollout(name: str) -> None:
-    policy = moved(name)
-    result = rollout(policy)
-    final = result.trajectory.final.requires_grad_()
-    images = policy.decode(final)
-    assert torch.equal(images, result.images)
-    (gradient,) = torch.autograd.grad(images.sum(), final)
-    assert gradient.isfinite().all() and gradient.any()
 
 
 @pytest.mark.filterwarnings("ignore:`upcast_vae`:FutureWarning")

@@ -46,7 +46,7 @@ class Notebook(Progress):
     def phase(self, name: str) -> None:
         self.phases.append(name)
 
-    def epoch(self, metrics: Any) -> None:
+    def epoch(self, metrics: Any, formats: Any = None) -> None:
         self.rows.append(metrics)
 
 

@@ -13,8 +13,8 @@ from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.policy.replay.prompt_cache import Earlier, Encode, PromptCache, versions
-from stepcredit.policy.replay.prompt_rows import Rows, packed, selected
+from stepcredit.policy.replay.prompt_cache import Encode, EncodingStore, PromptCache, weight_versions
+from stepcredit.policy.replay.prompt_rows import PromptRows, pack, select
 from stepcredit.types import Plan
 
 TEXTS = ("a", "bb", "ccc")
@@ -30,66 +30,66 @@ def rows_of(texts: Sequence[str], length: int = 5) -> Tensor:
 
 
 def encoded(
-    encode: Encode, texts: Sequence[str] = TEXTS, earlier: Earlier | None = None, weights: Any = (), **named: Any
+    encode: Encode, texts: Sequence[str] = TEXTS, store: EncodingStore | None = None, weights: Any = (), **named: Any
 ) -> PromptCache:
     """The encodings of one call for all of `texts`."""
-    encodings = PromptCache(texts, earlier or Earlier(), weights)
-    encodings.recording(encode, list(texts))(list(texts), **named)
+    encodings = PromptCache(texts, store or EncodingStore(), weights)
+    encodings.encoder(encode, list(texts))(list(texts), **named)
     return encodings
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 6])
-def test_a_sequence_as_long_as_the_batch_is_not_taken_for_one(length: int) -> None:
+def test_a_sequence_as_long_as_the_batch_is_not_taken_for_a_batch(length: int) -> None:
     """(B, S, C) and a (S, 3) that belongs to no prompt, as FLUX's text positions do; S is B, 2 B and B + 1 too."""
     positions = torch.arange(3.0 * length).view(length, 3)
     encodings = encoded(lambda prompt: (rows_of(prompt, length), positions))
-    value, ids = encodings.of(["ccc", "a"])[0]
+    value, ids = encodings.batch(["ccc", "a"])[0]
     assert torch.equal(value, rows_of(["ccc", "a"], length))
     assert torch.equal(ids, positions)
 
 
-def test_ragged_lists_are_cut_by_prompt() -> None:
+def test_ragged_lists_are_selected_by_prompt() -> None:
     encodings = encoded(lambda prompt: ([torch.full((len(text), 2), number(text)) for text in prompt], []))
-    value, negative = encodings.of(["ccc", "ccc", "bb"])[0]
+    value, negative = encodings.batch(["ccc", "ccc", "bb"])[0]
     assert [tuple(part.shape) for part in value] == [(3, 2), (3, 2), (2, 2)]
     assert [float(part[0, 0]) for part in value] == [number("c"), number("c"), number("b")]
     assert negative == []
 
 
-def test_a_list_of_layers_is_cut_inside() -> None:
+def test_a_list_of_layers_is_selected_inside() -> None:
     encodings = encoded(lambda prompt: [rows_of(prompt), -rows_of(prompt), torch.ones(3)])
-    first, second, fixed = encodings.of(["bb"])[0]
+    first, second, fixed = encodings.batch(["bb"])[0]
     assert torch.equal(first, rows_of(["bb"])) and torch.equal(second, -rows_of(["bb"]))
     assert torch.equal(fixed, torch.ones(3))
 
 
-def test_a_batch_that_is_repeated_is_cut_in_every_block() -> None:
+def test_a_repeated_batch_is_selected_in_every_block() -> None:
     """Negative and positive prompts along one axis."""
     encodings = encoded(lambda prompt: torch.cat([-rows_of(prompt), rows_of(prompt)]))
-    (value,) = encodings.of(["ccc", "a"])
+    (value,) = encodings.batch(["ccc", "a"])
     assert torch.equal(value, torch.cat([-rows_of(["ccc", "a"]), rows_of(["ccc", "a"])]))
 
 
-def test_parts_that_are_nothing_or_numbers_are_handed_on() -> None:
+def test_none_and_numbers_are_returned_unchanged() -> None:
     scalar = torch.tensor(4.0)
     encodings = encoded(lambda prompt: (rows_of(prompt), None, 7, scalar, (None, rows_of(prompt))))
-    value, nothing, seven, same, (inner, deep) = encodings.of(["bb"])[0]
+    value, nothing, seven, same, (inner, deep) = encodings.batch(["bb"])[0]
     assert torch.equal(value, rows_of(["bb"])) and torch.equal(deep, rows_of(["bb"]))
     assert nothing is None and inner is None and seven == 7 and same is scalar
 
 
-def test_rows_that_fit_no_number_of_prompts() -> None:
-    with pytest.raises(InputError, match=r"returned 4 rows for 3 prompts: they cannot be told apart$"):
+def test_rows_that_cannot_be_assigned_to_prompts_are_refused() -> None:
+    with pytest.raises(InputError, match=r"4 rows for 3 prompts"):
         encoded(lambda prompt: rows_of([*prompt, "z"]))
 
 
-def test_order_and_duplicates_are_those_of_the_batch() -> None:
+def test_a_batch_may_reorder_and_repeat_prompts() -> None:
     encodings = encoded(lambda prompt: rows_of(prompt), ["bb", "a", "bb", "ccc"])
     assert encodings.prompts == ("bb", "a", "ccc")
     batch = ["ccc", "a", "a", "bb", "ccc"]
-    assert torch.equal(encodings.of(batch)[0], rows_of(batch))
-    assert torch.equal(encodings.of(["a"])[0], rows_of(["a"]))
-    assert torch.equal(encodings.of(batch)[0], rows_of(batch))
+    assert torch.equal(encodings.batch(batch)[0], rows_of(batch))
+    assert torch.equal(encodings.batch(["a"])[0], rows_of(["a"]))
+    assert torch.equal(encodings.batch(batch)[0], rows_of(batch))
 
 
 def test_every_distinct_prompt_is_encoded_once_for_all_batches() -> None:
@@ -99,56 +99,56 @@ def test_every_distinct_prompt_is_encoded_once_for_all_batches() -> None:
         asked.append(prompt)
         return rows_of(prompt)
 
-    earlier = Earlier()
+    store = EncodingStore()
     for _ in range(2):
-        encodings = PromptCache(["bb", "a", "bb", "ccc"], earlier)
+        encodings = PromptCache(["bb", "a", "bb", "ccc"], store)
         for batch in (["bb", "a"], ["bb", "ccc"]):
-            assert torch.equal(encodings.recording(encode, batch)(batch), rows_of(batch))
+            assert torch.equal(encodings.encoder(encode, batch)(batch), rows_of(batch))
     assert asked == [["bb", "a", "ccc"], ["bb", "a", "ccc", "bb"]]
 
 
-def test_calls_are_told_apart_by_their_order() -> None:
+def test_calls_are_identified_by_their_order() -> None:
     """As where a pipeline encodes the prompt and then the negative prompt."""
-    encodings = PromptCache(TEXTS, Earlier())
+    encodings = PromptCache(TEXTS, EncodingStore())
     for batch in (["a", "bb"], ["ccc", "a"]):
-        encode = encodings.recording(lambda prompt: rows_of(prompt), batch)
+        encode = encodings.encoder(lambda prompt: rows_of(prompt), batch)
         assert torch.equal(encode(batch), rows_of(batch))
         assert torch.equal(encode(["no", "no"]), rows_of(["no", "no"]))
-    assert [tuple(value[:, 0, 0].tolist()) for value in encodings.of(["bb"])] == [(number("b"),), (number("n"),)]
+    assert [tuple(value[:, 0, 0].tolist()) for value in encodings.batch(["bb"])] == [(number("b"),), (number("n"),)]
 
 
 def test_a_structure_that_changes_from_one_rollout_to_the_next() -> None:
     """With guidance there is a negative part, without it is None: what is known of one is not used for the other."""
-    earlier = Earlier()
-    plain = encoded(lambda prompt: (rows_of(prompt), None), earlier=earlier)
-    guided = encoded(lambda prompt: (rows_of(prompt), -rows_of(prompt)), earlier=earlier)
-    doubled = encoded(lambda prompt: (rows_of(prompt), torch.ones(6)), earlier=earlier)
-    assert plain.of(["bb"])[0][1] is None
-    assert torch.equal(guided.of(["bb"])[0][1], -rows_of(["bb"]))
-    assert torch.equal(doubled.of(["bb"])[0][1], torch.ones(6))
-    assert len(earlier.layouts) == 3
+    store = EncodingStore()
+    plain = encoded(lambda prompt: (rows_of(prompt), None), store=store)
+    guided = encoded(lambda prompt: (rows_of(prompt), -rows_of(prompt)), store=store)
+    doubled = encoded(lambda prompt: (rows_of(prompt), torch.ones(6)), store=store)
+    assert plain.batch(["bb"])[0][1] is None
+    assert torch.equal(guided.batch(["bb"])[0][1], -rows_of(["bb"]))
+    assert torch.equal(doubled.batch(["bb"])[0][1], torch.ones(6))
+    assert len(store.repeats) == 3
 
 
-def test_one_prompt_alone_is_not_taken_for_what_belongs_to_none() -> None:
+def test_a_single_prompt_is_distinguished_from_shared_parts() -> None:
     encodings = encoded(lambda prompt: (rows_of(prompt), torch.ones(1, 2)), ["a"])
-    value, fixed = encodings.of(["a", "a"])[0]
+    value, fixed = encodings.batch(["a", "a"])[0]
     assert torch.equal(value, rows_of(["a", "a"])) and torch.equal(fixed, torch.ones(1, 2))
 
 
-def test_one_text_for_all_images_is_given_for_all_prompts() -> None:
+def test_an_equal_text_per_image_is_passed_for_all_prompts() -> None:
     seen = []
 
     def encode(prompt: list[str], negative_prompt: list[str]) -> Tensor:
         seen.append(negative_prompt)
         return rows_of(prompt) - rows_of(negative_prompt)
 
-    encodings = PromptCache(TEXTS, Earlier())
-    value = encodings.recording(encode, ["a", "bb"])(["a", "bb"], negative_prompt=["no", "no"])
+    encodings = PromptCache(TEXTS, EncodingStore())
+    value = encodings.encoder(encode, ["a", "bb"])(["a", "bb"], negative_prompt=["no", "no"])
     assert torch.equal(value, rows_of(["a", "bb"]) - number("n"))
     assert seen == [["no"] * 3, ["no"] * 4]
 
 
-def test_a_list_that_holds_no_texts_is_left_as_it_is() -> None:
+def test_a_list_without_texts_is_passed_unchanged() -> None:
     """As the layers of the text encoder that FLUX.2 reads, which may be as many as the images."""
     seen = []
 
@@ -160,22 +160,19 @@ def test_a_list_that_holds_no_texts_is_left_as_it_is() -> None:
     assert seen == [[9, 18, 27]] * 2
 
 
-def test_another_text_for_every_image_is_refused() -> None:
-    with pytest.raises(InputError) as refused:
+def test_different_texts_per_image_are_refused() -> None:
+    with pytest.raises(InputError, match="a different negative_prompt for every image"):
         encoded(lambda prompt, negative_prompt: rows_of(prompt), negative_prompt=["x", "y", "z"])
-    assert str(refused.value) == (
-        "encode_prompt was given a different negative_prompt for every image: it cannot be replayed"
-    )
 
 
-def test_another_negative_prompt_for_every_image_is_refused_by_a_rollout() -> None:
+def test_a_rollout_refuses_different_negative_prompts_per_image() -> None:
     policy = tiny_policy(call={"negative_prompt": ["w", "x", "y", "z"]})
     with pytest.raises(InputError, match="a different negative_prompt for every image"):
         policy.rollout(PROMPTS, SEEDS)
     assert policy.scheduler.hook is None
 
 
-def test_a_negative_prompt_is_a_fresh_list_of_one_per_image_for_every_call() -> None:
+def test_every_call_gets_a_new_list_of_negative_prompts() -> None:
     policy = tiny_policy(steps=1, call={"negative_prompt": "bad"})
     recording = policy.rollout(PROMPTS, SEEDS).trajectory.recording
     first = recording.arguments(TEXTS)["negative_prompt"]
@@ -185,7 +182,7 @@ def test_a_negative_prompt_is_a_fresh_list_of_one_per_image_for_every_call() -> 
     assert recording.call["negative_prompt"] == policy.sample.call["negative_prompt"] == "bad"
 
 
-def test_a_negative_prompt_counts_and_replays() -> None:
+def test_a_negative_prompt_has_an_effect_and_replays() -> None:
     policy = tiny_policy(steps=2, call={"negative_prompt": "bad"})
     trajectory = policy.rollout(PROMPTS, SEEDS, Plan(2, range(2), batch=3)).trajectory
     plain = tiny_policy(steps=2).rollout(PROMPTS, SEEDS, Plan(2, range(2), batch=3)).trajectory
@@ -195,7 +192,7 @@ def test_a_negative_prompt_counts_and_replays() -> None:
         assert torch.equal(mean, again)
 
 
-def test_a_rollout_asks_the_text_encoder_once_for_all_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_encodes_prompts_once_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy(tiny_sd(), steps=1, guidance=1.0)
     own, asked = type(policy.pipeline).encode_prompt, []
 
@@ -212,18 +209,18 @@ def test_a_rollout_asks_the_text_encoder_once_for_all_its_batches(monkeypatch: p
     assert asked == [["two dogs", "a cat"], ["two dogs", "a cat", "two dogs"]]
 
 
-def held_rows(value: Any) -> list[int]:
+def stored_rows(value: Any) -> list[int]:
     """Of each part that holds rows, how many."""
     if isinstance(value, tuple | list):
-        return [count for part in value for count in held_rows(part)]
-    return [len(value.held)] if isinstance(value, Rows) else []
+        return [count for part in value for count in stored_rows(part)]
+    return [len(value.stored)] if isinstance(value, PromptRows) else []
 
 
-def held_bytes(value: Any) -> int:
+def stored_bytes(value: Any) -> int:
     """Of every storage that a packed value keeps."""
     if isinstance(value, tuple | list):
-        return sum(map(held_bytes, value))
-    parts = value.held if isinstance(value.held, list) else [value.held]
+        return sum(map(stored_bytes, value))
+    parts = value.stored if isinstance(value.stored, list) else [value.stored]
     return sum(part.untyped_storage().nbytes() for part in parts)
 
 
@@ -234,15 +231,15 @@ def guided(prompts: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
 
 
 @pytest.mark.parametrize("prompts", [2, 3])
-def test_the_unconditional_branch_is_held_as_one_row(prompts: int) -> None:
+def test_the_unconditional_branch_is_stored_as_one_row(prompts: int) -> None:
     row = rows_of(["n"]).untyped_storage().nbytes()
-    held = packed(guided(prompts), (1, 1, 1, 2), prompts)
-    assert [held_bytes(part) for part in held] == [prompts * row, row, row, (1 + prompts) * row]
+    stored = pack(guided(prompts), (1, 1, 1, 2), prompts)
+    assert [stored_bytes(part) for part in stored] == [prompts * row, row, row, (1 + prompts) * row]
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0], [1, 1, 1, 1]])
-def test_what_is_held_once_is_handed_out_once_for_each_image(rows: list[int]) -> None:
-    texts, negative, listed, both = selected(packed(guided(3), (1, 1, 1, 2), 3), rows)
+def test_a_row_stored_once_is_returned_for_each_image(rows: list[int]) -> None:
+    texts, negative, listed, both = select(pack(guided(3), (1, 1, 1, 2), 3), rows)
     assert torch.equal(texts, rows_of([TEXTS[row] for row in rows]))
     assert torch.equal(negative, rows_of(["n"] * len(rows))) and torch.equal(torch.stack(listed), negative)
     assert torch.equal(both, torch.cat([negative, texts]))
@@ -250,32 +247,32 @@ def test_what_is_held_once_is_handed_out_once_for_each_image(rows: list[int]) ->
 
 @pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (1, 0, 2, 3), (3, 1, 2, 0)])
-def test_rows_are_handed_out_in_the_memory_layout_of_a_selection(order: tuple[int, ...], alike: bool) -> None:
+def test_rows_have_the_memory_layout_of_an_index(order: tuple[int, ...], alike: bool) -> None:
     """In half precision kernels round by layout; and expanded rows are not what a pipeline has seen before."""
     stored = torch.randn(4, 5, 6, 7, generator=torch.Generator().manual_seed(0)).permute(order).contiguous()
     value = stored.permute([order.index(axis) for axis in range(4)])
     value = torch.empty_like(value).copy_(value[:1]) if alike else value
     for rows in ([0, 1, 2, 3], [2], [3, 3]):
-        plain, ours = value[torch.tensor(rows)], selected(packed(value, 1, 4), rows)
+        plain, ours = value[torch.tensor(rows)], select(pack(value, 1, 4), rows)
         assert torch.equal(plain, ours) and plain.stride() == ours.stride()
 
 
 @pytest.mark.parametrize("other", [-0.0, 1e-45])
-def test_rows_that_differ_in_a_bit_are_held_apart(other: float) -> None:
+def test_rows_that_differ_in_one_bit_are_stored_separately(other: float) -> None:
     value = torch.tensor([[0.0, float("nan")], [other, float("nan")]])
-    assert held_rows(packed(value, 1, 2)) == [2]
-    assert held_rows(packed(value[[0, 0]], 1, 2)) == [1]
+    assert stored_rows(pack(value, 1, 2)) == [2]
+    assert stored_rows(pack(value[[0, 0]], 1, 2)) == [1]
 
 
 WITHOUT_NEGATIVE = ("flux",)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_holds_its_unconditional_branch_once(name: str) -> None:
+def test_every_family_stores_its_unconditional_branch_once(name: str) -> None:
     """Next to the rows of the prompts themselves; that it replays exactly, tests of the families show."""
     encodings = moved(name).rollout(PROMPTS, SEEDS, Plan(1, range(1), batch=3)).trajectory.recording.encodings
-    held = held_rows(encodings._calls)
-    assert set(held) == ({4} if name in WITHOUT_NEGATIVE else {4, 1})
+    stored = stored_rows(encodings._calls)
+    assert set(stored) == ({4} if name in WITHOUT_NEGATIVE else {4, 1})
 
 
 class Counting:
@@ -291,11 +288,11 @@ class Counting:
 
 def times_asked(first: dict[str, Any], then: dict[str, Any]) -> int:
     """How often an encoder is asked by two rollouts that differ as given; two is once each."""
-    encoder, earlier = Counting(), Earlier()
-    encoded(encoder.encode, earlier=earlier)  # finds out the layout
+    encoder, store = Counting(), EncodingStore()
+    encoded(encoder.encode, store=store)  # finds out the layout
     encoder.asked = 0
     for given in (first, then):
-        encoded(given.pop("encode", encoder.encode), earlier=earlier, **{"texts": ("x", "y"), **given})
+        encoded(given.pop("encode", encoder.encode), store=store, **{"texts": ("x", "y"), **given})
     return encoder.asked
 
 
@@ -316,24 +313,24 @@ def times_asked(first: dict[str, Any], then: dict[str, Any]) -> int:
         ({"encode": lambda prompt: rows_of(prompt)}, {}, 1),
     ],
 )
-def test_an_encoding_is_kept_for_the_same_prompts_arguments_and_weights(
+def test_an_encoding_is_reused_for_equal_prompts_arguments_and_weights(
     first: dict[str, Any], then: dict[str, Any], asked: int
 ) -> None:
     """In the same order, too: kernels round by the row of a batch. A tensor does not tell its values cheaply."""
     assert times_asked(first, then) == asked
 
 
-def test_the_encodings_used_longest_ago_go_first() -> None:
-    encoder, earlier, recorded = Counting(), Earlier(), ["train", "grid", "train", "held out", "train", "grid"]
+def test_the_least_recently_used_encodings_are_dropped() -> None:
+    encoder, store, recorded = Counting(), EncodingStore(), ["train", "grid", "train", "held out", "train", "grid"]
     asked = []
     for name in recorded:
         before = encoder.asked
-        encoded(encoder.encode, [name, "second"], earlier)
+        encoded(encoder.encode, [name, "second"], store)
         asked.append(encoder.asked > before)
     assert asked == [True, True, False, True, False, True]
 
 
-def test_epochs_find_the_encodings_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_epochs_reuse_the_encodings_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy(steps=1)
     own, asked = type(policy.pipeline).encode_prompt, []
 
@@ -352,17 +349,17 @@ def test_epochs_find_the_encodings_of_the_first(monkeypatch: pytest.MonkeyPatch)
     assert len(asked) == 3
 
 
-def test_versions_tell_weights_that_were_changed_or_replaced() -> None:
+def test_weight_versions_change_when_weights_are_changed_or_replaced() -> None:
     part = torch.nn.Linear(2, 2)
-    seen = [versions([part])]
-    assert versions([part]) == seen[0]
+    seen = [weight_versions([part])]
+    assert weight_versions([part]) == seen[0]
     with torch.no_grad():
         part.bias.zero_()
-    seen.append(versions([part]))
+    seen.append(weight_versions([part]))
     part.weight.data = part.weight.data.double()
-    seen.append(versions([part]))
+    seen.append(weight_versions([part]))
     part.weight = torch.nn.Parameter(part.weight.detach().clone())
-    seen.append(versions([part]))
+    seen.append(weight_versions([part]))
     assert len(set(seen)) == 4
 
 

@@ -231,7 +231,7 @@ class Short(StableDiffusionPipeline):
 def test_a_pipeline_that_makes_other_steps_than_asked_for() -> None:
     policy = tiny_policy()
     policy.pipeline.__class__ = Short
-    with pytest.raises(InputError, match=r"^Short made 3 steps where 4 were asked of it$"):
+    with pytest.raises(InputError, match="Short took 3 steps, expected 4"):
         policy.rollout(PROMPTS, SEEDS)
 
 

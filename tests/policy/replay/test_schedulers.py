@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_scheduler
 
 from stepcredit.config import SampleSection
-from stepcredit.maths import Schedule
+from stepcredit.maths import Schedule, schedules
 from stepcredit.policy.replay.schedulers import recording_scheduler, sampling_schedule
 from stepcredit.types import Plan
 
@@ -54,6 +54,38 @@ def test_a_step_that_draws_no_noise_has_no_native_scale() -> None:
     found = trajectory(FlowMatchEulerDiscreteScheduler(), 4, [0.7, 0.0, 0.7, 0.0])
     assert (found.stds > 0).tolist() == (found.native_scales > 0).tolist() == [True, False, True, False]
     assert (found.output_scales > 0).all()
+
+
+@pytest.mark.parametrize("set_alpha_to_one", [True, False])
+def test_the_noise_levels_of_ddim_are_those_that_diffusers_adds_noise_at(set_alpha_to_one: bool) -> None:
+    stock = tiny_scheduler(set_alpha_to_one=set_alpha_to_one)
+    found = trajectory(stock, 4)
+    assert found.alphas.dtype == found.sigmas.dtype == torch.float32
+    stock.set_timesteps(4)
+    x0, noise = torch.randn(2, 4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    expected = stock.add_noise(x0, noise, stock.timesteps)
+    torch.testing.assert_close(schedules.noised(x0, noise, found.alphas[:-1], found.sigmas[:-1]), expected)
+    torch.testing.assert_close(found.alphas[-1] ** 2, torch.as_tensor(stock.final_alpha_cumprod))
+    torch.testing.assert_close(found.alphas**2 + found.sigmas**2, torch.ones(5))
+
+
+def test_the_noise_levels_of_flows_are_those_that_diffusers_adds_noise_at() -> None:
+    stock = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    found = trajectory(stock, 4)
+    stock.set_timesteps(4)
+    x0, noise = torch.randn(2, 4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    expected = stock.scale_noise(x0, stock.timesteps, noise)
+    torch.testing.assert_close(schedules.noised(x0, noise, found.alphas[:-1], found.sigmas[:-1]), expected)
+    assert (float(found.alphas[-1]), float(found.sigmas[-1])) == (1.0, 0.0)
+
+
+def test_a_clean_prediction_is_exact_at_the_noise_level_of_every_step() -> None:
+    """If the denoiser returns the noise itself, the predicted clean latents are those that were noised."""
+    policy = tiny_policy(steps=3)
+    scheduler, schedule = policy.scheduler, policy.rollout(PROMPTS[:1], SEEDS[:1]).trajectory.schedule
+    x0, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    latents = schedules.noised(x0, noise, schedule.alphas[:3], schedule.sigmas[:3])
+    torch.testing.assert_close(scheduler.transition(noise, [0, 1, 2], latents, 0.0).x0, x0, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])

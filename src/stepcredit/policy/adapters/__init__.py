@@ -12,9 +12,10 @@ from stepcredit.policy.adapters.fsdp import share_out
 from stepcredit.policy.adapters.full import FullAdapter
 from stepcredit.policy.adapters.lora import LoraAdapter
 from stepcredit.policy.adapters.protocol import Adapter
+from stepcredit.policy.adapters.weights import AdapterWeights
 from stepcredit.policy.families import family_of, lora_excluded
 
-__all__ = ["Adapter", "AveragedAdapter", "FullAdapter", "LoraAdapter", "attach", "denoiser_name"]
+__all__ = ["Adapter", "AdapterWeights", "AveragedAdapter", "FullAdapter", "LoraAdapter", "attach", "denoiser_name"]
 
 
 def attach(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> Adapter:

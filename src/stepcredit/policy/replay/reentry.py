@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,12 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.maths import Transition
-from stepcredit.policy.replay.denoiser_proxies import RecordingDenoiser, SkippingDenoiser, TimedDenoiser
+from stepcredit.policy.replay.denoiser_proxies import (
+    DenoiserProxy,
+    RecordingDenoiser,
+    SkippingDenoiser,
+    TimedDenoiser,
+)
 from stepcredit.policy.replay.pipeline_proxy import pipeline_proxy
 from stepcredit.policy.replay.recording import Recording
 from stepcredit.policy.replay.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
@@ -30,73 +36,81 @@ ReplayMode = Literal["mixed-steps", "one-step", "full-loop"]
 Scheduler = RecordingDDIMScheduler | RecordingFlowScheduler
 
 
-@torch.no_grad()
-def record(
-    pipeline: DiffusionPipeline,
-    denoiser: str,
-    scheduler: Scheduler,
-    recording: Recording,
-    prompts: Sequence[str],
-    hook: RecordingHook,
-) -> Any:
-    """Run the whole pipeline on a batch of the recording's prompts; returns its output."""
-    proxy = pipeline_proxy(pipeline, recording.device)
-    proxy.scheduler = scheduler
-    proxy.encode_prompt = recording.encodings.recording(proxy.encode_prompt, prompts)
-    proxy.prepare_latents = _contiguous(proxy.prepare_latents)
-    if not recording.denoiser_calls:
-        setattr(proxy, denoiser, RecordingDenoiser(getattr(pipeline, denoiser), hook, recording.denoiser_calls))
-    with _hooked(scheduler, hook):
-        return type(pipeline).__call__(proxy, generator=hook.generators, **recording.arguments(prompts))
+@dataclass(frozen=True)
+class Reentry:
+    """A pipeline that can be run to record, predict and decode.
 
-
-def predict(
-    pipeline: DiffusionPipeline,
-    denoiser: str,
-    scheduler: Scheduler,
-    recording: Recording,
-    latents: Tensor,
-    steps: Sequence[int],
-    mode: ReplayMode,
-) -> Transition:
-    """The transitions from `latents` (B, *L), row n at `steps[n]`. Gradients are enabled if they are for the caller.
-
-    | mode | what it does | it is wrong for a pipeline that |
-    |---|---|---|
-    | "mixed-steps" | starts the loop at the step; passes each row its own time | uses the time itself |
-    | "one-step" | starts the loop at the step, the same for all rows | uses the index of the loop |
-    | "full-loop" | starts at step 0, with a denoiser that returns zeros before the step | |
-
-    Raises:
-        InputError: rows at several steps in another mode, a step that the trajectory does not have, or a pipeline that
-            returns before the step.
+    Args:
+        denoiser: `transformer` or `unet`.
+        scheduler: the scheduler that replaces the pipeline's own.
     """
-    if mode != "mixed-steps" and len(set(steps)) > 1:
-        raise InputError(f"{type(pipeline).__name__} cannot replay several steps at a time ({mode})")
-    if not all(0 <= step < len(recording.noises) for step in steps):
-        raise InputError(f"the trajectory has {len(recording.noises)} steps; there is no step {max(steps)}")
-    hook = ReplayHook(recording.noises, steps, full_loop=mode == "full-loop")
-    proxy = _replaying(pipeline, scheduler, recording, latents)
-    own = getattr(pipeline, denoiser)
-    if mode == "full-loop":
-        setattr(proxy, denoiser, SkippingDenoiser(own, hook, recording.denoiser_calls))
-    elif mode == "mixed-steps":
-        setattr(proxy, denoiser, TimedDenoiser(own, recording.denoiser_calls, steps))
-    try:
-        with _hooked(scheduler, hook):
-            undecorated_call(pipeline)(proxy, **recording.arguments(recording.prompts))
-    except StepReached as reached:
-        return reached.transition
-    raise InputError(f"{type(pipeline).__name__} finished without calling scheduler.step at step {steps[0]}")
 
+    pipeline: DiffusionPipeline
+    denoiser: str
+    scheduler: Scheduler
 
-def decode(pipeline: DiffusionPipeline, scheduler: Scheduler, recording: Recording, latents: Tensor) -> Tensor:
-    """Images (B,3,H,W) in [0,1] of `latents`, one per prompt. Gradients are enabled if they are for the caller."""
-    proxy = _replaying(pipeline, scheduler, recording, latents)
-    # Detached tensors keep their values when a pipeline casts its VAE back to half precision after decoding.
-    with _hooked(scheduler, NoStepsHook()), torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, _unchanged):
-        images: Tensor = undecorated_call(pipeline)(proxy, **recording.arguments(recording.prompts)).images
-    return images
+    @torch.no_grad()
+    def record(self, recording: Recording, prompts: Sequence[str], hook: RecordingHook) -> Any:
+        """Run the whole pipeline on a batch of the recording's prompts; returns its output."""
+        proxy = self._proxy(recording)
+        proxy.encode_prompt = recording.encodings.encoder(proxy.encode_prompt, prompts)
+        proxy.prepare_latents = _contiguous(proxy.prepare_latents)
+        if not recording.denoiser_calls:
+            self._replace_denoiser(proxy, RecordingDenoiser, hook, recording.denoiser_calls)
+        with _hooked(self.scheduler, hook):
+            return type(self.pipeline).__call__(proxy, generator=hook.generators, **recording.arguments(prompts))
+
+    def predict(self, recording: Recording, latents: Tensor, steps: Sequence[int], mode: ReplayMode) -> Transition:
+        """The transitions from `latents` (B, *L), row n at `steps[n]`. Gradients follow the caller's mode.
+
+        | mode | the loop starts at | the denoiser gets | wrong if the pipeline uses |
+        |---|---|---|---|
+        | "mixed-steps" | the step of the first row | the time of each row's own step | the time itself |
+        | "one-step" | the step, equal for all rows | the pipeline's time | the index of the loop |
+        | "full-loop" | step 0; zeros replace outputs before the step | the pipeline's time | |
+
+        Raises:
+            InputError: rows at several steps in another mode, a step that the trajectory does not have, or a pipeline
+                that returns before the step.
+        """
+        kind = type(self.pipeline).__name__
+        if mode != "mixed-steps" and len(set(steps)) > 1:
+            raise InputError(f"{kind} cannot replay several steps at a time ({mode})")
+        if not all(0 <= step < len(recording.noises) for step in steps):
+            raise InputError(f"the trajectory has {len(recording.noises)} steps; there is no step {max(steps)}")
+        hook = ReplayHook(recording.noises, steps, full_loop=mode == "full-loop")
+        proxy = self._proxy(recording, latents)
+        if mode == "full-loop":
+            self._replace_denoiser(proxy, SkippingDenoiser, hook, recording.denoiser_calls)
+        elif mode == "mixed-steps":
+            self._replace_denoiser(proxy, TimedDenoiser, recording.denoiser_calls, steps)
+        try:
+            with _hooked(self.scheduler, hook):
+                undecorated_call(self.pipeline)(proxy, **recording.arguments(recording.prompts))
+        except StepReached as reached:
+            return reached.transition
+        raise InputError(f"{kind} finished without calling scheduler.step at step {steps[0]}")
+
+    def decode(self, recording: Recording, latents: Tensor) -> Tensor:
+        """Images (B,3,H,W) in [0,1] of `latents`, one per prompt. Gradients follow the caller's mode."""
+        proxy = self._proxy(recording, latents)
+        # A pipeline may cast its VAE back to half precision afterwards; detached aliases keep the float32 weights.
+        keep = torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor)
+        with _hooked(self.scheduler, NoStepsHook()), keep:
+            images: Tensor = undecorated_call(self.pipeline)(proxy, **recording.arguments(recording.prompts)).images
+        return images
+
+    def _proxy(self, recording: Recording, latents: Tensor | None = None) -> Any:
+        """A proxy with the scheduler; given latents, it starts from them with the recorded encodings."""
+        proxy = pipeline_proxy(self.pipeline, recording.device)
+        proxy.scheduler = self.scheduler
+        if latents is not None:
+            proxy.encode_prompt = recording.encodings.encoder(proxy.encode_prompt, recording.prompts)
+            proxy.prepare_latents = _prepared(proxy.prepare_latents, recording, latents)
+        return proxy
+
+    def _replace_denoiser(self, proxy: Any, kind: Callable[..., DenoiserProxy], *args: Any) -> None:
+        setattr(proxy, self.denoiser, kind(getattr(self.pipeline, self.denoiser), *args))
 
 
 def undecorated_call(pipeline: DiffusionPipeline) -> Callable[..., Any]:
@@ -116,15 +130,6 @@ def _hooked(scheduler: Scheduler, hook: StepHook) -> Iterator[None]:
         yield
     finally:
         scheduler.hook = None
-
-
-def _replaying(pipeline: DiffusionPipeline, scheduler: Scheduler, recording: Recording, latents: Tensor) -> Any:
-    """A proxy that starts from `latents` with the recorded encodings."""
-    proxy = pipeline_proxy(pipeline, recording.device)
-    proxy.scheduler = scheduler
-    proxy.encode_prompt = recording.encodings.recording(proxy.encode_prompt, recording.prompts)
-    proxy.prepare_latents = _prepared(proxy.prepare_latents, recording, latents)
-    return proxy
 
 
 def _contiguous(prepare: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,7 +157,3 @@ def _prepared(own: Callable[..., Any], recording: Recording, latents: Tensor) ->
         return latents if others is None else (latents, *others)
 
     return prepare
-
-
-def _unchanged(value: Tensor) -> Tensor:
-    return value

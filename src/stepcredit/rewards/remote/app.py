@@ -30,7 +30,7 @@ RETRY_AFTER = "1"
 
 
 def create_app(rewards: Mapping[str, RewardFunction], token: str | None, limits: Limits | None = None) -> FastAPI:
-    """The service of docs/reward_service.md.
+    """The service of docs/guides/remote-rewards.md.
 
     Args:
         rewards: by the name in the URL.

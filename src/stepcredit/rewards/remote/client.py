@@ -1,4 +1,4 @@
-"""A reward that a server computes; docs/reward_service.md has the protocol."""
+"""A reward that a server computes; docs/guides/remote-rewards.md has the protocol."""
 
 from __future__ import annotations
 

@@ -1,0 +1,30 @@
+"""The generated pages are up to date, and CI runs the command of the README."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GENERATOR = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+
+
+def test_configuration_page_is_generated_from_the_schema() -> None:
+    page = ROOT / "docs" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == GENERATOR["configuration"](), "run: python docs/generate.py"
+
+
+def test_every_configuration_key_has_a_description() -> None:
+    rows = [line for line in GENERATOR["configuration"]().splitlines() if line.startswith("| `")]
+    assert len(rows) > 30
+    assert [row for row in rows if not row.rstrip("| ").rpartition(" | ")[2].strip()] == []
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    extract = re.search(r"test_command=\$\((sed .*)\)", script)
+    assert extract is not None
+    command = subprocess.run(["bash", "-c", extract[1]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert command == "pip install uv && uv run --group dev pytest -n 2\n"
