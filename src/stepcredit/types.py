@@ -125,6 +125,11 @@ class CreditAssigner(Protocol):
         """Whether an image's credit depends on other images. If so, every rank passes the images of all ranks."""
         ...
 
+    @property
+    def needs_density(self) -> bool:
+        """Whether the rule reads `trajectory.schedule.stds` or `native_scales`, which are 0 at steps without noise."""
+        ...
+
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """(Trajectory, advantage (B,)) -> step advantages (B, T)."""
         ...

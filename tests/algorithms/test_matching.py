@@ -185,3 +185,10 @@ def test_options_that_cannot_be(section: dict[str, Any], named: str) -> None:
 def test_ppo_needs_noise(tmp_path: Path, sample: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="algorithm ppo needs noise"):
         loop(tmp_path, sample=sample)
+
+
+def test_credit_that_reads_the_noise_needs_some(tmp_path: Path) -> None:
+    train, credit = {"algorithm": "matching", "epochs": 1}, {"name": "inverse-native-scale"}
+    with pytest.raises(InputError, match=r"sample\.stochastic=true"):
+        loop(tmp_path / "without", train=train, credit=credit)
+    loop(tmp_path / "with", train=train, credit=credit, sample={"stochastic": True})

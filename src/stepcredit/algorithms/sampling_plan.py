@@ -15,9 +15,13 @@ def training_plan(config: TrainConfig, needs: Needs, images: int, epoch: int = 0
     window moves one step on, and from the last step back to the first (MixGRPO, arXiv 2507.21802).
     """
     sample = config.sample
-    stochastic = needs.density if sample.stochastic is None else sample.stochastic
-    noisy = noisy_steps(sample, epoch) if stochastic else range(0)
+    noisy = noisy_steps(sample, epoch) if draws_noise(needs, sample) else range(0)
     return Plan(sample.steps, noisy, _batch(config, images), needs.density)
+
+
+def draws_noise(needs: Needs, sample: SampleSection) -> bool:
+    """Whether training rollouts draw noise: as `sample.stochastic` says, by default if the algorithm needs it."""
+    return sample.eta > 0 and (needs.density if sample.stochastic is None else sample.stochastic)
 
 
 def evaluation_plan(config: TrainConfig, images: int) -> Plan:

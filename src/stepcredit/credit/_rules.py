@@ -30,6 +30,11 @@ class CreditRule(ABC):
         """Whether an image's credit depends on other images. If so, every rank passes the images of all ranks."""
         return False
 
+    @property
+    def needs_density(self) -> bool:
+        """Whether the rule reads `trajectory.schedule.stds` or `native_scales`, which are 0 at steps without noise."""
+        return False
+
     @abstractmethod
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         """(Trajectory, advantage (B,)) -> step advantages (B, T), float32."""

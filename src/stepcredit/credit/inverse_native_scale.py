@@ -29,5 +29,9 @@ class InverseNativeScale(FactorRule):
 
     alpha: float = 0.0
 
+    @property
+    def needs_density(self) -> bool:
+        return True
+
     def factors(self, trajectory: Trajectory) -> Tensor:
         return inverse_scale_weights(trajectory.schedule)

@@ -30,6 +30,10 @@ class LinearInverseScale(FactorRule):
 
     alpha: float = 0.0
 
+    @property
+    def needs_density(self) -> bool:
+        return True
+
     def factors(self, trajectory: Trajectory) -> Tensor:
         left = reward_to_go(linear_weights(trajectory.steps)).squeeze(0)
         return left * inverse_scale_weights(trajectory.schedule)

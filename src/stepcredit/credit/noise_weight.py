@@ -27,5 +27,9 @@ class NoiseWeight(FactorRule):
 
     alpha: float = 0.0
 
+    @property
+    def needs_density(self) -> bool:
+        return True
+
     def factors(self, trajectory: Trajectory) -> Tensor:
         return trajectory.schedule.stds

@@ -29,5 +29,9 @@ class StepSize(FactorRule):
 
     alpha: float = 0.0
 
+    @property
+    def needs_density(self) -> bool:
+        return True
+
     def factors(self, trajectory: Trajectory) -> Tensor:
         return step_size_weights(trajectory.schedule)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepcredit.algorithms.base import Algorithm, Needs
+from stepcredit.algorithms.sampling_plan import draws_noise
 from stepcredit.config import SampleSection, TrainConfig
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
@@ -37,6 +38,11 @@ def require_compatible(config: TrainConfig, parts: Parts, processes: ProcessGrou
     """
     _require_images(config, processes, images)
     require_noise(config.train.algorithm, parts.algorithm.needs, config.sample)
+    if parts.credit.needs_density and not draws_noise(parts.algorithm.needs, config.sample):
+        raise InputError(
+            f"credit {config.credit.name} reads the noise of the steps, but rollouts for algorithm "
+            f"{config.train.algorithm} draw none: set sample.stochastic=true or choose another credit rule"
+        )
     if processes.world_size > 1 and isinstance(parts.credit, MeasuringCredit):
         raise InputError(
             f"credit {config.credit.name} measures gradients on one process, but there are {processes.world_size}"
@@ -50,12 +56,9 @@ def require_compatible(config: TrainConfig, parts: Parts, processes: ProcessGrou
 
 def require_noise(name: str, needs: Needs, sample: SampleSection) -> None:
     """InputError if the algorithm needs log-probabilities and no step of the rollout draws noise."""
-    if not needs.density:
-        return
-    if sample.stochastic is False:
-        raise InputError(f"algorithm {name} needs noise for its log-probabilities: set sample.stochastic=true")
-    if sample.eta == 0:
-        raise InputError(f"algorithm {name} needs noise for its log-probabilities: set sample.eta above 0")
+    if needs.density and not draws_noise(needs, sample):
+        key = "sample.stochastic=true" if sample.stochastic is False else "sample.eta above 0"
+        raise InputError(f"algorithm {name} needs noise for its log-probabilities: set {key}")
 
 
 def _require_images(config: TrainConfig, processes: ProcessGroup, images: int) -> None:
