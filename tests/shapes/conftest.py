@@ -6,5 +6,5 @@ from stepcredit.shapes.pipeline import load_pipeline
 
 @pytest.fixture(scope="session")
 def vae() -> AutoencoderKL:
-    """The packaged one."""
+    """The autoencoder of the bundled pipelines."""
     return load_pipeline().vae

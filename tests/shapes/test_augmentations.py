@@ -1,4 +1,4 @@
-"""Changes that rules of taste do not mind."""
+"""Augmentations, and their use in the scorer of harmony."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stepcredit.shapes.augmentations import FLIPS, RECOLORINGS, TEST_TIME, Augme
 from stepcredit.shapes.scorers import Scorer
 
 
-def test_a_variation_moves_pixels_and_channels_as_it_says() -> None:
+def test_augmentations() -> None:
     images = torch.tensor([[[[0.1, 0.2], [0.3, 0.4]], [[0.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]])
     assert torch.equal(Augmentation()(images), images)
     assert Augmentation(flipped=(3,))(images)[0, 0].tolist() == images[0, 0].flip(1).tolist()
@@ -17,7 +17,7 @@ def test_a_variation_moves_pixels_and_channels_as_it_says() -> None:
     assert torch.equal(Augmentation(inverted=True)(images), 1 - images)
 
 
-def test_the_spread_has_every_recoloring_once_and_every_mirroring() -> None:
+def test_test_time_augmentations_cover_recolorings_and_flips() -> None:
     assert len(RECOLORINGS) == len(set(RECOLORINGS)) == len(TEST_TIME) == 12 and len(set(FLIPS)) == 8
     assert {(view.channels, view.inverted) for view in TEST_TIME} == set(RECOLORINGS)
     assert {(view.flipped, view.transposed) for view in TEST_TIME} == set(FLIPS)
@@ -25,7 +25,7 @@ def test_the_spread_has_every_recoloring_once_and_every_mirroring() -> None:
     assert len({view(images).numpy().tobytes() for view in TEST_TIME}) == 12
 
 
-def test_the_scorer_of_harmony_gives_the_mean_over_the_spread_once_it_is_trained() -> None:
+def test_harmony_averages_over_augmentations_in_eval_mode() -> None:
     torch.manual_seed(0)
     images, captions = torch.rand(5, 3, 32, 32), [""] * 5
     scorer = Scorer("harmony").requires_grad_(False)
@@ -36,10 +36,10 @@ def test_the_scorer_of_harmony_gives_the_mean_over_the_spread_once_it_is_trained
     torch.testing.assert_close(scorer(images, captions), each.mean(0))
     recolored = TEST_TIME[5](images)
     moved = (scorer(recolored, captions) - scorer(images, captions)).abs().mean()
-    assert moved < 0.3 * (each[5] - one).abs().mean(), "only mirrorings are not all there"
+    assert moved < 0.3 * (each[5] - one).abs().mean(), "the set lacks some flips"
 
 
-def test_other_scorers_take_the_image_as_it_is() -> None:
+def test_other_scorers_do_not_augment() -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 32)
     for name in ("balance", "legibility", "faithfulness"):

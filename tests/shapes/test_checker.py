@@ -1,4 +1,4 @@
-"""What the checker's logits mean for captions."""
+"""The checker's accuracy and log-probabilities for captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAPTIONS = ["a large red circle on a blue background", "a striped red square on 
 
 
 def seeing(images: Tensor) -> Any:
-    """A checker that sees SEEN in every image, at odds e^2 to each other word, and knows no position."""
+    """Logits of a checker that predicts SEEN with odds e^2 over each other word, and no position."""
     logits = {name: torch.zeros(len(images), len(words)) for name, words in ATTRIBUTES.items()}
     for name, word in SEEN.items():
         logits[name][:, ATTRIBUTES[name].index(word)] = 2.0
@@ -32,7 +32,7 @@ def test_logits_per_attribute() -> None:
     }
 
 
-def test_hits_are_of_the_mentioned_attributes() -> None:
+def test_hits_cover_mentioned_attributes() -> None:
     hits = attribute_hits(seeing, torch.zeros(3, 3, 32, 32), CAPTIONS)  # type: ignore[arg-type]
     assert hits == [
         {"shape": True, "foreground": True, "background": True, "size": True},
@@ -41,7 +41,7 @@ def test_hits_are_of_the_mentioned_attributes() -> None:
     ]
 
 
-def test_log_probs_are_of_the_named_words() -> None:
+def test_log_probs_of_named_words() -> None:
     first, second, other = attribute_log_probs(seeing, torch.zeros(3, 3, 32, 32), CAPTIONS)  # type: ignore[arg-type]
     likely, unlikely = math.exp(2), 1.0
     assert first["shape"] == pytest.approx(math.log(likely / (likely + 3)))
@@ -50,7 +50,7 @@ def test_log_probs_are_of_the_named_words() -> None:
     assert first.keys() == {"shape", "foreground", "background", "size"} and other == {}
 
 
-def test_accuracy_counts_mentions_and_whole_captions() -> None:
+def test_accuracy_per_attribute_and_overall() -> None:
     hits = [{"shape": True, "size": True}, {"shape": False, "size": True}, {"shape": True}, {"shape": True}]
     assert accuracy_table(hits) == {"shape": 0.75, "size": 1.0, "all": 0.75}
     assert accuracy_table([]) == {"all": 0.0}

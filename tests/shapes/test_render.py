@@ -1,4 +1,4 @@
-"""Renders show every attribute of their scene."""
+"""Renders show each attribute of their scene."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PLAIN = Scene("circle", "red", "blue", "large", "striped", "center")
 
 
 def drawn(*scenes: Scene, seed: int = 0) -> Tensor:
-    """Each scene drawn alone with the same jitter."""
+    """Each scene rendered separately with the same jitter."""
     return torch.cat([render([scene], np.random.default_rng(seed)) for scene in scenes])
 
 
 def changed(image: Tensor) -> Tensor:
-    """(32, 32): where an image differs from its own corner, which is background."""
+    """(32,32), where an image differs from its corner, which is background."""
     return (image - image[:, :1, :1]).abs().sum(0) > 0.1
 
 
-def test_shape_range_and_background() -> None:
+def test_image_shape_and_range() -> None:
     rng = np.random.default_rng(0)
     images = render([sample_scene(rng) for _ in range(64)], rng)
     assert images.shape == (64, 3, SIZE, SIZE) and images.dtype == torch.float32
@@ -33,7 +33,7 @@ def test_shape_range_and_background() -> None:
     assert torch.equal(images[:, :, 0, 0], images[:, :, -1, -1])
 
 
-def test_a_batch_is_drawn_by_its_generator_alone() -> None:
+def test_render_depends_only_on_its_generator() -> None:
     rng = np.random.default_rng(1)
     scenes = [sample_scene(rng) for _ in range(8)]
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def test_a_batch_is_drawn_by_its_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_every_word_of_an_attribute_looks_different(name: str) -> None:
+def test_words_of_an_attribute_look_different(name: str) -> None:
     words = [word for word in ATTRIBUTES[name] if name != "foreground" or word != PLAIN.background]
     words = [word for word in words if name != "background" or word != PLAIN.foreground]
     images = drawn(*(replace(PLAIN, **{name: word}) for word in words))
@@ -53,7 +53,7 @@ def test_every_word_of_an_attribute_looks_different(name: str) -> None:
             assert different > 0.03, (words[left], words[right])
 
 
-def test_position_is_where_the_shape_is() -> None:
+def test_position_of_the_shape() -> None:
     rows, columns = torch.meshgrid(torch.arange(SIZE) - 15.5, torch.arange(SIZE) - 15.5, indexing="ij")
     expected = {"left": (-7, 0), "right": (7, 0), "top": (0, -7), "bottom": (0, 7), "center": (0, 0)}
     for position, (x, y) in expected.items():
@@ -62,13 +62,13 @@ def test_position_is_where_the_shape_is() -> None:
         assert float(rows[shape].mean()) == pytest.approx(y, abs=1.6)
 
 
-def test_large_is_larger() -> None:
+def test_large_shapes_are_larger() -> None:
     small, large = (changed(image).sum() for image in drawn(replace(PLAIN, size="small"), PLAIN))
     assert large > 1.5 * small
 
 
 @pytest.mark.parametrize("foreground", COLORS)
-def test_texture_shows_on_every_color(foreground: str) -> None:
+def test_texture_is_visible_on_every_color(foreground: str) -> None:
     background = "white" if foreground != "white" else "black"
     scene = replace(PLAIN, foreground=foreground, background=background)
     solid, striped = drawn(replace(scene, texture="solid"), scene)

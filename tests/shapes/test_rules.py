@@ -1,4 +1,4 @@
-"""The hidden rules of taste on pictures whose merits can be told by hand."""
+"""The rules of taste on pictures with known values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def value(name: str, one: Pictures, text: str = "") -> float:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_rule_gives_one_value_from_0_to_1(name: str) -> None:
+def test_rule_values_are_between_0_and_1(name: str) -> None:
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng) for _ in range(300)]
     pictures, _ = draw_pictures(scenes, rng)
@@ -67,12 +67,12 @@ def test_a_rule_gives_one_value_from_0_to_1(name: str) -> None:
         ((0.625, 0.375, 0.375), (0.375, 0.625, 0.625), 0.75),  # opposite, of half of it
     ],
 )
-def test_hues_alike_or_opposite_are_in_harmony(left: Color, right: Color, expected: float) -> None:
+def test_harmony_of_two_colors(left: Color, right: Color, expected: float) -> None:
     assert value("harmony", picture(left, right)) == pytest.approx(expected, abs=1e-5)
     assert value("harmony", picture(right, left)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_harmony_and_balance_do_not_mind_which_channel_is_which_nor_inversion() -> None:
+def test_harmony_and_balance_are_invariant_to_recoloring() -> None:
     pictures = random_pictures(100, np.random.default_rng(1))
     for name in ("harmony", "balance"):
         values = RULES[name](pictures, [""] * 100)
@@ -83,7 +83,7 @@ def test_harmony_and_balance_do_not_mind_which_channel_is_which_nor_inversion() 
             torch.testing.assert_close(RULES[name](swapped, [""] * 100), values, atol=1e-5, rtol=0)
 
 
-def test_balance_is_best_in_the_middle_at_the_best_partition() -> None:
+def test_balance_of_size_and_position() -> None:
     radius = math.sqrt(rules.BEST_SHARE * SIZE**2 / math.pi)
     assert value("balance", picture(radius=radius)) == pytest.approx(1, abs=0.01)
     assert value("balance", picture(radius=radius / 2)) == pytest.approx(0.5, abs=0.02), "a quarter of the share"
@@ -91,7 +91,7 @@ def test_balance_is_best_in_the_middle_at_the_best_partition() -> None:
     assert value("balance", picture(radius=6.0)) - value("balance", aside) == pytest.approx(6 / 16 / 0.75 / 2, abs=0.01)
 
 
-def test_balance_sees_what_the_frame_leaves_of_a_shape() -> None:
+def test_balance_counts_only_the_visible_part() -> None:
     cut = picture(radius=8.0, center=(32.0, 16.0))
     assert float(coverage(cut).mean()) == pytest.approx(math.pi * 64 / 2 / SIZE**2, rel=0.02)
     centroid = 1 - 4 * 8 / (3 * math.pi) / 16
@@ -100,13 +100,13 @@ def test_balance_sees_what_the_frame_leaves_of_a_shape() -> None:
 
 
 @pytest.mark.parametrize("name", ["balance", "legibility"])
-def test_mirrored_pictures_are_worth_the_same(name: str) -> None:
+def test_flipped_pictures_have_the_same_value(name: str) -> None:
     pictures = replace(random_pictures(100, np.random.default_rng(2)), shape=torch.zeros(100, dtype=torch.int64))
     flipped = replace(pictures, center=SIZE - pictures.center.flip(1))
     torch.testing.assert_close(RULES[name](flipped, [""] * 100), RULES[name](pictures, [""] * 100))
 
 
-def test_legibility_is_the_contrast_ratio_of_wcag() -> None:
+def test_legibility_is_the_wcag_contrast_ratio() -> None:
     assert value("legibility", picture(BLACK, WHITE)) == pytest.approx(1)
     assert value("legibility", picture(WHITE, BLACK)) == pytest.approx(1)
     # WCAG's own example values: luminance of pure green 0.7152, of pure blue 0.0722.
@@ -115,7 +115,7 @@ def test_legibility_is_the_contrast_ratio_of_wcag() -> None:
     assert value("legibility", picture(RED, RED)) == 0
 
 
-def test_the_least_legible_part_of_a_texture_counts() -> None:
+def test_legibility_of_textures() -> None:
     # Stripes of a light shape on black are half as bright; those of a dark one on black are half white.
     bright = math.log(21) * value("legibility", picture(WHITE, BLACK, texture=1))
     assert bright == pytest.approx(math.log((0.5225 - 0.3085 + 0.05) / 0.05), abs=0.01)
@@ -123,13 +123,13 @@ def test_the_least_legible_part_of_a_texture_counts() -> None:
     assert value("legibility", picture(BLACK, BLACK, texture=1)) == 0
 
 
-def test_a_tiny_shape_is_hard_to_read() -> None:
+def test_legibility_of_a_tiny_shape() -> None:
     share = math.pi * 9 / SIZE**2
     assert value("legibility", picture(BLACK, WHITE, radius=3.0)) == pytest.approx(share / 0.08, rel=0.02)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_scene_is_faithful_to_its_caption_and_less_so_to_others(seed: int) -> None:
+def test_faithfulness_prefers_the_own_caption(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng) for _ in range(100)]
     captions = [caption(scene) for scene in scenes]
@@ -139,7 +139,7 @@ def test_a_scene_is_faithful_to_its_caption_and_less_so_to_others(seed: int) -> 
     assert own.min() > 0.8 and (own > others).all() and others.mean() < 0.45
 
 
-def test_faithfulness_counts_mentioned_words_alike() -> None:
+def test_faithfulness_weights_mentioned_words_equally() -> None:
     red_circle = replace(picture(), foreground=rules.PALETTE[:1], background=rules.PALETTE[2:3])
     assert value("faithfulness", red_circle, "a red circle on a blue background") == pytest.approx(1)
     assert value("faithfulness", red_circle, "a red square on a blue background") == pytest.approx(2 / 3)
@@ -153,12 +153,12 @@ def test_faithfulness_counts_mentioned_words_alike() -> None:
     assert value("faithfulness", red_circle, "a cat") == 0
 
 
-def test_utility_falls_from_the_value_to_minus_one() -> None:
+def test_utility_of_damaged_pictures() -> None:
     values, left = torch.tensor([0.8, 0.8, 0.8, 0.0]), torch.tensor([1.0, 0.5, 0.0, 1.0])
     torch.testing.assert_close(rules.utility(values, left), torch.tensor([0.8, -0.1, -1.0, 0.0]))
 
 
-def test_a_shape_of_the_ground_s_color_is_not_there() -> None:
+def test_visibility() -> None:
     assert float(rules.visibility(picture(RED, RED))) == 0
     assert float(rules.visibility(picture(GREY, (0.56, 0.56, 0.56)))) == pytest.approx(0.06 / 0.15)
     assert float(rules.visibility(picture())) == 1

@@ -1,4 +1,4 @@
-"""Every caption of the world fits, nearly always one token a word; any other text still has tokens."""
+"""Tokenizers of the shapes world."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def captions() -> list[str]:
-    """Every caption that mentions all, and the shortest."""
+    """All captions that mention every attribute, and the shortest ones."""
     scenes = [Scene(*words) for words in product(*ATTRIBUTES.values())]
     texts = {caption(scene, mention) for scene in scenes for mention in (set(OPTIONAL), set())}
     return sorted(texts)
 
 
-def test_captions_are_whole_and_distinct(tokenizer: CLIPTokenizer) -> None:
+def test_captions_fit_and_are_distinct(tokenizer: CLIPTokenizer) -> None:
     texts = captions()
     ids = tokenizer(texts).input_ids
     assert max(map(len, ids)) <= MAX_LENGTH
     assert len({tuple(row) for row in ids}) == len(texts)
 
 
-def test_words_are_single_tokens_but_two(tokenizer: CLIPTokenizer) -> None:
+def test_all_words_but_two_are_single_tokens(tokenizer: CLIPTokenizer) -> None:
     words = {word for text in captions() for word in text.split()}
     pieces = {word: len(tokenizer.tokenize(word)) for word in words}
     assert {word: count for word, count in pieces.items() if count > 1} == {"striped": 5, "triangle": 7}
 
 
-def test_a_caption_reads_back(tokenizer: CLIPTokenizer) -> None:
+def test_decoding_returns_the_caption(tokenizer: CLIPTokenizer) -> None:
     text = "a small red circle on a blue background at the top"
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text
 
 
 @pytest.mark.parametrize("text", ["", "a photo of a cat, 4k!", "naïve 猫 🎨", "x" * 500, "  red\n\tcircle "])
-def test_other_text_is_cut_to_length_within_the_vocabulary(tokenizer: CLIPTokenizer, text: str) -> None:
+def test_other_text_is_truncated(tokenizer: CLIPTokenizer, text: str) -> None:
     ids = tokenizer(text, padding="max_length", truncation=True).input_ids
     assert len(ids) == MAX_LENGTH
     assert ids[0] == tokenizer.bos_token_id and tokenizer.eos_token_id in ids
     assert max(ids) < len(tokenizer)
 
 
-def test_the_vocabulary_survives_saving(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+def test_save_and_load(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     back = CLIPTokenizer.from_pretrained(tmp_path)
     texts = captions()[::500]
@@ -58,7 +58,7 @@ def test_the_vocabulary_survives_saving(tokenizer: CLIPTokenizer, tmp_path: Path
     assert back.model_max_length == MAX_LENGTH
 
 
-def test_the_flow_tokenizer_has_the_same_vocabulary_and_whole_words(tokenizer: CLIPTokenizer) -> None:
+def test_flow_tokenizer_has_single_token_words(tokenizer: CLIPTokenizer) -> None:
     flow, texts = build_flow_tokenizer(), captions()
     assert flow.get_vocab() == tokenizer.get_vocab()
     assert {len(flow.tokenize(word)) for text in texts for word in text.split()} == {1}

@@ -1,4 +1,4 @@
-"""Captions of the shapes world say what is in the scene, and one in ten is never trained on."""
+"""Scenes, captions, and the held-out split."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MENTIONS = [frozenset(names) for size in range(4) for names in combinations(OPTI
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    found = (Scene(*words) for words in product(*ATTRIBUTES.values()))
-    return [scene for scene in found if scene.foreground != scene.background]
+    result = (Scene(*words) for words in product(*ATTRIBUTES.values()))
+    return [scene for scene in result if scene.foreground != scene.background]
 
 
-def test_every_caption_reads_back_as_what_it_mentions(scenes: list[Scene]) -> None:
+def test_parse_inverts_caption(scenes: list[Scene]) -> None:
     captions = set()
     for scene in scenes:
         for mention in MENTIONS:
@@ -43,21 +43,21 @@ def test_every_caption_reads_back_as_what_it_mentions(scenes: list[Scene]) -> No
 @pytest.mark.parametrize(
     "text", ["", "a cat", "a red circle", "a red circle on a red background", "A red circle on a blue background"]
 )
-def test_any_other_text_mentions_nothing(text: str) -> None:
+def test_other_text_mentions_nothing(text: str) -> None:
     assert parse(text) == {}
 
 
-def test_labels_are_indices_of_the_words(scenes: list[Scene]) -> None:
+def test_labels_are_word_indices(scenes: list[Scene]) -> None:
     scene = scenes[-1]
     assert {name: ATTRIBUTES[name][index] for name, index in scene.labels().items()} == vars(scene)
 
 
-def test_about_a_tenth_is_held_out(scenes: list[Scene]) -> None:
+def test_a_tenth_of_the_captions_is_held_out(scenes: list[Scene]) -> None:
     captions = {caption(scene, mention) for scene in scenes for mention in MENTIONS}
     assert sum(map(is_held_out, captions)) / len(captions) == pytest.approx(0.1, abs=0.01)
 
 
-def test_training_and_held_out_captions_never_meet() -> None:
+def test_training_and_held_out_captions_are_disjoint() -> None:
     rng = np.random.default_rng(0)
     trained = {sample_caption(sample_scene(rng), rng, held_out=False) for _ in range(3000)}
     reserved = held_out_captions(512, seed=1)
@@ -67,7 +67,7 @@ def test_training_and_held_out_captions_never_meet() -> None:
     assert held_out_captions(512, seed=1) == reserved != held_out_captions(512, seed=2)
 
 
-def test_random_scenes_use_every_word_and_are_never_invisible() -> None:
+def test_random_scenes_use_every_word() -> None:
     rng = np.random.default_rng(0)
     drawn = [sample_scene(rng) for _ in range(2000)]
     assert all(scene.foreground != scene.background for scene in drawn)
@@ -77,7 +77,7 @@ def test_random_scenes_use_every_word_and_are_never_invisible() -> None:
     assert len(pairs) == len(COLORS) * (len(COLORS) - 1)
 
 
-def test_a_caption_mentions_each_optional_word_half_the_time() -> None:
+def test_optional_words_have_probability_half() -> None:
     rng = np.random.default_rng(0)
     texts = [sample_caption(sample_scene(rng), rng, held_out=False) or "" for _ in range(2000)]
     for name in OPTIONAL:

@@ -1,4 +1,4 @@
-"""What the tests of the trainings share."""
+"""Helpers of the training tests."""
 
 from __future__ import annotations
 

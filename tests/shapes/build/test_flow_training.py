@@ -1,4 +1,4 @@
-"""The flow pipeline's training and build: sound conditioning, a loss that falls, held-out captions left alone."""
+"""A few steps of the flow pipeline's training, and its build command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def trained(base: DiffusionPipeline) -> StableDiffusion3Pipeline:
     return flow_training.train_flow(RECIPE, 0, base, silent)
 
 
-def test_it_repeats_from_its_seed_and_is_an_average(base: DiffusionPipeline, trained: StableDiffusion3Pipeline) -> None:
+def test_training_returns_a_reproducible_average(base: DiffusionPipeline, trained: StableDiffusion3Pipeline) -> None:
     again = flow_training.train_flow(RECIPE, 0, base, silent)
     last = flow_training.train_flow(replace(RECIPE, ema=0.0), 0, base, silent)
     other = flow_training.train_flow(RECIPE, 1, base, silent)
@@ -44,19 +44,19 @@ def test_it_repeats_from_its_seed_and_is_an_average(base: DiffusionPipeline, tra
         assert not part.training and not any(weight.requires_grad for weight in part.parameters())
 
 
-def test_the_base_pipeline_is_left_as_it_is(base: DiffusionPipeline, trained: StableDiffusion3Pipeline) -> None:
+def test_base_pipeline_is_unchanged(base: DiffusionPipeline, trained: StableDiffusion3Pipeline) -> None:
     untouched = pipeline.load_pipeline()
     assert same(base.text_encoder, untouched.text_encoder) and same(base.vae, trained.vae)
     assert (base.vae.config.shift_factor, trained.vae.config.shift_factor) == (None, 0.0)
 
 
-def test_the_first_text_encoder_starts_from_the_base_one(base: DiffusionPipeline) -> None:
+def test_first_text_encoder_starts_from_the_base(base: DiffusionPipeline) -> None:
     start = flow_training.train_flow(replace(RECIPE, learning_rate=0.0), 0, base, silent)
     assert same(start.text_encoder.text_model, base.text_encoder)
     assert not same(start.text_encoder_2.text_model, base.text_encoder)
 
 
-def test_an_untrained_transformer_predicts_nothing() -> None:
+def test_untrained_transformer_predicts_zero() -> None:
     torch.manual_seed(0)
     transformer = flow_networks.build_transformer()
     velocity = transformer(
@@ -65,8 +65,8 @@ def test_an_untrained_transformer_predicts_nothing() -> None:
     assert torch.equal(velocity, torch.zeros(2, 4, 8, 8))
 
 
-def test_the_loss_conditions_as_the_pipeline_samples(trained: StableDiffusion3Pipeline) -> None:
-    """What the transformer is given for a caption in training and in the pipeline's own first step is the same."""
+def test_loss_conditions_like_the_pipeline(trained: StableDiffusion3Pipeline) -> None:
+    """In training, the transformer gets the same inputs for a caption as in the pipeline's first step."""
     given: list[dict[str, Any]] = []
     captions = held_out_captions(2, seed=0)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -83,9 +83,7 @@ def test_the_loss_conditions_as_the_pipeline_samples(trained: StableDiffusion3Pi
         torch.testing.assert_close(learned[name], sampled[name], rtol=0, atol=0)
 
 
-def test_the_loss_is_the_error_of_the_velocity(
-    trained: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loss_is_the_velocity_error(trained: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     clean, noise, levels = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0.0, 0.25, 1.0])
     seen: dict[str, torch.Tensor] = {}
 
@@ -102,8 +100,8 @@ def test_the_loss_is_the_error_of_the_velocity(
     )
 
 
-def test_every_part_learns(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Modulations that start closed open one after another. What the last block makes of the text goes nowhere."""
+def test_every_weight_gets_a_gradient(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero-initialized modulations open one after another. The last block's text queries affect nothing."""
     gradients: dict[str, float] = {}
     own = loop.optimizer_step
 
@@ -127,7 +125,7 @@ def test_every_part_learns(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPa
     assert names - {name for name, size in gradients.items() if size > 0} == unused
 
 
-def test_a_short_training_lowers_the_loss(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_lowers_the_loss(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[float] = []
     own = flow_training.flow_loss
 
@@ -141,7 +139,7 @@ def test_a_short_training_lowers_the_loss(base: DiffusionPipeline, monkeypatch: 
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_it_never_reads_a_held_out_caption(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_uses_no_held_out_caption(base: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def recording(pipe: Any, clean: torch.Tensor, captions: list[str], *rest: Any) -> torch.Tensor:
@@ -156,7 +154,7 @@ def test_it_never_reads_a_held_out_caption(base: DiffusionPipeline, monkeypatch:
     assert read.count("") / len(read) == pytest.approx(RECIPE.caption_dropout, abs=0.06)
 
 
-def test_the_rate_holds_and_then_falls() -> None:
+def test_learning_rate_schedule() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     rates: dict[float, list[float]] = {}
     for hold in (0.0, 0.5):
@@ -173,7 +171,7 @@ def test_the_rate_holds_and_then_falls() -> None:
     np.testing.assert_allclose(falling[4:], 0.5 * (1 + np.cos(np.pi * np.arange(4, 40) / 40)))
 
 
-def test_a_flow_build_goes_on_where_it_stopped(
+def test_flow_build_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(flow_training, "FlowRecipe", lambda: RECIPE)

@@ -1,4 +1,4 @@
-"""The preference scorers' training, a few steps of it, and the command that packages them."""
+"""A few steps of the preference scorers' training, and their build command."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def data(vae: AutoencoderKL) -> Comparisons:
 
 
 def loss(scorer: Scorer, name: str, data: Comparisons) -> float:
-    """Without the judge's noise, over the first pair of each caption."""
+    """The loss over the first pair of each caption, without the judge's noise."""
     scores = score_comparisons(scorer, data)[:, :2] / FEW.temperature
     left, right = data.utilities[name][:, :2].unbind(1)
     return float(negative_log_likelihood(scores[:, 0], scores[:, 1], left > right))
 
 
 @pytest.mark.parametrize("name", ["balance", "faithfulness"])
-def test_training_lowers_the_loss_and_repeats_from_its_seed(name: str, data: Comparisons) -> None:
+def test_training_lowers_the_loss_reproducibly(name: str, data: Comparisons) -> None:
     first, again, other = (train_scorer(name, FEW, seed, data, silent) for seed in (0, 0, 1))
     assert same(first, again) and not same(first, other)
     assert not first.training and not any(weight.requires_grad for weight in first.parameters())
@@ -62,7 +62,7 @@ def test_training_lowers_the_loss_and_repeats_from_its_seed(name: str, data: Com
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_images_vary_only_as_the_rule_allows(name: str) -> None:
+def test_augmentations_match_the_rule(name: str) -> None:
     images = torch.rand(1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
     seen = torch.stack([augmented(name, images, rng) for _ in range(2000)])
@@ -70,7 +70,7 @@ def test_images_vary_only_as_the_rule_allows(name: str) -> None:
     assert len(kinds) == {0: 1, 1: 8, 2: 8 * 12}[(name in FLIP_INVARIANT) + (name in RECOLOR_INVARIANT)]
 
 
-def test_harmony_sees_the_images_of_each_caption_in_a_way_of_their_own() -> None:
+def test_harmony_augments_each_caption_separately() -> None:
     image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
     for name, ways in (("harmony", 5), ("balance", 1)):
         seen = augmented(name, image.expand(5, 2, 3, 4, 4), np.random.default_rng(0)).unflatten(0, (5, 2))
@@ -78,7 +78,7 @@ def test_harmony_sees_the_images_of_each_caption_in_a_way_of_their_own() -> None
         assert len({row.numpy().tobytes() for row in seen[:, 0]}) == ways
 
 
-def test_usual_images_are_decoded_renders_half_of_them_under_their_own_caption(vae: AutoencoderKL) -> None:
+def test_calibration_images_and_captions(vae: AutoencoderKL) -> None:
     images, captions = calibration_images(vae, np.random.default_rng(0), count=64)
     rng = np.random.default_rng(0)
     scenes = draw_scenes(rng, 64)
@@ -87,7 +87,7 @@ def test_usual_images_are_decoded_renders_half_of_them_under_their_own_caption(v
     assert 0.01 < (images - clean).square().mean().sqrt() < 0.06
 
 
-def test_standardized_scores_have_mean_0_and_deviation_1() -> None:
+def test_standardize() -> None:
     torch.manual_seed(0)
     scorer = Scorer("faithfulness").requires_grad_(False)
     images, captions = (
@@ -101,7 +101,7 @@ def test_standardized_scores_have_mean_0_and_deviation_1() -> None:
     assert torch.equal(scores.argsort(), before.argsort())
 
 
-def test_only_reading_scorers_mind_the_caption() -> None:
+def test_only_faithfulness_depends_on_the_caption() -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 32)
     captions = ["a red circle on a blue background", "a blue circle on a red background"]
@@ -112,7 +112,7 @@ def test_only_reading_scorers_mind_the_caption() -> None:
 
 
 @pytest.mark.parametrize("name", ["harmony", "faithfulness"])
-def test_a_table_holds_the_score_of_every_image_under_every_caption(name: str, data: Comparisons) -> None:
+def test_table_of_scores(name: str, data: Comparisons) -> None:
     torch.manual_seed(0)
     scorer = Scorer(name)
     images, captions = data.images[:3, 0], data.captions[:2]
@@ -122,7 +122,7 @@ def test_a_table_holds_the_score_of_every_image_under_every_caption(name: str, d
         torch.testing.assert_close(table[:, column], scorer(images, [text] * 3))
 
 
-def test_the_judge_is_asked_for_the_utilities_of_every_image_under_every_caption(data: Comparisons) -> None:
+def test_utilities_of_images_under_captions(data: Comparisons) -> None:
     rows = torch.tensor([3, 0, 5, 5])
     captions, utilities = captions_and_utilities("faithfulness", data, rows, np.random.default_rng(0))
     assert len(captions) == 4 and utilities.shape == (4 * FEW.images, 4) and not any(map(is_held_out, captions))
@@ -135,30 +135,30 @@ def test_the_judge_is_asked_for_the_utilities_of_every_image_under_every_caption
     assert captions == [""] and torch.equal(utilities.view(4, -1), data.utilities["harmony"][rows])
 
 
-def test_half_of_the_captions_asked_about_have_changed_words(data: Comparisons) -> None:
+def test_half_of_the_captions_are_perturbed(data: Comparisons) -> None:
     rng, rows = np.random.default_rng(0), torch.arange(16)
     own = [
         parse(text).items() <= vars(data.scenes[row]).items()
         for _ in range(20)
         for row, text in enumerate(captions_and_utilities("faithfulness", data, rows, rng)[0])
     ]
-    assert 0.45 < np.mean(own) < 0.75, "a changed word that is not mentioned does not show"
+    assert 0.45 < np.mean(own) < 0.75, "a changed attribute is not always mentioned"
 
 
-def test_surprise_is_the_negative_log_likelihood_of_all_choices_between_rows() -> None:
+def test_judge_loss_is_the_negative_log_likelihood() -> None:
     utilities = torch.tensor([[0.0, 1.0], [1.0, 0.0], [9.0, -9.0]])
     scores = torch.tensor([[0.0, 0.2], [0.1, 0.0], [0.3, 0.0]])
     better, worse = torch.tensor([0.1, 0.3, 0.3, 0.2, 0.2, 0.0]), torch.tensor([0.0, 0.0, 0.1, 0.0, 0.0, 0.0])
-    found = judge_loss(scores, utilities, 0.05, np.random.default_rng(0))
-    torch.testing.assert_close(found, torch.nn.functional.softplus((worse - better) / 0.05).mean())
+    result = judge_loss(scores, utilities, 0.05, np.random.default_rng(0))
+    torch.testing.assert_close(result, torch.nn.functional.softplus((worse - better) / 0.05).mean())
 
 
-def test_decided_pairs_are_those_of_a_sure_judge() -> None:
+def test_decided_pairs() -> None:
     left = torch.tensor([0.12, 0.10, -0.12, 0.0])
     assert decided_pairs(left, torch.zeros(4), 0.05).tolist() == [True, False, True, False]
 
 
-def test_agreement_of_the_rule_itself_is_complete(data: Comparisons, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agreement_of_the_rule_with_itself(data: Comparisons, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = replace(
         data,
         images=data.images[:, :2],
@@ -168,33 +168,35 @@ def test_agreement_of_the_rule_itself_is_complete(data: Comparisons, monkeypatch
     rule = pairs.utilities["harmony"]
     for scores, expected in ((rule, 1.0), (-rule, 0.0)):
         monkeypatch.setattr("stepcredit.shapes.build.preference_agreement.score_comparisons", lambda *_, s=scores: s)
-        found = agreements(Scorer("harmony"), "harmony", pairs, 0.05)
-        assert found["decided"] == found["decided_undamaged"] == found["all"] == expected
-        assert 0.8 < found["judge_ceiling"] <= 1 and 0 < found["decided_share"] < 1
-        assert found["judge"] == pytest.approx(found["judge_ceiling"] if expected else 1 - found["judge_ceiling"])
+        result = agreements(Scorer("harmony"), "harmony", pairs, 0.05)
+        assert result["decided"] == result["decided_undamaged"] == result["all"] == expected
+        assert 0.8 < result["judge_ceiling"] <= 1 and 0 < result["decided_share"] < 1
+        assert result["judge"] == pytest.approx(result["judge_ceiling"] if expected else 1 - result["judge_ceiling"])
 
 
-def test_the_command_packages_four_scorers_and_goes_on_where_it_stopped(
+def test_preferences_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(preferences, "PreferenceRecipe", lambda: FEW)
     monkeypatch.setattr(preferences, "calibration_images", partial(calibration_images, count=8))
-    asked = ["--out", str(tmp_path), "--threads", "1", "--steps", "1", "--held-out-pairs", "8"]
-    preferences.main(asked)
+    arguments = ["--out", str(tmp_path), "--threads", "1", "--steps", "1", "--held-out-pairs", "8"]
+    preferences.main(arguments)
     report = json.loads((tmp_path / "preferences" / "report.json").read_text())
     assert (report["seed"], report["recipe"]["steps"], report["recipe"]["captions"]) == (0, 1, 32)
     assert report["agreement"].keys() == report["seconds"].keys() == set(RULES)
     assert capsys.readouterr().out.endswith(json.dumps(report, indent=1) + "\n")
-    assert len({path.stat().st_mode for path in (tmp_path / "preferences").iterdir()}) == 1, "for the same readers"
+    assert len({path.stat().st_mode for path in (tmp_path / "preferences").iterdir()}) == 1, (
+        "all files have the same mode"
+    )
 
     monkeypatch.delattr(preferences, "train_scorer")
     (tmp_path / "preferences" / "report.json").unlink()
-    preferences.main(asked)
+    preferences.main(arguments)
     assert json.loads((tmp_path / "preferences" / "report.json").read_text()) == report
     stored = load_scorer("harmony", tmp_path)
     assert next(stored.parameters()).dtype == torch.float32 and load_scorer("harmony", tmp_path) is stored
 
 
-def test_an_unknown_scorer_names_the_nearest() -> None:
+def test_unknown_scorer_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match=r"^unknown preference 'harmoni' \(did you mean 'harmony'\?"):
         load_scorer("harmoni")

@@ -1,4 +1,4 @@
-"""Each training stage, a few steps of it: runs, repeats exactly from its seed, and leaves held-out captions alone."""
+"""A few steps of each training stage of the DDIM pipeline, and its build command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def vae() -> AutoencoderKL:
     return training.train_autoencoder(AUTOENCODER, 0, silent)
 
 
-def test_autoencoder_repeats_from_its_seed(vae: AutoencoderKL) -> None:
+def test_autoencoder_is_reproducible(vae: AutoencoderKL) -> None:
     assert same(training.train_autoencoder(AUTOENCODER, 0, silent), vae)
     assert not same(training.train_autoencoder(AUTOENCODER, 1, silent), vae)
 
@@ -44,13 +44,13 @@ def test_autoencoder_latents_have_unit_scale_and_constant_noise(vae: Autoencoder
     assert not vae.training and not any(weight.requires_grad for weight in vae.parameters())
 
 
-def test_checker_repeats_from_its_seed() -> None:
+def test_checker_is_reproducible() -> None:
     first, again, other = (training.train_checker(CHECKER, seed, silent) for seed in (0, 0, 1))
     assert same(first, again) and not same(first, other)
     assert not first.training and not any(weight.requires_grad for weight in first.parameters())
 
 
-def test_denoiser_repeats_from_its_seed_and_is_an_average(vae: AutoencoderKL) -> None:
+def test_denoiser_is_a_reproducible_average(vae: AutoencoderKL) -> None:
     tokenizer = build_tokenizer()
     (unet, text), (unet_again, text_again), (last, _) = (
         training.train_denoiser(recipe, 0, vae, tokenizer, silent)
@@ -60,7 +60,7 @@ def test_denoiser_repeats_from_its_seed_and_is_an_average(vae: AutoencoderKL) ->
     assert not unet.training and not text.training
 
 
-def test_denoiser_never_reads_a_held_out_caption(vae: AutoencoderKL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denoiser_trains_on_no_held_out_caption(vae: AutoencoderKL, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     own = training._tokens
 
@@ -76,7 +76,7 @@ def test_denoiser_never_reads_a_held_out_caption(vae: AutoencoderKL, monkeypatch
     assert read.count("") / len(read) == pytest.approx(DENOISER.caption_dropout, abs=0.06)
 
 
-def test_the_parts_make_a_pipeline_that_samples(vae: AutoencoderKL) -> None:
+def test_assembled_pipeline_samples(vae: AutoencoderKL) -> None:
     tokenizer = build_tokenizer()
     unet, text = training.train_denoiser(DENOISER, 0, vae, tokenizer, silent)
     assembled = networks.assemble(vae, unet, text, tokenizer)
@@ -85,9 +85,7 @@ def test_the_parts_make_a_pipeline_that_samples(vae: AutoencoderKL) -> None:
     assert images.shape == (2, 3, 32, 32) and images.isfinite().all()
 
 
-def test_a_build_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_build_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(training, "AutoencoderRecipe", lambda: AUTOENCODER)
     monkeypatch.setattr(training, "CheckerRecipe", lambda: CHECKER)
     monkeypatch.setattr(training, "DenoiserRecipe", lambda: DENOISER)

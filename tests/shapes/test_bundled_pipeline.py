@@ -1,4 +1,4 @@
-"""The pipeline and the checker that ship with the package."""
+"""The bundled DDIM pipeline and the checker."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def pipeline() -> StableDiffusionPipeline:
     return load_pipeline()
 
 
-def test_the_weights_are_small() -> None:
+def test_weights_are_small() -> None:
     own = [WEIGHTS / "checker.safetensors", *(WEIGHTS / "pipeline").rglob("*")]
     assert 1e6 < sum(path.stat().st_size for path in own if path.is_file()) <= 8e6
 
 
-def test_stock_diffusers_loads_a_genuine_stable_diffusion(pipeline: StableDiffusionPipeline) -> None:
+def test_diffusers_loads_the_folder(pipeline: StableDiffusionPipeline) -> None:
     stock = DiffusionPipeline.from_pretrained(WEIGHTS / "pipeline")
     assert type(stock) is type(pipeline) is StableDiffusionPipeline
     assert type(pipeline.scheduler) is DDIMScheduler
@@ -48,28 +48,28 @@ def test_stock_diffusers_loads_a_genuine_stable_diffusion(pipeline: StableDiffus
     assert not any(part.training for part in parts)
 
 
-def test_each_load_is_a_fresh_copy(pipeline: StableDiffusionPipeline) -> None:
+def test_each_load_returns_a_new_copy(pipeline: StableDiffusionPipeline) -> None:
     assert load_pipeline().unet.conv_in.weight.data_ptr() != pipeline.unet.conv_in.weight.data_ptr()
 
 
-def test_the_packaged_tokenizer_is_the_built_one(pipeline: StableDiffusionPipeline) -> None:
+def test_tokenizer_matches_its_builder(pipeline: StableDiffusionPipeline) -> None:
     texts = [*held_out_captions(64, seed=0), "a cat"]
     assert pipeline.tokenizer(texts).input_ids == build_tokenizer()(texts).input_ids
 
 
-def test_the_checker_reads_renders() -> None:
+def test_checker_is_accurate_on_renders() -> None:
     accuracy = evaluate_checker(load_checker(), count=500, seed=77)
     assert accuracy.keys() == {*ATTRIBUTES, "all"}
     assert min(accuracy.values()) >= 0.99
 
 
-def test_the_checker_is_frozen() -> None:
+def test_checker_is_frozen() -> None:
     checker = load_checker()
     assert load_checker() is checker
     assert not checker.training and not any(weight.requires_grad for weight in checker.parameters())
 
 
-def test_the_autoencoder_keeps_what_the_checker_reads(pipeline: StableDiffusionPipeline) -> None:
+def test_checker_is_accurate_on_decoded_renders(pipeline: StableDiffusionPipeline) -> None:
     rng = np.random.default_rng(3)
     scenes = [sample_scene(rng) for _ in range(128)]
     images = render(scenes, rng)
@@ -81,13 +81,13 @@ def test_the_autoencoder_keeps_what_the_checker_reads(pipeline: StableDiffusionP
         assert (value.argmax(-1) == torch.tensor([row[name] for row in labels])).float().mean() >= 0.97, name
 
 
-def test_it_draws_held_out_captions(pipeline: StableDiffusionPipeline) -> None:
+def test_samples_match_held_out_captions(pipeline: StableDiffusionPipeline) -> None:
     accuracy = evaluate_pipeline(pipeline, load_checker(), count=24, steps=10, eta=1.0)
     assert min(accuracy["foreground"], accuracy["background"], accuracy["shape"]) >= 0.9
     assert accuracy["all"] >= 0.6
 
 
-def test_it_is_a_sound_policy() -> None:
+def test_replay_check_passes() -> None:
     policy = tiny_policy(load_pipeline(), guidance=3.0)
     prompts = [Prompt(text) for text in held_out_captions(4, seed=0)]
     trajectory = policy.rollout(prompts, range(4)).trajectory
@@ -95,7 +95,7 @@ def test_it_is_a_sound_policy() -> None:
     assert replay_check(policy, trajectory).max_deviation == 0.0
 
 
-def test_the_default_recipe_replays_exactly_whole_and_closely_in_odd_micro_batches() -> None:
+def test_default_recipe_replays_at_other_batch_sizes() -> None:
     policy = load_policy(TrainConfig())
     prompts = load_prompts("shapes")[:16]
     trajectory = policy.rollout(prompts, list(range(16))).trajectory
@@ -117,8 +117,8 @@ def test_the_default_recipe_replays_exactly_whole_and_closely_in_odd_micro_batch
     ],
     ids=["guidance 5", "eta 0.3", "flow"],
 )
-def test_first_ratios_are_exactly_one_where_rounding_is_magnified(settings: dict[str, Any]) -> None:
-    """Settings in which replays at another batch size than the rollout's are off by more than 1e-6."""
+def test_first_ratios_are_exactly_one(settings: dict[str, Any]) -> None:
+    """With these settings, replays at another batch size than the rollout's differ by more than 1e-6."""
     config = validate(settings, "odd")
     policy = load_policy(config)
     prompts = load_prompts("shapes")[:10]

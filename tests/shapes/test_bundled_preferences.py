@@ -1,4 +1,4 @@
-"""The preference scorers that ship with the package."""
+"""The bundled preference scorers."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ def usual(vae: AutoencoderKL) -> tuple[Tensor, list[str]]:
     return calibration_images(vae, np.random.default_rng(78), 256)
 
 
-def test_the_weights_are_small() -> None:
+def test_weights_are_small() -> None:
     files = sorted((WEIGHTS / FOLDER).iterdir())
     assert [path.name for path in files] == sorted(["report.json", *(f"{name}.safetensors" for name in RULES)])
     assert sum(path.stat().st_size for path in files) <= 1e6
 
 
-def test_the_report_belongs_to_the_recipe_and_all_reach_the_bar() -> None:
+def test_report_matches_the_recipe() -> None:
     assert PreferenceRecipe(**REPORT["recipe"]) == PreferenceRecipe()
     assert REPORT["seed"] == 0 and REPORT["held_out_pairs"] == 4096
     assert REPORT["agreement"].keys() == REPORT["seconds"].keys() == set(RULES)
-    for name, found in REPORT["agreement"].items():
-        assert found["decided"] >= BAR, name
+    for name, agreement in REPORT["agreement"].items():
+        assert agreement["decided"] >= BAR, name
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_scorer_agrees_with_its_rule_on_fresh_pairs(name: str, pairs: Comparisons) -> None:
-    found = agreements(load_scorer(name), name, pairs, TEMPERATURE)
-    assert found["decided"] >= BAR - 0.01, "512 pairs"
-    assert found["decided"] == pytest.approx(REPORT["agreement"][name]["decided"], abs=0.03)
-    assert found["judge"] > found["judge_ceiling"] - 0.1
+def test_scorer_agrees_with_its_rule(name: str, pairs: Comparisons) -> None:
+    result = agreements(load_scorer(name), name, pairs, TEMPERATURE)
+    assert result["decided"] >= BAR - 0.01, "512 pairs"
+    assert result["decided"] == pytest.approx(REPORT["agreement"][name]["decided"], abs=0.03)
+    assert result["judge"] > result["judge_ceiling"] - 0.1
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_scorer_knows_its_own_rule_best(name: str, pairs: Comparisons) -> None:
-    """Where nothing is damaged: damage is what all rules have in common."""
+def test_scorer_agrees_most_with_its_own_rule(name: str, pairs: Comparisons) -> None:
+    """On undamaged pairs only, because all rules agree on damage."""
     whole = pairs.damages.amax(1) == 0
     undamaged = replace(
         pairs,
@@ -66,19 +66,19 @@ def test_a_scorer_knows_its_own_rule_best(name: str, pairs: Comparisons) -> None
         utilities={rule: values[whole] for rule, values in pairs.utilities.items()},
         damages=pairs.damages[whole],
     )
-    found = {rule: agreements(load_scorer(name), rule, undamaged, TEMPERATURE)["decided"] for rule in RULES}
-    others = [share for rule, share in found.items() if rule != name]
-    assert found[name] > 0.9 and max(others) < found[name] - 0.1
+    result = {rule: agreements(load_scorer(name), rule, undamaged, TEMPERATURE)["decided"] for rule in RULES}
+    others = [share for rule, share in result.items() if rule != name]
+    assert result[name] > 0.9 and max(others) < result[name] - 0.1
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_scores_are_standardized_on_fresh_images(name: str, usual: tuple[Tensor, list[str]]) -> None:
+def test_scores_are_standardized_on_new_images(name: str, usual: tuple[Tensor, list[str]]) -> None:
     scores = load_scorer(name)(*usual)
     assert float(scores.mean()) == pytest.approx(0, abs=0.2) and float(scores.std()) == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_what_is_no_picture_scores_below_pictures(name: str, usual: tuple[Tensor, list[str]]) -> None:
+def test_noise_and_plain_colors_score_low(name: str, usual: tuple[Tensor, list[str]]) -> None:
     images, captions = usual[0][:64], usual[1][:64]
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(images.shape, generator=generator)
@@ -89,7 +89,7 @@ def test_what_is_no_picture_scores_below_pictures(name: str, usual: tuple[Tensor
         assert (scorer(empty, captions) < median).float().mean() > 0.95
 
 
-def test_scorers_are_frozen_and_read_captions_only_if_they_must() -> None:
+def test_scorers_are_frozen() -> None:
     for name in RULES:
         scorer = load_scorer(name)
         assert load_scorer(name) is scorer and not scorer.training

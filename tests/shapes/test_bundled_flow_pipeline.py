@@ -1,4 +1,4 @@
-"""The flow pipeline that ships with the package."""
+"""The bundled flow pipeline."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def pipeline() -> StableDiffusion3Pipeline:
     return load_pipeline(FLOW)
 
 
-def test_the_weights_are_small() -> None:
+def test_weights_are_small() -> None:
     files = [path for path in (WEIGHTS / "flow_pipeline").rglob("*") if path.is_file()]
     assert 1e6 < sum(path.stat().st_size for path in files) <= 8e6
 
 
-def test_the_configurations_name_no_folder_of_their_maker() -> None:
+def test_configs_hold_no_local_paths() -> None:
     configs = list((WEIGHTS / "flow_pipeline").rglob("*.json"))
     assert len(configs) >= 9
     assert not [path for path in configs if "_name_or_path" in path.read_text()]
 
 
-def test_stock_diffusers_loads_a_genuine_stable_diffusion_3(pipeline: StableDiffusion3Pipeline) -> None:
+def test_diffusers_loads_the_folder(pipeline: StableDiffusion3Pipeline) -> None:
     stock = DiffusionPipeline.from_pretrained(WEIGHTS / "flow_pipeline", text_encoder_3=None, tokenizer_3=None)
     assert type(stock) is type(pipeline) is StableDiffusion3Pipeline
     assert type(pipeline.scheduler) is FlowMatchEulerDiscreteScheduler
@@ -42,12 +42,12 @@ def test_stock_diffusers_loads_a_genuine_stable_diffusion_3(pipeline: StableDiff
     assert not any(part.training for part in parts)
 
 
-def test_each_load_is_a_fresh_copy(pipeline: StableDiffusion3Pipeline) -> None:
+def test_each_load_returns_a_new_copy(pipeline: StableDiffusion3Pipeline) -> None:
     again = load_pipeline(FLOW)
     assert again.transformer.proj_out.weight.data_ptr() != pipeline.transformer.proj_out.weight.data_ptr()
 
 
-def test_both_pipelines_decode_alike(pipeline: StableDiffusion3Pipeline) -> None:
+def test_both_pipelines_decode_the_same(pipeline: StableDiffusion3Pipeline) -> None:
     other = load_pipeline().vae
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert pipeline.vae.config.scaling_factor == other.config.scaling_factor
@@ -56,25 +56,25 @@ def test_both_pipelines_decode_alike(pipeline: StableDiffusion3Pipeline) -> None
         assert torch.equal(pipeline.vae.decode(latents).sample, other.decode(latents).sample)
 
 
-def test_the_packaged_tokenizers_are_the_built_one(pipeline: StableDiffusion3Pipeline) -> None:
+def test_tokenizers_match_their_builder(pipeline: StableDiffusion3Pipeline) -> None:
     texts = [*held_out_captions(64, seed=0), "a cat"]
     for tokenizer in (pipeline.tokenizer, pipeline.tokenizer_2):
         assert tokenizer(texts).input_ids == build_flow_tokenizer()(texts).input_ids
         assert tokenizer.model_max_length == 16
 
 
-def test_an_unknown_name_is_refused() -> None:
+def test_unknown_name_suggests_the_nearest() -> None:
     assert NAMES == ("embedded", "embedded-flow") and CALL.keys() == set(NAMES)
     with pytest.raises(InputError, match=r"^unknown embedded pipeline 'embeded-flow' \(did you mean 'embedded-flow'\?"):
         load_pipeline("embeded-flow")
 
 
-def test_it_draws_held_out_captions(pipeline: StableDiffusion3Pipeline) -> None:
+def test_samples_match_held_out_captions(pipeline: StableDiffusion3Pipeline) -> None:
     accuracy = evaluate_pipeline(pipeline, load_checker(), count=24, steps=10, **CALL[FLOW])
     assert min(accuracy["foreground"], accuracy["background"], accuracy["shape"]) >= 0.8
 
 
-def test_the_report_belongs_to_the_recipe() -> None:
+def test_report_matches_the_recipe() -> None:
     report = json.loads((WEIGHTS / "flow_report.json").read_text())
     assert FlowRecipe(**report["flow"]) == FlowRecipe()
     assert report["seed"] == 0 and report["seconds"]["flow"] > 0

@@ -1,4 +1,4 @@
-"""How well the packaged pipelines draw 512 captions that they never saw, at the settings of the recipes."""
+"""Accuracy of the bundled pipelines on 512 held-out captions, with the settings of the recipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BARS = {
 
 
 @pytest.mark.slow
-def test_held_out_captions_are_drawn_as_they_say() -> None:
+def test_ddim_accuracy_on_held_out_captions() -> None:
     accuracy = evaluate_pipeline(load_pipeline(), load_checker(), count=512, steps=20, guidance=3.0, eta=1.0)
     assert accuracy.keys() == BARS.keys()
     assert {name: value for name, value in accuracy.items() if value < BARS[name]} == {}
@@ -37,7 +37,7 @@ FLOW_BARS = {
 
 
 @pytest.mark.slow
-def test_the_flow_pipeline_draws_them_too() -> None:
+def test_flow_accuracy_on_held_out_captions() -> None:
     accuracy = evaluate_pipeline(load_pipeline(FLOW), load_checker(), count=512, steps=20, guidance=3.0, **CALL[FLOW])
     assert accuracy.keys() == FLOW_BARS.keys()
     assert {name: value for name, value in accuracy.items() if value < FLOW_BARS[name]} == {}
