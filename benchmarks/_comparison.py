@@ -1,4 +1,4 @@
-"""The figures of `against_trl.py`, from the reports of its runners: ratios, agreement, tables."""
+"""Compute ratios, agreement and tables for `against_trl.py` from the reports of its runners."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ Pair = dict[str, Report]
 
 OURS, THEIRS = "stepcredit", "TRL"
 TARGETS = {"sampling CPU": 1 / 1.6, "training CPU": 1 / 3, "peak memory": 0.8}
-"""Ours over TRL's, at most, in the median over pairs."""
+"""Largest acceptable median over pairs of the ratio stepcredit / TRL."""
 REWARD_TOLERANCE = 0.01
-"""Of the mean |difference| of rewards, in their standard deviations: a pixel may round the other way."""
+"""Tolerance of the mean |difference| of rewards, in standard deviations. Pixels may be rounded differently."""
 NORM_TOLERANCE = 1e-3
-"""Of the relative difference of a gradient norm."""
+"""Tolerance of the relative difference of gradient norms."""
 
 
 def seconds(report: Report, phase: str, clock: str) -> float:
-    """Mean seconds of a phase an epoch, the first epoch left out if there are others."""
+    """Mean seconds of a phase per epoch, without the first epoch if there are more."""
     epochs = report["phases"][phase]
     return statistics.mean(epoch[clock] for epoch in epochs[1:] or epochs)
 
 
-def brief(report: Report) -> str:
-    """A run in one line."""
+def summary(report: Report) -> str:
+    """One line about a run."""
     phases = [
         f"{phase} {seconds(report, phase, 'cpu'):.2f} CPU-s ({seconds(report, phase, 'wall'):.2f} s)"
         for phase in ("sampling", "training")
     ]
-    return f"{', '.join(phases)}, {report['resident_peak'] / 1e6:.0f} MB, beside {report['rate']:.0f} GFLOP/s"
+    return f"{', '.join(phases)}, {report['resident_peak'] / 1e6:.0f} MB, matrix rate {report['rate']:.0f} GFLOP/s"
 
 
 def figures(report: Report) -> dict[str, float]:
-    """What is compared."""
+    """The figures that are compared."""
     return {
         **{
             f"{phase} {name}": seconds(report, phase, clock)
@@ -49,7 +49,7 @@ def figures(report: Report) -> dict[str, float]:
 
 
 def ratios(pairs: Sequence[Pair]) -> dict[str, list[float]]:
-    """Ours over TRL's by figure, one number a pair."""
+    """The ratio stepcredit / TRL of each figure, one per pair."""
     both = [(figures(pair[OURS]), figures(pair[THEIRS])) for pair in pairs]
     return {name: [ours[name] / theirs[name] for ours, theirs in both] for name in both[0][0]}
 
@@ -67,7 +67,7 @@ def ratio_table(values: dict[str, list[float]]) -> list[str]:
 
 
 def cost_table(pairs: Sequence[Pair], gflop: dict[str, float], images: int) -> list[str]:
-    """Medians over pairs of each system; the achieved fraction takes each run's own matrix rate."""
+    """Medians over pairs for each system. The utilization uses the matrix rate measured around each run."""
     lines = []
     for system in (OURS, THEIRS):
         reports = [pair[system] for pair in pairs]
@@ -75,30 +75,30 @@ def cost_table(pairs: Sequence[Pair], gflop: dict[str, float], images: int) -> l
             cpu, wall = (
                 statistics.median(seconds(report, phase, clock) for report in reports) for clock in ("cpu", "wall")
             )
-            part = statistics.median(
+            utilization = statistics.median(
                 gflop[phase] / seconds(report, phase, "cpu") / report["rate"] for report in reports
             )
             lines.append(
-                f"{system:<11}{phase:<10}{cpu:7.2f} CPU-s {wall:7.2f} s an epoch, {1000 * cpu / images:6.1f} CPU-ms a "
-                f"query, {part:4.0%} of the matrix rate"
+                f"{system:<11}{phase:<10}{cpu:7.2f} CPU-s {wall:7.2f} s per epoch, {1000 * cpu / images:6.1f} CPU-ms "
+                f"per query, {utilization:4.0%} of the matrix rate"
             )
         peak, start = (
             statistics.median(report[name] for report in reports) / 1e6 for name in ("resident_peak", "resident_before")
         )
-        lines.append(f"{system:<11}memory    {peak:7.0f} MB at its peak, {start:.0f} MB before the first epoch")
+        lines.append(f"{system:<11}memory    {peak:7.0f} MB at the peak, {start:.0f} MB before the first epoch")
     return lines
 
 
 def reward_difference(ours: Report, theirs: Report) -> float:
-    """Mean |difference| of the rewards of the first epoch, in their standard deviations."""
-    here, there = np.array(ours["rewards"][0]), np.array(theirs["rewards"][0])
-    return float(np.abs(here - there).mean() / there.std())
+    """Mean |difference| of the rewards of the first epoch, in standard deviations."""
+    left, right = np.array(ours["rewards"][0]), np.array(theirs["rewards"][0])
+    return float(np.abs(left - right).mean() / right.std())
 
 
 def norm_differences(ours: Report, theirs: Report, updates: int) -> list[float]:
-    """Relative difference of the gradient norm of every update of the first epoch."""
+    """Relative differences of the gradient norms of all updates of the first epoch."""
     both = zip(ours["grad_norms"][:updates], theirs["grad_norms"][:updates], strict=True)
-    return [abs(here - there) / there for here, there in both]
+    return [abs(left - right) / right for left, right in both]
 
 
 def agrees(ours: Report, theirs: Report, updates: int) -> bool:
@@ -113,5 +113,5 @@ def agreement_table(pair: Pair, updates: int) -> list[str]:
     for system in (OURS, THEIRS):
         norms = " ".join(f"{norm:.7f}" for norm in pair[system]["grad_norms"][:updates])
         lines.append(f"first epoch: gradient norms of {system + ':':<11} {norms}")
-    apart = " ".join(f"{difference:.1e}" for difference in norm_differences(ours, theirs, updates))
-    return [*lines, f"first epoch: relative difference:           {apart}"]
+    differences = " ".join(f"{difference:.1e}" for difference in norm_differences(ours, theirs, updates))
+    return [*lines, f"first epoch: relative difference:           {differences}"]

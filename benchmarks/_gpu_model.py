@@ -1,4 +1,4 @@
-"""What `gpu.py` measures of one model: a stream of results, each of them a plain dictionary."""
+"""The measurements of `gpu.py` for one model, as a stream of dictionaries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _alike import peak_resident_bytes
+from _measured import peak_resident_bytes
 from _throughput import configuration, rollout, square, timed, update
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from microbatch import bare
@@ -29,14 +29,14 @@ from stepcredit.types import Trajectory
 from stepcredit.utils.logging import quiet_libraries
 
 ROUNDS = 3
-"""Of what is compared in turn."""
-WAYS = ("reference", "eager", "checkpointing", "compiled")
+"""Rounds of measurements in alternation."""
+VARIANTS = ("reference", "eager", "checkpointing", "compiled")
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How a model is measured: images of these sizes, the first that fits, so many at a time."""
+    """The image sizes to try, of which the first that fits is used, and the batch sizes."""
 
     pixels: tuple[int, ...]
     batches: tuple[int, ...]
@@ -51,23 +51,23 @@ TINY = {"sd15": "sd", "sd35m": "sd3", "sdxl": "sdxl"}
 TINY_BATCHES = (1, 2)
 MATRIX = {"cuda": 8192, "cpu": 512}
 TRAINED = 2
-"""Operations of a forward with its backward, in forwards: one for the input gradients. Those of the weights, one more
-where all are trained, are next to nothing for a LoRA; what checkpointing computes again is no work of the model."""
+"""Operations of a forward with backward, in forwards. The gradients of the inputs cost one forward, those of a LoRA's
+weights almost nothing. Recomputation by checkpointing is not counted."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be measured of a model.
+    """What to measure for a model.
 
     Attributes:
-        deadline: on `time.time`, after which no new measurement is begun that is not sure to end in time.
+        deadline: a `time.time()`. No measurement starts that may not end before it.
     """
 
     model: str
     device: str
     dtype: str
     steps: int
-    ways: tuple[str, ...]
+    variants: tuple[str, ...]
     tiny: bool
     deadline: float
 
@@ -80,8 +80,8 @@ class Task:
         return TINY_BATCHES if self.tiny else SIZES[self.model].batches
 
 
-def card(task: Task) -> Iterator[Result]:
-    """The device: its name, its memory, and the rate of products of square matrices in the dtype of the work."""
+def device_info(task: Task) -> Iterator[Result]:
+    """The name and memory of the device, and its rate of matrix products in the task's dtype."""
     device = torch.device(task.device)
     cuda = device.type == "cuda"
     yield {
@@ -94,7 +94,7 @@ def card(task: Task) -> Iterator[Result]:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> float:
-    """Operations per second of the best of some rounds of products; a multiplication and an addition are two."""
+    """Operations per second of matrix products in the best of several rounds. A multiply-add counts as two."""
     size = MATRIX[device.type]
     left, right = torch.randn(2, size, size, device=device).to(dtype)
     out = left @ right
@@ -108,7 +108,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> fl
 
 
 def measurements(task: Task) -> Iterator[Result]:
-    """All of a model, at the first size at which one image at a time can be trained. Problems are results too."""
+    """All measurements of a model at the first image size at which training fits. Problems are results too."""
     quiet_libraries()
     torch.manual_seed(0)
     device = torch.device(task.device)
@@ -128,7 +128,7 @@ def measurements(task: Task) -> Iterator[Result]:
 
 
 def pipeline_of(task: Task, device: torch.device) -> tuple[DiffusionPipeline, dict[str, Any]]:
-    """(pipeline, what its call needs to be small)."""
+    """The pipeline, and the call arguments for small images."""
     if not task.tiny:
         return build(task.model, task.dtype, device), {}
     sys.path.append(str(Path(__file__).parents[1]))
@@ -139,7 +139,7 @@ def pipeline_of(task: Task, device: torch.device) -> tuple[DiffusionPipeline, di
 
 
 class Bench:
-    """The measurements of a model at one size."""
+    """The measurements of a model at one image size."""
 
     def __init__(self, task: Task, device: torch.device, pixels: int | None, call: dict[str, Any]) -> None:
         self.task, self.device, self.pixels, self.call = task, device, pixels, call
@@ -150,13 +150,13 @@ class Bench:
         return configuration(batch, steps or self.task.steps, self.call, batch, dtype=self.task.dtype)
 
     def all(self, policy: PipelinePolicy) -> Iterator[Result]:
-        """The model itself, the micro-batch sweep, then the other ways at the batch that trains fastest."""
+        """The model's size, the sweep over batch sizes, then the other variants at the fastest batch size."""
         denoiser: Any = getattr(policy.pipeline, policy.denoiser)
         facts = self.guarded("model", 1, lambda: self.model(policy, denoiser))
         yield facts
         if "problem" in facts:
             return
-        if "reference" in self.task.ways:
+        if "reference" in self.task.variants:
             yield self.guarded("reference", 1, lambda: self.reference(policy))
         sweep = []
         for batch in self.task.batches:
@@ -164,22 +164,22 @@ class Bench:
             yield sweep[-1]
             if "problem" in sweep[-1]:
                 break
-        whole = [result for result in sweep if "problem" not in result]
-        if not whole:
+        complete = [result for result in sweep if "problem" not in result]
+        if not complete:
             return
-        best = max(whole, key=lambda result: result["training"]["samples_per_second"])["batch"]
-        if "reference" in self.task.ways:
+        best = max(complete, key=lambda result: result["training"]["samples_per_second"])["batch"]
+        if "reference" in self.task.variants:
             yield self.guarded("alternated", best, lambda: self.alternated(policy, best))
-        if "checkpointing" in self.task.ways:
+        if "checkpointing" in self.task.variants:
             denoiser.enable_gradient_checkpointing()
             for batch in sorted({best, sweep[-1]["batch"]}):
                 yield self.measured("checkpointing", policy, batch)
-            yield self.turned("checkpointing", policy, best, partial(checkpointing, denoiser))
+            yield self.against_eager("checkpointing", policy, best, partial(checkpointing, denoiser))
             checkpointing(denoiser, False)
-        if "compiled" in self.task.ways:
+        if "compiled" in self.task.variants:
             configure(denoiser, ModelSection(compile=True))
             yield self.measured("compiled", policy, best)
-            yield self.turned("compiled", policy, best, compiled_or_not(denoiser))
+            yield self.against_eager("compiled", policy, best, compile_switch(denoiser))
 
     def model(self, policy: PipelinePolicy, denoiser: Any) -> Result:
         trajectory = rollout(policy, self.configuration(1))
@@ -191,7 +191,7 @@ class Bench:
         }
 
     def measured(self, way: str, policy: PipelinePolicy, batch: int) -> Result:
-        """A rollout and an update of `batch` images, all at a time, after two steps to warm up."""
+        """A rollout and an update of `batch` images in one batch, after a warm-up of two steps."""
         return self.guarded(way, batch, lambda: self.batched(policy, batch))
 
     def batched(self, policy: PipelinePolicy, batch: int) -> Result:
@@ -203,26 +203,26 @@ class Bench:
         return {"seconds_warm_up": warm.wall, "sampling": sampling, "training": training}
 
     def alternated(self, policy: PipelinePolicy, batch: int) -> Result:
-        """How many times the reference-style loop, a query, in turn with it."""
+        """The speed-up over the reference loop, measured in alternation."""
         pairs = [(self.reference(policy), self.batched(policy, batch)) for _ in range(ROUNDS)]
         return {"times": [query_seconds(reference) / query_seconds(ours) for reference, ours in pairs]}
 
-    def turned(self, way: str, policy: PipelinePolicy, batch: int, switch: Callable[[bool], None]) -> Result:
-        """How many times the eager way, a query, in turn with it."""
+    def against_eager(self, way: str, policy: PipelinePolicy, batch: int, switch: Callable[[bool], None]) -> Result:
+        """The speed-up of a variant over eager, measured in alternation."""
 
         def rounds() -> Result:
-            found: list[float] = []
+            ratios: list[float] = []
             for _ in range(ROUNDS):
                 switch(False)
                 eager = query_seconds(self.batched(policy, batch))
                 switch(True)
-                found.append(eager / query_seconds(self.batched(policy, batch)))
-            return {"times_eager": found}
+                ratios.append(eager / query_seconds(self.batched(policy, batch)))
+            return {"times_eager": ratios}
 
         return self.guarded(way, batch, rounds)
 
     def reference(self, policy: PipelinePolicy) -> Result:
-        """One image at one step at a time, as the reference implementations sample and train."""
+        """The reference loop: one image and one step at a time."""
         config = self.configuration(1)
         loop = bare if isinstance(policy.pipeline, StableDiffusionPipeline) else replayed
 
@@ -239,7 +239,7 @@ class Bench:
         return {"sampling": sampling, "training": training}
 
     def phase(self, images: int, work: Callable[[], Any], forwards: int) -> tuple[Any, Result]:
-        """(what `work` returns, its figures), where `forwards` are those of one image, or as many operations."""
+        """The result of `work`, and its figures. `forwards` is the work per image in forwards of the denoiser."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         value, seconds = timed(self.device, work)
@@ -251,27 +251,27 @@ class Bench:
         }
 
     def guarded(self, way: str, batch: int, work: Callable[[], Result]) -> Result:
-        """The result of `work`, or the problem: no time for it, judged by the one before, or no memory."""
+        """The result of `work`, or a problem: it does not fit into memory, or may not end before the deadline."""
         about = {"model": self.task.model, "way": way, "batch": batch, "pixels": self.pixels}
         left = self.task.deadline - time.time()
         if 3 * self.last > left:
-            return about | {"problem": f"skipped: {left:.0f} s left, {3 * self.last:.0f} s may be needed"}
+            return about | {"problem": f"skipped: {left:.0f} s left, up to {3 * self.last:.0f} s needed"}
         started = time.time()
-        found = _unless_full(work)
-        if found is None:
+        result = _unless_out_of_memory(work)
+        if result is None:
             gc.collect()
             torch.cuda.empty_cache()
             return about | {"problem": "does not fit into memory"}
         self.last = time.time() - started
-        return about | found
+        return about | result
 
 
 def checkpointing(denoiser: Any, on: bool) -> None:
     (denoiser.enable_gradient_checkpointing if on else denoiser.disable_gradient_checkpointing)()
 
 
-def compiled_or_not(denoiser: Any) -> Callable[[bool], None]:
-    """A switch between what was compiled of the denoiser and the same as it was written."""
+def compile_switch(denoiser: Any) -> Callable[[bool], None]:
+    """A function that switches the compiled parts of the denoiser on or off."""
     compiled = {part: part._compiled_call_impl for part in denoiser.modules() if part._compiled_call_impl is not None}
 
     def switch(on: bool) -> None:
@@ -282,11 +282,11 @@ def compiled_or_not(denoiser: Any) -> Callable[[bool], None]:
 
 
 def query_seconds(result: Result) -> float:
-    """Of one image, sampled and trained."""
+    """Seconds to sample and train one image."""
     return sum(1 / float(result[phase]["samples_per_second"]) for phase in ("sampling", "training"))
 
 
-def _unless_full(work: Callable[[], Result]) -> Result | None:
+def _unless_out_of_memory(work: Callable[[], Result]) -> Result | None:
     try:
         return work()
     except torch.OutOfMemoryError:
@@ -294,14 +294,14 @@ def _unless_full(work: Callable[[], Result]) -> Result | None:
 
 
 def forward_flops(policy: PipelinePolicy, trajectory: Trajectory) -> float:
-    """Operations of one image at one step, with both rows of its guidance: of the denoiser, for nothing else is run."""
+    """Operations of the denoiser for one step of one image, including guidance."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         policy.replay(trajectory, 0, torch.arange(1))
     return float(counter.get_total_flops())
 
 
 def replayed(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig) -> None:
-    """As `microbatch.bare`, for denoisers that are called in other ways: through the pipeline, one pair at a time."""
+    """The loop of `microbatch.bare` for other models: replays one (image, step) pair at a time through the pipeline."""
     steps: Sequence[int] = trajectory.trainable.nonzero().flatten().tolist()
     for row in range(len(trajectory)):
         for step in steps:
@@ -314,7 +314,7 @@ def replayed(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor,
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Allocated on the device since it was last reset, or on a CPU resident in the process since it began."""
+    """Peak memory allocated on the device since the last reset; on a CPU, peak resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_resident_bytes()

@@ -1,4 +1,4 @@
-"""Charts of the run report side by side, as one SVG that stands alone."""
+"""Arrange charts of the run report in one self-contained SVG."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ _HEIGHT, _GAP = 34, 16
 
 
 def side_by_side(charts: Sequence[tuple[str, str]], legend: str, columns: int, style: str = "") -> str:
-    """The SVG of (title, chart of size PANEL) pairs in rows of `columns`.
+    """One SVG of (title, chart) pairs in rows of `columns`.
 
     Args:
-        legend: below them; SVG text, so what is in it is already escaped.
-        style: rules besides those of the report's charts.
+        charts: titles and SVG charts of size PANEL.
+        legend: escaped SVG text below the charts.
+        columns: the number of charts in a row.
+        style: CSS rules in addition to those of the report.
     """
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
@@ -28,7 +30,7 @@ def side_by_side(charts: Sequence[tuple[str, str]], legend: str, columns: int, s
     for index, (title, chart) in enumerate(charts):
         x, y = (index % columns) * (PANEL.width + _GAP), (index // columns) * (PANEL.height + _HEIGHT + _GAP)
         panels.append(f'<text class="title" x="{x + 8}" y="{y + 22}">{escape(title)}</text>')
-        panels.append(_placed(chart, x, y + _HEIGHT))
+        panels.append(_position(chart, x, y + _HEIGHT))
     return (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}"><style>{_style()} {style}</style><rect class="paper" width="{width}" height="{height}"/>'
@@ -36,13 +38,13 @@ def side_by_side(charts: Sequence[tuple[str, str]], legend: str, columns: int, s
     )
 
 
-def _placed(svg: str, x: int, y: int) -> str:
-    place = f'x="{x}" y="{y}" width="{PANEL.width}" height="{PANEL.height}"'
-    return re.sub(r'^<svg class="(chart[^"]*)"', rf'<svg class="\1" {place}', svg)
+def _position(svg: str, x: int, y: int) -> str:
+    attributes = f'x="{x}" y="{y}" width="{PANEL.width}" height="{PANEL.height}"'
+    return re.sub(r'^<svg class="(chart[^"]*)"', rf'<svg class="\1" {attributes}', svg)
 
 
 def _style() -> str:
-    """Colors and letters of the run report."""
+    """The CSS rules of the run report's charts."""
     report = (Path(stepcredit.report.__file__).parent / "style.css").read_text(encoding="utf-8")
     rules = re.findall(
         r"^(?::root|@media \(prefers.*?^\}|\.(?:chart text|rule|base|s\d|d\d|line|band|dot|many)).*?\}$",

@@ -1,46 +1,44 @@
-"""The table, the laws and the plot of `scaling.py`, from its measurements."""
+"""Write the page of `scaling.py`: its table, its laws and its plot."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from _panels import PANEL, side_by_side
+from _scaling_laws import Cost, Law, Measured
 
 from stepcredit.report.charts import Line, Point, line_chart
 
-if TYPE_CHECKING:
-    from scaling import Cost, Law, Measured
-
 PHASES = ("sampling", "training")
 LINEAR = 0.1
-"""Largest deviation of a median, relative to the line, at which a law is called linear."""
+"""A law is linear if no median deviates from the line by more than this fraction."""
 FLAT = 0.1
-"""Largest share of the line's lowest value that it may rise by over the measured range to be called flat."""
+"""A cost is constant if it changes by no more than this fraction over the measured range."""
 STYLE = (
     "tspan.s0 { fill: var(--s0); } tspan.s1 { fill: var(--s1); } .s1 .line { stroke-dasharray: none; } "
     ".s2 .line, .s3 .line { stroke: var(--faint); stroke-dasharray: 2 3; } .s2 .dot, .s3 .dot { display: none; }"
 )
-"""Of the fitted lines, and of the legend."""
+"""The style of the fitted lines and the legend."""
 
 HEAD = """# Scaling
 
 How the cost of a reward query grows. `benchmarks/scaling.py` wrote this page and its plot; do not edit it by hand.
 [Speed](speed.md) describes the other benchmarks.
 
-A tiny Stable Diffusion (1.8M random weights) is sampled and trained with guidance 5, in float32 on one thread: a rollout
-with decoding, and one update of its LoRA over all images and steps, without a reward. Fixed values: {base}.
-Every figure is per query: the median over rounds with its range. The points of a row are measured in turn. Other work on
-the machine affects wall-clock time, and therefore the rows for processes.
+A tiny Stable Diffusion (1.8M random weights) is sampled and trained with guidance 5, in float32 on one thread: a
+rollout with decoding, and one update of its LoRA over all images and steps, without a reward. Fixed values: {base}.
+Every figure is per query: the median over rounds with its range. The points of a row are measured in turn. Other work
+on the machine affects wall-clock time, and therefore the rows for processes.
 
 A line a + b x is fitted to the medians with the least relative error. It is called linear if all medians are within
 {linear:.0%}. The power is the exponent of x that explains the change from the first point to the last.
 
-The absolute figures belong to this small model on this machine; the form of each relation carries over. On a GPU, measure
-again with `benchmarks/gpu.py`.
+The absolute figures belong to this small model on this machine; the form of each relation carries over. On a GPU,
+measure again with `benchmarks/gpu.py`.
 """
 
 
@@ -63,13 +61,13 @@ def fit(x: Sequence[float], y: Sequence[float]) -> Fit:
 
 
 def series(costs: Sequence[Sequence[Cost]], phase: str, clock: str) -> list[list[float]]:
-    """Milliseconds a query: for each value of a law, one a round."""
+    """Milliseconds per query: for each value of a law, one per round."""
     return [[getattr(getattr(cost, phase), clock) for cost in rounds] for rounds in costs]
 
 
 def fits(law: Law, costs: Sequence[Sequence[Cost]]) -> dict[str, Fit]:
-    """The line of each phase."""
-    x = [law.against(value) for value in law.values]
+    """The fitted line of each phase."""
+    x = [law.x(value) for value in law.values]
     return {phase: fit(x, [*map(statistics.median, series(costs, phase, law.clock))]) for phase in PHASES}
 
 
@@ -77,12 +75,12 @@ def page(laws: Sequence[Law], measured: Measured, setting: str) -> str:
     base = laws[0].base
     fixed = f"{base.steps} steps, latents of {base.latent}x{base.latent}, LoRA of rank {base.rank}, one process"
     images = " or ".join(str(count) for count in sorted({law.base.images for law in laws}))
-    parts = [HEAD.format(base=f"{fixed}, {images} images, all at a time", linear=LINEAR), *tables(laws, measured)]
+    parts = [HEAD.format(base=f"{fixed}, {images} images in one batch", linear=LINEAR), *tables(laws, measured)]
     return "\n".join([*parts, "", "![cost against each](images/scaling.svg)", "", f"Machine: {setting}.", ""])
 
 
 def tables(laws: Sequence[Law], measured: Measured) -> list[str]:
-    """The measurements as one table in Markdown, then what each law says."""
+    """The measurements as one Markdown table, followed by a description of each law."""
     lines = [
         "| law | | sampling, CPU-ms | sampling, ms | training, CPU-ms | training, ms | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
@@ -97,13 +95,13 @@ def tables(laws: Sequence[Law], measured: Measured) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, and the range if there is one."""
+    """The median, and the range if there is more than one value."""
     middle = number(statistics.median(values))
     return middle if len(values) == 1 else f"{middle} ({number(min(values))}–{number(max(values))})"
 
 
 def number(value: float) -> str:
-    """Three digits, without an exponent.
+    """Three significant digits without an exponent.
 
     >>> [number(value) for value in (0.01234, 12.345, 1234.5)]
     ['0.0123', '12.3', '1234']
@@ -112,40 +110,44 @@ def number(value: float) -> str:
 
 
 def sentences(law: Law, costs: Sequence[Sequence[Cost]]) -> Iterator[str]:
-    """What was measured, in words, and why it should be so."""
+    """The fitted lines and the peak memory of a law in words, with the reason for the law."""
     unit = "CPU-ms" if law.clock == "cpu" else "ms"
-    yield f"**{law.name[0].upper() + law.name[1:]}.** {law.because}"
+    yield f"**{law.name[0].upper() + law.name[1:]}.** {law.reason}"
     yield ""
     for phase, line in fits(law, costs).items():
         sign = "−" if line.slope < 0 else "+"
-        off = f"{line.deviation:.0%}"
-        verdict = f"linear: within {off}" if line.deviation <= LINEAR else f"not linear: off by up to {off}"
+        deviation = f"{line.deviation:.0%}"
+        verdict = (
+            f"linear within {deviation}" if line.deviation <= LINEAR else f"not linear: deviates by up to {deviation}"
+        )
         yield (
-            f"- {phase}: {number(line.intercept)} {sign} {number(abs(line.slope))} × ({law.formula}) {unit} a query, "
-            f"{verdict}. {consequence(law, phase, costs)}"
+            f"- {phase}: {number(line.intercept)} {sign} {number(abs(line.slope))} × ({law.formula}) {unit} per query, "
+            f"{verdict}. {growth(law, phase, costs)}"
         )
     low, high = (statistics.median(cost.peak for cost in costs[end]) for end in (0, -1))
     yield f"- peak memory: {number(low)} MB at {law.values[0]}, {number(high)} MB at {law.values[-1]}."
 
 
-def consequence(law: Law, phase: str, costs: Sequence[Sequence[Cost]]) -> str:
-    """From the first of the law's values to its last: how the cost changed, against what, and with which power."""
-    unit = "CPU" if law.clock == "cpu" else "the time"
+def growth(law: Law, phase: str, costs: Sequence[Sequence[Cost]]) -> str:
+    """How the cost changed from the first value of the law to the last, with the exponent of x."""
+    clock = "CPU time" if law.clock == "cpu" else "wall time"
     first, last = (statistics.median(series(costs, phase, law.clock)[end]) for end in (0, -1))
     ends = f"From {law.values[0]} to {law.values[-1]}"
     change = last / first
     if abs(change - 1) <= FLAT:
-        return f"{ends} {unit} a query stays within {FLAT:.0%}."
-    in_x = law.against(law.values[-1]) / law.against(law.values[0])
-    power = math.log(change) / math.log(in_x)
-    text = f"{ends} {unit} a query changes {change:.2f}-fold, {law.formula} {in_x:.3g}-fold: power {power:.2f}."
+        return f"{ends}, {clock} per query stays within {FLAT:.0%}."
+    x_change = law.x(law.values[-1]) / law.x(law.values[0])
+    power = math.log(change) / math.log(x_change)
+    text = (
+        f"{ends}, {clock} per query changes {change:.2f}-fold and {law.formula} {x_change:.3g}-fold: power {power:.2f}."
+    )
     return text.replace("-0.", "−0.")
 
 
 def chart(laws: Sequence[Law], measured: Measured) -> str:
-    """One panel a law, as an SVG that stands alone: measured points with their range, and the lines fitted to them."""
+    """An SVG with one panel per law: the measured points with their range, and the fitted lines."""
     charts = [
-        (f"{law.name}: {'CPU-ms' if law.clock == 'cpu' else 'ms'} a query", _panel(law, measured[law.name]))
+        (f"{law.name}: {'CPU-ms' if law.clock == 'cpu' else 'ms'} per query", _panel(law, measured[law.name]))
         for law in laws
     ]
     legend = '<tspan class="s0">■</tspan> sampling <tspan class="s1">■</tspan> training, '
@@ -158,12 +160,12 @@ def _panel(law: Law, costs: Sequence[Sequence[Cost]]) -> str:
         for phase in PHASES
     ]
     lines = [
-        Line(f"{phase}, fitted", [Point(value, line(law.against(value))) for value in law.values])
+        Line(f"{phase}, fitted", [Point(value, line(law.x(value))) for value in law.values])
         for phase, line in fits(law, costs).items()
     ]
     return line_chart([*measurements, *lines], x_label=law.field, y_label="cost", size=PANEL)
 
 
 def _point(value: float, rounds: Sequence[float]) -> Point:
-    """The middle of the range over rounds, and half its height."""
+    """The middle of the range over rounds, with half its height as error."""
     return Point(value, (min(rounds) + max(rounds)) / 2, (max(rounds) - min(rounds)) / 2)

@@ -1,11 +1,11 @@
-"""Epochs of this project's trainer, for `against_trl.py`: the trainer of `stepcredit train`, with clocks around it."""
+"""Run epochs of the trainer behind `stepcredit train` for `against_trl.py`, and measure them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from _alike import Measured, read_order
+from _measured import Measured, read_job
 from safetensors.torch import load_file
 
 from stepcredit.algorithms import build_algorithm
@@ -21,35 +21,35 @@ from stepcredit.training.trainer import TrainingLoop
 from stepcredit.utils.logging import quiet_libraries
 
 
-def configuration(order: dict[str, Any]) -> TrainConfig:
-    """The order as this project's configuration: uniform credit and batch advantages make it DDPO."""
+def configuration(job: dict[str, Any]) -> TrainConfig:
+    """The configuration of a job. Uniform credit with batch advantages is DDPO."""
     return validate(
         {
-            "model": {"path": order["folder"], "device": "cpu", "lora_rank": order["lora_rank"]},
+            "model": {"path": job["folder"], "device": "cpu", "lora_rank": job["lora_rank"]},
             "sample": {
-                "steps": order["steps"],
-                "guidance": order["guidance"],
-                "prompts_per_epoch": len(order["prompts"]),
+                "steps": job["steps"],
+                "guidance": job["guidance"],
+                "prompts_per_epoch": len(job["prompts"]),
                 "images_per_prompt": 1,
-                "batch": order["sample_batch"],
+                "batch": job["sample_batch"],
             },
             "train": {
-                "epochs": order["epochs"] + 1,  # what a run's last epoch adds, checkpoint and grid, TRL does not do
-                "learning_rate": order["learning_rate"],
-                "weight_decay": order["weight_decay"],
-                "max_grad_norm": order["max_grad_norm"],
-                "updates_per_epoch": order["updates"],
-                "microbatch": order["microbatch"],
-                "clip_range": order["clip_range"],
+                "epochs": job["epochs"] + 1,  # no last epoch, whose checkpoint and grid TRL does not write
+                "learning_rate": job["learning_rate"],
+                "weight_decay": job["weight_decay"],
+                "max_grad_norm": job["max_grad_norm"],
+                "updates_per_epoch": job["updates"],
+                "microbatch": job["microbatch"],
+                "clip_range": job["clip_range"],
                 "advantage": "batch",
             },
             "credit": {"name": "uniform", "standardize": False},
-            "prompts": {"source": order["prompts_file"]},
+            "prompts": {"source": job["prompts_file"]},
             "run": {
-                "seed": order["seed"],
+                "seed": job["seed"],
                 "checkpoint_every": 1000,
                 "grid_every": 1000,
-                "self_check": order["epochs"] > 1,  # never in an epoch that is timed
+                "self_check": job["epochs"] > 1,  # only in an epoch that is not timed
             },
         },
         "against_trl",
@@ -57,11 +57,11 @@ def configuration(order: dict[str, Any]) -> TrainConfig:
 
 
 def main() -> None:
-    order, report = read_order()
+    job, report = read_job()
     quiet_libraries()
-    config = configuration(order)
+    config = configuration(job)
     policy = load_policy(config)
-    policy.load_state_dict(load_file(order["lora"]))
+    policy.load_state_dict(load_file(job["lora"]))
     reward, credit = build_reward(config.reward), build_credit(config.credit, config.run.seed)
     run = RunDirectory.create(Path(f"{report}.run"), config, ["against_trl"])
     trainer: Any = TrainingLoop(
@@ -73,12 +73,12 @@ def main() -> None:
     trainer.update = measured.timed("training", trainer.update)
     advantage = trainer.advantage
 
-    def remembered(prompts: Any, scores: Any) -> Any:
+    def recorded(prompts: Any, scores: Any) -> Any:
         measured.rewards.append(scores.values.tolist())
         return advantage(prompts, scores)
 
-    trainer.advantage = remembered
-    for epoch in range(order["epochs"]):
+    trainer.advantage = recorded
+    for epoch in range(job["epochs"]):
         trainer.epoch(epoch)
     measured.write(report)
 

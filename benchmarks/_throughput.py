@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 
 class Seconds(NamedTuple):
-    """What something took: on the clock, and of this process's CPU."""
+    """Wall time, and CPU time of this process."""
 
     wall: float
     cpu: float
@@ -37,11 +37,14 @@ class Seconds(NamedTuple):
 def configuration(
     images: int, steps: int, call: dict[str, Any] | None = None, batch: int | None = None, **model: Any
 ) -> TrainConfig:
-    """One epoch of one update: `images` images of one prompt with guidance, `batch` at a time in sampling and training.
+    """One epoch with one update on `images` images of one prompt, with guidance.
 
     Args:
-        call: further arguments of the pipeline's call.
-        model: keys of the section of that name.
+        images: number of images.
+        steps: number of denoising steps.
+        call: additional arguments of the pipeline's call.
+        batch: number of images to sample and train at a time.
+        model: keys of the section `model`.
     """
     sample = {"steps": steps, "guidance": GUIDANCE, "prompts_per_epoch": 1, "images_per_prompt": images}
     return validate(
@@ -55,7 +58,7 @@ def configuration(
 
 
 def square(pixels: int) -> dict[str, int]:
-    """The arguments of a pipeline's call that ask for images of that size."""
+    """Call arguments for square images of the given size."""
     return {"height": pixels, "width": pixels}
 
 
@@ -67,7 +70,7 @@ def rollout(policy: PipelinePolicy, config: TrainConfig) -> Trajectory:
 
 
 def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) -> dict[str, float]:
-    """One step of the optimizer, every advantage 1; returns the figures of the epoch."""
+    """One optimizer step with all advantages 1; returns the metrics."""
     advantages = torch.ones(trajectory.log_probs.shape, device=trajectory.latents.device)
     experience = Experience(trajectory, advantages, unpartitioned(len(trajectory)))
     optimizer = build_training_optimizer(config, policy, ProcessGroup())
@@ -77,19 +80,19 @@ def update(policy: PipelinePolicy, config: TrainConfig, trajectory: Trajectory) 
 
 
 def timed(device: torch.device, work: Callable[[], Value]) -> tuple[Value, Seconds]:
-    """What `work` returns, and its seconds until the device has done it."""
-    synchronise(device)
+    """The result of `work`, and the time until the device has finished it."""
+    synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
     value = work()
-    synchronise(device)
+    synchronize(device)
     return value, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def break_even(spent: float, before: float, after: float) -> float:
-    """Queries after which `spent` seconds are won back, where a query took `before` and takes `after`; inf is never."""
+    """The number of queries that recover `spent` seconds if a query takes `after` instead of `before`, or inf."""
     return spent / (before - after) if before > after else math.inf

@@ -1,4 +1,4 @@
-"""The pipeline that `against_trl.py` trains: Stable Diffusion in small, random weights, readable by old libraries."""
+"""A tiny Stable Diffusion with random weights, in files that older libraries can read too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LATENT, TOKENS, TEXT_WIDTH = 8, 77, 32
 
 
 def unet() -> UNet2DConditionModel:
-    """1.8M weights."""
+    """A UNet of 1.8M weights."""
     return UNet2DConditionModel(
         sample_size=LATENT,
         block_out_channels=(48, 96),
@@ -29,7 +29,7 @@ def unet() -> UNet2DConditionModel:
 
 
 def build() -> StableDiffusionPipeline:
-    """Latents 8x8, images 32x32, 77 tokens."""
+    """A pipeline with 8x8 latents, 32x32 images and 77 tokens."""
     tokenizer = build_tokenizer()
     tokenizer.model_max_length = TOKENS
     vocabulary = len(tokenizer)
@@ -69,14 +69,14 @@ def build() -> StableDiffusionPipeline:
 
 
 def save(folder: Path) -> None:
-    """`build` under seed 0, as files that transformers 4 reads too."""
+    """Save `build` with seed 0, in files that transformers 4 can read too."""
     torch.manual_seed(0)
     build().save_pretrained(folder)
     transformers4.readable(folder)
 
 
-def counted_gflop(denoiser: UNet2DConditionModel, rows: int = 2) -> tuple[float, float]:
-    """(forward, forward and backward) of one row, in GFLOP; a multiplication and an addition are two operations."""
+def count_gflop(denoiser: UNet2DConditionModel, rows: int = 2) -> tuple[float, float]:
+    """GFLOP of one row for (forward, forward and backward). A multiply-add counts as two operations."""
     inputs = torch.zeros(rows, 4, LATENT, LATENT), 1, torch.zeros(rows, TOKENS, TEXT_WIDTH)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         denoiser(*inputs)

@@ -1,7 +1,7 @@
-"""Epochs of TRL's DDPOTrainer, for `against_trl.py`; runs in an environment of its own, which has no stepcredit.
+"""Run epochs of TRL's DDPOTrainer for `against_trl.py`, in an environment without stepcredit.
 
-TRL's code runs as released. Given to it from outside are: the initial LoRA, the noise of every image, which images make
-up an update, and clocks around `_generate_samples` and `_train_batched_samples`.
+TRL's code runs as released. This script sets the initial LoRA, the noise of each image and the split of images into
+updates, and measures `_generate_samples` and `_train_batched_samples`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import accelerate
 
-accelerate.PartialState()  # TRL logs before it makes its Accelerator, and accelerate's logger refuses
+accelerate.PartialState()  # TRL logs before it creates its Accelerator, and accelerate's logger needs one
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from _alike import Measured, read_order  # noqa: E402
+from _measured import Measured, read_job  # noqa: E402
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion  # noqa: E402
 from peft.utils import set_peft_model_state_dict  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -27,7 +27,7 @@ from trl.models import modeling_sd_base  # noqa: E402
 
 
 class Noise:
-    """Each image's noise from its own seed: in turn its initial latents, then every step."""
+    """Draws the noise of each image from its own seed: first the initial latents, then each step."""
 
     def __init__(self, seeds: list[int]) -> None:
         self._seeds = iter(seeds)
@@ -42,7 +42,7 @@ class Noise:
 
 
 class Pipeline(DefaultDDPOStableDiffusionPipeline):
-    """Its LoRA begins with the weights in `lora`."""
+    """TRL's pipeline with the initial LoRA weights of the file `lora`."""
 
     lora = ""
 
@@ -62,60 +62,60 @@ def jpeg_compressibility(images: torch.Tensor, *_: Any) -> tuple[torch.Tensor, d
     return torch.tensor(sizes), {}
 
 
-def configuration(order: dict[str, Any]) -> DDPOConfig:
-    images, sampled, trained = len(order["prompts"]), order["trl_sample_batch"], order["trl_train_batch"]
+def configuration(job: dict[str, Any]) -> DDPOConfig:
+    images, sampled, trained = len(job["prompts"]), job["trl_sample_batch"], job["trl_train_batch"]
     return DDPOConfig(
         mixed_precision="no",
-        save_freq=order["epochs"] + 1,
-        sample_num_steps=order["steps"],
-        sample_guidance_scale=order["guidance"],
+        save_freq=job["epochs"] + 1,
+        sample_num_steps=job["steps"],
+        sample_guidance_scale=job["guidance"],
         sample_batch_size=sampled,
         sample_num_batches_per_epoch=images // sampled,
         train_batch_size=trained,
-        train_gradient_accumulation_steps=images // order["updates"] // trained,
-        train_learning_rate=order["learning_rate"],
-        train_adam_weight_decay=order["weight_decay"],
-        train_clip_range=order["clip_range"],
-        train_max_grad_norm=order["max_grad_norm"],
+        train_gradient_accumulation_steps=images // job["updates"] // trained,
+        train_learning_rate=job["learning_rate"],
+        train_adam_weight_decay=job["weight_decay"],
+        train_clip_range=job["clip_range"],
+        train_max_grad_norm=job["max_grad_norm"],
     )
 
 
 def shuffle_as(orders: list[list[int]], images: int) -> None:
-    """Let the shuffle of `images` images give these orders, one an epoch; other shuffles stay random."""
-    own, following = torch.randperm, iter(orders)
+    """Make the shuffle of `images` images return the given orders, one per epoch. Other shuffles stay random."""
+    original, remaining = torch.randperm, iter(orders)
 
     def randperm(count: int, **named: Any) -> torch.Tensor:
-        return torch.tensor(next(following)) if count == images else own(count, **named)
+        return torch.tensor(next(remaining)) if count == images else original(count, **named)
 
     torch.randperm = randperm
 
 
 def main() -> None:
-    order, report = read_order()
+    job, report = read_job()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
-    Pipeline.lora = order["lora"]
-    pipeline = Pipeline(order["folder"])
-    prompts = itertools.cycle(order["prompts"])
-    trainer = DDPOTrainer(configuration(order), jpeg_compressibility, lambda: (next(prompts), {}), pipeline)
+    Pipeline.lora = job["lora"]
+    pipeline = Pipeline(job["folder"])
+    prompts = itertools.cycle(job["prompts"])
+    trainer = DDPOTrainer(configuration(job), jpeg_compressibility, lambda: (next(prompts), {}), pipeline)
     pipeline.set_progress_bar_config(disable=True)
-    noise = Noise(list(itertools.chain.from_iterable(order["seeds"])))
+    noise = Noise(list(itertools.chain.from_iterable(job["seeds"])))
     pipeline_stable_diffusion.randn_tensor, modeling_sd_base.randn_tensor = noise.initial, noise.step
-    shuffle_as(order["shuffles"], len(order["prompts"]))
+    shuffle_as(job["shuffles"], len(job["prompts"]))
     measured = Measured()
     measured.watch_norms()
     trainer._generate_samples = measured.timed("sampling", trainer._generate_samples)
     trainer._train_batched_samples = measured.timed("training", trainer._train_batched_samples)
-    scored = trainer.compute_rewards
+    original = trainer.compute_rewards
 
     def compute_rewards(*arguments: Any, **named: Any) -> Any:
-        rewards, metadata = scored(*arguments, **named)
+        rewards, metadata = original(*arguments, **named)
         measured.rewards.append(torch.cat(rewards).tolist())
         return rewards, metadata
 
     trainer.compute_rewards = compute_rewards
     updates = 0
-    for epoch in range(order["epochs"]):
+    for epoch in range(job["epochs"]):
         updates = trainer.step(epoch, updates)
     measured.write(report)
 

@@ -1,25 +1,25 @@
-"""Cost of sampling and training against TRL 0.23.1's DDPOTrainer on identical work, side by side.
+"""Compare the cost of sampling and training with TRL 0.23.1's DDPOTrainer on identical work.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/against_trl.py --pairs 5
 
-A tiny Stable Diffusion with random weights (UNet of 1.8M weights, 8x8 latents, 77 tokens, 32x32 images) is trained on
-JPEG compressibility by DDPO: 16 images x 50 DDIM steps an epoch, guidance 5 in sampling and in training, LoRA of rank
-4, one inner epoch, 4 updates, float32, one thread. Both systems run in turn, each in a process of its own, from the
-same weights, LoRA, prompts, noise of every image and split of images into updates.
+The task is DDPO on JPEG compressibility with a tiny Stable Diffusion with random weights (a UNet of 1.8M weights, 8x8
+latents, 77 tokens, 32x32 images): 16 images x 50 DDIM steps per epoch, guidance 5 in sampling and training, a LoRA of
+rank 4, one inner epoch, 4 updates, float32, one thread. The systems run alternately in separate processes, with the
+same weights, LoRA, prompts, noise of each image and split of images into updates.
 
-TRL runs in an environment of its own, made once from the package index (`--venv`), with this environment's versions of
-torch, numpy and pillow, and the libraries of its time. The first epoch is replayed by our self-check, warms both up and
-is compared, but not timed (with `--epochs 1` it is timed, and there is no self-check).
+TRL runs in its own environment (`--venv`), which is created once from the package index. It has the same versions of
+torch, numpy and pillow as this environment, and older versions of the other libraries. The first epoch is a warm-up: it
+is compared, and checked by our replay check, but not timed. With `--epochs 1` it is timed and not checked.
 
-What differs from TRL's defaults: no mixed precision, no progress bar, no image hook, no checkpoint; its noise, LoRA and
-shuffle of images are handed to it. It samples and trains one image at a time as its defaults do (`--trl-sample-batch`,
-`--trl-train-batch`), and draws each image's order of steps at random, which changes no gradient but its rounding.
-What differs from ours: uniform credit without a second standardization and batch advantages (this is DDPO), TRL's
-optimizer settings and clip range, no checkpoint, no grid.
+Differences from TRL's defaults: no mixed precision, no progress bar, no image hook, no checkpoint; noise, LoRA and
+shuffle are given. As by default, TRL samples and trains one image at a time (`--trl-sample-batch`,
+`--trl-train-batch`). It shuffles the steps of each image, which changes the gradient only by rounding.
+Differences from our defaults: uniform credit without a second standardization and batch advantages (this is DDPO),
+TRL's optimizer settings and clip range, no checkpoint, no grid.
 
-Prints CPU-seconds and wall-seconds an epoch, the part of this core's float32 matrix rate that is reached (counting the
-UNet's operations only), peak resident memory, and the ratios pair by pair. Ends with status 1 if rewards or gradient
-norms of the first epoch differ. Linux only.
+Prints CPU seconds and wall seconds per epoch, the utilization of this core's float32 matrix rate (counting only the
+UNet's operations), peak resident memory, and the ratios of each pair. Exits with status 1 if rewards or gradient norms
+of the first epoch differ. Linux only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from typing import Any
 
 import _tiny_sd
 import torch
-from _comparison import OURS, THEIRS, Pair, agreement_table, agrees, brief, cost_table, ratio_table, ratios
+from _comparison import OURS, THEIRS, Pair, agreement_table, agrees, cost_table, ratio_table, ratios, summary
 from safetensors.torch import save_file
 
 from stepcredit.algorithms.minibatch import image_groups
@@ -71,9 +71,9 @@ def main() -> None:
     torch.set_num_threads(1)
     trl_python = environment(options.venv)
     with tempfile.TemporaryDirectory() as folder:
-        order = prepare(Path(folder), options)
-        pairs = [pair(Path(folder), order, number, trl_python) for number in range(options.pairs)]
-        gflop = work_gflop(order)
+        job = prepare(Path(folder), options)
+        pairs = [pair(Path(folder), job, number, trl_python) for number in range(options.pairs)]
+        gflop = work_gflop(job)
     tables = [
         setting(options, gflop),
         agreement_table(pairs[0], options.updates),
@@ -82,27 +82,32 @@ def main() -> None:
     ]
     print("\n" + "\n\n".join("\n".join(table) for table in tables))
     if not all(agrees(pair[OURS], pair[THEIRS], options.updates) for pair in pairs):
-        raise SystemExit("the two systems did not do the same work")
+        raise SystemExit("rewards or gradient norms of the first epoch differ: the systems did not do the same work")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=positive, default=5)
-    parser.add_argument("--epochs", type=positive, default=2, help="of a run; the first is timed only if it is alone")
+    parser.add_argument(
+        "--epochs",
+        type=positive,
+        default=2,
+        help="epochs of each run; the first is not timed unless it is the only one",
+    )
     parser.add_argument("--images", type=positive, default=16)
     parser.add_argument("--updates", type=positive, default=4)
-    parser.add_argument("--sample-batch", type=positive, help="images we sample at a time; unset is our default")
-    parser.add_argument("--microbatch", type=positive, help="images we train at a time; unset is our default")
-    parser.add_argument("--trl-sample-batch", type=positive, default=1, help="images TRL samples at a time")
-    parser.add_argument("--trl-train-batch", type=positive, default=1, help="images TRL trains at a time")
-    parser.add_argument("--venv", type=Path, default=HERE / ".venv", help="environment of TRL, made if it is not there")
+    parser.add_argument("--sample-batch", type=positive, help="images that stepcredit samples at a time")
+    parser.add_argument("--microbatch", type=positive, help="images that stepcredit trains at a time")
+    parser.add_argument("--trl-sample-batch", type=positive, default=1, help="images that TRL samples at a time")
+    parser.add_argument("--trl-train-batch", type=positive, default=1, help="images that TRL trains at a time")
+    parser.add_argument("--venv", type=Path, default=HERE / ".venv", help="environment of TRL, created if missing")
     options = parser.parse_args(arguments)
     if options.images % (options.updates * options.trl_train_batch):
-        parser.error("--images must be a multiple of --updates times --trl-train-batch: TRL drops no image")
+        parser.error(f"--images {options.images} must be a multiple of --updates times --trl-train-batch")
     if options.microbatch and options.microbatch > options.images:
-        parser.error("--microbatch can be at most --images, as in training")
+        parser.error(f"--microbatch {options.microbatch} must not exceed --images")
     if options.images % options.trl_sample_batch:
-        parser.error("--images must be a multiple of --trl-sample-batch: TRL samples whole batches")
+        parser.error(f"--images {options.images} must be a multiple of --trl-sample-batch")
     return options
 
 
@@ -114,13 +119,13 @@ def positive(text: str) -> int:
 
 
 def environment(folder: Path) -> Path:
-    """The Python of the environment that holds PINS, made anew if it does not hold exactly them."""
+    """The Python of the environment that holds PINS. Created again if it does not hold exactly these."""
     stamp, python = folder / "pins.txt", folder / "bin" / "python"
     pins = "\n".join(PINS)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == pins and python.exists():
         return python.absolute()
     if folder.exists() and not (folder / "pyvenv.cfg").is_file():
-        raise SystemExit(f"{folder} is not a virtual environment: give another --venv")
+        raise SystemExit(f"{folder} is not a virtual environment: give --venv another folder")
     print(f"installing {' '.join(PINS)} into {folder}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     uv = shutil.which("uv")
@@ -132,7 +137,7 @@ def environment(folder: Path) -> Path:
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Write the pipeline, the LoRA and the prompts; returns the order that both runners follow."""
+    """Write the pipeline, the LoRA and the prompts; returns the job of both runners."""
     pipeline, lora, prompts = folder / "pipeline", folder / "lora.safetensors", folder / "prompts.txt"
     _tiny_sd.save(pipeline)
     save_file(adapted(WORK["lora_rank"]).state_dict(), lora)
@@ -141,11 +146,11 @@ def prepare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"--images can be at most {len(texts)}")
     prompts.write_text("\n".join(texts), encoding="utf-8")
     seed, count = WORK["seed"], options.images
-    chosen = {name: value for name, value in vars(options).items() if name not in ("venv", "pairs", "images")}
-    order = {
+    settings = {name: value for name, value in vars(options).items() if name not in ("venv", "pairs", "images")}
+    job = {
         **WORK,
         **OPTIMIZER,
-        **chosen,
+        **settings,
         "folder": str(pipeline),
         "lora": str(lora),
         "prompts": texts,
@@ -153,12 +158,12 @@ def prepare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "seeds": [sample_seeds(seed, Stream.TRAINING, epoch * count, count) for epoch in range(options.epochs)],
         "shuffles": [shuffle(seed, epoch, count, options.updates) for epoch in range(options.epochs)],
     }
-    (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
-    return order
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    return job
 
 
 def adapted(rank: int) -> LoraAdapter:
-    """A fresh LoRA on a fresh pipeline."""
+    """A new LoRA on a new pipeline."""
     torch.manual_seed(0)
     pipeline = _tiny_sd.build()
     pipeline.unet.requires_grad_(False)
@@ -166,29 +171,29 @@ def adapted(rank: int) -> LoraAdapter:
 
 
 def shuffle(seed: int, epoch: int, count: int, updates: int) -> list[int]:
-    """Our split of an epoch's images into updates, one after the other."""
+    """Our split of an epoch's images into updates, as one list."""
     groups = image_groups(count, updates, epoch_generator(seed, Stream.SHUFFLE, epoch))
     return [row for group in groups for row in group.tolist()]
 
 
-def work_gflop(order: dict[str, Any]) -> dict[str, float]:
-    """What the UNet must compute in an epoch: two rows a step; forward, and forward with what backward needs."""
-    forward, both = _tiny_sd.counted_gflop(adapted(order["lora_rank"])._denoiser)
-    rows = 2 * len(order["prompts"]) * order["steps"]
+def work_gflop(job: dict[str, Any]) -> dict[str, float]:
+    """The GFLOP of the UNet: of one row, and of an epoch of sampling and of training, with two rows per step."""
+    forward, both = _tiny_sd.count_gflop(adapted(job["lora_rank"])._denoiser)
+    rows = 2 * len(job["prompts"]) * job["steps"]
     return {"row": forward, "sampling": rows * forward, "training": rows * both}
 
 
-def pair(folder: Path, order: dict[str, Any], number: int, trl_python: Path) -> Pair:
-    """One run of each system, the other one first every second time, with the matrix rate measured around each."""
+def pair(folder: Path, job: dict[str, Any], number: int, trl_python: Path) -> Pair:
+    """Run both systems, in alternating order, and measure the matrix rate before and after each."""
     runners = {OURS: (sys.executable, "_stepcredit_runner.py"), THEIRS: (trl_python, "_trl_runner.py")}
     systems = (OURS, THEIRS) if number % 2 == 0 else (THEIRS, OURS)
-    found = {}
+    reports = {}
     for system in systems:
         before = matrix_rate()
         report = folder / f"{system}-{number}.json"
         python, script = runners[system]
         finished = subprocess.run(
-            [python, HERE / script, folder / "order.json", report],
+            [python, HERE / script, folder / "job.json", report],
             env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
@@ -196,10 +201,10 @@ def pair(folder: Path, order: dict[str, Any], number: int, trl_python: Path) -> 
         )
         if finished.returncode:
             raise SystemExit(f"{system} failed:\n{finished.stdout[-2000:]}{finished.stderr[-4000:]}")
-        found[system] = json.loads(report.read_text(encoding="utf-8"))
-        found[system]["rate"] = statistics.mean((before, matrix_rate()))
-        print(f"pair {number + 1}, {system}: {brief(found[system])}", flush=True)
-    return found
+        reports[system] = json.loads(report.read_text(encoding="utf-8"))
+        reports[system]["rate"] = statistics.mean((before, matrix_rate()))
+        print(f"pair {number + 1}, {system}: {summary(reports[system])}", flush=True)
+    return reports
 
 
 def matrix_rate(seconds: float = 0.5) -> float:
@@ -214,7 +219,7 @@ def matrix_rate(seconds: float = 0.5) -> float:
 
 
 def setting(options: argparse.Namespace, gflop: dict[str, float]) -> list[str]:
-    """Where and what was run."""
+    """The machine, the versions and the work."""
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     ours = " ".join(f"{name}=={version(name)}" for name in ("torch", "transformers", "diffusers", "accelerate", "peft"))
     return [
@@ -222,9 +227,9 @@ def setting(options: argparse.Namespace, gflop: dict[str, float]) -> list[str]:
         f"stepcredit with {ours}",
         f"TRL with {' '.join(PINS)}",
         f"{options.images} images x {WORK['steps']} steps, guidance {WORK['guidance']:g}, {options.updates} updates",
-        f"at a time: {options.sample_batch or 'default'} sampled and {options.microbatch or 'default'} trained by us, "
-        f"{options.trl_sample_batch} and {options.trl_train_batch} by TRL",
-        f"one forward of the UNet: {gflop['row']:.4f} GFLOP a row; an epoch: {gflop['sampling']:.0f} of sampling, "
+        f"batch sizes: {options.sample_batch or 'default'} sampled, {options.microbatch or 'default'} trained; "
+        f"TRL's: {options.trl_sample_batch} and {options.trl_train_batch}",
+        f"one forward of the UNet: {gflop['row']:.4f} GFLOP per row; per epoch: {gflop['sampling']:.0f} of sampling, "
         f"{gflop['training']:.0f} of training",
     ]
 

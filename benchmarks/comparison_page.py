@@ -1,10 +1,10 @@
-"""Put the figures of a finished comparison into a page of the docs, and its curves beside it as a picture.
+"""Write the tables and the curves of a finished comparison into the docs.
 
     uv run stepcredit compare benchmark_embedded --run runs/benchmark_embedded
     uv run python benchmarks/comparison_page.py runs/benchmark_embedded --name embedded
 
-replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->` in docs/results/log.md by the tables of the
-comparison's results.json, and writes docs/images/benchmark_NAME.svg: for every reward, mean reward against reward queries.
+The second command replaces the text between `<!-- NAME -->` and `<!-- /NAME -->` in docs/results/log.md with the tables
+of results.json. It also writes docs/images/benchmark_NAME.svg, which shows mean reward against reward queries.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stepcredit.report.charts import line_chart
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the comparison")
-    parser.add_argument("--name", required=True, help="of the place in the page, and of the picture")
+    parser.add_argument("--name", required=True, help="name of the section in the page and of the picture")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of results/log.md and images/")
     options = parser.parse_args()
     results = json.loads((options.run / "results.json").read_text(encoding="utf-8"))
@@ -38,11 +38,11 @@ def main() -> None:
     fill(page, options.name, section(results))
     picture = options.docs / "images" / f"benchmark_{options.name}.svg"
     picture.write_text(curves(results), encoding="utf-8")
-    print(f"{page} and {picture} have it")
+    print(f"wrote {page} and {picture}")
 
 
 def section(results: Mapping[str, Any]) -> str:
-    """Every table, with headings below the page's sections, and what it was measured with."""
+    """All tables, with headings one level down, and the setting of the measurement."""
     versions = ", ".join(f"{name} {version}" for name, version in results["protocol"]["versions"].items())
     runs = sum(len(arm["by_seed"]) for found in results["rewards"].values() for arm in found["arms"].values())
     setting = (
@@ -53,7 +53,7 @@ def section(results: Mapping[str, Any]) -> str:
 
 
 def curves(results: Mapping[str, Any]) -> str:
-    """A panel a reward."""
+    """One panel per reward."""
     charts = []
     for reward, found in results["rewards"].items():
         lines = curve_lines(found["arms"], "queries", "mean")

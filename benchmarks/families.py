@@ -1,8 +1,8 @@
-"""What is claimed of every family of pipelines, measured on its tiny random pipeline, as a table in Markdown.
+"""Measure the replay and training of each pipeline family on a tiny random pipeline. Prints a Markdown table.
 
     OMP_NUM_THREADS=1 uv run --group dev python -m benchmarks.families [--out docs/families.md] [--only NAME ...]
 
-The measurements are those of tests/families/proof.py, which the test suite asserts.
+The measurements come from tests/families/proof.py. The test suite asserts them too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ HEAD = """# Model families
 Every row is a real diffusers pipeline of that class with tiny random weights, built without a network. `python -m
 benchmarks.families` wrote the table; the test suite asserts the same (`tests/policy/test_families.py`).
 
-- **replay**: largest |log ratio| between recorded and replayed steps, over all trained steps of four images, sampled two
+- **replay**: largest |log ratio| between recorded and replayed steps, over all trained steps of four images, sampled
+two
   at a time with guidance, after the weights were changed; and the way of replay
   ([Method](concepts/method.md#the-policy-is-the-stock-pipeline)).
 - **trained steps**: steps whose noise is above `sample.min_std`.
 - **without gradient**: trained tensors that no gradient reaches.
 - **warmth**: mean reward over 32 fixed images before and after two epochs of training (192 images each, all weights
   trained, contribution credit).
-- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its exported weights: a
+- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its exported weights:
+a
   LoRA with `load_lora_weights`, or the denoiser with `from_pretrained` if diffusers has no LoRA loader.
 - **overhead**: median milliseconds that a replay of four images spends outside the denoiser, after the first.
 

@@ -1,19 +1,19 @@
-"""Throughput, memory and utilisation on a GPU: SD 1.5, SD 3.5 medium and SDXL in full size, with random weights.
+"""Measure throughput, memory and utilization on a GPU: SD 1.5, SD 3.5 medium and SDXL with random weights.
 
     uv run python benchmarks/gpu.py [--json gpu.json]
 
-512 pixels (1024 for SDXL if it fits), bfloat16, a LoRA of rank 4, guidance 5, `--steps` steps of every image. Of every
-model: the reference-style loop, one image at one step at a time, which is how the authors' release and TRL sample and
-train; the micro-batch sweep, sampled and trained so many images at a time; the fastest of them with gradient
-checkpointing, and compiled. Each model is a process of its own with a share of `--seconds`; one that runs over is
-ended, and what was left out is said.
+The setting is 512 pixels (1024 for SDXL if it fits), bfloat16, a LoRA of rank 4, guidance 5 and `--steps` steps per
+image. For each model, the script measures the reference loop (one image and one step at a time, as in the authors'
+release and TRL), a sweep over batch sizes, and the fastest batch size with gradient checkpointing and with compilation.
+Each model runs in a separate process with a share of `--seconds`. A process that exceeds its share is killed, and the
+missing measurements are listed.
 
-Samples are images of `--steps` steps a second: of the rollout, which decodes them, and of the update. MFU, utilisation,
-is the denoiser's operations against the rate of bfloat16 matrix products of 8192 rows, measured on the same card. They
-are counted on one forward of both rows of the guidance; a LoRA's forward with its backward counts as two of them. What
-checkpointing computes again, the decoder and the optimizer count as nothing.
+Throughput is images of `--steps` steps per second, for the rollout with decoding and for the update. MFU (utilization)
+is the denoiser's operations relative to the rate of bfloat16 products of matrices with 8192 rows on the same GPU. The
+operations are counted on one forward with guidance. A forward with backward of a LoRA counts as two forwards.
+Recomputation by checkpointing, the decoder and the optimizer are not counted.
 
-On another device: --device cpu --tiny runs all of it in small, to see that it works; its figures mean nothing.
+To test the script without a GPU, run it with `--device cpu --tiny`. The figures then mean nothing.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _gpu_model import SIZES, WAYS, Result, Task, card, measurements, query_seconds
+from _gpu_model import SIZES, VARIANTS, Result, Task, device_info, measurements, query_seconds
 from _throughput import break_even
 
 SECONDS = 450
 SHARES = {"sd15": 0.4, "sd35m": 0.5, "sdxl": 1.0}
-"""Of the time that is left when a model's turn comes."""
-FASTER, UTILISATION = 3.0, 0.4
-"""What is aimed at for SD 1.5 on an H100: times the reference-style loop, and of the card's rate in training."""
+"""The share of the remaining time for each model."""
+SPEEDUP, UTILIZATION = 3.0, 0.4
+"""Targets for SD 1.5 on an H100: speed-up over the reference loop, and MFU in training."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     started = time.time()
     end = started + options.seconds
-    described = list(section(card, task_of("", options, end), end))
-    if "problem" in described[0]:
-        raise SystemExit(f"{options.device}: {described[0]['problem']}")
-    report: dict[str, Any] = {"card": described[0], "steps": options.steps, "tiny": options.tiny, "results": []}
+    device = list(section(device_info, task_of("", options, end), end))
+    if "problem" in device[0]:
+        raise SystemExit(f"{options.device}: {device[0]['problem']}")
+    report: dict[str, Any] = {"card": device[0], "steps": options.steps, "tiny": options.tiny, "results": []}
     for model in options.only:
         deadline = time.time() + SHARES[model] * (end - time.time())
         for result in section(measurements, task_of(model, options, deadline), deadline):
@@ -66,32 +66,34 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="eager is always among them")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants in addition to eager"
+    )
     parser.add_argument("--device", default="cuda" if cuda else None)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default bfloat16 on CUDA")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit of all measurements")
     parser.add_argument("--tiny", action="store_true", help="tiny models")
     parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args(arguments)
     if options.device is None or (options.device.startswith("cuda") and not cuda):
-        parser.error("there is no CUDA device, and so no figure; to see that the script works: --device cpu --tiny")
+        parser.error("there is no CUDA device; to test the script without one, use --device cpu --tiny")
     options.dtype = options.dtype or ("bfloat16" if options.device.startswith("cuda") else "float32")
     return options
 
 
 def task_of(model: str, options: argparse.Namespace, deadline: float) -> Task:
-    return Task(model, options.device, options.dtype, options.steps, tuple(options.ways), options.tiny, deadline)
+    return Task(model, options.device, options.dtype, options.steps, tuple(options.variants), options.tiny, deadline)
 
 
 def section(work: Callable[[Task], Iterator[Result]], task: Task, deadline: float) -> Iterator[Result]:
-    """The results of `work` in a process of its own, which is ended at `deadline`."""
+    """The results of `work` in a separate process, which is killed at `deadline`."""
     context = multiprocessing.get_context("spawn")
     results, end = context.Pipe(duplex=False)
-    worker = context.Process(target=_worked, args=(work, task, end))
+    worker = context.Process(target=_send_results, args=(work, task, end))
     worker.start()
     end.close()
-    about = {"model": task.model, "way": "all that is missing", "batch": None, "pixels": None}
+    about = {"model": task.model, "way": "remaining", "batch": None, "pixels": None}
     try:
         while results.poll(max(0.0, deadline - time.time())):
             yield results.recv()
@@ -99,7 +101,7 @@ def section(work: Callable[[Task], Iterator[Result]], task: Task, deadline: floa
     except EOFError:
         worker.join()
         if worker.exitcode:
-            yield about | {"problem": f"failed with status {worker.exitcode}, see above"}
+            yield about | {"problem": f"failed with status {worker.exitcode}: see its output above"}
     finally:
         if worker.is_alive():
             with suppress(ProcessLookupError):
@@ -108,33 +110,33 @@ def section(work: Callable[[Task], Iterator[Result]], task: Task, deadline: floa
         worker.join()
 
 
-def _worked(work: Callable[[Task], Iterator[Result]], task: Task, results: Connection) -> None:
-    os.setpgrp()  # so that what compiles for it ends with it
+def _send_results(work: Callable[[Task], Iterator[Result]], task: Task, results: Connection) -> None:
+    os.setpgrp()  # so that killing the group also ends its compiler processes
     for result in work(task):
         results.send(result)
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """What was found, in short: a row a measurement, what was left out, and the targets."""
-    about, results = report["card"], report["results"]
+    """A table of all measurements, followed by what is missing and the targets."""
+    device, results = report["card"], report["results"]
     lines = [
-        f"{about['device']}, torch {about['torch']}, {about['dtype']} products at {about['tflops']:.3g} TFLOP/s",
-        f"samples of {report['steps']} steps a second; MFU: of those TFLOP/s; x: times the reference loop, a query",
+        f"{device['device']}, torch {device['torch']}, {device['dtype']} products at {device['tflops']:.3g} TFLOP/s",
+        f"images of {report['steps']} steps per second; MFU: share of these TFLOP/s; x: speed-up over reference",
         "",
         f"{'':<24}{'batch':>6}{'rollout/s':>11}{'MFU':>6}{'GB':>7}{'training/s':>12}{'MFU':>6}{'GB':>7}{'x':>7}",
     ]
     for result in results:
         if "training" in result:
-            reference = _of(results, result["model"], "reference", 1)
-            eager = _of(results, result["model"], "eager", result["batch"])
-            lines.append(_row(result, about["tflops"], reference, eager))
+            reference = _find(results, result["model"], "reference", 1)
+            eager = _find(results, result["model"], "eager", result["batch"])
+            lines.append(_row(result, device["tflops"], reference, eager))
         elif "weights" in result:
             size = f"{result['pixels']} px" if result["pixels"] else "tiny"
             lines.append(
                 f"{result['model']}, {size}: {result['weights']:,} weights, {result['trained']:,} "
-                f"trained, {result['tflop']:.3g} TFLOP a step of an image"
+                f"trained, {result['tflop']:.3g} TFLOP per step and image"
             )
-    lines += in_turn(results)
+    lines += alternated(results)
     problems = [result for result in results if "problem" in result]
     for problem in problems:
         batch = f" at {problem['batch']}" if problem["batch"] else ""
@@ -142,43 +144,43 @@ def table(report: dict[str, Any]) -> list[str]:
     return [*lines, *(["", *targets(report)] if not report["tiny"] else []), *_warning(report)]
 
 
-def in_turn(results: Sequence[Result]) -> list[str]:
-    """What was compared in turn: median, minimum and maximum of some rounds."""
+def alternated(results: Sequence[Result]) -> list[str]:
+    """Speed-ups measured in alternation: median, minimum and maximum over rounds."""
     lines = []
     for result in results:
         for key, other in (("times", "the reference loop"), ("times_eager", "eager")):
             if key in result:
-                way, times = "eager" if key == "times" else result["way"], result[key]
-                spread = f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
-                lines.append(f"{result['model']}, {way} at {result['batch']}, in turn: {spread} times {other}, a query")
+                way, ratios = "eager" if key == "times" else result["way"], result[key]
+                spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                lines.append(f"{result['model']}, {way} at batch {result['batch']}: {spread} times as fast as {other}")
     return lines
 
 
 def targets(report: dict[str, Any]) -> list[str]:
-    """What is aimed at for SD 1.5, and whether it was reached."""
-    whole = [result for result in report["results"] if "training" in result and result["model"] == "sd15"]
-    ours = [result for result in whole if result["way"] != "reference"]
+    """The targets for SD 1.5, and whether they were met."""
+    complete = [result for result in report["results"] if "training" in result and result["model"] == "sd15"]
+    ours = [result for result in complete if result["way"] != "reference"]
     times = [result for result in report["results"] if "times" in result and result["model"] == "sd15"]
     if not times or not ours:
         return ["SD 1.5: not measured"]
-    low, faster, high = min(times[0]["times"]), statistics.median(times[0]["times"]), max(times[0]["times"])
+    low, speedup, high = min(times[0]["times"]), statistics.median(times[0]["times"]), max(times[0]["times"])
     share = max(result["training"]["tflops"] for result in ours) / report["card"]["tflops"]
     return [
-        f"SD 1.5, eager, {times[0]['batch']} images, in turn: {faster:.2f} ({low:.2f} to "
-        f"{high:.2f}) times the reference-style loop a query (target {FASTER:g}: {_reached(faster >= FASTER)}); "
-        f"{share:.0%} of the card's rate in training (target {UTILISATION:.0%}: {_reached(share >= UTILISATION)}); "
+        f"SD 1.5, eager, batch {times[0]['batch']}: {speedup:.2f} ({low:.2f} to {high:.2f}) times as fast as the "
+        f"reference loop (target {SPEEDUP:g}: {_met(speedup >= SPEEDUP)}); "
+        f"MFU {share:.0%} in training (target {UTILIZATION:.0%}: {_met(share >= UTILIZATION)}); "
         "the targets are for an H100"
     ]
 
 
-def _reached(target: bool) -> str:
+def _met(target: bool) -> str:
     return "met" if target else "missed"
 
 
-def _of(results: Sequence[Result], model: str, way: str, batch: int) -> Result | None:
-    """The measurement of a model in some way at some batch."""
-    found = (result for result in results if (result["model"], result["way"], result["batch"]) == (model, way, batch))
-    return next((result for result in found if "training" in result), None)
+def _find(results: Sequence[Result], model: str, way: str, batch: int) -> Result | None:
+    """The measurement of a model, variant and batch size, if there is one."""
+    matches = (result for result in results if (result["model"], result["way"], result["batch"]) == (model, way, batch))
+    return next((result for result in matches if "training" in result), None)
 
 
 def _row(result: Result, rate: float, reference: Result | None, eager: Result | None) -> str:
@@ -189,20 +191,20 @@ def _row(result: Result, rate: float, reference: Result | None, eager: Result | 
     )
     times = f"{query_seconds(reference) / query_seconds(result):.2f}" if reference else "-"
     row = f"{result['model']:<8}{result['way']:<16}{result['batch']:>6}{cells}{times:>7}"
-    return f"{row}  {won_back(result, eager)}" if result["way"] == "compiled" and eager else row
+    return f"{row}  {compile_summary(result, eager)}" if result["way"] == "compiled" and eager else row
 
 
-def won_back(compiled: Result, eager: Result) -> str:
-    """After how many samples the seconds of compiling are won back, against not doing so at the same batch."""
+def compile_summary(compiled: Result, eager: Result) -> str:
+    """The compile time, and the number of images that recover it at the same batch size."""
     after = break_even(compiled["seconds_warm_up"], query_seconds(eager), query_seconds(compiled))
-    won = f"won back after {after:,.0f} samples" if math.isfinite(after) else "never won back"
-    return f"{compiled['seconds_warm_up']:.0f} s to compile, {won}"
+    recovered = f"recovered after {after:,.0f} images" if math.isfinite(after) else "never recovered"
+    return f"{compiled['seconds_warm_up']:.0f} s to compile, {recovered}"
 
 
 def _warning(report: dict[str, Any]) -> list[str]:
     if report["card"]["memory_gb"] is not None:
         return []
-    return ["", "This was a CPU: no GPU figure exists yet, and these say nothing about one."]
+    return ["", "Measured on a CPU: these figures say nothing about a GPU."]
 
 
 if __name__ == "__main__":

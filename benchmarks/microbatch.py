@@ -1,18 +1,17 @@
-"""What it is worth to train many (image, step) pairs at a time, and to compile: the embedded pipeline's training.
+"""Measure the effect of the micro-batch size, of compilation and of channels_last on training the embedded pipeline.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/microbatch.py --pairs 5 --sizes 16 64 --compiled
 
-Ways to accumulate the same gradient over the same recorded trajectories, in alternation within one process:
+All variants accumulate the same gradient over the same recorded trajectories, alternately in one process:
 
-- a number: the trainer's own path with train.microbatch so large
-- compiled: the same with the last of the numbers and model.compile
-- channels_last: the same with the last of the numbers and the denoiser in that memory format
-- bare:     a plain loop over (image, step) that calls the denoiser directly, without re-entering the pipeline; the
-            shape of the reference implementations' loops
+- a number: the trainer's code with this train.microbatch
+- compiled: with the last of the numbers and model.compile
+- channels_last: with the last of the numbers and the denoiser in this memory format
+- bare: a plain loop over (image, step) that calls the denoiser directly, like the reference implementations
 
-Prints CPU-milliseconds per reward query of each, the range of their ratios over rounds, after how many queries the
-seconds that compiling takes are won back, and the relative difference of the gradients twice: in float32, rounding,
-which guidance multiplies and which differs between processors; in float64, where more than 1e-9 is an error.
+Prints the CPU milliseconds per reward query of each variant, the range of their ratios over rounds, and the number of
+queries after which the compile time is recovered. Also prints the relative differences of the gradients in float32,
+which are rounding errors, and in float64, where more than 1e-9 is an error.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from stepcredit.utils.logging import quiet_libraries
 from stepcredit.utils.seeds import Stream, sample_seeds
 
 LARGEST_DIFFERENCE = 1e-9
-Way = Callable[[], tuple[Tensor, float]]
+Variant = Callable[[], tuple[Tensor, float]]
 """Returns (flat gradient, CPU seconds)."""
 
 
@@ -57,26 +56,27 @@ def main() -> None:
         f"{options.images} images x {config.sample.steps} steps, guidance {config.sample.guidance}, "
         f"{torch.get_num_threads()} thread(s), torch {torch.__version__}"
     )
-    with TemporaryDirectory() as cache:  # an empty one: what was compiled before costs nothing again
+    with TemporaryDirectory() as cache:  # empty, because cached compilations would cost nothing
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         measure(config, options)
 
 
 def measure(config: TrainConfig, options: argparse.Namespace) -> None:
-    found = ways(config, options, torch.float32)
+    variants = build_variants(config, options, torch.float32)
     gradients, first_use = {}, {}
-    for name, way in found.items():
-        begun = time.perf_counter()
-        gradients[name] = way()[0]
-        first_use[name] = time.perf_counter() - begun
-    seconds = alternated(found, options.pairs)
+    for name, variant in variants.items():
+        started = time.perf_counter()
+        gradients[name] = variant()[0]
+        first_use[name] = time.perf_counter() - started
+    seconds = alternated(variants, options.pairs)
     print("\n".join(table(seconds, options.images)))
     if options.compiled:
         eager = statistics.median(seconds[str(options.sizes[-1])])
         compiled = statistics.median(seconds["compiled"])
-        print(compiling(first_use["compiled"], eager, compiled, options.images))
+        print(compile_summary(first_use["compiled"], eager, compiled, options.images))
     rounded = differences(gradients)
-    exact = differences({name: way()[0] for name, way in ways(config, options, torch.float64).items()})
+    exact_variants = build_variants(config, options, torch.float64)
+    exact = differences({name: variant()[0] for name, variant in exact_variants.items()})
     for name, difference in exact.items():
         print(f"gradient {name}: relative difference {rounded[name]:.1e} in float32, {difference:.1e} in float64")
     if not max(exact.values(), default=0.0) <= LARGEST_DIFFERENCE:
@@ -86,16 +86,20 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=32, help="images of one update")
-    parser.add_argument("--pairs", type=int, default=5, help="rounds")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 1], help="micro-batches, the baseline first")
-    parser.add_argument("--compiled", action="store_true", help="also compile the denoiser's blocks (minutes)")
-    parser.add_argument("--channels-last", action="store_true", help="also with the denoiser in channels_last order")
-    parser.add_argument("--bare", action="store_true", help="also the reference-style loop (slow)")
+    parser.add_argument("--pairs", type=int, default=5, help="number of rounds")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[16, 64, 1], help="micro-batch sizes, the baseline first"
+    )
+    parser.add_argument("--compiled", action="store_true", help="also with compiled denoiser blocks (takes minutes)")
+    parser.add_argument(
+        "--channels-last", action="store_true", help="also with the denoiser in the channels_last memory format"
+    )
+    parser.add_argument("--bare", action="store_true", help="also the loop of the reference implementations (slow)")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     return parser.parse_args()
 
 
-def loaded(config: TrainConfig, dtype: torch.dtype) -> PipelinePolicy:
+def load_policy_in(config: TrainConfig, dtype: torch.dtype) -> PipelinePolicy:
     policy = load_policy(config)
     policy.pipeline.to(dtype=dtype)
     for parameter in policy.parameters():
@@ -103,39 +107,39 @@ def loaded(config: TrainConfig, dtype: torch.dtype) -> PipelinePolicy:
     return policy
 
 
-def sampled(policy: PipelinePolicy, config: TrainConfig, images: int) -> Trajectory:
+def sample(policy: PipelinePolicy, config: TrainConfig, images: int) -> Trajectory:
     prompts = draw_prompts(
         load_prompts(config.prompts.source), epoch=0, seed=0, count=images, order="random", images_per_prompt=1
     )
     return policy.rollout(prompts, sample_seeds(0, Stream.TRAINING, 0, images)).trajectory
 
 
-def ways(config: TrainConfig, options: argparse.Namespace, dtype: torch.dtype) -> dict[str, Way]:
-    """By name, the baseline first."""
-    policy = loaded(config, dtype)
-    trajectory = sampled(policy, config, options.images)
+def build_variants(config: TrainConfig, options: argparse.Namespace, dtype: torch.dtype) -> dict[str, Variant]:
+    """The variants by name, the baseline first."""
+    policy = load_policy_in(config, dtype)
+    trajectory = sample(policy, config, options.images)
     advantages = torch.randn(trajectory.log_probs.shape, generator=torch.Generator().manual_seed(0))
-    found = {str(size): partial(ours, policy, trajectory, advantages, config, size) for size in options.sizes}
+    work = {str(size): partial(ours, policy, trajectory, advantages, config, size) for size in options.sizes}
     if options.bare:
-        found["bare"] = partial(bare, policy, trajectory, advantages, config)
-    gradients = {name: partial(gradient_of, policy, work) for name, work in found.items()}
-    for name, other in otherwise(config, options, dtype).items():
-        work = partial(ours, other, trajectory, advantages, config, options.sizes[-1])
-        gradients[name] = partial(gradient_of, other, work)
-    return gradients
+        work["bare"] = partial(bare, policy, trajectory, advantages, config)
+    variants = {name: partial(gradient_of, policy, accumulate) for name, accumulate in work.items()}
+    for name, other in other_policies(config, options, dtype).items():
+        accumulate = partial(ours, other, trajectory, advantages, config, options.sizes[-1])
+        variants[name] = partial(gradient_of, other, accumulate)
+    return variants
 
 
-def otherwise(config: TrainConfig, options: argparse.Namespace, dtype: torch.dtype) -> dict[str, PipelinePolicy]:
-    """Policies whose denoiser computes the same in another way."""
-    found = {}
+def other_policies(config: TrainConfig, options: argparse.Namespace, dtype: torch.dtype) -> dict[str, PipelinePolicy]:
+    """Policies with a compiled or channels_last denoiser."""
+    policies = {}
     if options.compiled:
         model = config.model.model_copy(update={"compile": True})
-        found["compiled"] = loaded(config.model_copy(update={"model": model}), dtype)
+        policies["compiled"] = load_policy_in(config.model_copy(update={"model": model}), dtype)
     if options.channels_last:
-        found["channels_last"] = loaded(config, dtype)
-        denoiser = getattr(found["channels_last"].pipeline, found["channels_last"].denoiser)
+        policies["channels_last"] = load_policy_in(config, dtype)
+        denoiser = getattr(policies["channels_last"].pipeline, policies["channels_last"].denoiser)
         denoiser.to(memory_format=torch.channels_last)
-    return found
+    return policies
 
 
 def ours(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, config: TrainConfig, size: int) -> None:
@@ -180,26 +184,26 @@ def gradient_of(policy: PipelinePolicy, work: Callable[[], None]) -> tuple[Tenso
 
 
 def differences(gradients: Mapping[str, Tensor]) -> dict[str, float]:
-    """Relative to the first, by name of each other."""
+    """The relative difference of each other gradient from the first, by name."""
     baseline, *others = gradients
-    return {name: relative(gradients[name], gradients[baseline]) for name in others}
+    return {name: relative_difference(gradients[name], gradients[baseline]) for name in others}
 
 
-def relative(gradient: Tensor, other: Tensor) -> float:
+def relative_difference(gradient: Tensor, other: Tensor) -> float:
     return float((gradient - other).norm() / other.norm())
 
 
-def alternated(found: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each way, round by round."""
-    seconds: dict[str, list[float]] = {name: [] for name in found}
+def alternated(variants: Mapping[str, Variant], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each variant in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, way in found.items():
-            seconds[name].append(way()[1])
+        for name, variant in variants.items():
+            seconds[name].append(variant()[1])
     return seconds
 
 
 def table(seconds: Mapping[str, Sequence[float]], images: int) -> list[str]:
-    """Median CPU milliseconds a query, and the range of the ratios to the first."""
+    """Median CPU milliseconds per query, and the range of the ratios to the first variant."""
     baseline, *others = seconds
     rounds = len(seconds[baseline])
     lines = [
@@ -213,14 +217,14 @@ def table(seconds: Mapping[str, Sequence[float]], images: int) -> list[str]:
     return lines
 
 
-def compiling(first: float, eager: float, compiled: float, images: int) -> str:
-    """When the seconds of the first use are won back, given the CPU seconds of an update of `images`.
+def compile_summary(first: float, eager: float, compiled: float, images: int) -> str:
+    """The number of queries that recover the compile time, given the CPU seconds of an update of `images` images.
 
-    The first use is timed by the clock, since compilers are processes of their own.
+    `first` is wall time, because compilers run in separate processes.
     """
     after = break_even(first - compiled, eager / images, compiled / images)
-    won = f"won back after {after:,.0f} queries" if math.isfinite(after) else "never won back"
-    return f"compiling: {first:.0f} s for the first update instead of {compiled:.1f}, {won}"
+    recovered = f"recovered after {after:,.0f} queries" if math.isfinite(after) else "never recovered"
+    return f"compilation: {first:.0f} s for the first update instead of {compiled:.1f}, {recovered}"
 
 
 if __name__ == "__main__":

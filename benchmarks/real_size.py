@@ -1,10 +1,11 @@
-"""Real sizes: one rollout and one training update of Stable Diffusion 1.5, SDXL and SD 3.5 medium, random weights.
+"""Measure one rollout and one update of Stable Diffusion 1.5, SDXL and SD 3.5 medium with random weights.
 
     python benchmarks/real_size.py [--only sd15 sdxl sd35m] [--size PIXELS] [--images N] [--steps T] [--dtype NAME]
 
-Denoisers and autoencoders have the published sizes; text encoders have the published widths and one layer, which leaves
-the denoiser's work as it is. On a CPU: 64 pixels, 2 images, 2 steps, one process per model. On a CUDA device: 512
-pixels, 8 images, 10 steps, bfloat16. Prints seconds, samples per second, peak memory and the first ratio's deviation.
+Denoisers and autoencoders have the published sizes. Text encoders have the published widths but only one layer, which
+does not change the denoiser's work. Defaults on a CPU: 64 pixels, 2 images, 2 steps. Defaults on a CUDA device: 512
+pixels, 8 images, 10 steps, bfloat16. Each model runs in a separate process. Prints seconds, samples per second, peak
+memory and the deviation of the first ratio from 1.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ MODELS: dict[str, Callable[[], DiffusionPipeline]] = {"sd15": sd15, "sdxl": sdxl
 
 
 def build(name: str, dtype: str, device: torch.device) -> DiffusionPipeline:
-    """One of MODELS on a device."""
+    """Build one of MODELS on a device."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
@@ -172,7 +173,7 @@ def build(name: str, dtype: str, device: torch.device) -> DiffusionPipeline:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One rollout and one update of a model, on the device there is."""
+    """Measure one rollout and one update of a model."""
     torch.manual_seed(0)
     quiet_libraries()
     device = torch.device(options.device)
@@ -188,7 +189,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "weights": sum(weight.numel() for weight in policy.pipeline.components[policy.denoiser].parameters())
     }
-    if device.type == "cuda":  # kernels are chosen and cached
+    if device.type == "cuda":  # warm up: kernels are selected and cached
         rollout(policy, config)
     trajectory, sampling = timed(device, lambda: rollout(policy, config))
     result, training = timed(device, lambda: update(policy, config, trajectory))
@@ -218,8 +219,8 @@ def main() -> None:
     print(f"{machine}, torch {torch.__version__}, {options.dtype}, {options.size} px")
     print(f"{options.images} images x {options.steps} steps, guidance 5, LoRA of rank 4, one update")
     for name in options.only:
-        with multiprocessing.get_context("spawn").Pool(1) as alone:  # so that peaks are each model's own
-            print(f"{name:<6} {json.dumps(alone.apply(measure, (name, options)))}", flush=True)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a new process per model, for its own peak memory
+            print(f"{name:<6} {json.dumps(pool.apply(measure, (name, options)))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Every learned reward at its published size, constructed and run on random weights: what it takes, without a download.
+"""Measure the memory and time of the learned rewards at their published sizes, with random weights.
 
     PYTHONPATH=. OMP_NUM_THREADS=2 uv run python benchmarks/rewards.py
     PYTHONPATH=. uv run python benchmarks/rewards.py --only pickscore --dtype bfloat16 --device cuda
 
-A checkpoint of the published architecture is written to a temporary folder (up to 4 GB, removed afterwards), then read
-by the reward's own loading code. Each step is a process of its own, so that the peak memory is that of loading and
-scoring alone. Prints one table: parameters, peak resident memory, seconds to load and per image, by the wall and of the
-processor (which other programs on the machine change less), and the range of the scores.
+For each reward, one process writes a checkpoint of the published architecture to a temporary folder (up to 4 GB,
+removed afterwards). Another process loads it with the reward's own code and scores images, so the peak memory includes
+nothing else. Prints one table: parameters, peak resident memory, wall seconds and CPU seconds to load and per image,
+and the range of the scores.
 """
 
 from __future__ import annotations
@@ -53,32 +53,32 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--step", choices=["write", "run"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.step == "write":
-        write(asked.only, asked.folder)
-    elif asked.step == "run":
-        print(json.dumps(run(asked)))
+    options = parser.parse_args()
+    if options.step == "write":
+        write(options.only, options.folder)
+    elif options.step == "run":
+        print(json.dumps(run(options)))
     else:
-        table(asked, [asked.only] if asked.only else list(NAMES))
+        print_table(options, [options.only] if options.only else list(NAMES))
 
 
-def table(asked: argparse.Namespace, names: list[str]) -> None:
-    print(f"{asked.dtype} on {asked.device}, {asked.images} images of 512 x 512, torch {torch.__version__}")
+def print_table(options: argparse.Namespace, names: list[str]) -> None:
+    print(f"{options.dtype} on {options.device}, {options.images} images of 512 x 512, torch {torch.__version__}")
     head = ("reward", "size", "peak GB", "load s", "(CPU)", "s/image", "(CPU)", "scores")
     print("{:<12} {:>6} {:>8} {:>7} {:>6} {:>8} {:>6} {:>18}".format(*head))
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            step("write", name, folder, asked)
-            row = json.loads(step("run", name, folder, asked))
+            run_step("write", name, folder, options)
+            row = json.loads(run_step("run", name, folder, options))
         size, spread = f"{row['parameters'] / 1e6:.0f}M", f"{row['lowest']:.3f} to {row['highest']:.3f}"
         load, each = (f"{row[key]:.1f} {row[f'{key}_cpu']:>6.1f}" for key in ("load", "image"))
         print(f"{name:<12} {size:>6} {row['peak'] / 1e9:>8.2f} {load:>14} {each:>15} {spread:>18}", flush=True)
 
 
-def step(what: str, name: str, folder: str, asked: argparse.Namespace) -> str:
-    numbers = ["--images", str(asked.images), "--batch-size", str(asked.batch_size)]
-    place = ["--dtype", asked.dtype, "--device", asked.device]
-    command = [sys.executable, __file__, "--step", what, "--only", name, "--folder", folder, *numbers, *place]
+def run_step(what: str, name: str, folder: str, options: argparse.Namespace) -> str:
+    numbers = ["--images", str(options.images), "--batch-size", str(options.batch_size)]
+    target = ["--dtype", options.dtype, "--device", options.device]
+    command = [sys.executable, __file__, "--step", what, "--only", name, "--folder", folder, *numbers, *target]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
 
 
@@ -95,34 +95,34 @@ def write(name: str, folder: Path) -> None:
     print("written")
 
 
-def run(asked: argparse.Namespace) -> dict[str, float]:
-    options: dict[str, Any] = {"path": str(asked.folder), "batch_size": asked.batch_size}
-    if asked.only == "aesthetic":
-        options["predictor"] = str(asked.folder)
-    build_reward(RewardSection(name="warmth"))  # imports what there is to import
-    section = RewardSection(name=asked.only, options={**options, "dtype": asked.dtype, "device": asked.device})
-    start, busy = time.perf_counter(), time.process_time()
+def run(options: argparse.Namespace) -> dict[str, float]:
+    settings: dict[str, Any] = {"path": str(options.folder), "batch_size": options.batch_size}
+    if options.only == "aesthetic":
+        settings["predictor"] = str(options.folder)
+    build_reward(RewardSection(name="warmth"))  # import torch and the libraries before timing
+    section = RewardSection(name=options.only, options={**settings, "dtype": options.dtype, "device": options.device})
+    start, start_cpu = time.perf_counter(), time.process_time()
     reward = build_reward(section)
-    load, load_cpu = time.perf_counter() - start, time.process_time() - busy
-    images = torch.rand(asked.images, 3, 512, 512, generator=torch.Generator().manual_seed(0))
-    prompts = ["a cat", "a painting of a fox by the sea", "two dogs", "a red bus"] * asked.images
+    load, load_cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    images = torch.rand(options.images, 3, 512, 512, generator=torch.Generator().manual_seed(0))
+    prompts = ["a cat", "a painting of a fox by the sea", "two dogs", "a red bus"] * options.images
     reward(images[:1], prompts[:1], [{}])
-    start, busy = time.perf_counter(), time.process_time()
-    scores = reward(images, prompts[: asked.images], [{}] * asked.images)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    scores = reward(images, prompts[: options.images], [{}] * options.images)
     return {
         "parameters": sum(weight.numel() for module in modules(reward.reward) for weight in module.parameters()),
         "load": load,
         "load_cpu": load_cpu,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "image": (time.perf_counter() - start) / asked.images,
-        "image_cpu": (time.process_time() - busy) / asked.images,
+        "image": (time.perf_counter() - start) / options.images,
+        "image_cpu": (time.process_time() - start_cpu) / options.images,
         "lowest": scores.min().item(),
         "highest": scores.max().item(),
     }
 
 
 def modules(part: object) -> Iterator[nn.Module]:
-    """The networks that a reward holds, itself or through a part of this package."""
+    """The networks that a reward holds, directly or through an object of this package."""
     for value in vars(part).values():
         if isinstance(value, nn.Module):
             yield value

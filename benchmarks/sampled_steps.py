@@ -1,15 +1,15 @@
-"""Reward against wall-clock when an update trains on some of the steps, on the embedded pipeline.
+"""Compare reward against time when updates train on a subset of the steps, on the embedded pipeline.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/sampled_steps.py --run runs/sampled_steps
 
-Arms train on all T = 20 steps, on T/2 and T/4 drawn by credit x native scale, and on T/4 drawn evenly; those that train
-on fewer get more epochs, so that all have about as many seconds. `stepcredit compare` runs them one at a time, seed by
-seed, and goes on where it was stopped.
+The arms train on all T = 20 steps, on T/2 and T/4 steps drawn by credit x native scale, and on T/4 steps drawn
+uniformly. Arms with fewer steps get more epochs, so that all take about the same time. `stepcredit compare` runs them
+one at a time. To resume after an interruption, run the same command again.
 
-What an epoch takes is the lower quartile over all epochs of an arm, first ones left out: every epoch of an arm does the
-same work, and whatever else is at work on the machine only adds to it. Prints these seconds, the reward (trailing mean
-of three epochs) after as many queries and after as many seconds as the arm of all steps had, and the factors by which
-the final reward of that arm was reached earlier, in queries and in seconds; 0 where it never was.
+The seconds per epoch of an arm are the lower quartile over its epochs without the first ones. All epochs of an arm do
+the same work, and other work on the machine only adds time. Prints these seconds, the reward (trailing mean of three
+epochs) at the same queries and at the same seconds as the arm with all steps, and the factors in queries and in seconds
+by which an arm reached that arm's final reward earlier. A factor of 0 means never.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ ARMS: dict[str, tuple[dict[str, Any], float]] = {
     "credit-5": ({"train.sampled_steps": 5}, 2.2),
     "even-5": ({"train.sampled_steps": 5, "train.step_sampling": "uniform"}, 2.2),
 }
-"""Overrides, and how many times the epochs of `all`."""
+"""The overrides of each arm, and the factor on the number of epochs."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the comparison")
     parser.add_argument("--recipe", default="embedded_jpeg")
-    parser.add_argument("--epochs", type=int, default=10, help="of the arm of all steps")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of the arm with all steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[301, 302])
     options = parser.parse_args()
 
@@ -60,7 +60,9 @@ def main() -> None:
 def comparison(recipe: str, epochs: int, seeds: list[int]) -> dict[str, Any]:
     return {
         "recipe": recipe,
-        "arms": {name: {**given, "train.epochs": round(epochs * more)} for name, (given, more) in ARMS.items()},
+        "arms": {
+            name: {**overrides, "train.epochs": round(epochs * factor)} for name, (overrides, factor) in ARMS.items()
+        },
         "reference": ALL,
         "fresh_seeds": seeds,
         "criterion": {"last_epochs": LAST},
@@ -69,35 +71,35 @@ def comparison(recipe: str, epochs: int, seeds: list[int]) -> dict[str, Any]:
 
 def table(arms: dict[str, Any]) -> list[str]:
     columns = f"{'s/epoch':>9}{'same queries':>14}{'same seconds':>14}{'by queries':>12}{'by seconds':>12}"
-    lines, means, remarks = [f"{'arm':<12}{'seed':>6}{columns}"], [], []
+    lines, means, notes = [f"{'arm':<12}{'seed':>6}{columns}"], [], []
     cost = {name: epoch_seconds(arm["by_seed"]) for name, arm in arms.items()}
-    whole = {row["seed"]: row for row in arms[ALL]["by_seed"]}
+    full = {row["seed"]: row for row in arms[ALL]["by_seed"]}
     for name, arm in arms.items():
-        found = {row["seed"]: figures(row, whole[row["seed"]], cost[name], cost[ALL]) for row in arm["by_seed"]}
+        found = {row["seed"]: figures(row, full[row["seed"]], cost[name], cost[ALL]) for row in arm["by_seed"]}
         lines += [line(name, str(seed), each) for seed, each in found.items()]
         means.append(line(name, "mean", [statistics.mean(column) for column in zip(*found.values(), strict=True)]))
         for row in arm["by_seed"]:
-            spent, limit = len(row["queries"]) * cost[name], len(whole[row["seed"]]["queries"]) * cost[ALL]
+            spent, limit = len(row["queries"]) * cost[name], len(full[row["seed"]]["queries"]) * cost[ALL]
             if spent < limit:
-                remarks.append(f"{name}, seed {row['seed']}: {spent:.0f} s, less than {limit:.0f}, so its end is taken")
-    return [*lines, *means, *remarks]
+                notes.append(f"{name}, seed {row['seed']}: {spent:.0f} s, less than {limit:.0f} s: final reward used")
+    return [*lines, *means, *notes]
 
 
-def figures(row: dict[str, Any], whole: dict[str, Any], cost: float, whole_cost: float) -> list[float]:
-    """The columns of a run, beside that of all steps with its seed; `cost` is what an epoch takes."""
+def figures(row: dict[str, Any], full: dict[str, Any], cost: float, full_cost: float) -> list[float]:
+    """The columns of a run. `full` is the run on all steps with the same seed; costs are seconds per epoch."""
     queries, rewards = np.array(row["queries"]), trailing_mean(torch.tensor(row["rewards"]), LAST).numpy()
     seconds = np.arange(1, len(queries) + 1) * cost
     return [
         cost,
-        float(np.interp(whole["queries"][-1], queries, rewards)),
-        float(np.interp(len(whole["queries"]) * whole_cost, seconds, rewards)),
+        float(np.interp(full["queries"][-1], queries, rewards)),
+        float(np.interp(len(full["queries"]) * full_cost, seconds, rewards)),
         row["factor"],
-        row["factor"] * whole_cost / cost,
+        row["factor"] * full_cost / cost,
     ]
 
 
 def epoch_seconds(runs: list[dict[str, Any]]) -> float:
-    """The lower quartile over the epochs of `runs`, but for the first of each, which warms up."""
+    """The lower quartile over the epochs of `runs`, without the first of each."""
     return float(np.quantile(np.concatenate([np.diff(row["seconds"]) for row in runs]), 0.25))
 
 

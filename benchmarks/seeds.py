@@ -1,10 +1,10 @@
-"""Train one recipe on several seeds and report the reward of the first and the last epoch's batch, seed by seed.
+"""Train one recipe with several seeds, and print the mean reward of each run's first and last epoch.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/seeds.py --seeds 101 102 103 104 105 --run runs/seeds
 
-Each seed is a run of its own, `--jobs` at a time as separate processes. Finished runs are not repeated; overrides
-(section.key=value) go last. The gain is last - first; with --relative it is also given as a share of |first|: for JPEG
-compressibility, whose reward is minus the size in kB, the share by which the mean size fell.
+Each seed is a separate run and process; `--jobs` of them run at a time. Finished runs are not repeated. Overrides
+(section.key=value) come last. The gain is last - first. With --relative it is also printed as a fraction of |first|.
+For JPEG compressibility, whose reward is minus the size in kB, this is the relative decrease of the mean size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--run", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--relative", action="store_true", help="give the gain as a share of |first| too")
+    parser.add_argument("--relative", action="store_true", help="also print the gain as a fraction of |first|")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     options = parser.parse_args()
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def ends(rows: list[dict[str, float]]) -> tuple[float, float]:
-    """Mean reward of the first and of the last epoch's batch."""
+    """Mean reward of the first and the last epoch."""
     return rows[0]["reward_mean"], rows[-1]["reward_mean"]
 
 

@@ -1,12 +1,11 @@
-"""Weak scaling: twice the images on twice the processes, on the embedded pipeline, one thread each.
+"""Measure weak scaling of the embedded pipeline: twice the images on two processes, one thread each.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/weak_scaling.py --rounds 5 --run runs/weak_scaling
 
-Each round trains on one process (32 images an epoch), on two joined by torchrun (64 images, 32 each, with the same
-micro-batches), and on two that know nothing of each other, which is what the machine can give. Every second
-round goes backwards. Of each run the seconds of its epochs count, the first left out, as the median.
-Prints one process's seconds over two processes' for each round: 1 is perfect. A round whose processes had to share a
-core with other work says little.
+Each round measures one process (32 images per epoch), two processes under torchrun (64 images per epoch, with the same
+micro-batches), and two independent processes, which show what the machine can do at best. Every second round runs in
+reverse order. The figure of a run is the median duration of its epochs without the first one. Prints the ratio of the
+durations for one process and for two; 1 is perfect. Ignore rounds in which the processes shared a core with other work.
 """
 
 from __future__ import annotations
@@ -32,19 +31,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the runs, which are made anew")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the runs, which is overwritten")
     options = parser.parse_args()
-    ways = {"one": one, "joined": joined, "apart": apart}
-    measured: dict[str, list[float]] = {way: [] for way in ways}
+    setups = {"one": one, "torchrun": torchrun, "independent": independent}
+    measured: dict[str, list[float]] = {name: [] for name in setups}
     for number in range(options.rounds):
         folder = options.run / f"round-{number}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for way in list(measured)[:: 1 if number % 2 == 0 else -1]:
-            measured[way].append(max(ways[way](folder / way, options.epochs)))
-        print(f"round {number + 1}: {', '.join(f'{way} {measured[way][-1]:.2f} s' for way in measured)}", flush=True)
+        for name in list(measured)[:: 1 if number % 2 == 0 else -1]:
+            measured[name].append(max(setups[name](folder / name, options.epochs)))
+        print(
+            f"round {number + 1}: {', '.join(f'{name} {values[-1]:.2f} s' for name, values in measured.items())}",
+            flush=True,
+        )
     print("\n".join(table(measured)))
-    print(f"{machine()}, torch {torch.__version__}; {IMAGES} images a process and epoch")
+    print(f"{machine()}, torch {torch.__version__}; {IMAGES} images per process and epoch")
 
 
 def one(folder: Path, epochs: int) -> list[float]:
@@ -52,12 +54,12 @@ def one(folder: Path, epochs: int) -> list[float]:
     return [seconds(folder)]
 
 
-def joined(folder: Path, epochs: int) -> list[float]:
+def torchrun(folder: Path, epochs: int) -> list[float]:
     finish(start(folder, epochs, 2))
     return [seconds(folder)]
 
 
-def apart(folder: Path, epochs: int) -> list[float]:
+def independent(folder: Path, epochs: int) -> list[float]:
     folders = [folder.with_name(f"{folder.name}-{index}") for index in range(2)]
     for running in [start(each, epochs, 1) for each in folders]:
         finish(running)
@@ -65,7 +67,7 @@ def apart(folder: Path, epochs: int) -> list[float]:
 
 
 def start(folder: Path, epochs: int, processes: int) -> subprocess.Popen[bytes]:
-    """Training with `IMAGES` images on each of so many processes."""
+    """Start training with `IMAGES` images per epoch on each process."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "--"]
     words = [
         "train",
@@ -89,30 +91,30 @@ def start(folder: Path, epochs: int, processes: int) -> subprocess.Popen[bytes]:
 
 def finish(running: subprocess.Popen[bytes]) -> None:
     if running.wait() != 0:
-        raise SystemExit(f"failed: {running.args!r}")
+        raise SystemExit(f"{running.args!r} failed: see its .log file")
 
 
 def seconds(folder: Path) -> float:
-    """Median over epochs but the first."""
+    """Median seconds per epoch, without the first."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return statistics.median(epoch_seconds(row) for row in rows[1:])
 
 
 def table(measured: dict[str, list[float]]) -> list[str]:
-    """Efficiency of two processes, by round, and of joined ones against what the machine gives."""
+    """The efficiency of two processes, and of torchrun relative to independent processes."""
     lines = []
     for name, over, under in (
-        ("two joined, of one", "one", "joined"),
-        ("two apart, of one", "one", "apart"),
-        ("joined, of apart", "apart", "joined"),
+        ("torchrun / one", "one", "torchrun"),
+        ("independent / one", "one", "independent"),
+        ("torchrun / independent", "independent", "torchrun"),
     ):
         ratios = [a / b for a, b in zip(measured[over], measured[under], strict=True)]
-        lines.append(f"{name:<20} {min(ratios):.2f} {statistics.median(ratios):.2f} {max(ratios):.2f}")
-    return ["efficiency           minimum, median, maximum", *lines]
+        lines.append(f"{name:<24} {min(ratios):.2f} {statistics.median(ratios):.2f} {max(ratios):.2f}")
+    return ["efficiency               minimum, median, maximum", *lines]
 
 
 def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, one thread a process"
+    return f"{platform.machine()}, {os.cpu_count()} cores, one thread per process"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""benchmarks/scaling.py: what it makes of its measurements, and one measurement."""
+"""benchmarks/scaling.py: its fits, its page, and one measurement."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
@@ -12,13 +13,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tests.test_benchmarks import BENCHMARKS, module
-
-__all__ = ["module"]
 
 
 def costs(scaling: Any, milliseconds: float, spread: float = 0.0) -> list[Any]:
-    """Three rounds around a cost of sampling; training costs twice that, the clock runs half as long again."""
+    """Three rounds around the given cost of sampling. Training costs twice as much; wall time is 1.5 times CPU time."""
     middle = scaling.Seconds(1.5 * milliseconds, milliseconds)
 
     def times(seconds: Any, factor: float) -> Any:
@@ -27,7 +25,7 @@ def costs(scaling: Any, milliseconds: float, spread: float = 0.0) -> list[Any]:
     return [scaling.Cost(times(middle, 1 + off), times(middle, 2 * (1 + off)), 500.0) for off in (-spread, 0.0, spread)]
 
 
-def test_the_line_with_the_least_relative_error(module: Any) -> None:
+def test_fit_minimizes_the_relative_error(module: Any) -> None:
     page = module("_scaling_page")
     exact = page.fit([1, 2, 4], [5.0, 7.0, 11.0])
     assert (exact.intercept, exact.slope) == pytest.approx((3.0, 2.0))
@@ -36,88 +34,78 @@ def test_the_line_with_the_least_relative_error(module: Any) -> None:
     assert relative == pytest.approx((-9.6, 10.8, 1.5))
 
 
-def test_a_linear_law_is_called_linear_with_its_constants(module: Any) -> None:
+@pytest.mark.parametrize(
+    ("cost", "linear"), [(lambda value: 3 + 0.5 * value, True), (lambda value: 1 + value**2, False)]
+)
+def test_deviation_from_the_fitted_line(module: Any, cost: Callable[[int], float], linear: bool) -> None:
     scaling, page = module("scaling"), module("_scaling_page")
     law = scaling.LAWS[1]
-    lines = list(page.sentences(law, [costs(scaling, 3 + 0.5 * value, 0.1) for value in law.values]))
-    assert "3 + 0.5 × (T) CPU-ms a query, linear: within 0%. " in lines[1]
-    assert "From 5 to 40 CPU a query changes 4.18-fold, T 8-fold: power 0.69." in lines[1]
-    assert "6 + 1 × (T)" in lines[2]
-    assert lines[3] == "- peak memory: 500 MB at 5, 500 MB at 40."
+    line = page.fits(law, [costs(scaling, cost(value), 0.1) for value in law.values])["sampling"]
+    assert (line.deviation <= page.LINEAR) is linear
+    if linear:
+        assert (line.intercept, line.slope) == pytest.approx((3.0, 0.5))
 
 
-def test_a_law_that_bends_is_called_so_and_a_flat_one_flat(module: Any) -> None:
-    scaling, page = module("scaling"), module("_scaling_page")
-    law = scaling.LAWS[1]
-    bent = list(page.sentences(law, [costs(scaling, 1 + value**2) for value in law.values]))
-    assert ", not linear: off by up to " in bent[1]
-    flat = list(page.sentences(law, [costs(scaling, 10.0) for _ in law.values]))
-    assert flat[1].endswith("From 5 to 40 CPU a query stays within 10%.")
-
-
-def test_processes_that_share_the_machine_are_judged_by_the_clock(module: Any) -> None:
+def test_the_law_of_processes_uses_wall_time(module: Any) -> None:
     scaling, page = module("scaling"), module("_scaling_page")
     law = next(law for law in scaling.LAWS if law.name == "processes")
     line = page.fits(law, [costs(scaling, 4.0 / value) for value in law.values])["sampling"]
     assert (line.intercept, line.slope) == pytest.approx((0.0, 6.0), abs=1e-9)
 
 
-def test_the_cost_of_several_processes(module: Any) -> None:
-    """Two processes of 5 queries: CPU adds up, the slower decides when they are done, the larger is the peak."""
+def test_cost_of_several_processes(module: Any) -> None:
+    """Two processes of 5 queries each: CPU time adds up, wall time and peak memory are maxima."""
     scaling = module("scaling")
     first = scaling.Report(scaling.Seconds(2.0, 1.0), scaling.Seconds(4.0, 3.0), 10_000_000)
     second = scaling.Report(scaling.Seconds(3.0, 2.0), scaling.Seconds(1.0, 1.0), 30_000_000)
-    found = scaling.cost(scaling.Point(images=5, processes=2), [first, second])
-    assert found.sampling == pytest.approx((300.0, 300.0))
-    assert found.training == pytest.approx((400.0, 400.0))
-    assert found.peak == 30.0
+    cost = scaling.cost(scaling.Point(images=5, processes=2), [first, second])
+    assert cost.sampling == pytest.approx((300.0, 300.0))
+    assert cost.training == pytest.approx((400.0, 400.0))
+    assert cost.peak == 30.0
 
 
-def test_points_are_measured_in_turn_and_back(
-    module: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_second_round_is_reversed(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scaling = module("scaling")
     seen: list[int] = []
 
-    def together(point: Any) -> list[Any]:
+    def run_processes(point: Any) -> list[Any]:
         seen.append(point.steps)
         seconds = scaling.Seconds(float(point.steps), 1.0)
         return [scaling.Report(seconds, seconds, 1)]
 
-    monkeypatch.setattr(scaling, "together", together)
-    found = scaling.in_turn(replace(scaling.LAWS[1], values=(5, 10, 20)), rounds=2)
+    monkeypatch.setattr(scaling, "run_processes", run_processes)
+    measured = scaling.measure_law(replace(scaling.LAWS[1], values=(5, 10, 20)), rounds=2)
     assert seen == [5, 10, 20, 20, 10, 5]
-    assert [len(rounds) for rounds in found] == [2, 2, 2]
-    assert [rounds[1].sampling.wall for rounds in found] == [625.0, 1250.0, 2500.0]
-    assert "round 2, steps 5" in capsys.readouterr().out
+    assert [len(rounds) for rounds in measured] == [2, 2, 2]
+    assert [rounds[1].sampling.wall for rounds in measured] == [625.0, 1250.0, 2500.0]
 
 
-def test_page_and_plot_are_written(
+def test_page_and_plot(
     module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scaling = module("scaling")
 
-    def together(point: Any) -> list[Any]:
+    def run_processes(point: Any) -> list[Any]:
         seconds = scaling.Seconds(0.3 + 0.01 * point.steps * point.images, 0.2 + 0.01 * point.steps * point.images)
         return [scaling.Report(seconds, seconds, 600_000_000)] * point.processes
 
-    monkeypatch.setattr(scaling, "together", together)
+    monkeypatch.setattr(scaling, "run_processes", run_processes)
     scaling.main(["--rounds", "2", "--write", str(tmp_path), "--note", "a <shared> machine"])
     page = (tmp_path / "scaling.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == sum(len(law.values) for law in scaling.LAWS)
     assert "a <shared> machine; 2 rounds" in page and "](images/scaling.svg)" in page
-    drawn = ElementTree.fromstring((tmp_path / "images" / "scaling.svg").read_text())
-    panels = drawn.findall("{http://www.w3.org/2000/svg}svg")
+    svg = ElementTree.fromstring((tmp_path / "images" / "scaling.svg").read_text())
+    panels = svg.findall("{http://www.w3.org/2000/svg}svg")
     assert len(panels) == len(scaling.LAWS)
     lines = [group for group in panels[0] if group.tag.endswith("}g")]
     assert len(lines) == 4, "sampling and training, measured and fitted"
-    assert ".line" in drawn.findtext("{http://www.w3.org/2000/svg}style", ""), "it stands alone"
+    assert ".line" in svg.findtext("{http://www.w3.org/2000/svg}style", ""), "the SVG is self-contained"
     assert rows[0] in capsys.readouterr().out
 
 
-def test_a_measurement_does_the_work_of_its_point(module: Any) -> None:
-    """More steps cost more of both phases: four times as many, at least half as much again."""
+def test_more_steps_cost_more(module: Any) -> None:
+    """CPU time grows with the number of steps in both phases."""
     scaling = module("scaling")
     small = scaling.Point(images=2, batch=2, steps=2)
     short, long = (scaling.measure(point, Barrier(1)) for point in (small, replace(small, steps=8)))
@@ -127,9 +115,9 @@ def test_a_measurement_does_the_work_of_its_point(module: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_measures_in_processes_of_their_own(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "scaling.py", "--quick", "--only", "processes", "--write", tmp_path]
+def test_quick_command(benchmarks: Path, tmp_path: Path) -> None:
+    command = [sys.executable, benchmarks / "scaling.py", "--quick", "--only", "processes", "--write", tmp_path]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    assert said.count("| processes |") == 2
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert output.count("| processes |") == 2
     assert (tmp_path / "scaling.md").exists()

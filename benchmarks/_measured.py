@@ -1,4 +1,4 @@
-"""What the two runners of `against_trl.py` share: the order they are given, and how they measure. Needs only torch."""
+"""Measurement code shared by both runners of `against_trl.py`. It needs only torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 class Measured:
-    """CPU-seconds and wall-seconds of phases by epoch, rewards by epoch, and the gradient norm of every update."""
+    """CPU seconds and wall seconds of each phase and epoch, rewards of each epoch, gradient norms of each update."""
 
     def __init__(self) -> None:
         self.phases: dict[str, list[dict[str, float]]] = {"sampling": [], "training": []}
@@ -22,7 +22,7 @@ class Measured:
         self.resident_before = peak_resident_bytes()
 
     def timed(self, phase: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, with its seconds noted as those of one epoch."""
+        """Wrap `call` so that each call is recorded as one epoch of `phase`."""
 
         def measured(*arguments: Any, **named: Any) -> Any:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -34,15 +34,15 @@ class Measured:
         return measured
 
     def watch_norms(self) -> None:
-        """Note what `torch.nn.utils.clip_grad_norm_`, which both systems call, finds before it clips."""
-        own = torch.nn.utils.clip_grad_norm_
+        """Record the norms that `torch.nn.utils.clip_grad_norm_` returns. Both systems call it."""
+        original = torch.nn.utils.clip_grad_norm_
 
-        def noted(*arguments: Any, **named: Any) -> torch.Tensor:
-            norm = own(*arguments, **named)
+        def recorded(*arguments: Any, **named: Any) -> torch.Tensor:
+            norm = original(*arguments, **named)
             self.grad_norms.append(float(norm))
             return norm
 
-        torch.nn.utils.clip_grad_norm_ = noted
+        torch.nn.utils.clip_grad_norm_ = recorded
 
     def write(self, path: Path) -> None:
         report = {
@@ -55,15 +55,15 @@ class Measured:
         path.write_text(json.dumps(report), encoding="utf-8")
 
 
-def read_order() -> tuple[dict[str, Any], Path]:
-    """(what to run, where the report goes), from the command line of a runner."""
-    order, report = sys.argv[1:]
-    return json.loads(Path(order).read_text(encoding="utf-8")), Path(report)
+def read_job() -> tuple[dict[str, Any], Path]:
+    """The job and the path of the report, from the command line of a runner."""
+    job, report = sys.argv[1:]
+    return json.loads(Path(job).read_text(encoding="utf-8")), Path(report)
 
 
 def peak_resident_bytes() -> int:
-    """Of this process since it was started; getrusage would count what its parent held when it forked."""
+    """Peak resident memory of this process. getrusage would include the memory of the parent at the fork."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise SystemExit("/proc/self/status has no VmHWM: peak memory can be measured on Linux only")
+    raise SystemExit("/proc/self/status has no VmHWM: peak memory can only be measured on Linux")
