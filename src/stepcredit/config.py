@@ -1,4 +1,4 @@
-"""The whole configuration of a run. Its defaults are the embedded JPEG recipe: `stepcredit train` needs no file."""
+"""The complete configuration of a run. Its defaults are the recipe `embedded_jpeg`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepcredit.utils.python_objects import is_python_object
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 _STANDARDIZE = AliasChoices("standardize", "standardise")  # version 0.1 wrote the second
 MIXTURE = "mixture"
-"""The name of a reward that is made of others."""
+"""`reward.name` of a reward that is a weighted sum of others."""
 
 
 class _Section(BaseModel):
@@ -19,188 +19,279 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """What is trained."""
+    """The model to train."""
 
-    path: str = Field("embedded", description="hub id, folder, or `embedded`")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the frozen weights; a LoRA, log-probabilities and credit are always float32"
+    path: str = Field(
+        "embedded",
+        description="Hub id, folder of a diffusers pipeline, or a bundled model: `embedded` or `embedded-flow`.",
     )
-    variant: str | None = Field(None, description="of the weight files, such as fp16; None is the plain ones")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    adapter: Literal["lora", "full"] = Field("lora", description="train a LoRA, or every weight of the denoiser")
-    lora_rank: int = Field(4, ge=1, description="rank of the LoRA")
-    lora_alpha: float | None = Field(None, gt=0, description="None is the rank, which every LoRA reader agrees on")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Data type of the frozen weights. A LoRA, log-probabilities and credit are always float32.",
+    )
+    variant: str | None = Field(
+        None, description="Variant of the weight files, such as `fp16`. `null` loads the files without a variant."
+    )
+    device: str = Field(
+        "auto",
+        description="Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1` and so on. `auto` uses CUDA if there "
+        "is one.",
+    )
+    adapter: Literal["lora", "full"] = Field(
+        "lora", description="What is trained: a LoRA, or every weight of the denoiser."
+    )
+    lora_rank: int = Field(4, ge=1, description="Rank of the LoRA.")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="Scale of the LoRA, which multiplies it by alpha / rank. `null` sets it to the rank."
+    )
     lora_targets: list[str] | None = Field(
-        None, min_length=1, description="layers, by the end of their name; None is the attention of the model's family"
+        None,
+        min_length=1,
+        description="Layers that get a LoRA, by the end of their name. `null` selects the attention layers of "
+        "the model's family.",
     )
     ema: float | None = Field(
-        None, ge=0, lt=1, description="decay of an average of the trained weights, used for grids and export"
+        None,
+        ge=0,
+        lt=1,
+        description="Decay of an exponential moving average of the trained weights. Grids and exports use the "
+        "average. `null` keeps none.",
     )
     shard: bool = Field(
-        False, description="share the denoiser's weights out over the processes (FSDP2); needs two or more"
+        False, description="Shard the denoiser's weights over the processes with FSDP2. Needs two or more processes."
     )
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory")
-    compile: bool = Field(False, description="torch.compile the denoiser in place")
-    vae_tiling: bool = Field(False, description="decode large images tile by tile: less memory")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass. Needs less memory and more time."
+    )
+    compile: bool = Field(False, description="Compile the denoiser in place with torch.compile.")
+    vae_tiling: bool = Field(False, description="Decode large images tile by tile. Needs less memory.")
 
 
 class SampleSection(_Section):
-    """How trajectories are drawn."""
+    """How images are sampled."""
 
-    steps: int = Field(20, ge=1, le=10_000, description="denoising steps T")
-    guidance: float = Field(1.0, ge=0, description="classifier-free guidance scale, in sampling and in training")
+    steps: int = Field(20, ge=1, le=10_000, description="Number of denoising steps T.")
+    guidance: float = Field(1.0, ge=0, description="Classifier-free guidance scale, in sampling and in training.")
     eta: float = Field(
         1.0,
         ge=0,
         le=1,
         description="Noise of DDIM steps. 0 is deterministic, for algorithms that need no log-probabilities.",
     )
-    sampler: Literal["flow-sde", "dance-sde", "cps"] = Field("flow-sde", description="noisy steps of flow models")
+    sampler: Literal["flow-sde", "dance-sde", "cps"] = Field("flow-sde", description="Stochastic step of flow models.")
     stochastic: bool | None = Field(
         None,
-        description="Whether training rollouts draw noise. `null` draws it only where the algorithm needs "
-        "log-probabilities.",
+        description="Whether training rollouts draw noise. `null` draws it only if the algorithm needs log- "
+        "probabilities.",
     )
-    noise_level: float = Field(0.7, gt=0, description="noise of flow models' steps: `a` or `eta` of the sampler")
-    sde_window_size: int | None = Field(None, ge=1, description="noisy steps, which are trained; None is all of them")
-    sde_window_start: int = Field(0, ge=0, description="first noisy step; those outside the window are deterministic")
-    sde_window_every: int | None = Field(None, ge=1, description="epochs after which the window moves one step on")
-    min_std: float = Field(1e-3, ge=0, description="steps with less noise are sampled but not trained")
-    prompts_per_epoch: int | None = Field(8, ge=1, description="prompts drawn per epoch; None is all of them once")
-    images_per_prompt: int = Field(8, ge=1, description="images of each drawn prompt: the group of a group advantage")
+    noise_level: float = Field(0.7, gt=0, description="Noise of the steps of flow models: `a` or `eta` of the sampler.")
+    sde_window_size: int | None = Field(
+        None, ge=1, description="Number of steps that draw noise and are trained. `null` selects all steps."
+    )
+    sde_window_start: int = Field(
+        0, ge=0, description="First step that draws noise. Steps outside the window are deterministic."
+    )
+    sde_window_every: int | None = Field(
+        None,
+        ge=1,
+        description="Number of epochs after which the window moves on by one step. `null` leaves it where it is.",
+    )
+    min_std: float = Field(
+        1e-3, ge=0, description="Steps with a smaller standard deviation are sampled but not trained."
+    )
+    prompts_per_epoch: int | None = Field(
+        8, ge=1, description="Number of prompts per epoch. `null` uses every prompt once."
+    )
+    images_per_prompt: int = Field(
+        8, ge=1, description="Number of images of each prompt. They are the group of `train.advantage=group`."
+    )
     batch: int | None = Field(
-        None, ge=1, description="images sampled at a time; None is as many as are trained at once"
+        None, ge=1, description="Number of images to sample at a time. `null` uses the size of a training forward."
     )
     evaluation_steps: int | None = Field(
-        None, ge=1, le=10_000, description="steps for grids and `sample`; None is `steps`"
+        None, ge=1, le=10_000, description="Number of denoising steps of grids and `sample`. `null` uses `steps`."
     )
     evaluation_noise: bool | None = Field(
-        None, description="whether grids and `sample` draw noise; None: DDIM does, flow models do not"
+        None,
+        description="Whether the steps of grids and `sample` draw noise. `null` draws it for DDIM, but not for "
+        "flow models.",
     )
-    call: dict[str, Any] = Field({}, description="further arguments of the pipeline's __call__, e.g. height")
+    call: dict[str, Any] = Field({}, description="Further arguments of the pipeline's `__call__`, such as `height`.")
 
 
 class TrainSection(_Section):
     """How the weights are updated.
 
-    An epoch's images are shuffled and split into `updates_per_epoch` groups. Each group is one optimizer update over
-    all its images and all their steps, or `sampled_steps` of each, computed `microbatch` (image, step) pairs at a time.
+    The images of an epoch are shuffled and split into `updates_per_epoch` groups. Each group is one optimizer step. It
+    covers all images of the group and all their steps, or `sampled_steps` of them. It is computed in training forwards
+    of `microbatch` (image, step) pairs.
     """
 
-    algorithm: str = Field("ppo", description="How the weights are updated; see `stepcredit list algorithm`.")
-    options: dict[str, Any] = Field({}, description="Further options of the algorithm, such as beta of matching.")
-    epochs: int = Field(10, ge=0, description="rounds of sampling, scoring and updating")
-    learning_rate: float = Field(1.2e-2, gt=0, description="of AdamW, constant")
-    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
-    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="of AdamW, each in [0, 1)")
-    adam_epsilon: float = Field(1e-8, gt=0, description="of AdamW")
-    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to this norm")
-    updates_per_epoch: int = Field(4, ge=1, description="optimizer steps per pass over an epoch's images")
-    inner_epochs: int = Field(1, ge=1, description="passes over an epoch's images")
+    algorithm: str = Field(
+        "ppo", description="How the weights are updated. `stepcredit list algorithm` lists the algorithms."
+    )
+    options: dict[str, Any] = Field({}, description="Further options of the algorithm, such as `beta` of `matching`.")
+    epochs: int = Field(
+        10, ge=0, description="Number of epochs. An epoch samples images, scores them and updates the weights."
+    )
+    learning_rate: float = Field(1.2e-2, gt=0, description="Learning rate of AdamW. It is constant.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW.")
+    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="Betas of AdamW, each in [0, 1).")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Epsilon of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    updates_per_epoch: int = Field(
+        4, ge=1, description="Number of optimizer steps per pass over the images of an epoch."
+    )
+    inner_epochs: int = Field(1, ge=1, description="Number of passes over the images of an epoch.")
     microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        description="(image, step) pairs per training forward, at most the images of an epoch; more than the images of "
-        "an update are several steps of them; None is the images of an update at one step, auto what fits into memory",
+        description="Number of (image, step) pairs per training forward, at most the images of an epoch. A "
+        "number above the images of an update trains several steps at once. `null` is the images of "
+        "an update, `auto` is the largest number that fits into memory.",
     )
     sampled_steps: int | None = Field(
         None,
         ge=1,
-        description="train on so many steps of each image, drawn anew every epoch and weighted so that the expected "
-        "gradient stays the same; None, or as many as are trained, is all of them",
+        description="Number of steps per image to train on. They are drawn anew every epoch and weighted so "
+        "that the expected gradient stays the same. `null` trains on all steps.",
     )
     step_sampling: Literal["credit", "uniform"] = Field(
         "credit",
-        description="what the probabilities of sampled_steps are in proportion to: |step advantage| x native scale, or "
-        "nothing",
+        description="How `sampled_steps` are drawn: `credit` in proportion to |step advantage| x native scale, "
+        "`uniform` with equal probability.",
     )
-    clip_range: float = Field(1e-2, gt=0, description="c of the clipped ratio; ratios are per latent element")
+    clip_range: float = Field(
+        1e-2, gt=0, description="The probability ratio is clipped to 1 +- this. Ratios are per latent element."
+    )
     kl_weight: float = Field(
-        0.0, ge=0, description="weight in the loss of the KL divergence from the untrained model, per latent element"
+        0.0,
+        ge=0,
+        description="Weight of the KL divergence from the untrained model in the loss. It is per latent element.",
     )
     kl_space: Literal["log_prob", "prediction"] = Field(
         "log_prob",
-        description="what kl_weight weighs: the KL divergence of the steps, or the mean squared distance of the model "
-        "outputs, which does not grow where a step has little noise",
+        description="What `kl_weight` weighs: `log_prob` is the KL divergence of the steps; `prediction` is the "
+        "mean squared distance of the model outputs, which does not grow for steps with little "
+        "noise.",
     )
     advantage: Literal["group", "running", "batch"] = Field(
-        "group", description="standardize rewards per prompt in the epoch, per prompt over a buffer, or over the epoch"
+        "group",
+        description="How rewards are standardized: `group` per prompt in the epoch, `running` per prompt over a "
+        "buffer of earlier epochs, `batch` over the epoch.",
     )
-    advantage_clip: float = Field(5.0, gt=0, description="advantages, and step advantages, are cut to +- this")
-    buffer_size: int = Field(32, ge=1, description="images remembered per prompt by `running` and credit.standardize")
-    min_count: int = Field(16, ge=1, description="images a prompt needs before its own buffer is used")
+    advantage_clip: float = Field(5.0, gt=0, description="Advantages and step advantages are clipped to +- this.")
+    buffer_size: int = Field(
+        32, ge=1, description="Number of images per prompt that `running` and `credit.standardize` remember."
+    )
+    min_count: int = Field(16, ge=1, description="Number of images that a prompt needs before its own buffer is used.")
     max_skipped_updates: int = Field(
-        5, ge=0, description="updates in a row that may be skipped because their loss or gradient is not finite"
+        5,
+        ge=0,
+        description="Number of consecutive updates that may be skipped because their loss or gradient is not "
+        "finite. One more stops the run.",
     )
 
 
 class CreditSection(_Section):
-    """How a trajectory's advantage is spread over its steps."""
+    """How the advantage of an image is distributed over its denoising steps."""
 
-    name: str = Field("contribution", description="see `stepcredit list credit`")
-    window: int = Field(5, ge=1, description="steps per window of the contribution rules, at most sample.steps")
-    alpha: float = Field(0.0, ge=0, le=1, description="1 is no step credit")
-    clamp: bool = Field(False, description="set negative contributions to zero")
+    name: str = Field(
+        "contribution",
+        description="Name of the credit rule, or `module:name` or `path/file.py:name` of your own. `stepcredit "
+        "list credit` lists the rules.",
+    )
+    window: int = Field(
+        5, ge=1, description="Number of steps per window of the contribution rules, at most `sample.steps`."
+    )
+    alpha: float = Field(
+        0.0, ge=0, le=1, description="Share of the advantage that all steps get alike. 1 turns step credit off."
+    )
+    clamp: bool = Field(False, description="Set negative contributions to zero.")
     standardize: bool = Field(
         True,
         validation_alias=_STANDARDIZE,
-        description="second standardization, pooled over a prompt's images and steps",
+        description="Standardize step advantages, pooled over the images and steps of a prompt.",
     )
-    options: dict[str, Any] = Field({}, description="further fields of the rule, e.g. gamma of discount")
+    options: dict[str, Any] = Field({}, description="Further options of the rule, such as `gamma` of `discount`.")
 
 
 class ComponentSection(_Section):
-    """One reward of a mixture, and how its scores r count in the sum: weight * (r - mean) / scale.
+    """One reward of a mixture. Its scores r enter the sum as weight * (r - mean) / scale.
 
-    `standardize` says which mean and scale: `prompt` those of the prompt's images in the epoch (mean and standard
-    deviation), `fixed` the ones given here, `none` 0 and 1.
+    With `standardize: prompt`, mean and scale are the mean and standard deviation over the prompt's images in the epoch.
+    With `fixed` they are the ones given here. With `none` they are 0 and 1.
     """
 
-    name: str = Field(description="see `stepcredit list reward`, or module:function")
-    options: dict[str, Any] = Field({}, description="arguments of the reward's constructor")
-    remote: str | list[str] | None = Field(None, description="as in reward.remote, for this component alone")
-    label: str = Field("", description="what figures call it; empty is the name, or the function of module:function")
-    weight: float = Field(1.0, ge=-1e9, le=1e9, description="below 0 the score is to fall, at 0 it is only watched")
-    standardize: Literal["prompt", "fixed", "none"] = Field(
-        "prompt", validation_alias=_STANDARDIZE, description="per prompt, by mean and scale, or raw"
+    name: str = Field(description="Name of the reward, as in `reward.name`.")
+    options: dict[str, Any] = Field({}, description="Arguments of the reward's constructor.")
+    remote: str | list[str] | None = Field(
+        None, description="Address of a reward server for this component, as in `reward.remote`."
     )
-    mean: float = Field(0.0, description="taken away from the scores if fixed")
-    scale: float = Field(1.0, gt=0, description="what the scores are divided by if fixed")
+    label: str = Field(
+        "",
+        description="Name of the component in metrics and reports. Empty uses the name of the reward, or the "
+        "function of `module:function`.",
+    )
+    weight: float = Field(
+        1.0, ge=-1e9, le=1e9, description="Weight in the sum. A negative weight lowers the score; 0 only records it."
+    )
+    standardize: Literal["prompt", "fixed", "none"] = Field(
+        "prompt",
+        validation_alias=_STANDARDIZE,
+        description="How scores are standardized: `prompt` over the images of the prompt, `fixed` with `mean` "
+        "and `scale`, `none` not at all.",
+    )
+    mean: float = Field(0.0, description="Subtracted from the scores with `standardize: fixed`.")
+    scale: float = Field(1.0, gt=0, description="Divides the scores with `standardize: fixed`.")
 
     @property
     def called(self) -> str:
-        """What metrics, report and errors call it."""
+        """Its name in metrics, reports and errors."""
         return self.label or self.name.rpartition(":")[2]
 
     @model_validator(mode="after")
     def _fixed_only(self) -> ComponentSection:
         if self.standardize != "fixed" and (self.mean, self.scale) != (0.0, 1.0):
-            raise ValueError(f"mean and scale go with standardize: fixed, not with standardize: {self.standardize}")
+            raise ValueError(f"mean and scale need standardize: fixed, but standardize is {self.standardize}")
         return self
 
 
 class RewardSection(_Section):
-    """What is maximized."""
+    """The reward to maximize."""
 
-    name: str = Field("jpeg_compressibility", description="see `stepcredit list reward`, or module:function")
-    options: dict[str, Any] = Field({}, description="arguments of the reward's constructor")
+    name: str = Field(
+        "jpeg_compressibility",
+        description="Name of the reward, or `module:function` or `path/file.py:function` of your own. "
+        "`stepcredit list reward` lists the rewards.",
+    )
+    options: dict[str, Any] = Field({}, description="Arguments of the reward's constructor.")
     components: list[ComponentSection] = Field(
         [],
-        description="a mixture instead of one reward: name, options, remote, label, weight, standardize (prompt, none, "
-        "or fixed with mean and scale) of each",
+        description="Rewards of a mixture, in place of `name`. Each has name, options, remote, label, weight "
+        "and standardize (prompt, none, or fixed with mean and scale).",
     )
     remote: str | list[str] | None = Field(
         None,
-        description="address of a reward server, or of several, that score instead: `name` is one of theirs, `options` "
-        "say how they are asked, see docs/guides/remote-rewards.md",
+        description="Address of one or more reward servers that compute the scores. `name` is a reward of "
+        "theirs, and `options` say how they are called. See the guide on remote rewards.",
     )
     overlap: bool = Field(
-        True, description="score finished images while others are sampled; False scores an epoch's in one call"
+        True,
+        description="Score finished images while others are sampled. `false` scores all images of an epoch in "
+        "one call.",
     )
     timeout: float | None = Field(
-        1800.0, gt=0, description="seconds a batch may take; then the run keeps a checkpoint and ends; None is for ever"
+        1800.0,
+        gt=0,
+        description="Seconds that a batch of rewards may take. After that, the run saves a checkpoint and "
+        "exits. `null` means no limit.",
     )
-    ray_workers: int | None = Field(None, ge=1, description="Ray actors that each hold the reward and share a batch")
-    ray_gpus: float = Field(0.0, ge=0, description="GPUs that each of the ray_workers reserves; may be a fraction")
+    ray_workers: int | None = Field(
+        None, ge=1, description="Number of Ray actors. Each holds the reward and scores a share of every batch."
+    )
+    ray_gpus: float = Field(
+        0.0, ge=0, description="GPUs that each of the `ray_workers` reserves. Fractions are allowed."
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> RewardSection:
@@ -208,7 +299,7 @@ class RewardSection(_Section):
             other = "ray_workers" if self.ray_workers is not None else "components"
             raise ValueError(f"reward.remote and reward.{other} exclude each other: leave one of them out")
         if self.ray_gpus and self.ray_workers is None:
-            raise ValueError("reward.ray_gpus goes with reward.ray_workers: give their number too")
+            raise ValueError("reward.ray_gpus needs reward.ray_workers: set the number of workers too")
         return self
 
     @model_validator(mode="before")
@@ -230,44 +321,58 @@ class RewardSection(_Section):
         labels = [component.called for component in self.components]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
-            raise ValueError(f"reward.components has two called '{twice}': give each a label of its own")
+            raise ValueError(f"reward.components has two components named '{twice}': give each its own label")
         if not any(component.weight for component in self.components):
-            raise ValueError("every reward of the mixture has weight 0: nothing would be learned")
+            raise ValueError("every component of reward.components has weight 0: give at least one another weight")
         return self
 
 
 class PromptsSection(_Section):
-    """Which prompts are trained on."""
+    """The prompts to train on."""
 
-    source: str = Field("shapes", description="see `stepcredit list prompt`, or a .txt or .jsonl file")
+    source: str = Field(
+        "shapes",
+        description="Name of a prompt list, or path of a .txt or .jsonl file. `stepcredit list prompt` lists "
+        "the names.",
+    )
     order: Literal["fixed", "random"] = Field(
-        "fixed", description="the first prompts_per_epoch prompts every epoch, or as many random draws"
+        "fixed",
+        description="`fixed` trains on the first `sample.prompts_per_epoch` prompts in every epoch. `random` "
+        "draws as many with replacement.",
     )
 
 
 class RunSection(_Section):
-    """Bookkeeping."""
+    """Seed, processes, grids, checkpoints and plugins."""
 
-    seed: int = Field(0, ge=0, description="fixes every random number of the run")
-    processes: int | None = Field(
-        None, ge=1, description="refuse to begin with more or fewer processes; None takes as many as were launched"
-    )
-    grid_every: int = Field(5, ge=1, description="epochs between sample grids")
-    grid_images: int = Field(16, ge=1, description="images on a sample grid")
-    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
+    seed: int = Field(0, ge=0, description="Fixes every random number of the run.")
+    processes: int | None = Field(None, ge=1, description="Required number of processes. `null` accepts any number.")
+    grid_every: int = Field(5, ge=1, description="Number of epochs between sample grids.")
+    grid_images: int = Field(16, ge=1, description="Number of images on a sample grid.")
+    checkpoint_every: int = Field(1, ge=1, description="Number of epochs between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Number of most recent checkpoints to keep.")
     keep_best: int = Field(
-        1, ge=0, description="checkpoints kept besides: those that the best images of the run were sampled with"
+        1,
+        ge=0,
+        description="Number of best checkpoints to keep in addition to the most recent ones. The best are those "
+        "whose images scored highest.",
     )
     plugins: list[str] = Field(
-        [], description="files (`path/file.py`) or modules of your own that register rewards, credit rules and so on"
+        [],
+        description="Files (`path/file.py`) or modules of your own to import. They register rewards, credit "
+        "rules and so on.",
     )
-    self_check: bool = Field(True, description="replay the first batch before training and refuse a mismatch")
-    profile: bool = Field(False, description="write a torch profiler trace and a table of the second epoch to profile/")
+    self_check: bool = Field(
+        True,
+        description="Replay the first batch before training, and refuse a model whose replay differs from its rollout.",
+    )
+    profile: bool = Field(
+        False, description="Write a torch profiler trace and a table of the second epoch to `profile/`."
+    )
 
 
 class TrainConfig(_Section):
-    """A run, complete: written to config.yaml and read back it gives the same run."""
+    """The complete configuration of a run, as config.yaml holds it."""
 
     model: ModelSection = ModelSection()
     sample: SampleSection = SampleSection()
@@ -288,7 +393,7 @@ class TrainConfig(_Section):
 
     @property
     def images_per_epoch(self) -> int | None:
-        """Images of an epoch, or None where the length of the prompt source decides."""
+        """Number of images of an epoch; None if it depends on the number of prompts."""
         if self.sample.prompts_per_epoch is None:
             return None
         return self.sample.prompts_per_epoch * self.sample.images_per_prompt

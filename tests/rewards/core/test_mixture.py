@@ -161,11 +161,11 @@ def test_errors_of_a_component_name_it() -> None:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"name": "warmth", "mean": 1}, "mean and scale go with standardize: fixed, not with standardize: prompt"),
+        ({"name": "warmth", "mean": 1}, "mean and scale need standardize: fixed"),
         ({"name": "warmth", "scale": 2, "standardize": "none"}, "not with standardize: none"),
         ({"name": "warmth", "scale": 0, "standardize": "fixed"}, "reward.components.0.scale = 0 in here"),
         ({"name": "warmth", "weight": float("inf")}, "reward.components.0.weight = inf in here"),
-        ({"name": "warmth", "weight": 0}, "every reward of the mixture has weight 0: nothing would be learned"),
+        ({"name": "warmth", "weight": 0}, "every component of reward.components has weight 0"),
         ({"name": "warmth", "standardize": "promt"}, "reward.components.0.standardize = 'promt' in here"),
         ({"weight": 1.0}, "reward.components.0.name"),
     ],
@@ -176,7 +176,7 @@ def test_a_part_that_makes_no_sense(part: Part, message: str) -> None:
 
 def test_two_parts_of_one_name_need_labels() -> None:
     parts = [{"name": "x.py:f"}, {"name": "y.py:f"}]
-    assert "reward.components has two called 'f': give each a label of its own" in complaint(*parts)
+    assert "reward.components has two components named 'f'" in complaint(*parts)
     assert len(section(parts[0], {**parts[1], "label": "g"}).components) == 2
 
 

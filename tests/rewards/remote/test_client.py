@@ -503,7 +503,7 @@ def test_an_option_that_is_none(options: dict[str, Any], line: str) -> None:
     [
         ({"remote": "http://a", "ray_workers": 2}, "reward.remote and reward.ray_workers exclude each other"),
         ({"remote": "http://a", "components": [{"name": "warmth"}]}, "reward.remote and reward.components exclude"),
-        ({"ray_gpus": 1}, "reward.ray_gpus goes with reward.ray_workers"),
+        ({"ray_gpus": 1}, "reward.ray_gpus needs reward.ray_workers"),
         ({"ray_workers": 0}, "greater than or equal to 1"),
     ],
 )
