@@ -27,10 +27,10 @@ def test_a_line_with_its_band_dots_and_labels() -> None:
     assert labels(svg) == ["0", "1", "2", "1", "2", "3", "epoch"]
 
 
-def test_a_band_may_be_uneven_or_missing_in_places() -> None:
+def test_a_band_may_be_asymmetric_or_missing() -> None:
     svg = chart(Line("mean", [Point(1, 0.0, -1.0, 4.0), Point(2, 1.0), Point.around(3, 2.0, 0.0)]))
-    told = [title.text for title in svg.iter("title")]
-    assert told == ["mean 0 [−1, 4] at epoch 1", "mean 1 at epoch 2", "mean 2 at epoch 3"]
+    titles = [title.text for title in svg.iter("title")]
+    assert titles == ["mean 0 [−1, 4] at epoch 1", "mean 1 at epoch 2", "mean 2 at epoch 3"]
     assert labels(svg)[:6] == ["−1", "0", "1", "2", "3", "4"], "the axis has room for the band"
     assert paths(chart(Line("a", [Point(1, 0.0), Point(2, 1.0)])), "band") == []
 
@@ -56,13 +56,13 @@ def test_a_missing_value_breaks_the_line() -> None:
     assert len(paths(svg, "line")) == 2 and len(list(svg.iter("circle"))) == 3
 
 
-def test_nothing_finite_is_no_chart() -> None:
+def test_without_finite_points_there_is_no_chart() -> None:
     for points in ([], [Point(1, math.nan)], [Point(math.nan, 1.0)], [Point(1, math.inf)]):
         assert line_chart([Line("a", points)], x_label="x", y_label="y") == ""
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, -4e9, 1e-12])
-def test_one_value_sits_in_the_middle(value: float) -> None:
+def test_a_single_value_is_in_the_middle(value: float) -> None:
     svg = chart(Line("a", [Point(7, value)]))
     [circle] = svg.iter("circle")
     heights = [float(path.split()[1].split("H")[0]) for path in paths(svg, "base")]
@@ -70,12 +70,12 @@ def test_one_value_sits_in_the_middle(value: float) -> None:
     assert labels(svg) == [number(value), "7", "epoch"]
 
 
-def test_long_runs_are_a_line_without_dots() -> None:
+def test_a_long_line_has_no_dots() -> None:
     svg = chart(Line("a", [Point(x, math.sin(x)) for x in range(500)]))
     assert not list(svg.iter("circle")) and paths(svg, "line")[0].count("L") == 499
 
 
-def test_everything_stays_inside_the_picture() -> None:
+def test_everything_is_inside_the_drawing() -> None:
     svg = chart(Line("a", [Point.around(x, 1e5 * math.sin(x), 2e4) for x in range(40)]))
     for text in svg.iter("text"):
         assert 0 <= float(text.get("x", "")) <= 320 and 0 <= float(text.get("y", "")) <= 180

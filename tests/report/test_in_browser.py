@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.comparison.finished import kept
+from tests.comparison.finished import finished_comparison
 from tests.report.chromium import Chromium, installed
-from tests.report.test_report import row, start, write_rows
+from tests.report.test_run_page import row, start, write_rows
 
 from stepcredit.comparison.report import write_comparison_report
 from stepcredit.report import write_report
@@ -23,7 +23,7 @@ LOW_CONTRAST = """
 (() => {
   const channels = (text) => text.match(/[0-9.]+/g).map(Number);
   const light = (color) => {
-    const linear = (partition) => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    const linear = (share) => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
     const [r, g, b] = channels(color).map((channel) => linear(channel / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
@@ -74,7 +74,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         save_grid(run.grid_path(epoch), images, ["a circle"] * 4)
     rising = {seed: [0.0, 1.0 + seed / 10, 2.0] for seed in (11, 12, 13)}
     arms = {"uniform": rising, "linear": rising, "third": {seed: [0.0, 2.0, 4.0] for seed in rising}}
-    comparison = kept(folder / "comparison", arms)
+    comparison = finished_comparison(folder / "comparison", arms)
     return {"run": write_report(run.path), "comparison": write_comparison_report(comparison.path)}
 
 

@@ -1,4 +1,4 @@
-"""Sizes and axes of charts: round ticks, numbers to read, places in pixels."""
+"""Axes of charts: round ticks, formatted numbers, and the mapping from values to coordinates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_TICKS = 6  # intervals between an axis's ticks, at most
+_MAX_INTERVALS = 6  # between the ticks of an axis
 
 
 class Size(NamedTuple):
-    """Of a drawing, in its own units: it scales with the page.
+    """Size of a drawing in its own units. The page scales it.
 
-    `letters` is the largest letter size that the style sheet gives its labels, for which room is left.
+    Attributes:
+        letters: the largest font size that the style sheet gives to labels; the drawing leaves room for it.
     """
 
     width: int
@@ -26,7 +27,7 @@ SMALL, LARGE = Size(320, 180), Size(600, 290, 19)
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps `low`..`high` to `start`..`end` pixels; a range of one value is put in the middle."""
+    """Maps values from `low` to `high` to coordinates from `start` to `end`. An empty range maps to the middle."""
 
     low: float
     high: float
@@ -38,15 +39,19 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
 
-def ticks(low: float, high: float, *, whole: bool = False, most: int = _TICKS) -> list[float]:
-    """Round numbers from `low` to `high`, at most `most` + 1, `whole` ones if asked; `[low]` for an empty range.
+def ticks(low: float, high: float, *, whole: bool = False, max_intervals: int = _MAX_INTERVALS) -> list[float]:
+    """Round numbers from `low` to `high`; `[low]` for an empty range.
+
+    Args:
+        whole: return whole numbers only.
+        max_intervals: the result has at most one number more.
 
     >>> ticks(0.13, 0.92)
     [0.2, 0.4, 0.6, 0.8]
     """
     if low == high:
         return [low]
-    rough = (high - low) / most
+    rough = (high - low) / max_intervals
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     if whole:
@@ -56,9 +61,11 @@ def ticks(low: float, high: float, *, whole: bool = False, most: int = _TICKS) -
 
 
 def number(value: float, digits: int = 4, *, like: float | None = None) -> str:
-    """A number to read: thousands as k, millions as M, small ones with an exponent, a true minus sign.
+    """Format a number: thousands as k, millions as M, small numbers with an exponent, with a true minus sign.
 
-    `like` is the number whose size decides on the form, so that those along an axis share one.
+    Args:
+        digits: significant digits.
+        like: choose the format by the size of this number instead, so that all labels of an axis have one format.
 
     >>> [number(value) for value in (-0.5, 20000.0, 0.00025, 0.0)]
     ['−0.5', '20k', '2.5e−4', '0']
@@ -77,13 +84,13 @@ def number(value: float, digits: int = 4, *, like: float | None = None) -> str:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """What is written at ticks: round numbers in full, a lone value, which need not be round, in short."""
+    """Labels of ticks. Ticks are round numbers and are written in full; a single value may need rounding."""
     return [number(value, 10 if len(values) > 1 else 4, like=max(map(abs, values))) for value in values]
 
 
 def padded(low: float, high: float) -> tuple[float, float]:
-    """The range with some air around it; one that is only rounding error counts as a single value."""
+    """The range with a margin. A range of the size of rounding errors counts as a single value."""
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         return low, low
-    air = 0.06 * (high - low)
-    return low - air, high + air
+    margin = 0.06 * (high - low)
+    return low - margin, high + margin

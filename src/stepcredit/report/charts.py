@@ -1,4 +1,4 @@
-"""Line charts as SVG text that takes its colors and letter sizes from the page's style sheet."""
+"""Line charts as SVG. Colors and font sizes come from the style sheet of the page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from stepcredit.report.axes import SMALL, Axis, Size, labels, number, padded, ticks
 
-_DOTS = 60  # points of a line that are still marked one by one, with their values to hover over
-_COLORS, _DASHES = 8, 5  # of the style sheet; together 40 lines that all differ
-_MANY = 3  # bands beyond which they are drawn fainter
+_MAX_DOTS = 60  # a line with more points has no dots, which show values on hover
+_COLORS, _DASHES = 8, 5  # in the style sheet; together they distinguish 40 lines
+_MAX_STRONG_BANDS = 3  # with more bands, all are drawn fainter
 
 
 class Point(NamedTuple):
-    """One measurement; a `y` of NaN leaves a gap, `low` and `high` are the ends of the band around it, if any."""
+    """One measurement. A `y` of NaN leaves a gap. `low` and `high` are the ends of its band; NaN for no band."""
 
     x: float
     y: float
@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
     @classmethod
     def around(cls, x: float, y: float, spread: float) -> Point:
-        """With a band of half the height `spread`; none where that is 0."""
+        """A point with the band y ± spread; without a band if `spread` is 0."""
         return cls(x, y, y - spread, y + spread) if spread > 0 else cls(x, y)
 
     @property
@@ -34,18 +34,20 @@ class Point(NamedTuple):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Of the band, or twice `y` without one."""
+        """The ends of the band, or (y, y) without a band."""
         return (self.low, self.high) if self.banded else (self.y, self.y)
 
 
 @dataclass(frozen=True)
 class Line:
+    """A labeled curve."""
+
     label: str
     points: Sequence[Point]
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, size: Size = SMALL) -> str:
-    """An SVG of `lines` over one pair of axes, or "" where no point is finite."""
+    """An SVG of `lines` over one pair of axes, or "" if no point is finite."""
     width, height, letters = size
     lines = [Line(line.label, [point for point in line.points if math.isfinite(point.x)]) for line in lines]
     drawn = [point for line in lines for point in line.points if math.isfinite(point.y)]
@@ -62,20 +64,20 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, size: Size 
         _frame(x_axis, y_axis, x_ticks, y_ticks, x_label, height),
         *(_curve(index, line, x_axis, y_axis, x_label) for index, line in enumerate(lines)),
     ]
-    faint = " many" if sum(any(p.banded for p in line.points) for line in lines) > _MANY else ""
-    named = escape(f"{y_label} against {x_label}")
+    faint = " many" if sum(any(p.banded for p in line.points) for line in lines) > _MAX_STRONG_BANDS else ""
+    label = escape(f"{y_label} against {x_label}")
     return (
-        f'<svg class="chart{faint}" viewBox="0 0 {width} {height}" role="img" aria-label="{named}">'
+        f'<svg class="chart{faint}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
         f"{''.join(body)}</svg>"
     )
 
 
-def keys(lines: Sequence[Line]) -> str:
-    """What each line of a chart is, but for those without a point."""
-    return "".join(_key(index, line.label) for index, line in enumerate(lines) if line.points)
+def legend(lines: Sequence[Line]) -> str:
+    """The label of each line that has a point, with its color and dashes."""
+    return "".join(_legend_entry(index, line.label) for index, line in enumerate(lines) if line.points)
 
 
-def _key(index: int, label: str) -> str:
+def _legend_entry(index: int, label: str) -> str:
     stroke = (
         f'<svg class="{_style(index)}" viewBox="0 0 24 8" aria-hidden="true"><path class="line" d="M0 4H24"/></svg>'
     )
@@ -89,7 +91,7 @@ def _style(index: int) -> str:
 def _frame(
     x_axis: Axis, y_axis: Axis, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, height: int
 ) -> str:
-    """Grid lines, tick labels, and the name of the x axis."""
+    """Grid lines, tick labels, and the label of the x axis."""
     parts = []
     for tick, label in zip(y_ticks, labels(y_ticks), strict=True):
         y = y_axis(tick)
@@ -106,31 +108,31 @@ def _frame(
 
 
 def _curve(index: int, line: Line, x_axis: Axis, y_axis: Axis, x_label: str) -> str:
-    runs = _unbroken(line.points)
-    parts = [_band(run, x_axis, y_axis) for run in runs if any(p.banded for p in run)]
-    for run in runs:
-        path = "L".join(f"{x_axis(p.x)} {y_axis(p.y)}" for p in run)
+    stretches = _finite_stretches(line.points)
+    parts = [_band(stretch, x_axis, y_axis) for stretch in stretches if any(p.banded for p in stretch)]
+    for stretch in stretches:
+        path = "L".join(f"{x_axis(p.x)} {y_axis(p.y)}" for p in stretch)
         parts.append(f'<path class="line" d="M{path}"/>')
-    points = [point for run in runs for point in run]
-    if len(points) <= _DOTS:
+    points = [point for stretch in stretches for point in stretch]
+    if len(points) <= _MAX_DOTS:
         parts += [_dot(point, line.label, x_axis, y_axis, x_label) for point in points]
     return f'<g class="{_style(index)}">{"".join(parts)}</g>'
 
 
-def _unbroken(points: Sequence[Point]) -> list[list[Point]]:
-    """The stretches of finite points."""
-    runs: list[list[Point]] = [[]]
+def _finite_stretches(points: Sequence[Point]) -> list[list[Point]]:
+    """Split the points at those that are not finite."""
+    stretches: list[list[Point]] = [[]]
     for point in points:
         if math.isfinite(point.y):
-            runs[-1].append(point)
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
+            stretches[-1].append(point)
+        elif stretches[-1]:
+            stretches.append([])
+    return [stretch for stretch in stretches if stretch]
 
 
-def _band(run: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
-    upper = [f"{x_axis(p.x)} {y_axis(p.ends[1])}" for p in run]
-    lower = [f"{x_axis(p.x)} {y_axis(p.ends[0])}" for p in reversed(run)]
+def _band(stretch: Sequence[Point], x_axis: Axis, y_axis: Axis) -> str:
+    upper = [f"{x_axis(p.x)} {y_axis(p.ends[1])}" for p in stretch]
+    lower = [f"{x_axis(p.x)} {y_axis(p.ends[0])}" for p in reversed(stretch)]
     return f'<path class="band" d="M{"L".join(upper + lower)}Z"/>'
 
 
@@ -140,7 +142,7 @@ def _dot(point: Point, label: str, x_axis: Axis, y_axis: Axis, x_label: str) -> 
 
 
 def _band_text(point: Point) -> str:
-    """` ± spread` where the band lies evenly around the point, else ` [low, high]`."""
+    """` ± spread` for a symmetric band, otherwise ` [low, high]`."""
     if not point.banded:
         return ""
     below, above = point.y - point.low, point.high - point.y

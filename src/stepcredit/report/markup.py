@@ -1,4 +1,4 @@
-"""Pieces of a page. Text given to them is escaped; what is called `body`, `title` or `caption` is HTML already."""
+"""HTML elements. Plain text is escaped; parameters named `body`, `title` or `caption` take HTML."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from stepcredit.report.rows import mapping
+from stepcredit.report.metrics import mapping
 
 
 def section(title: str, *body: str) -> str:
-    """A heading and what is under it; "" where that is nothing."""
+    """A section with a heading; "" if its body is empty."""
     inside = "\n".join(filter(None, body))
     return f"<section>\n<h2>{title}</h2>\n{inside}\n</section>" if inside else ""
 
 
-def part(title: str, *body: str) -> str:
-    """The same one level down."""
+def subsection(title: str, *body: str) -> str:
+    """A heading one level below `section`; "" if its body is empty."""
     inside = "\n".join(filter(None, body))
     return f"<h3>{title}</h3>\n{inside}" if inside else ""
 
@@ -30,7 +30,7 @@ def figure(body: str, caption: str = "", *, large: bool = False) -> str:
 
 
 def gallery(figures: Iterable[str]) -> str:
-    """Small figures beside each other, as many as there is room for."""
+    """Small figures in rows that fill the width of the page."""
     inside = "\n".join(filter(None, figures))
     return f'<div class="small">\n{inside}\n</div>' if inside else ""
 
@@ -39,23 +39,24 @@ def note(body: str) -> str:
     return f'<p class="note">{body}</p>'
 
 
-def facts(told: Mapping[str, str]) -> str:
-    items = "\n".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in told.items())
-    return f"<dl>\n{items}\n</dl>" if told else ""
+def facts(values: Mapping[str, str]) -> str:
+    """A list of names and values."""
+    items = "\n".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in values.items())
+    return f"<dl>\n{items}\n</dl>" if values else ""
 
 
-def bullets(lines: Iterable[str], kind: str = "note") -> str:
+def bullets(lines: Iterable[str], style: str = "note") -> str:
     items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="{kind}">\n{items}\n</ul>' if items else ""
+    return f'<ul class="{style}">\n{items}\n</ul>' if items else ""
 
 
 def preformatted(text: str, label: str) -> str:
-    """Lines kept as they are, which can be scrolled sideways, also from the keyboard."""
+    """Text without line wrapping. It scrolls sideways, also from the keyboard."""
     return f'<pre tabindex="0" role="region" aria-label="{escape(label)}">{escape(text)}</pre>'
 
 
 def table(lines: Sequence[Sequence[str]], label: str) -> str:
-    """The first line and the first column are headings."""
+    """A table whose first line and first column are headings."""
     head, *rest = lines
     columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "\n".join(
@@ -69,16 +70,17 @@ def table(lines: Sequence[Sequence[str]], label: str) -> str:
 
 
 def details(title: str, body: str) -> str:
+    """A part of the page that is folded at first."""
     return f"<details>\n<summary>{title}</summary>\n{body}\n</details>" if body else ""
 
 
-def origin(environment: Mapping[str, Any], config_text: str, called: str) -> str:
-    """The exact command, where it ran, and the complete configuration."""
+def origin(environment: Mapping[str, Any], config_text: str, config_title: str) -> str:
+    """The command, the environment and the complete configuration."""
     known = dict(environment)
     words = known.pop("command", [])
     command = shlex.join(map(str, words)) if isinstance(words, list) else str(words)
     packages = mapping(known.pop("packages", {}))
-    told = {str(key).replace("_", " "): str(value) for key, value in known.items() if value is not None}
-    told["packages"] = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-    where = [preformatted(command, "Command"), facts(told)] if environment else []
-    return section("Where it ran", *where) + "\n" + details(called, preformatted(config_text, called))
+    values = {str(key).replace("_", " "): str(value) for key, value in known.items() if value is not None}
+    values["packages"] = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    run = [preformatted(command, "Command"), facts(values)] if environment else []
+    return f"{section('Environment', *run)}\n{details(config_title, preformatted(config_text, config_title))}"

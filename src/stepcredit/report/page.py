@@ -1,4 +1,4 @@
-"""The frame of a page: head, style, script and the policy that lets nothing else in."""
+"""The frame of a page: head, style, script and a policy that allows nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from stepcredit.report.pictures import OPENING
+from stepcredit.report.sample_grids import SLIDER
 from stepcredit.utils.files import write_atomically
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -37,13 +37,13 @@ $script</body>
 
 
 def page(name: str, verdict: str, summary: str, sections: Iterable[str]) -> str:
-    """A whole page of text; everything but `name` is HTML.
+    """A complete page. All arguments except `name` are HTML.
 
-    Its policy allows pictures inside the page, this style sheet and, where there is a slider to move, this script, both
-    by their hash: nothing is loaded, and no other script or style would be obeyed.
+    The Content-Security-Policy allows images inside the page, the style sheet and, if there is a slider, its script,
+    both by their hash. The page loads nothing, and the browser runs no other script and applies no other style.
     """
     body = "\n".join(filter(None, sections))
-    style, script = _file("style.css"), _file("slider.js") if OPENING in body else ""
+    style, script = _file("style.css"), _file("slider.js") if SLIDER in body else ""
     policy = [
         "default-src 'none'",
         "img-src data:",
@@ -64,8 +64,8 @@ def page(name: str, verdict: str, summary: str, sections: Iterable[str]) -> str:
 
 
 def save(html: str, path: Path) -> Path:
-    """Write the page whole or not at all; returns `path`."""
-    write_atomically(path, html.encode(errors="replace"))  # halves of surrogate pairs
+    """Write the page atomically, and return `path`."""
+    write_atomically(path, html.encode(errors="replace"))  # unpaired surrogates
     return path
 
 
@@ -74,5 +74,5 @@ def _file(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy writes it."""
+    """The hash of `text` as a Content-Security-Policy writes it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

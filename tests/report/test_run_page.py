@@ -24,7 +24,7 @@ VOID = {"meta", "img", "input"}
 
 
 class Balance(HTMLParser):
-    """Fails where tags do not nest; collects tag names and attributes."""
+    """Fails if tags do not nest. Collects tag names and attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -117,10 +117,10 @@ def test_each_reward_of_a_mixture_has_a_chart(tmp_path: Path) -> None:
     assert "<figcaption>alignment" not in html, "it was never recorded"
     assert "warmth 0.25 ± 0.1 at reward queries 640" in html
     assert "<dd>mixture of 2 × warmth, 1 × &lt;script&gt;" in html
-    assert html.count("Rewards of the mixture") == 1 and "<figcaption>reward_components" not in html
+    assert "<figcaption>reward_components" not in html
 
 
-def test_the_steps_that_were_trained_are_charted(tmp_path: Path) -> None:
+def test_step_profiles_are_drawn(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(
         run,
@@ -132,25 +132,25 @@ def test_the_steps_that_were_trained_are_charted(tmp_path: Path) -> None:
     )
     html = page(run)
     assert [attributes["class"] for attributes in Balance(html).named("svg")].count("chart") == 8
-    for told in ("credit 1", "sampler 0.5", "update 0.65"):
-        assert f"<title>{told} at denoising step 0</title>" in html
-    for told in ("credit 1", "sampler 1.5", "update 1.35"):
-        assert f"<title>{told} at denoising step 1</title>" in html
-    assert html.count("Which steps are trained") == 1 and "<figcaption>credit_profile" not in html
+    for title in ("credit 1", "sampler 0.5", "update 0.65"):
+        assert f"<title>{title} at denoising step 0</title>" in html
+    for title in ("credit 1", "sampler 1.5", "update 1.35"):
+        assert f"<title>{title} at denoising step 1</title>" in html
+    assert "<figcaption>credit_profile" not in html
 
 
-def test_credit_is_mapped_epoch_by_epoch_and_listed(tmp_path: Path) -> None:
+def test_credit_by_epoch_is_drawn_and_tabulated(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(run, [row(1) | {"credit_profile": [1.5, 0.5]}, row(2) | {"credit_profile": [0.5, 1.5]}, row(3)])
     html = page(run)
-    for told in ("credit 1.5, epoch 1, step 0", "credit 0.5, epoch 1, step 1", "credit 1.5, epoch 2, step 1"):
-        assert f"<title>{told}</title>" in html
+    for title in ("credit 1.5, epoch 1, step 0", "credit 0.5, epoch 1, step 1", "credit 1.5, epoch 2, step 1"):
+        assert f"<title>{title}</title>" in html
     assert "epoch 3, step" not in html
     assert '<tr><th scope="row">1</th><td>1</td></tr>' in html
 
 
-def test_seconds_are_those_that_were_waited_for(tmp_path: Path) -> None:
-    """Of an epoch that was scored beside sampling: 3 + 0.5 + 4, not the reward's 1."""
+def test_overlapped_scoring_costs_only_the_waiting_time(tmp_path: Path) -> None:
+    """An epoch that was scored during sampling takes 3 + 0.5 + 4 seconds; the reward's 1 second is not added."""
     run = start(tmp_path / "a")
     write_rows(run, [row(1) | {"seconds_waiting": 0.5}])
     html = page(run)
@@ -158,31 +158,40 @@ def test_seconds_are_those_that_were_waited_for(tmp_path: Path) -> None:
     assert "<figcaption>Seconds " in html and "<figcaption>seconds_waiting" not in html
 
 
-def test_hyper_parameters_are_at_the_top(tmp_path: Path) -> None:
+def test_hyperparameters_are_at_the_top(tmp_path: Path) -> None:
     html = page(start(tmp_path / "a", train={"learning_rate": 3e-4, "updates_per_epoch": 2, "inner_epochs": 3}))
-    assert "<dd>10 epochs × 6 updates, learning rate 0.0003, clip range 0.01</dd>" in html
-    assert "<dd>contribution, window 5, alpha 0</dd>" in html
+    assert "10 epochs × 6 updates" in html and "0.0003" in html and "contribution" in html
 
 
-def test_a_run_that_recorded_credit_alone_shows_that(tmp_path: Path) -> None:
+def test_every_recorded_number_has_a_chart_under_its_own_name(tmp_path: Path) -> None:
+    """Also those of algorithms and credit rules that the report has never heard of."""
+    run = start(tmp_path / "a")
+    basic = {"epoch": 1, "reward_queries": 8, "reward_mean": 0.5, "reward_std": 0.1, "seconds_sampling": 1.0}
+    write_rows(run, [basic | {"x0_loss": 0.25, "note": "text"}, basic | {"epoch": 2, "x0_loss": 0.125}])
+    html = page(run)
+    assert "<figcaption>x0_loss</figcaption>" in html and "<figcaption>note" not in html
+    assert "clip_fraction" not in re.findall("<figcaption>(.*?)</figcaption>", html)
+
+
+def test_profiles_that_were_not_recorded_are_not_mentioned(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(run, [row(1) | {"credit_profile": [1.5, 0.5]}])
     html = page(run)
-    assert "credit 1.5 at denoising step 0" in html and "sampler" not in re.findall("</svg>(.*?)</span>", html)
+    assert "credit 1.5 at denoising step 0" in html and "Sampler" not in html
 
 
-def test_one_reward_has_one_chart(tmp_path: Path) -> None:
+def test_one_reward_has_no_mixture_section(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(run, [row(1), row(2)])
     assert "mixture" not in page(run)
 
 
-def test_a_run_with_nothing_but_its_configuration(tmp_path: Path) -> None:
+def test_a_run_with_only_a_configuration(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     run.environment_path.unlink()
     html = page(run)
     Balance(html)
-    assert "Where it ran" not in html and "adam_epsilon" in html
+    assert "<dt>packages</dt>" not in html and "adam_epsilon" in html
 
 
 def test_first_and_last_grid_are_inside_the_page(tmp_path: Path) -> None:
@@ -200,7 +209,7 @@ def test_first_and_last_grid_are_inside_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("second", [b"not a picture", None], ids=["garbage", "of another size"])
-def test_pictures_that_do_not_match_are_beside_each_other(tmp_path: Path, second: bytes | None) -> None:
+def test_grids_of_different_size_have_no_slider(tmp_path: Path, second: bytes | None) -> None:
     run = start(tmp_path / "a")
     save_grid(run.grid_path(0), torch.zeros(1, 3, 32, 32), ["x"])
     save_grid(run.grid_path(5), torch.zeros(2, 3, 32, 32), ["x", "y"])
@@ -216,7 +225,7 @@ def test_one_grid_is_shown_once(tmp_path: Path) -> None:
     assert page(run).count("<img") == 1
 
 
-def test_strings_from_outside_do_not_become_tags(tmp_path: Path) -> None:
+def test_strings_from_files_are_escaped(tmp_path: Path) -> None:
     run = start(
         tmp_path / "<b>bold",
         ("stepcredit", "train", f"prompts.source={ATTACK}"),
@@ -231,8 +240,8 @@ def test_strings_from_outside_do_not_become_tags(tmp_path: Path) -> None:
     assert "<figcaption>$name</figcaption>" in html
 
 
-def test_a_prompt_with_script_tags_reaches_the_page_as_text_at_most(tmp_path: Path) -> None:
-    """A whole run on such a prompt, which the reward quotes in a name of its own figures."""
+def test_script_tags_in_a_prompt_are_escaped(tmp_path: Path) -> None:
+    """A run on such a prompt, which also appears in the name of a metric."""
     config = toy_config(train={"epochs": 1}, sample={"prompts_per_epoch": 1})
     trainer = trainer_of(RunDirectory.create(tmp_path / "a", config, ["stepcredit"]), config, prompts=[Prompt(ATTACK)])
     trainer.train()
@@ -243,7 +252,7 @@ def test_a_prompt_with_script_tags_reaches_the_page_as_text_at_most(tmp_path: Pa
     assert Balance(html).named("img"), "the grid under which the prompt is written"
 
 
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(run, [row(1), row(2)])
     html = page(run)
@@ -267,13 +276,13 @@ def test_a_report_can_be_written_again(tmp_path: Path) -> None:
     assert not [path for path in run.path.iterdir() if path.suffix == ".tmp"]
 
 
-def test_the_page_can_be_elsewhere(tmp_path: Path) -> None:
+def test_the_page_can_be_written_elsewhere(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     assert write_report(run.path, tmp_path / "b" / "page.html") == tmp_path / "b" / "page.html"
     assert (tmp_path / "b" / "page.html").exists() and not run.report_path.exists()
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         write_report(tmp_path)
 
