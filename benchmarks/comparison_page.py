@@ -22,7 +22,7 @@ from typing import Any
 from _page import DOCS, fill
 from _panels import PANEL, side_by_side
 
-from stepcredit.comparison.html import curve_lines
+from stepcredit.comparison.report_page import curve_lines
 from stepcredit.comparison.tables import reward_sections
 from stepcredit.report.charts import line_chart
 

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tests.comparison.finished import kept
+from tests.comparison.finished import finished_comparison
 from tests.comparison.test_results import REWARD
 
 PAGE = "# Benchmark\n\n<!-- one -->\nold\n<!-- /one -->\n\nKept.\n\n<!-- two -->\n<!-- /two -->\n"
@@ -19,7 +19,7 @@ def written(module: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, name: st
     (folder / "docs/images").mkdir(parents=True)
     (folder / "docs/results").mkdir()
     (folder / "docs/results/log.md").write_text(PAGE)
-    run = kept(folder / "run", ARMS).path
+    run = finished_comparison(folder / "run", ARMS).path
     monkeypatch.setattr("sys.argv", ["comparison_page.py", str(run), "--name", name, "--docs", str(folder / "docs")])
     module("comparison_page").main()
     return (folder / "docs/results/log.md").read_text()

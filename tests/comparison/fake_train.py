@@ -1,8 +1,8 @@
-"""Stands in for `stepcredit train RECIPE --run DIR [--resume]`: the same files, without a model.
+"""A fake `stepcredit train RECIPE --run DIR [--resume]`: it writes the same files without a model.
 
-Rewards are a function of the recipe alone. Two files in the working directory change how it behaves: `broken` names a
-part of a run's path, which then fails; `stop` is a FIFO to which every run writes a line in its second epoch and waits,
-holding it open.
+Rewards depend only on the recipe. Two files in the working directory change the behavior. If `broken` exists, runs
+whose path contains its text fail. If `stop` exists, it is a FIFO: in its second epoch every run writes a line to it and
+waits with the FIFO open.
 """
 
 import json
@@ -40,14 +40,14 @@ def wait_or_fail(run: Path) -> None:
         print("some lines\n\nstepcredit: reward 'x' is down\n", file=sys.stderr)
         sys.exit(2)
     if stop.exists():
-        signal.alarm(60)  # whoever listens may have failed
+        signal.alarm(60)  # in case the listener failed
         with stop.open("w") as listener:
             print(f"{run}", file=listener, flush=True)
             signal.pause()
 
 
 def row(config: dict, epoch: int) -> dict:
-    """Rewards that rise by 1 an epoch for uniform, by 2 for any other rule; 0.01 is the best learning rate."""
+    """Rewards rise by 1 per epoch for uniform and by 2 for other rules. 0.01 is the best learning rate."""
     train, seed, rule = config["train"], config["run"]["seed"], config["credit"]["name"]
     noise = random.Random(f"{seed} {epoch}").uniform(-0.1, 0.1)  # noqa: S311
     speed = (1 if rule == "uniform" else 2) * (1 if train["learning_rate"] == 0.01 else 0.5)

@@ -1,4 +1,4 @@
-"""`stepcredit compare` whose runs are `fake_train.py`; also as a process: python faked.py FILE DIR."""
+"""`stepcredit compare` with `fake_train.py` as training; also a program: python faked.py FILE DIR."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stepcredit.cli.compare import Asked, compare
+from stepcredit.cli.compare import RecipeOptions, compare
 from stepcredit.errors import StepcreditError
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
@@ -27,11 +27,11 @@ jobs: 2
 
 
 def fake_compare(file: Path, run: Path, *overrides: str, skip_failed: bool = False, jobs: int | None = None) -> None:
-    compare([str(file)], overrides, Asked(), run, jobs, skip_failed, FAKE)
+    compare([str(file)], overrides, RecipeOptions(), run, jobs, skip_failed, FAKE)
 
 
 def results(run: Path) -> Any:
-    """results.json without what the clock decides."""
+    """results.json without its figures in seconds."""
     return timeless(json.loads((run / "results.json").read_text()))
 
 

@@ -1,4 +1,4 @@
-"""A finished comparison on disk, made without a run: the results are those of curves that are given."""
+"""A finished comparison on disk, made from given curves without any training."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from tests.comparison.test_results import REWARD, curve, stand_ins
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
-from stepcredit.comparison.learning_rates import Choice
-from stepcredit.comparison.results import comparison_findings
+from stepcredit.comparison.learning_rates import RateChoice
+from stepcredit.comparison.results import comparison_results
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.image_grid import save_grid
 
 RATE = 0.01
 CREDIT = {"uniform": [1.0, 1.0, 1.0], "linear": [1.5, 1.0, 0.5], "third": [2.0, 0.7, 0.3]}
 COLORS = {"uniform": (1.0, 0.0, 0.0), "linear": (0.0, 0.0, 1.0), "third": (0.0, 1.0, 0.0)}
-"""Of an arm's last sample grid; the first is grey."""
+"""Of the last sample grid of each arm; the first grid is gray."""
 
 
-def kept(
+def finished_comparison(
     folder: Path,
     arms: Mapping[str, Mapping[int, Sequence[float]]],
     begun: Mapping[str, Any] | None = None,
     caption: str = "a red circle",
 ) -> ComparisonDirectory:
-    """In `folder`, of the rewards of each arm and seed; every run has profiles and two sample grids."""
-    decided = protocol(arms=stand_ins(arms), criterion={"last_epochs": 1})
-    directory = open_comparison(folder, decided, begun or {"command": ["stepcredit", "compare", "x.yaml"]})
-    choices = {(REWARD, arm): Choice(RATE, {0.005: {1: 0.25}, RATE: {1: 0.5}}) for arm in arms}
+    """Write a comparison, from the rewards of each arm and seed. Every run has profiles and two sample grids."""
+    made = protocol(arms=stand_ins(arms), criterion={"last_epochs": 1})
+    directory = open_comparison(folder, made, begun or {"command": ["stepcredit", "compare", "x.yaml"]})
+    choices = {(REWARD, arm): RateChoice(RATE, {0.005: {1: 0.25}, RATE: {1: 0.5}}) for arm in arms}
     curves = {
         Cell("fresh", REWARD, arm, RATE, seed): curve(
             rewards, watched=[1 / (1 + epoch) for epoch in range(len(rewards))]
@@ -42,13 +42,13 @@ def kept(
         for seed, rewards in runs.items()
     }
     for cell, found in curves.items():
-        _leave(RunDirectory(directory.run(cell)), cell.arm, len(found.rewards), caption)
-    results = comparison_findings(decided, choices, curves)
-    directory.write_json(directory.results_path, results | {"protocol": decided.tree(), "failed": [], "jobs": 1})
+        _write_run(RunDirectory(directory.run(cell)), cell.arm, len(found.rewards), caption)
+    results = comparison_results(made, choices, curves)
+    directory.write_json(directory.results_path, results | {"protocol": made.tree(), "failed": [], "jobs": 1})
     return directory
 
 
-def _leave(run: RunDirectory, arm: str, epochs: int, caption: str) -> None:
+def _write_run(run: RunDirectory, arm: str, epochs: int, caption: str) -> None:
     color = torch.tensor(COLORS[arm]).view(1, 3, 1, 1).expand(4, 3, 32, 32)
     save_grid(run.grid_path(0), torch.full((4, 3, 32, 32), 0.5), [caption] * 4)
     save_grid(run.grid_path(epochs), color, [caption] * 4)

@@ -1,4 +1,4 @@
-"""What runs a comparison file asks for, and what it cannot ask for."""
+"""The protocol that completes a comparison file, and its errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import yaml
 from tests.comparison.faked import FILE
 
 from stepcredit.comparison.cells import fresh_cells, tuning_cells
-from stepcredit.comparison.comparison_file import comparison
-from stepcredit.comparison.protocol import Protocol, make_protocol, watching
-from stepcredit.comparison.user_files import own_files
+from stepcredit.comparison.comparison_file import parse_comparison
+from stepcredit.comparison.protocol import Protocol, add_watched, make_protocol
+from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.rewards import build_reward
@@ -21,7 +21,7 @@ from stepcredit.runs import recipes
 
 
 def protocol(**changes: Any) -> Protocol:
-    return make_protocol(comparison(yaml.safe_load(FILE) | changes, "FILE"), {"torch": "1"})
+    return make_protocol(parse_comparison(yaml.safe_load(FILE) | changes, "FILE"), {"torch": "1"})
 
 
 def complaint(**changes: Any) -> str:
@@ -31,14 +31,14 @@ def complaint(**changes: Any) -> str:
     return str(raised.value)
 
 
-def test_a_run_is_the_recipe_with_overrides_reward_arm_rate_and_seed() -> None:
+def test_the_configuration_of_a_run() -> None:
     arms = {"uniform": "uniform", "mine": {"credit": {"name": "discount", "options": {"gamma": 0.8}}}}
     config = protocol(arms=arms, rewards=["warmth"], watch=[]).config("warmth", "mine", 0.02, 11)
     asked = ["train.epochs=4", "credit.name=discount", "credit.options.gamma=0.8", "train.learning_rate=0.02"]
     assert config == recipes.load("embedded_jpeg", [*asked, "run.seed=11", "reward.name=warmth"])
 
 
-def test_every_arm_has_the_same_grid_on_tuning_seeds_and_one_rate_on_fresh_ones() -> None:
+def test_the_cells_of_tuning_and_fresh_seeds() -> None:
     found = protocol()
     tuning = [(cell.arm, cell.rate, cell.seed) for cell in tuning_cells(found)]
     assert sorted(tuning) == [
@@ -52,14 +52,14 @@ def test_every_arm_has_the_same_grid_on_tuning_seeds_and_one_rate_on_fresh_ones(
     assert len({cell.name for cell in [*tuning_cells(found), *fresh]}) == 12 + 6
 
 
-def test_an_arm_with_a_rate_of_its_own_is_not_tuned() -> None:
+def test_an_arm_that_sets_its_rate_is_not_tuned() -> None:
     found = protocol(arms={"uniform": "uniform", "fast": {"credit.name": "uniform", "train.learning_rate": "3e-2"}})
     assert found.grid("fast") == (0.03,)
     assert {cell.arm for cell in tuning_cells(found)} == {"uniform"}
     assert protocol(learning_rates=[], tuning_seeds=[]).grid("uniform") == (0.012,)
 
 
-def test_options_of_another_rule_or_reward_are_left_behind() -> None:
+def test_another_rule_does_not_inherit_options() -> None:
     overrides = {"credit.name": "discount", "credit.options": {"gamma": 0.5}}
     arms = {"uniform": {}, "same": {"credit.window": 1}, "linear": "linear"}
     found = protocol(overrides=overrides, arms=arms)
@@ -70,7 +70,7 @@ def test_options_of_another_rule_or_reward_are_left_behind() -> None:
 # Watched rewards
 
 
-def test_the_checker_watches_where_it_can_judge() -> None:
+def test_alignment_is_watched_on_shapes_models_only() -> None:
     assert protocol().watch == ("alignment",)
     assert protocol(watch=[]).watch == ()
     assert protocol(overrides={"prompts.source": "animals"}).watch == ()
@@ -86,24 +86,24 @@ def test_a_watched_reward_changes_no_score() -> None:
     prompts = ["a red circle on a blue background", "a green square on a red background"] * 3
     alone = RewardSection(name="warmth")
     plain = build_reward(alone).scores(images, prompts, [{}] * 6)
-    beside = build_reward(watching(alone, ("jpeg_compressibility",))).scores(images, prompts, [{}] * 6)
-    assert torch.equal(plain.values, beside.values)
-    assert torch.equal(plain.trained(prompts), beside.trained(prompts))
-    assert list(beside.components) == ["warmth", "jpeg_compressibility"]
+    watched = build_reward(add_watched(alone, ("jpeg_compressibility",))).scores(images, prompts, [{}] * 6)
+    assert torch.equal(plain.values, watched.values)
+    assert torch.equal(plain.trained(prompts), watched.trained(prompts))
+    assert list(watched.components) == ["warmth", "jpeg_compressibility"]
 
 
-def test_what_is_trained_on_is_not_watched_as_well() -> None:
+def test_a_reward_that_is_trained_on_is_not_watched() -> None:
     alone = RewardSection(name="alignment")
-    assert watching(alone, ("alignment",)) == alone
+    assert add_watched(alone, ("alignment",)) == alone
     mixture = RewardSection.model_validate({"components": [{"name": "warmth"}, {"name": "alignment"}]})
-    assert watching(mixture, ("alignment",)) == mixture
+    assert add_watched(mixture, ("alignment",)) == mixture
 
 
-def test_a_function_of_a_file_is_trained_on_or_watched_once() -> None:
+def test_a_user_function_is_added_once() -> None:
     own = RewardSection(name="mine.py:score")
-    assert watching(own, ("mine.py:score",)) == own
-    beside = watching(own, ("mine.py:other", "mine.py:other"))
-    assert [part.called for part in beside.components] == ["score", "other"]
+    assert add_watched(own, ("mine.py:score",)) == own
+    watched = add_watched(own, ("mine.py:other", "mine.py:other"))
+    assert [part.called for part in watched.components] == ["score", "other"]
 
 
 @pytest.mark.parametrize(
@@ -115,17 +115,15 @@ def test_a_function_of_a_file_is_trained_on_or_watched_once() -> None:
         ({"components": [{"name": "mine.py:score", "label": "score"}, {"name": "warmth"}]}, ("yours.py:score",)),
     ],
 )
-def test_two_rewards_of_one_name_cannot_be_told_apart(reward: dict[str, Any], watch: tuple[str, ...]) -> None:
-    with pytest.raises(InputError) as caught:
-        watching(RewardSection.model_validate(reward), watch)
-    line = "watched reward 'yours.py:score': 'mine.py:score' is called 'score' too; rename one of them"
-    assert str(caught.value) == line
+def test_two_rewards_with_one_label_are_refused(reward: dict[str, Any], watch: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"'yours.py:score' and .*'mine.py:score' .*'score'"):
+        add_watched(RewardSection.model_validate(reward), watch)
 
 
-def test_where_a_reward_lives_and_how_long_it_may_take_stays() -> None:
+def test_watching_keeps_the_address_and_the_timeout() -> None:
     remote = RewardSection(name="judge", remote="http://127.0.0.1:1", timeout=7.0)
-    beside = watching(remote, ("alignment",))
-    assert (beside.components[0].remote, beside.remote, beside.timeout) == ("http://127.0.0.1:1", None, 7.0)
+    watched = add_watched(remote, ("alignment",))
+    assert (watched.components[0].remote, watched.remote, watched.timeout) == ("http://127.0.0.1:1", None, 7.0)
 
 
 # Files
@@ -135,7 +133,7 @@ def digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def test_code_and_prompts_of_the_user_s_are_part_of_the_protocol(
+def test_digests_of_user_code_and_prompts_are_part_of_the_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -160,10 +158,10 @@ def test_code_and_prompts_of_the_user_s_are_part_of_the_protocol(
         assert protocol(**asked).tree()["files"][name] == digest(file) != first["files"][name]
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     config = recipes.load("embedded_jpeg", [f"prompts.source={tmp_path}/gone.txt"])
     with pytest.raises(InputError, match=r"^cannot read .*gone.txt: No such file or directory$"):
-        own_files([config])
+        user_file_digests([config])
 
 
 # Mistakes
@@ -181,7 +179,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         ),
         (
             {"arms": {"uniform": "uniform", "b": "contribution", "c": {"credit.window": 5}}},
-            "arms 'b' and 'c' are the same; leave one of them out",
+            "arms 'b' and 'c' are the same",
         ),
         (
             {
@@ -191,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
                     "c": {"credit": {"name": "uniform"}, "train": {"learning_rate": 1.2e-2}},
                 }
             },
-            "arms 'b' and 'c' are the same; leave one of them out",
+            "arms 'b' and 'c' are the same",
         ),
         (
             {"arms": {"uniform": "uniform", "b": {"prompts.source": "shaeps"}}},
@@ -210,5 +208,5 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_mistake_is_told_before_anything_runs(changes: dict[str, Any], line: str) -> None:
+def test_a_mistake_is_a_one_line_error(changes: dict[str, Any], line: str) -> None:
     assert complaint(**changes).startswith(line)

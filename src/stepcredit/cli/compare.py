@@ -1,25 +1,23 @@
-"""`stepcredit compare`: credit rules against each other on one recipe, with nothing left to choose afterwards."""
+"""`stepcredit compare`: compare credit rules, or the arms of a comparison file."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepcredit.comparison.comparison_file import ComparisonFile, comparison, is_comparison, read_comparison
+from stepcredit.comparison.comparison_file import ComparisonFile, compare_rules, is_comparison, read_comparison
 from stepcredit.errors import InputError, Interrupted
 from stepcredit.runs import recipes
 from stepcredit.utils.signals import interruptible
 
 RUNS = Path("runs")
-SEEDS, TUNING_SEEDS = 5, 2
-FIRST_TUNING_SEED, FIRST_FRESH_SEED = 1, 101
-REFERENCE = "uniform"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A comparison given as options instead of a file; None is left to the defaults."""
+class RecipeOptions:
+    """The options that describe a comparison on a recipe, as they are typed. None uses the default."""
 
     credit: str | None = None
     reward: str | None = None
@@ -31,89 +29,90 @@ class Asked:
     watch: str | None = None
 
     def given(self) -> list[str]:
-        """The options that were, as they are typed."""
+        """The options that are not None, as they are typed."""
         return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
 
 
 def compare(
     sources: Sequence[str],
     overrides: Sequence[str],
-    asked: Asked,
+    options: RecipeOptions,
     run: Path | None,
     jobs: int | None,
     skip_failed: bool,
     train: Sequence[str] | None = None,
 ) -> None:
-    """Do every run that is not finished, then print what they amount to and write it beside them.
+    """Execute every run that is not finished, then print the results.
 
     Args:
-        sources: one comparison file, or one recipe, whose arms are then those `asked` for.
-        overrides: `section.key=value` for every run.
+        sources: one comparison file, or one recipe.
+        overrides: `section.key=value`, for every run.
+        options: of a recipe only.
         run: the folder; `runs/<name of the source>` by default.
         jobs: runs at a time.
-        skip_failed: report without the runs that fail, which are named, instead of ending with an error.
-        train: the command that trains, by default this program's.
+        skip_failed: report without the runs that fail.
+        train: the command that trains, by default `python -m stepcredit train`.
 
     Raises:
-        InputError: whatever is wrong with the comparison or its folder; told before anything runs.
+        InputError: the comparison or its folder is wrong; raised before anything runs.
         StepcreditError: runs failed; all others are finished.
-        Interrupted: by Ctrl-C or SIGTERM; no run is left behind.
+        Interrupted: by Ctrl-C or SIGTERM; all runs are stopped.
     """
     if len(sources) != 1:
         raise InputError(f"give one comparison file or recipe, not {len(sources)}; overrides are section.key=value")
-    source = sources[0]
-    path = recipes.find(source)
-    written = is_comparison(path)
-    if written and asked.given():
-        raise InputError(f"{source} is a comparison, which says itself what {asked.given()[0]} would: leave it out")
-    file = read_comparison(path, overrides, jobs) if written else _of_recipe(source, overrides, asked, jobs)
-    folder = run or RUNS / (path.stem if written else f"{path.stem}-compare")
+    path = recipes.find(sources[0])
+    from_file = is_comparison(path)
+    if from_file and options.given():
+        raise InputError(f"{sources[0]} is a comparison: write {options.given()[0]} into the file, not on the command")
+    file = read_comparison(path, overrides, jobs) if from_file else _of_recipe(sources[0], overrides, options, jobs)
+    folder = run or RUNS / (path.stem if from_file else f"{path.stem}-compare")
     if "=" in str(folder):
-        raise InputError(
-            f"{folder} has a '=' in it, which the runs in it could not be named with; choose another --run"
-        )
+        raise InputError(f"{folder} contains '=', which `train` takes for an override; choose another --run")
     try:
         with interruptible():
-            from stepcredit.comparison.run import carry_out  # torch takes seconds to import
-
-            carry_out(file, folder, skip_failed, train)
+            _compare(file, folder, skip_failed, train)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; no run is left behind, and the same command goes on from here") from None
+        raise Interrupted("interrupted; all runs are stopped, and the same command resumes the comparison") from None
 
 
-def _of_recipe(source: str, overrides: Sequence[str], asked: Asked, jobs: int | None) -> ComparisonFile:
-    """The comparison that the options describe."""
-    if asked.credit is None:
-        raise InputError(f"{source} is a recipe: say what to compare on it with --credit NAME,NAME,...")
-    arms = _names("credit", asked.credit)
-    rates = _names("learning-rates", asked.learning_rates or "")
-    tuning = asked.tuning_seeds if asked.tuning_seeds is not None or len(rates) < 2 else TUNING_SEEDS
-    tree = {
-        "recipe": source,
-        "overrides": dict(map(recipes.parsed, overrides)),
-        "arms": {name: name for name in arms},
-        "reference": asked.reference or (REFERENCE if REFERENCE in arms else arms[0]),
-        "rewards": _names("reward", asked.reward or ""),
-        "learning_rates": rates,
-        "tuning_seeds": _count(FIRST_TUNING_SEED, tuning or 0),
-        "fresh_seeds": _count(FIRST_FRESH_SEED, SEEDS if asked.seeds is None else asked.seeds),
-        "criterion": {} if asked.last_epochs is None else {"last_epochs": asked.last_epochs},
-        "watch": None if asked.watch is None else _names("watch", asked.watch),
-        "jobs": jobs,
-    }
-    return comparison(tree, "the command line")
+def _compare(file: ComparisonFile, folder: Path, skip_failed: bool, train: Sequence[str] | None) -> None:
+    from stepcredit.comparison import run, tables  # torch takes seconds to import
+    from stepcredit.comparison.progress import ConsoleProgress
+
+    command = ["stepcredit", *sys.argv[1:]]
+    finished = run.compare(
+        file, folder, skip_failed=skip_failed, command=command, train=train, progress=ConsoleProgress()
+    )
+    files = finished.directory
+    print(tables.text(finished.results))
+    print(f"\nall figures: {files.results_path}\nsummary:     {files.summary_path}\nreport:      {files.report_path}")
 
 
-def _count(first: int, number: int) -> list[int]:
-    return list(range(first, first + number))
+def _of_recipe(recipe: str, overrides: Sequence[str], options: RecipeOptions, jobs: int | None) -> ComparisonFile:
+    if options.credit is None:
+        raise InputError(f"{recipe} is a recipe: give the credit rules to compare with --credit NAME,NAME,...")
+    return compare_rules(
+        recipe,
+        _names("credit", options.credit),
+        overrides=overrides,
+        rewards=_names("reward", options.reward or ""),
+        reference=options.reference,
+        seeds=options.seeds,
+        learning_rates=_names("learning-rates", options.learning_rates or ""),
+        tuning_seeds=options.tuning_seeds,
+        last_epochs=options.last_epochs,
+        watch=None if options.watch is None else _names("watch", options.watch),
+        jobs=jobs,
+        where="the command line",
+    )
 
 
 def _names(option: str, text: str) -> list[str]:
-    """Of `a,b,c`; none of an empty text."""
+    """The names in `a,b,c`; none for an empty text."""
     names = [name.strip() for name in text.split(",")] if text else []
     if "" in names:
-        raise InputError(f"--{option} {text} has an empty name in it; separate names by one comma")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"--{option} names {twice} twice; each must be given once")
+        raise InputError(f"--{option} {text} has an empty name; separate names by one comma")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise InputError(f"--{option} has {duplicate} twice; give each once")
     return names

@@ -134,12 +134,12 @@ def compare(
     ] = False,
 ) -> None:
     """Compare credit rules: each at its best learning rate, on fresh seeds, against one of them. Can be resumed."""
-    from stepcredit.cli.compare import Asked
+    from stepcredit.cli.compare import RecipeOptions
     from stepcredit.cli.compare import compare as command
 
-    asked = Asked(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs, watch)
+    options = RecipeOptions(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs, watch)
     given = [word for word in arguments if "=" not in word]
-    command(given, [word for word in arguments if "=" in word], asked, run, jobs, skip_failed)
+    command(given, [word for word in arguments if "=" in word], options, run, jobs, skip_failed)
 
 
 @app.command()

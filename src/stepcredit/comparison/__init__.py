@@ -1,7 +1,9 @@
-"""Credit rules against each other, at a fair learning rate each, on seeds that nothing was chosen on.
+"""Compare credit rules or other settings: each arm at its best learning rate, on seeds that no choice was made on.
 
-`reading` takes a comparison file, `protocol` is all of what was decided beforehand, `cells` the runs that follow from
-it, `directory` keeps them, `running` gets them done, `curves` reads what they measured, `choice` picks learning rates,
-`findings` says what it amounts to in `estimates` over seeds, `text` prints it, `page` draws it (`sections` are what is
-on it, `records` what the runs left for it).
+`run.compare` carries out a comparison from start to end. Its parts, in the order in which they are used:
+
+- `comparison_file` reads what the user wrote, `protocol` completes it into everything that is decided in advance.
+- `cells` lists the runs, `directory` stores them, `process_pool` executes them.
+- `curves` reads what a run measured, `learning_rates` chooses a rate for each arm, `results` computes the statistics.
+- `tables` prints the results, `report` and `report_page` draw them.
 """

@@ -1,4 +1,4 @@
-"""The runs of a comparison: on tuning seeds every arm at every rate, on fresh seeds every arm at its own."""
+"""The runs of a comparison: on tuning seeds every arm at every learning rate, on fresh seeds every arm at its best."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
 
-Chosen = Mapping[tuple[str, str], float]
+Rates = Mapping[tuple[str, str], float]
 """The learning rate of every (reward, arm)."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run."""
+    """One run: a cell of the grid of rewards, arms, learning rates and seeds."""
 
     phase: Literal["tuning", "fresh"]
     reward: str
@@ -25,7 +25,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Where the run is, under the folder of all runs, and what messages call it."""
+        """The run's folder below the folder of all runs, and its name in messages."""
         return f"{self.phase}/{self.reward}/{self.arm}/lr-{self.rate!r}/seed-{self.seed}"
 
     def config(self, protocol: Protocol) -> TrainConfig:
@@ -33,7 +33,7 @@ class Cell:
 
 
 def tuning_cells(protocol: Protocol) -> list[Cell]:
-    """Seed by seed, of the arms that have a rate to choose."""
+    """The runs from which learning rates are chosen, seed by seed. Arms with a single rate have none."""
     return [
         Cell("tuning", reward, arm, rate, seed)
         for seed in protocol.tuning_seeds
@@ -42,13 +42,13 @@ def tuning_cells(protocol: Protocol) -> list[Cell]:
     ]
 
 
-def fresh_cells(protocol: Protocol, chosen: Chosen) -> list[Cell]:
-    """Seed by seed, of the arms whose rate is chosen."""
+def fresh_cells(protocol: Protocol, rates: Rates) -> list[Cell]:
+    """The runs that are compared, seed by seed. Arms without a rate in `rates` have none."""
     return [
-        Cell("fresh", reward, arm, chosen[reward, arm], seed)
+        Cell("fresh", reward, arm, rates[reward, arm], seed)
         for seed in protocol.fresh_seeds
         for reward, arm in pairs(protocol)
-        if (reward, arm) in chosen
+        if (reward, arm) in rates
     ]
 
 
@@ -58,4 +58,5 @@ def pairs(protocol: Protocol) -> Iterator[tuple[str, str]]:
 
 
 def tuned(protocol: Protocol, arm: str) -> bool:
+    """Whether the arm has several learning rates to choose from."""
     return len(protocol.grid(arm)) > 1

@@ -1,4 +1,4 @@
-"""Comparison files: YAML in which no name is given twice and no key is misspelt."""
+"""Comparison files, and comparisons of rules on a recipe: what the user writes, checked against a schema."""
 
 from __future__ import annotations
 
@@ -17,60 +17,63 @@ Seed = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Overrides = dict[str, Any]
 LAST_EPOCHS = 3
+SEEDS, TUNING_SEEDS = 5, 2
+FIRST_TUNING_SEED, FIRST_FRESH_SEED = 1, 101
+REFERENCE = "uniform"
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Criterion(_Part):
-    """What a run is judged by."""
+class Criterion(_Section):
+    """The figure by which runs are compared."""
 
-    last_epochs: int = Field(LAST_EPOCHS, ge=1, description="the mean reward of so many last epochs")
+    last_epochs: int = Field(LAST_EPOCHS, ge=1, description="the mean reward over this many last epochs")
 
 
-class ComparisonFile(_Part):
-    """A comparison as it is written; overrides are `section.key: value`, or sections of keys."""
+class ComparisonFile(_Section):
+    """A comparison as the user writes it. Overrides are `section.key: value`, or sections of keys."""
 
-    recipe: str = Field(recipes.DEFAULT, description="recipe name or file, also relative to the comparison file")
-    overrides: Overrides = Field({}, description="of the recipe, for every run")
+    recipe: str = Field(recipes.DEFAULT, description="recipe name or file; may be relative to the comparison file")
+    overrides: Overrides = Field({}, description="overrides of the recipe, for every run")
     arms: dict[str, str | Overrides] = Field(min_length=2, description="by name, a credit rule or overrides")
-    reference: str = Field(description="the arm that the others are measured against")
+    reference: str = Field(description="the arm that the other arms are compared with")
     rewards: list[str] | dict[str, str | Overrides] = Field(
-        [], description="names, or by name a reward or overrides; empty is the recipe's own"
+        [], description="reward names, or by name a reward or overrides; if empty, the reward of the recipe"
     )
-    learning_rates: list[Rate] = Field([], description="the grid of every arm that has no train.learning_rate")
-    tuning_seeds: list[Seed] = Field([], description="on which rates are chosen")
-    fresh_seeds: list[Seed] = Field(min_length=1, description="on which arms are compared")
+    learning_rates: list[Rate] = Field([], description="the grid for every arm that sets no train.learning_rate")
+    tuning_seeds: list[Seed] = Field([], description="seeds on which learning rates are chosen")
+    fresh_seeds: list[Seed] = Field(min_length=1, description="seeds on which the arms are compared")
     criterion: Criterion = Criterion()
     watch: list[str] | None = Field(
-        None, description="rewards that are measured and not trained on; None is alignment on the shapes world"
+        None, description="rewards to measure without training on them; null is alignment on the bundled shapes models"
     )
-    jobs: int | None = Field(None, ge=1, description="runs at a time; None is one per core, or per CUDA device")
+    jobs: int | None = Field(None, ge=1, description="runs at a time; null is one per core, or per CUDA device")
 
     @model_validator(mode="after")
-    def _sound(self) -> ComparisonFile:
+    def _check(self) -> ComparisonFile:
         _require_names("arms", list(self.arms))
-        _require_different("learning_rates", self.learning_rates)
-        _require_different("tuning_seeds", self.tuning_seeds)
-        _require_different("fresh_seeds", self.fresh_seeds)
-        both = [seed for seed in self.tuning_seeds if seed in self.fresh_seeds]
-        if both:
+        _require_unique("learning_rates", self.learning_rates)
+        _require_unique("tuning_seeds", self.tuning_seeds)
+        _require_unique("fresh_seeds", self.fresh_seeds)
+        shared = [seed for seed in self.tuning_seeds if seed in self.fresh_seeds]
+        if shared:
             raise ValueError(
-                f"tuning_seeds and fresh_seeds share {', '.join(map(str, both))}: a rate chosen on a seed looks better "
-                "on it than it is; give fresh seeds of their own"
+                f"tuning_seeds and fresh_seeds share {', '.join(map(str, shared))}: a learning rate looks too good on "
+                "the seeds that it was chosen on; give different fresh_seeds"
             )
         if len(self.learning_rates) > 1 and not self.tuning_seeds:
-            raise ValueError(f"learning_rates gives {len(self.learning_rates)} to choose from: give tuning_seeds too")
+            raise ValueError(f"learning_rates has {len(self.learning_rates)} to choose from: give tuning_seeds too")
         if self.tuning_seeds and len(self.learning_rates) < 2:
-            raise ValueError("tuning_seeds have no learning rates to choose between: give two or more learning_rates")
+            raise ValueError("tuning_seeds need learning rates to choose from: give two or more learning_rates")
         if self.reference not in self.arms:
             raise ValueError(str(unknown("reference arm", self.reference, self.arms)))
         return self
 
     def named_rewards(self) -> dict[str, str | Overrides]:
-        """Rewards by the name that folders and tables use; of `module:function` it is the function."""
+        """Rewards by the name in folders and tables. The name of `module:function` is the function."""
         if isinstance(self.rewards, dict):
             return self.rewards
         names = [reward.rpartition(":")[2] for reward in self.rewards]
@@ -79,19 +82,23 @@ class ComparisonFile(_Part):
 
 
 def is_comparison(path: Path) -> bool:
-    """Whether a YAML file is a comparison.
+    """Whether a YAML file is a comparison and not a recipe.
 
     Raises:
-        InputError: it cannot be read, holds no mapping, or says something twice.
+        InputError: it cannot be read, holds no mapping, or gives a key twice.
     """
     return recipes.is_comparison(read_mapping(path))
 
 
 def read_comparison(path: Path, overrides: Sequence[str] = (), jobs: int | None = None) -> ComparisonFile:
-    """The comparison in a file, `section.key=value` overrides added to its own.
+    """Read a comparison file.
+
+    Args:
+        overrides: `section.key=value`, added to the overrides of the file.
+        jobs: replaces the number in the file.
 
     Raises:
-        InputError: whatever is wrong with it, in one line that names the key.
+        InputError: the file is wrong; the message names the key.
     """
     tree = read_mapping(path)
     if overrides:
@@ -99,39 +106,98 @@ def read_comparison(path: Path, overrides: Sequence[str] = (), jobs: int | None 
         tree["overrides"] = {**given, **dict(map(recipes.parsed, overrides))} if isinstance(given, dict) else given
     if jobs is not None:
         tree["jobs"] = jobs
-    beside = path.parent / str(tree.get("recipe", ""))
-    if beside.is_file():
-        tree["recipe"] = str(beside)
-    return comparison(tree, str(path))
+    relative = path.parent / str(tree.get("recipe", ""))
+    if relative.is_file():
+        tree["recipe"] = str(relative)
+    return parse_comparison(tree, str(path))
 
 
-def comparison(tree: dict[str, Any], where: str) -> ComparisonFile:
-    """A mapping as a comparison, or an InputError of one line."""
+def compare_rules(
+    recipe: str,
+    credit: Sequence[str],
+    *,
+    overrides: Sequence[str] = (),
+    rewards: Sequence[str] = (),
+    reference: str | None = None,
+    seeds: int | None = None,
+    learning_rates: Sequence[float | str] = (),
+    tuning_seeds: int | None = None,
+    last_epochs: int | None = None,
+    watch: Sequence[str] | None = None,
+    jobs: int | None = None,
+    where: str = "compare_rules",
+) -> ComparisonFile:
+    """A comparison of credit rules on a recipe.
+
+    Args:
+        recipe: a recipe name or file.
+        credit: the rules to compare, at least two.
+        overrides: `section.key=value`, for every run.
+        rewards: rewards to compare on; if empty, the reward of the recipe.
+        reference: the rule that the others are compared with; by default `uniform` if it is in `credit`, otherwise the
+            first rule.
+        seeds: number of fresh seeds, 5 by default.
+        learning_rates: the grid from which each rule gets its best rate; if empty, all use the rate of the recipe.
+        tuning_seeds: number of seeds on which rates are chosen, 2 by default.
+        last_epochs: the criterion is the mean reward over this many last epochs, 3 by default.
+        watch: rewards to measure without training on them.
+        jobs: runs at a time.
+        where: what error messages name as the place of a mistake.
+
+    Raises:
+        InputError: a mistake in the arguments.
+    """
+    tuning = TUNING_SEEDS if tuning_seeds is None and len(learning_rates) > 1 else tuning_seeds or 0
+    tree = {
+        "recipe": recipe,
+        "overrides": dict(map(recipes.parsed, overrides)),
+        "arms": {name: name for name in credit},
+        "reference": reference or (REFERENCE if REFERENCE in credit else next(iter(credit), "")),
+        "rewards": list(rewards),
+        "learning_rates": list(learning_rates),
+        "tuning_seeds": list(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + tuning)),
+        "fresh_seeds": list(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + (SEEDS if seeds is None else seeds))),
+        "criterion": {} if last_epochs is None else {"last_epochs": last_epochs},
+        "watch": None if watch is None else list(watch),
+        "jobs": jobs,
+    }
+    return parse_comparison(tree, where)
+
+
+def parse_comparison(tree: dict[str, Any], where: str) -> ComparisonFile:
+    """Validate a mapping.
+
+    Args:
+        where: the file or the command line, for error messages.
+
+    Raises:
+        InputError: a mistake; the message has one line.
+    """
     try:
-        found = ComparisonFile.model_validate(tree)
-        _require_names("rewards", list(found.named_rewards()))
+        file = ComparisonFile.model_validate(tree)
+        _require_names("rewards", list(file.named_rewards()))
     except ValidationError as error:
         raise InputError("; ".join(_complaint(item, where) for item in error.errors()[:3])) from error
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
-    return found
+    return file
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, empty entries left out.
+    """Read the mapping in a YAML file, without its empty entries.
 
     Raises:
-        InputError: it is none, or gives a key twice, of which YAML would keep the last.
+        InputError: the file holds no mapping, or gives a key twice (YAML would silently use the last one).
     """
     tree = recipes.read_tree(path)
     document = yaml.compose(path.read_text(encoding="utf-8-sig"), yaml.SafeLoader)
-    for key in _keys_given_twice(document):
+    for key in _duplicate_keys(document):
         line = key.start_mark.line + 1
-        raise InputError(f"{path} line {line}: '{key.value}' is given twice in one mapping; names must differ")
+        raise InputError(f"{path} line {line}: '{key.value}' is given twice in one mapping; rename or delete one")
     return {key: value for key, value in tree.items() if value != {}}
 
 
-def _keys_given_twice(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+def _duplicate_keys(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
@@ -139,27 +205,27 @@ def _keys_given_twice(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
                 if key.value in seen:
                     yield key
                 seen.add(key.value)
-            yield from _keys_given_twice(value)
+            yield from _duplicate_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            yield from _keys_given_twice(value)
+            yield from _duplicate_keys(value)
 
 
 def _require_names(key: str, names: Sequence[str]) -> None:
-    """Names become folders, some of them on disks that know no capitals."""
+    """Names are used as folder names, also on file systems that ignore case."""
     for name in names:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"{key} has one called '{name}': a name is made of letters, digits and _ . + -"
-                + ("; give rewards as a mapping of names" if key == "rewards" else "")
+                f"{key} has '{name}', which cannot be a folder name: use letters, digits and _ . + -"
+                + ("; to name a reward, give rewards as a mapping" if key == "rewards" else "")
             )
-    _require_different(key, [name.casefold() for name in names], " (capitals do not count)")
+    _require_unique(key, [name.casefold() for name in names], " (upper and lower case are the same)")
 
 
-def _require_different(key: str, values: Sequence[Hashable], aside: str = "") -> None:
-    twice = next((value for value in values if values.count(value) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{key} has {twice} twice{aside}; each must be given once")
+def _require_unique(key: str, values: Sequence[Hashable], note: str = "") -> None:
+    duplicate = next((value for value in values if values.count(value) > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"{key} has {duplicate} twice{note}; give each once")
 
 
 def _complaint(item: Any, where: str) -> str:

@@ -1,4 +1,4 @@
-"""What a finished run measured: rewards of its training images, epoch by epoch, and what each epoch cost."""
+"""The learning curve of a finished run: mean reward of its training images by epoch, and what each epoch cost."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class Curve:
     """One run of E epochs.
 
     Attributes:
-        queries: (E,), images scored so far, those of the epoch included.
+        queries: (E,), images scored so far, including those of the epoch.
         rewards: (E,), mean reward of the epoch's training images.
-        watched: (E,) of each reward that was measured and not trained on.
-        seconds: (E,), spent so far on sampling, scoring, credit and training; start-up, grids and checkpoints left out.
-        credit_seconds: (E,), of them on credit.
+        watched: (E,) for each reward that was measured but not trained on.
+        seconds: (E,), spent so far on sampling, scoring, credit and training. Start-up, image grids and checkpoints are
+            not included.
+        credit_seconds: (E,), the part of `seconds` spent on credit.
     """
 
     queries: Tensor
@@ -39,45 +40,45 @@ class Curve:
         return float(self.rewards[-last_epochs:].mean())
 
     def smooth(self, last_epochs: int) -> Tensor:
-        """Rewards as trailing means, whose last is the criterion."""
+        """Trailing means of the rewards. The last one is the criterion."""
         return trailing_mean(self.rewards, last_epochs)
 
     def queries_to(self, level: float, last_epochs: int) -> float | None:
-        """Queries after which the trailing mean first is at `level`; None if it never is."""
+        """Queries after which the trailing mean first reaches `level`; None if it never does."""
         return first_reached(self.queries, self.smooth(last_epochs), level)
 
     def queries_to_end(self, last_epochs: int) -> float:
-        """Queries after which the trailing mean first is at the criterion, which it may be before the end."""
+        """Queries after which the trailing mean first reaches the criterion, which may be before the last epoch."""
         reached = self.queries_to(self.criterion(last_epochs), last_epochs)
-        assert reached is not None, "a curve's last value is its criterion"
+        assert reached is not None, "the last trailing mean is the criterion"
         return reached
 
     def seconds_at(self, queries: float) -> float:
-        """Seconds that so many queries took."""
-        nothing = torch.zeros(1, dtype=torch.float64)
-        return value_at(torch.cat([nothing, self.queries]), torch.cat([nothing, self.seconds]), queries)
+        """Seconds that the first `queries` queries took."""
+        zero = torch.zeros(1, dtype=torch.float64)
+        return value_at(torch.cat([zero, self.queries]), torch.cat([zero, self.seconds]), queries)
 
     def watched_at(self, name: str, queries: float, last_epochs: int) -> float:
-        """The trailing mean of a watched reward after so many queries."""
+        """The trailing mean of a watched reward after `queries` queries."""
         return value_at(self.queries, trailing_mean(self.watched[name], last_epochs), queries)
 
 
 def read_curve(run: Path, watch: tuple[str, ...], epochs: int) -> Curve:
-    """The curve of a finished run.
+    """Read the curve of a finished run from its metrics.
 
     Raises:
-        InputError: its metrics are not what a run of so many epochs writes.
+        InputError: the metrics do not hold exactly `epochs` epochs.
     """
     rows = RunDirectory(run).metrics()
     if [row.get("epoch") for row in rows] != list(range(1, epochs + 1)):
-        raise InputError(f"{run / 'metrics.jsonl'} does not hold {epochs} epochs: take the folder away and run again")
+        raise InputError(f"{run / 'metrics.jsonl'} does not hold {epochs} epochs: delete the folder and run again")
     components = rows[0].get("reward_components", {})
     return Curve(
         _column([row["reward_queries"] for row in rows]),
         _column([row["reward_mean"] for row in rows]),
         {
             name: _column([row["reward_components"][name]["mean"] for row in rows])
-            for name in (one.rpartition(":")[2] for one in watch)
+            for name in (reward.rpartition(":")[2] for reward in watch)
             if name in components
         },
         _column(list(accumulate(map(epoch_seconds, rows)))),

@@ -1,4 +1,4 @@
-"""The folder of a comparison: its protocol, written before the first run, then its runs, then what came out."""
+"""The folder of a comparison: the protocol, written before the first run, then the runs, then the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FINISHED = "finished"
 
 
 class ComparisonDirectory:
-    """The files of one comparison; `open_comparison` makes or takes one up.
+    """The files of one comparison. `open_comparison` creates or opens one.
 
     Attributes:
         path: the folder.
@@ -54,17 +54,18 @@ class ComparisonDirectory:
         return self.path / "runs" / cell.name
 
     def recipe(self, cell: Cell) -> Path:
+        """The recipe of the run."""
         return self.run(cell).with_name(f"{self.run(cell).name}.yaml")
 
     def log(self, cell: Cell) -> Path:
-        """What the newest process of the run printed."""
+        """Output of the most recent process of the run."""
         return self.run(cell).with_name(f"{self.run(cell).name}.log")
 
     def finished(self, cell: Cell) -> bool:
         return (self.run(cell) / _FINISHED).exists()
 
     def mark_finished(self, cell: Cell) -> None:
-        """The run's process has ended well; what it wrote is all there."""
+        """Record that the run's process exited with code 0, so that all its files are complete."""
         write_atomically(self.run(cell) / _FINISHED, b"")
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
@@ -72,24 +73,25 @@ class ComparisonDirectory:
 
 
 def open_comparison(path: Path, protocol: Protocol, begun: Mapping[str, Any]) -> ComparisonDirectory:
-    """The comparison in `path`, begun there if there is none; the protocol is then on disk.
+    """Open the comparison in `path`, or create it there and write its protocol.
 
     Args:
-        begun: where and how, which is noted and may differ the next time.
+        begun: the environment and the command, recorded when the comparison is created. It may differ when the
+            comparison is resumed.
 
     Raises:
-        InputError: the folder holds something else, or a comparison with another protocol, or cannot be written.
+        InputError: the folder holds something else or a comparison with another protocol, or it cannot be written.
     """
     directory = ComparisonDirectory(path)
-    decided = yaml.safe_load(yaml.safe_dump(protocol.tree()))
+    tree = yaml.safe_load(yaml.safe_dump(protocol.tree()))
     if directory.protocol_path.is_file():
-        _require_same(directory, decided)
+        _require_same(directory, tree)
         return directory
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, not a folder for a comparison; choose another --run")
     if path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path} is not empty and holds no comparison; choose an empty or a new folder with --run")
-    text = yaml.safe_dump({"protocol": decided, "begun": dict(begun)}, sort_keys=False)
+    text = yaml.safe_dump({"protocol": tree, "begun": dict(begun)}, sort_keys=False)
     try:
         write_atomically(directory.protocol_path, text.encode())
     except OSError as error:
@@ -97,11 +99,11 @@ def open_comparison(path: Path, protocol: Protocol, begun: Mapping[str, Any]) ->
     return directory
 
 
-def _require_same(directory: ComparisonDirectory, decided: Mapping[str, Any]) -> None:
-    there = recipes.read_tree(directory.protocol_path).get("protocol")
-    if not isinstance(there, dict):
+def _require_same(directory: ComparisonDirectory, tree: Mapping[str, Any]) -> None:
+    recorded = recipes.read_tree(directory.protocol_path).get("protocol")
+    if not isinstance(recorded, dict):
         raise InputError(f"{directory.protocol_path} is damaged: it has no protocol; choose another --run")
-    differences = [shortened(line, 160) for line in config_differences(there, decided)]
+    differences = [shortened(line, 160) for line in config_differences(recorded, tree)]
     if differences:
         raise InputError(
             f"{directory.path} holds a comparison with another protocol ({some_of(differences)}); choose another --run"

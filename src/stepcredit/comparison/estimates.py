@@ -1,4 +1,4 @@
-"""Means, differences and medians over seeds, as plain data that JSON holds."""
+"""Means, differences and medians over seeds, as plain data that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ BOOTSTRAP_SEED = 0
 
 
 def mean(values: Sequence[float]) -> dict[str, Any]:
-    """An Estimate, of nothing where there is no seed."""
+    """The Estimate of the mean over seeds; all its figures are None without seeds."""
     if not values:
-        return _nothing("no seed")
+        return _missing("no seed")
     return as_json(clustered_mean(_column(values), range(len(values)), BOOTSTRAP_SEED, unit=UNIT))
 
 
-def difference(own: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any]:
-    """An Estimate of own - theirs, both by seed, over the seeds that both have."""
-    seeds = [seed for seed in own if seed in theirs]
+def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, Any]:
+    """The Estimate of values - reference, both by seed, over the seeds that both have."""
+    seeds = [seed for seed in values if seed in reference]
     if not seeds:
-        return _nothing("no seed in common")
-    after, before = (_column([side[seed] for seed in seeds]) for side in (own, theirs))
+        return _missing("no seed in common")
+    after, before = (_column([side[seed] for seed in seeds]) for side in (values, reference))
     return as_json(paired_difference(after, before, seeds, BOOTSTRAP_SEED, unit=UNIT))
 
 
 def median_factor(factors: Sequence[float | None]) -> dict[str, Any]:
-    """A Median of those that are known, with how many are 0 (`never`), how many `above_one`, and `of` how many."""
+    """The Median of the known factors, and how many there are (`of`), are 0 (`never`) and are above 1 (`above_one`)."""
     known = [factor for factor in factors if factor is not None]
     counts = {
         "never": sum(factor == 0 for factor in known),
@@ -43,8 +43,8 @@ def median_factor(factors: Sequence[float | None]) -> dict[str, Any]:
     return as_json(bootstrap_median(_column(known), BOOTSTRAP_SEED, unit=UNIT)) | counts
 
 
-def _nothing(why: str) -> dict[str, Any]:
-    return {"mean": None, "standard_error": None, "interval": None, "remark": why}
+def _missing(reason: str) -> dict[str, Any]:
+    return {"mean": None, "standard_error": None, "interval": None, "remark": reason}
 
 
 def _column(values: Sequence[float]) -> Tensor:

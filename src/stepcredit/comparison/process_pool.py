@@ -1,4 +1,4 @@
-"""Gets runs done: each a process of its own with one thread, so many at a time, each on its device."""
+"""Execute runs as processes: a fixed number at a time, one thread each, on the CUDA devices in turn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
-from stepcredit.comparison.progress import Display
+from stepcredit.comparison.progress import Progress
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
 from stepcredit.errors import shortened
@@ -26,15 +26,15 @@ from stepcredit.utils.signals import finished_first
 TRAIN = (sys.executable, "-m", "stepcredit", "train")
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0
-"""How long a run may take to write its checkpoint when it is told to stop."""
+"""How long a run may take to write its checkpoint after SIGTERM."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not end well.
+    """A run whose process exited with an error.
 
     Attributes:
-        line: the last that it printed.
+        line: the last line that it printed.
     """
 
     cell: Cell
@@ -52,13 +52,14 @@ class _Running:
     slot: int
 
 
-class Runner:
-    """Runs cells in `directory`; a context manager that leaves no process behind.
+class ProcessPool:
+    """Executes cells in a comparison directory. A context manager that leaves no process behind.
 
     Args:
-        slots: the environment of each run at a time.
-        descriptors: of files that every run inherits.
-        command: what trains: it takes a recipe, `--run DIR` and `--resume`.
+        slots: environment variables for each of the runs that run at the same time.
+        progress: is notified of every run.
+        descriptors: file descriptors that every run inherits.
+        command: the training command; it takes a recipe, `--run DIR` and `--resume`.
     """
 
     def __init__(
@@ -66,65 +67,67 @@ class Runner:
         directory: ComparisonDirectory,
         protocol: Protocol,
         slots: Sequence[Mapping[str, str]],
-        display: Display,
+        progress: Progress,
         descriptors: Sequence[int] = (),
         command: Sequence[str] = TRAIN,
     ) -> None:
         self._directory = directory
         self._protocol = protocol
         self._slots = slots
-        self._display = display
+        self._progress = progress
         self._descriptors = descriptors
         self._command = command
         self._running: list[_Running] = []
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> ProcessPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def __call__(self, cells: Sequence[Cell]) -> list[Failure]:
-        """Finish every run that is not; one that fails keeps none from going on. Returns those that failed."""
+    def run(self, cells: Sequence[Cell]) -> list[Failure]:
+        """Execute all cells that are not finished, and return those that failed. A failure does not stop the others."""
         waiting = deque(cell for cell in cells if not self._directory.finished(cell))
-        self._display.already([self._epochs(cell) for cell in cells if self._directory.finished(cell)])
+        self._progress.already_finished([self._epochs(cell) for cell in cells if self._directory.finished(cell)])
         failures: list[Failure] = []
         while waiting or self._running:
-            free = [slot for slot in range(len(self._slots)) if slot not in {one.slot for one in self._running}]
+            busy = {running.slot for running in self._running}
+            free = [slot for slot in range(len(self._slots)) if slot not in busy]
             for slot in free[: len(waiting)]:
-                with finished_first(at_any_rate=True):  # or a process would be left that nobody knows of
+                # A signal between the start of the process and the append would orphan it.
+                with finished_first(at_any_rate=True):
                     self._running.append(self._start(waiting.popleft(), slot))
             time.sleep(POLL_SECONDS)
-            for one in [one for one in self._running if one.process.poll() is not None]:
-                self._running.remove(one)
-                failures += self._ended(one)
-            self._display.running({one.cell: self._epochs(one.cell) for one in self._running})
+            for running in [running for running in self._running if running.process.poll() is not None]:
+                self._running.remove(running)
+                failures += self._ended(running)
+            self._progress.running({running.cell: self._epochs(running.cell) for running in self._running})
         return failures
 
     def stop(self) -> None:
-        """End what still runs: asked first, which leaves a checkpoint, then killed."""
-        for one in self._running:
-            _signal(one.process, signal.SIGTERM)
+        """Send SIGTERM to all running processes, which makes them write a checkpoint, then SIGKILL."""
+        for running in self._running:
+            _signal(running.process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         try:
-            for one in self._running:
-                with suppress(subprocess.TimeoutExpired):  # it is killed below
-                    one.process.wait(max(deadline - time.monotonic(), 0))
+            for running in self._running:
+                with suppress(subprocess.TimeoutExpired):  # killed below
+                    running.process.wait(max(deadline - time.monotonic(), 0))
         finally:
-            for one in self._running:
-                _signal(one.process, signal.SIGKILL)
-                one.process.wait()
+            for running in self._running:
+                _signal(running.process, signal.SIGKILL)
+                running.process.wait()
             self._running.clear()
 
     def _start(self, cell: Cell, slot: int) -> _Running:
-        """A new process. A run that was stopped goes on; one that had not begun to learn begins anew."""
+        """Start a process. A run with a checkpoint is resumed; one without starts from the beginning."""
         run, recipe = self._directory.run(cell), self._directory.recipe(cell)
-        begun = bool(checkpoint.folders(run / "checkpoints"))
-        if not begun:
+        resume = bool(checkpoint.folders(run / "checkpoints"))
+        if not resume:
             shutil.rmtree(run, ignore_errors=True)
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(recipes.dump(cell.config(self._protocol)), encoding="utf-8")
-        arguments = [str(recipe), "--run", str(run), *(["--resume"] if begun else [])]
+        arguments = [str(recipe), "--run", str(run), *(["--resume"] if resume else [])]
         with self._directory.log(cell).open("wb") as log:
             process = subprocess.Popen(
                 [*self._command, *arguments],
@@ -133,32 +136,35 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._slots[slot]},
                 pass_fds=self._descriptors,
-                start_new_session=True,  # a Ctrl-C at the terminal is ours to pass on
+                start_new_session=True,  # Ctrl-C at the terminal reaches only this process, which passes it on
             )
         return _Running(cell, process, slot)
 
-    def _ended(self, one: _Running) -> list[Failure]:
-        code = one.process.returncode
+    def _ended(self, running: _Running) -> list[Failure]:
+        code = running.process.returncode
         if code == 0:
-            self._directory.mark_finished(one.cell)
-            self._display.finished(one.cell, self._epochs(one.cell))
+            self._directory.mark_finished(running.cell)
+            self._progress.finished(running.cell, self._epochs(running.cell))
             return []
-        failure = Failure(one.cell, code, _last_line(self._directory.log(one.cell)))
-        self._display.note(str(failure))
+        failure = Failure(running.cell, code, _last_line(self._directory.log(running.cell)))
+        self._progress.note(str(failure))
         return [failure]
 
     def _epochs(self, cell: Cell) -> int:
-        """How many epochs a run has recorded."""
-        with suppress(OSError):  # none yet
+        """The number of epochs that a run has recorded."""
+        with suppress(OSError):  # no metrics yet
             return (self._directory.run(cell) / "metrics.jsonl").read_bytes().count(b"\n")
         return 0
 
 
 def slots(config: TrainConfig, jobs: int | None) -> list[dict[str, str]]:
-    """The environment of each run at a time: one thread, and where there are CUDA devices, one of them in turn.
+    """Environment variables for each of the runs that run at the same time.
+
+    Each run gets one thread. If there are CUDA devices and the configuration does not name one, the runs use them in
+    turn.
 
     Args:
-        jobs: how many; None is one per CUDA device if the runs use them, else one per core.
+        jobs: runs at a time; None is one per CUDA device if the runs use them, otherwise one per core.
     """
     devices = _devices(config)
     single = {"OMP_NUM_THREADS": "1"}
@@ -169,27 +175,27 @@ def slots(config: TrainConfig, jobs: int | None) -> list[dict[str, str]]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _devices(config: TrainConfig) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls the devices that runs may be spread over; none where a run names its own."""
+    """The CUDA devices to use in turn, as in CUDA_VISIBLE_DEVICES; none if the configuration names one device."""
     if config.model.device not in ("auto", "cuda"):
         return []
     import torch
 
     count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return named[:count] if len(named) >= count and named[0] else [str(number) for number in range(count)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return visible[:count] if len(visible) >= count and visible[0] else [str(number) for number in range(count)]
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """To the run and whatever it started, unless it is over."""
+    """Send a signal to the run and its child processes, unless it has ended."""
     if process.poll() is None:
-        with suppress(ProcessLookupError):  # it ended meanwhile
+        with suppress(ProcessLookupError):  # it ended in the meantime
             os.killpg(process.pid, number)
 
 

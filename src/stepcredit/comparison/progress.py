@@ -1,4 +1,4 @@
-"""One progress display for many runs, on stderr so that stdout is the result alone."""
+"""Report the progress of a comparison: silently by default, or on a terminal."""
 
 from __future__ import annotations
 
@@ -11,54 +11,78 @@ from stepcredit.comparison.cells import Cell
 from stepcredit.runs.progress import live_bar, restart
 
 
-class Display:
-    """A line for every run that ends, and on a terminal a live bar: epochs of all runs, runs, time. A context manager.
+class Progress:
+    """Receives the events of a comparison and ignores them. Override what you need. A context manager."""
 
-    Args:
-        runs: how many there are in all.
-        epochs: of all of them together.
-    """
+    def __enter__(self) -> Progress:
+        return self
 
-    def __init__(self, runs: int, epochs: int, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        self.runs = runs
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        return
+
+    def start(self, runs: int, epochs: int) -> None:
+        """The comparison consists of `runs` runs with `epochs` epochs in total."""
+
+    def note(self, text: str) -> None:
+        """Something happened that is worth a line."""
+
+    def already_finished(self, epochs: Sequence[int]) -> None:
+        """These runs, given by their numbers of epochs, were finished before."""
+
+    def running(self, epochs: Mapping[Cell, int]) -> None:
+        """These runs are running and have finished so many epochs."""
+
+    def finished(self, cell: Cell, epochs: int) -> None:
+        """A run finished all its epochs."""
+
+
+class ConsoleProgress(Progress):
+    """Prints a line for each finished run and, on a terminal, a live bar. Uses stderr: stdout is for the results."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._runs = 0
         self._done = 0
         self._done_epochs = 0
         self._bar = live_bar(
-            self.console,
+            self._console,
             "runs {task.fields[done]}/{task.fields[runs]}",
             "epochs {task.completed:.0f}/{task.total:.0f}",
             "{task.fields[now]}",
         )
-        self._task = self._bar.add_task("", total=epochs, done=0, runs=runs, now="")
+        self._task = self._bar.add_task("", total=0, done=0, runs=0, now="")
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ConsoleProgress:
         self._bar.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self._bar.stop()
 
-    def already(self, epochs: Sequence[int]) -> None:
-        """Runs that were finished before, and their epochs; the time left is reckoned without them."""
+    def start(self, runs: int, epochs: int) -> None:
+        self._runs = runs
+        self._bar.update(self._task, total=epochs, runs=runs)
+
+    def note(self, text: str) -> None:
+        self._console.out(text, highlight=False)  # does not wrap long lines
+
+    def already_finished(self, epochs: Sequence[int]) -> None:
+        """The remaining time is estimated without these runs."""
         self._done += len(epochs)
         self._done_epochs += sum(epochs)
         restart(self._bar, self._task, self._done_epochs, done=self._done)
         if epochs:
-            self.note(f"{self._done} of {self.runs} runs are finished already")
-
-    def note(self, text: str) -> None:
-        """Printed as it is, however long."""
-        self.console.out(text, highlight=False)
+            self.note(f"{self._done} of {self._runs} runs were finished before")
 
     def running(self, epochs: Mapping[Cell, int]) -> None:
-        """What runs now, and how many epochs each has done."""
         now = f"{len(epochs)} running"
         self._bar.update(self._task, completed=self._done_epochs + sum(epochs.values()), done=self._done, now=now)
 
     def finished(self, cell: Cell, epochs: int) -> None:
         self._done += 1
         self._done_epochs += epochs
-        self.note(f"run {self._done:>3}/{self.runs}  {cell.name}")
+        self.note(f"run {self._done:>3}/{self._runs}  {cell.name}")

@@ -1,4 +1,4 @@
-"""All that is decided before the first run: what is compared, on which seeds, and what counts."""
+"""Everything that is decided before the first run: what is compared, on which seeds, and by which criterion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepcredit.comparison.comparison_file import ComparisonFile, Overrides
-from stepcredit.comparison.user_files import own_files, parts_of
+from stepcredit.comparison.user_files import reward_parts, user_file_digests
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
@@ -19,28 +19,28 @@ from stepcredit.rewards import REWARDS
 from stepcredit.rewards.core.user import load_user_reward
 from stepcredit.runs import recipes
 
-EMBEDDED = ("embedded", "embedded-flow")
-CAPTIONS = ("shapes", "shapes-held-out")
+SHAPES_MODELS = ("embedded", "embedded-flow")
+SHAPES_PROMPTS = ("shapes", "shapes-held-out")
 FAITHFULNESS = "alignment"
 _RATE = "train.learning_rate"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A comparison, complete: equal protocols give equal numbers on one machine, if what rewards load stays as it is.
+    """A complete comparison. On one machine, equal protocols give equal numbers, if the weights of rewards are equal.
 
     Attributes:
         base: the configuration that every run starts from.
-        arms: by name, what each changes in it, as `section.key`.
-        rewards: by name, what each changes in it.
-        reference: the arm that the others are measured against.
-        learning_rates: the grid; empty is the base's own rate.
-        tuning_seeds: on which every arm's rate is chosen from the grid.
-        fresh_seeds: on which the arms are compared.
-        last_epochs: the criterion is the mean reward of so many.
-        watch: rewards that are measured on every training image and not trained on.
+        arms: by name, the overrides of each arm, as `section.key`.
+        rewards: by name, the overrides of each reward.
+        reference: the arm that the others are compared with.
+        learning_rates: the grid; if empty, the rate of `base`.
+        tuning_seeds: the seeds on which each arm's rate is chosen from the grid.
+        fresh_seeds: the seeds on which the arms are compared.
+        last_epochs: the criterion is the mean reward over this many last epochs.
+        watch: rewards that are measured on every training image but not trained on.
         versions: of the packages that the numbers depend on.
-        files: the user's own that they depend on, code of rewards and prompts, see `own_files`.
+        files: digests of the user's files that the numbers depend on (see `user_file_digests`).
     """
 
     base: TrainConfig
@@ -56,34 +56,33 @@ class Protocol:
     files: Mapping[str, str]
 
     def grid(self, arm: str) -> tuple[float, ...]:
-        """The learning rates of an arm: the grid, or the one it gives itself, or the recipe's."""
+        """The learning rates of an arm: its own rate if it sets one, otherwise the grid, otherwise the base's rate."""
         own = self.arms[arm].get(_RATE)
         if own is not None:
             return (self.config(next(iter(self.rewards)), arm, None, 0).train.learning_rate,)
         return self.learning_rates or (self.base.train.learning_rate,)
 
     def config(self, reward: str, arm: str, rate: float | None, seed: int) -> TrainConfig:
-        """The configuration of one run; with no rate the arm's own, or the recipe's.
+        """The configuration of one run. A `rate` of None is the arm's own, or the base's.
 
         Raises:
-            InputError: an override that the configuration refuses, with the arm's or the reward's name.
+            InputError: the configuration refuses an override; the message names the arm and the reward.
         """
         tree = self.base.model_dump(mode="json")
         _apply(tree, self.rewards[reward])
-        where = f"arm '{arm}' on reward '{reward}'"
         _apply(tree, self.arms[arm])
         if rate is not None:
             _apply(tree, {_RATE: rate})
         _apply(tree, {"run.seed": seed})
-        found = recipes.validate(tree, where)
-        return found.model_copy(update={"reward": watching(found.reward, self.watch)})
+        config = recipes.validate(tree, f"arm '{arm}' on reward '{reward}'")
+        return config.model_copy(update={"reward": add_watched(config.reward, self.watch)})
 
     def configs(self) -> list[TrainConfig]:
-        """One of every pair of reward and arm."""
+        """One configuration for every pair of reward and arm."""
         return [self.config(reward, arm, None, 0) for reward in self.rewards for arm in self.arms]
 
     def tree(self) -> dict[str, Any]:
-        """As plain data."""
+        """The protocol as plain data, as protocol.yaml holds it."""
         return {
             "base": self.base.model_dump(mode="json"),
             "arms": {name: dict(overrides) for name, overrides in self.arms.items()},
@@ -100,45 +99,57 @@ class Protocol:
 
 
 def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> Protocol:
-    """The protocol of a comparison file, every run of which can be built.
+    """Complete a comparison file, and check that each of its runs can be built.
 
     Raises:
-        InputError: an unknown recipe, credit rule, reward, option or key (the nearest one is named), an override that
-            is not an arm's to make, or fewer epochs than the criterion asks for.
+        InputError: an unknown recipe, credit rule, reward, option or key (the message suggests the nearest one), an
+            override in the wrong place, or fewer epochs than the criterion needs.
     """
     base = _base(file)
     arms = {name: _arm(name, given) for name, given in file.arms.items()}
-    rewards = {name: _reward(name, given) for name, given in file.named_rewards().items()} or {_called(base.reward): {}}
-    watch = _watch(base) if file.watch is None else tuple(file.watch)
-    seeds = tuple(file.tuning_seeds), tuple(file.fresh_seeds)
-    grid, last = tuple(file.learning_rates), file.criterion.last_epochs
-    protocol = Protocol(base, arms, rewards, file.reference, grid, *seeds, last, watch, versions, {})
+    rewards = {name: _reward(name, given) for name, given in file.named_rewards().items()} or {_label(base.reward): {}}
+    watch = _default_watch(base) if file.watch is None else tuple(file.watch)
+    protocol = Protocol(
+        base,
+        arms,
+        rewards,
+        file.reference,
+        tuple(file.learning_rates),
+        tuple(file.tuning_seeds),
+        tuple(file.fresh_seeds),
+        file.criterion.last_epochs,
+        watch,
+        versions,
+        {},
+    )
     _require_sound(protocol)
-    return replace(protocol, files=own_files(protocol.configs()))
+    return replace(protocol, files=user_file_digests(protocol.configs()))
 
 
-def watching(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
-    """The same reward with others beside it that weigh nothing: training is the same, bit by bit.
+def add_watched(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
+    """Add rewards of weight 0. Training stays the same bit for bit.
 
     Raises:
-        InputError: a watched reward would be called what another one is.
+        InputError: a watched reward has the label of another reward.
     """
-    own = [component.model_dump() for component in reward.components] or [
+    components = [component.model_dump() for component in reward.components] or [
         {"name": reward.name, "options": reward.options, "remote": reward.remote, "standardize": "none"}
     ]
-    known = {part.called: part.name for part in reward.components} or {_called(reward): reward.name}
-    beside = []
+    names = {part.called: part.name for part in reward.components} or {_label(reward): reward.name}
+    watched = []
     for name in watch:
-        called = name.rpartition(":")[2]
-        if called not in known:
-            beside.append({"name": name, "weight": 0.0, "standardize": "none"})
-        elif known[called] != name:
-            raise InputError(f"watched reward '{name}': '{known[called]}' is called '{called}' too; rename one of them")
-        known[called] = name
-    if not beside:
+        label = name.rpartition(":")[2]
+        if label not in names:
+            watched.append({"name": name, "weight": 0.0, "standardize": "none"})
+        elif names[label] != name:
+            raise InputError(
+                f"watched reward '{name}' and reward '{names[label]}' are both labeled '{label}'; rename one of them"
+            )
+        names[label] = name
+    if not watched:
         return reward
     kept = reward.model_dump(exclude={"name", "options", "remote", "components"})
-    return RewardSection.model_validate({**kept, "name": MIXTURE, "components": [*own, *beside]})
+    return RewardSection.model_validate({**kept, "name": MIXTURE, "components": [*components, *watched]})
 
 
 def _base(file: ComparisonFile) -> TrainConfig:
@@ -163,49 +174,49 @@ def _reward(name: str, given: str | Overrides) -> Overrides:
     return overrides
 
 
-def _refuse(overrides: Overrides, where: str, elsewhere: Mapping[str, str]) -> None:
+def _refuse(overrides: Overrides, where: str, places: Mapping[str, str]) -> None:
+    """Refuse keys that belong elsewhere in the comparison file; `places` is by key, or by prefix with a final dot."""
     for key in overrides:
-        for prefix, place in elsewhere.items():
+        for prefix, place in places.items():
             if key == prefix or (prefix.endswith(".") and key.startswith(prefix)):
                 raise InputError(f"{key} does not belong in {where}: give it under {place}")
 
 
 def _flat(overrides: Overrides) -> Overrides:
-    """Sections of keys as `section.key`."""
+    """Write sections of keys as `section.key`."""
     flat: Overrides = {}
     for key, value in overrides.items():
-        inside = {f"{key}.{inner}": one for inner, one in value.items()} if _is_section(key, value) else {key: value}
-        flat |= inside
+        if key in TrainConfig.model_fields and isinstance(value, dict):
+            flat |= {f"{key}.{inner}": one for inner, one in value.items()}
+        else:
+            flat[key] = value
     return flat
 
 
-def _is_section(key: str, value: Any) -> bool:
-    return key in TrainConfig.model_fields and isinstance(value, dict)
-
-
 def _apply(tree: dict[str, Any], overrides: Overrides) -> None:
-    """Put overrides into a complete configuration. Options of another rule or reward go with its name."""
-    for key, follow in (("credit.name", ("options",)), ("reward.name", ("options", "components"))):
+    """Apply overrides to a complete configuration. A new rule or reward does not inherit the options of the old one."""
+    for key, dependent in (("credit.name", ("options",)), ("reward.name", ("options", "components"))):
         section, _, name = key.partition(".")
         if key in overrides and overrides[key] != tree[section][name]:
-            tree[section] |= {part: [] if part == "components" else {} for part in follow}
+            tree[section] |= {part: [] if part == "components" else {} for part in dependent}
     if "reward.components" in overrides:
         tree["reward"] |= {"name": MIXTURE, "options": {}}
     for key, value in overrides.items():
         recipes.put(tree, key, copy.deepcopy(value))
 
 
-def _called(reward: RewardSection) -> str:
+def _label(reward: RewardSection) -> str:
     return reward.name.rpartition(":")[2]
 
 
-def _watch(base: TrainConfig) -> tuple[str, ...]:
-    """The checker of the shapes world where it can judge, which is where prompts are its captions."""
-    return (FAITHFULNESS,) if base.model.path in EMBEDDED and base.prompts.source in CAPTIONS else ()
+def _default_watch(base: TrainConfig) -> tuple[str, ...]:
+    """The checker of the shapes world, if its model and its captions are used."""
+    on_shapes = base.model.path in SHAPES_MODELS and base.prompts.source in SHAPES_PROMPTS
+    return (FAITHFULNESS,) if on_shapes else ()
 
 
 def _require_sound(protocol: Protocol) -> None:
-    _require_different(protocol)
+    _require_different_arms(protocol)
     for name in protocol.watch:
         _require_reward(f"watched reward '{name}'", name, {})
     for reward in protocol.rewards:
@@ -219,14 +230,14 @@ def _require_sound(protocol: Protocol) -> None:
                 )
 
 
-def _require_different(protocol: Protocol) -> None:
-    """Two names for one thing would look like two things that agree."""
+def _require_different_arms(protocol: Protocol) -> None:
+    """Two equal arms would look like two settings that agree."""
     reward, seen = next(iter(protocol.rewards)), dict[tuple[str, tuple[float, ...]], str]()
     for arm in protocol.arms:
-        whole = protocol.config(reward, arm, protocol.grid(arm)[0], 0).model_dump_json(), protocol.grid(arm)
-        twin = seen.setdefault(whole, arm)
-        if twin != arm:
-            raise InputError(f"arms '{twin}' and '{arm}' are the same; leave one of them out")
+        identity = protocol.config(reward, arm, protocol.grid(arm)[0], 0).model_dump_json(), protocol.grid(arm)
+        first = seen.setdefault(identity, arm)
+        if first != arm:
+            raise InputError(f"arms '{first}' and '{arm}' are the same; remove one of them")
 
 
 def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
@@ -236,13 +247,13 @@ def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
         load_prompts(config.prompts.source)
     except InputError as error:
         raise InputError(f"arm '{arm}': {error}") from error
-    for part in parts_of(config.reward):
+    for part in reward_parts(config.reward):
         if part.remote is None:
             _require_reward(f"reward '{reward}'", part.name, part.options)
 
 
 def _require_reward(where: str, name: str, options: Mapping[str, Any]) -> None:
-    """The reward is there; it is not built, because that may load weights."""
+    """Check that the reward exists and has these options. It is not built, because that may load weights."""
     try:
         if ":" in name:
             load_user_reward(name, options)

@@ -1,4 +1,4 @@
-"""What the fresh runs left besides their curves: the rows of every epoch, and sample grids."""
+"""Metrics and sample grids that the fresh runs left in their directories."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.errors import InputError
-from stepcredit.report.pictures import Picture, first_and_last
-from stepcredit.report.rows import Row
+from stepcredit.report.metrics import Row
+from stepcredit.report.sample_grids import SampleGrid, first_and_last
 from stepcredit.runs.directory import RunDirectory
 
 Runs = Mapping[str, Mapping[int, Path]]
@@ -20,53 +20,57 @@ Runs = Mapping[str, Mapping[int, Path]]
 
 @dataclass(frozen=True)
 class Samples:
-    """Sample grids of every arm with one seed.
+    """Sample grids of every arm for one seed.
 
     Attributes:
-        seed: None where no run has any.
+        seed: None if no run has sample grids.
     """
 
     seed: int | None
-    pictures: Sequence[Picture]
+    grids: Sequence[SampleGrid]
 
 
 def fresh_runs(directory: ComparisonDirectory, reward: str, arms: Mapping[str, Any]) -> Runs:
-    """Where the runs are that `arms`, of one reward in results.json, speak of.
+    """The run directories of `arms`, which is what results.json holds of one reward.
 
     Raises:
-        InputError: a name leads out of the folder of runs.
+        InputError: a name points outside the folder of runs.
     """
     return {
         arm: {
-            row["seed"]: _inside(directory, Cell("fresh", reward, arm, found["tuning"]["learning_rate"], row["seed"]))
-            for row in found["by_seed"]
+            row["seed"]: _inside(directory, Cell("fresh", reward, arm, result["tuning"]["learning_rate"], row["seed"]))
+            for row in result["by_seed"]
         }
-        for arm, found in arms.items()
+        for arm, result in arms.items()
     }
 
 
 def rows_by_arm(runs: Runs) -> dict[str, list[Row]]:
-    """The rows of all seeds of each arm; none of runs that are no longer there."""
+    """The metrics of all seeds of each arm. Runs that were deleted have none."""
     return {
         arm: [row for run in by_seed.values() for row in RunDirectory(run).metrics()] for arm, by_seed in runs.items()
     }
 
 
-def samples(runs: Runs) -> Samples:
-    """The first and the last grid of every arm, with the first seed that has any; a first one they share is once."""
+def sample_grids(runs: Runs) -> Samples:
+    """The first and the last grid of every arm, for the first seed that has any.
+
+    A first grid that all arms share is returned once.
+    """
     for seed in dict.fromkeys(seed for by_seed in runs.values() for seed in by_seed):
-        grids = {arm: first_and_last(by_seed[seed] / "samples") for arm, by_seed in runs.items() if seed in by_seed}
-        named: dict[bytes, str] = {}
-        for picture in (found[0] for found in grids.values() if found):
-            named.setdefault(picture.png, picture.name)
-        shared = len(named) == 1
-        pictures = [Picture(name, png) for png, name in named.items()] if shared else []
-        for arm, found in grids.items():
-            own = found[1:] if shared else found
-            pictures += [Picture(f"{arm}, {one.name[0].lower()}{one.name[1:]}", one.png) for one in own]
-        if pictures:
-            return Samples(seed, pictures)
+        by_arm = {arm: first_and_last(by_seed[seed] / "samples") for arm, by_seed in runs.items() if seed in by_seed}
+        first = {grids[0].png: grids[0].name for grids in by_arm.values() if grids}
+        shared = len(first) == 1
+        selected = [SampleGrid(name, png) for png, name in first.items()] if shared else []
+        for arm, grids in by_arm.items():
+            selected += [_of_arm(arm, grid) for grid in (grids[1:] if shared else grids)]
+        if selected:
+            return Samples(seed, selected)
     return Samples(None, [])
+
+
+def _of_arm(arm: str, grid: SampleGrid) -> SampleGrid:
+    return SampleGrid(f"{arm}, {grid.name[0].lower()}{grid.name[1:]}", grid.png)
 
 
 def _inside(directory: ComparisonDirectory, cell: Cell) -> Path:

@@ -1,4 +1,7 @@
-"""What finished runs amount to, as plain data that JSON holds. Whatever a clock decides has `seconds` in its key."""
+"""Statistics of the finished runs of a comparison, as plain data that can be written as JSON.
+
+Every figure that depends on a clock has `seconds` in its key.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +15,41 @@ import torch
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.curves import Curve
 from stepcredit.comparison.estimates import difference, mean, median_factor
-from stepcredit.comparison.learning_rates import Choices
+from stepcredit.comparison.learning_rates import RateChoices
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.stats.intervals import LEVEL, RESAMPLES
 from stepcredit.stats.power import POWER, detectable_difference
 
-FEWEST = 3
-"""Seeds from which the spread of a difference is guessed at."""
+MIN_SEEDS = 3
+"""With fewer seeds the spread of a difference is not estimated."""
 METHOD = {
     "rewards": (
-        "mean reward of an epoch's training images, which are drawn before its update; curves are trailing means over "
-        "as many epochs as the criterion has"
+        "mean reward of an epoch's training images, which are sampled before its update; curves are trailing means "
+        "over as many epochs as the criterion"
     ),
     "uncertainty": (
         f"{LEVEL:.0%} percentile bootstrap over the fresh seeds, {RESAMPLES} resamples; differences and factors are "
         "paired by seed"
     ),
     "detectable": (
-        f"the difference of final rewards that a paired t-test at {LEVEL:.0%} would see with a probability of "
-        f"{POWER:.0%} on as many seeds, at the median spread of all pairs of arms"
+        f"the difference of final rewards that a paired t-test at {LEVEL:.0%} detects with a probability of "
+        f"{POWER:.0%} on this number of seeds, given the median spread over all pairs of arms"
     ),
     "queries_to_reference": (
-        "reward queries after which an arm's curve first is at the final reward of the reference with the same seed, "
-        "on straight lines between epochs; the reference itself may be there before its end"
+        "reward queries until the arm's curve first reaches the final reward of the reference with the same seed, "
+        "interpolated between epochs; the reference itself may reach it before its last epoch"
     ),
-    "factor": "the reference's queries to its own final reward over the arm's; an arm that is never there counts as 0",
+    "factor": (
+        "the reference's queries to its own final reward, divided by the arm's queries to the same reward; 0 if the "
+        "arm never reaches it"
+    ),
     "watched_at_reference": (
-        "trailing mean of the watched reward on the training images at that point; seeds that never are there are left "
+        "trailing mean of the watched reward on the training images at that point; seeds that never reach it are left "
         "out"
     ),
     "seconds": (
-        "sampling, scoring, credit and training of one process with one thread, without start-up, grids and "
-        "checkpoints; processes at work at the same time share cores, caches and memory, so seconds compare only "
-        "roughly"
+        "sampling, scoring, credit and training of one process with one thread, without start-up, image grids and "
+        "checkpoints; runs at the same time share cores, caches and memory, so compare seconds only roughly"
     ),
 }
 
@@ -53,14 +58,14 @@ Arms = Mapping[str, Mapping[int, Curve]]
 """By arm and seed, on one reward."""
 
 
-def comparison_findings(protocol: Protocol, choices: Choices, curves: Curves) -> dict[str, Any]:
-    """Everything about the finished fresh runs, reward by reward.
+def comparison_results(protocol: Protocol, choices: RateChoices, curves: Curves) -> dict[str, Any]:
+    """Summarize the finished fresh runs, reward by reward.
 
     Returns:
-        `reference`, `last_epochs`, `method` (in words) and `rewards`: for each its `arms`, see `_arm`,
-        `differences`, {arm: {other: Estimate of final - the other's final}}, and `factors`, {arm: {other: the arm's
-        factor were the other the reference}}, of all ordered pairs, and `detectable`, the difference that so many seeds
-        would show, None from fewer than 3.
+        `reference`, `last_epochs`, `method` (in words) and `rewards`. For each reward: `arms`, see `_arm`;
+        `differences`, {arm: {other: Estimate of the final reward minus the other's}}; `factors`, {arm: {other: Median
+        of the arm's factor with the other as reference}}; and `detectable`, the difference that this number of seeds
+        would show, None for fewer than 3 seeds.
     """
     return {
         "reference": protocol.reference,
@@ -73,29 +78,28 @@ def comparison_findings(protocol: Protocol, choices: Choices, curves: Curves) ->
 
 
 def _arms(protocol: Protocol, reward: str, curves: Curves) -> dict[str, dict[int, Curve]]:
-    found: dict[str, dict[int, Curve]] = {arm: {} for arm in protocol.arms}
+    arms: dict[str, dict[int, Curve]] = {arm: {} for arm in protocol.arms}
     for cell, curve in curves.items():
         if cell.phase == "fresh" and cell.reward == reward:
-            found[cell.arm][cell.seed] = curve
-    return found
+            arms[cell.arm][cell.seed] = curve
+    return arms
 
 
-def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> dict[str, Any]:
+def _reward(protocol: Protocol, reward: str, choices: RateChoices, arms: Arms) -> dict[str, Any]:
     last = protocol.last_epochs
     finals = {arm: _finals(runs, last) for arm, runs in arms.items()}
-    differences = {
-        arm: {other: difference(finals[arm], finals[other]) for other in arms if other != arm} for arm in arms
-    }
     return {
         "arms": {
             arm: {
                 "overrides": dict(protocol.arms[arm]),
-                "tuning": choices[reward, arm].plain(),
+                "tuning": choices[reward, arm].as_json(),
                 **_arm(runs, arms[protocol.reference], last),
             }
             for arm, runs in arms.items()
         },
-        "differences": differences,
+        "differences": {
+            arm: {other: difference(finals[arm], finals[other]) for other in arms if other != arm} for arm in arms
+        },
         "factors": {
             arm: {other: median_factor(_factors(arms[arm], arms[other], last)) for other in arms if other != arm}
             for arm in arms
@@ -109,40 +113,43 @@ def _finals(runs: Mapping[int, Curve], last: int) -> dict[int, float]:
 
 
 def _detectable(finals: Mapping[str, Mapping[int, float]]) -> float | None:
-    """See METHOD; on the seeds of the pair of arms that has fewest in common."""
-    pairs = [
-        [own[seed] - theirs[seed] for seed in own if seed in theirs] for own, theirs in combinations(finals.values(), 2)
+    """See METHOD. The number of seeds is that of the pair of arms with the fewest seeds in common."""
+    differences = [
+        [first[seed] - second[seed] for seed in first if seed in second]
+        for first, second in combinations(finals.values(), 2)
     ]
-    seeds = min(map(len, pairs))
-    return None if seeds < FEWEST else detectable_difference(statistics.median(map(statistics.stdev, pairs)), seeds)
+    seeds = min(map(len, differences))
+    if seeds < MIN_SEEDS:
+        return None
+    return detectable_difference(statistics.median(map(statistics.stdev, differences)), seeds)
 
 
 def _arm(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> dict[str, Any]:
-    """One arm on one reward.
+    """Summarize one arm on one reward.
 
     Returns:
-        `final`, an Estimate of the criterion; `difference`, of final - the reference's; `factor`, a Median with
+        `final`, the Estimate of the criterion; `difference`, of final minus the reference's; `factor`, a Median with
         `never`, `above_one` and `of` (numbers of seeds); `seconds_factor`, the same in seconds; `seconds_per_epoch` and
-        of it `seconds_credit`, Estimates; `watched`, for each watched reward Estimates `at_reference`, `difference` and
-        `final`; `curve`; `by_seed`.
+        `seconds_credit`, the part of it spent on credit, Estimates; `watched`, for each watched reward the Estimates
+        `at_reference`, `difference` and `final`; `curve`; `by_seed`.
     """
     by_seed = [_seed(seed, curve, reference.get(seed), last) for seed, curve in runs.items()]
-    own, theirs = (_finals(side, last) for side in (runs, reference))
+    finals, reference_finals = (_finals(side, last) for side in (runs, reference))
     return {
-        "final": mean(list(own.values())),
-        "difference": difference(own, theirs),
+        "final": mean(list(finals.values())),
+        "difference": difference(finals, reference_finals),
         "factor": median_factor([row["factor"] for row in by_seed]),
         "seconds_factor": median_factor([row["seconds_factor"] for row in by_seed]),
         "seconds_per_epoch": mean([float(curve.seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
         "seconds_credit": mean([float(curve.credit_seconds[-1]) / len(curve.seconds) for curve in runs.values()]),
         "watched": {name: _watched(name, by_seed, reference, last) for name in _watched_names(runs)},
-        "curve": _band(list(runs.values())),
+        "curve": _mean_curve(list(runs.values())),
         "by_seed": by_seed,
     }
 
 
 def _seed(seed: int, curve: Curve, reference: Curve | None, last: int) -> dict[str, Any]:
-    """One run, beside the reference's with the same seed; without that there is nothing to measure it against."""
+    """Summarize one run, compared with the reference's run of the same seed if there is one."""
     row = {
         "seed": seed,
         "final": curve.criterion(last),
@@ -151,12 +158,12 @@ def _seed(seed: int, curve: Curve, reference: Curve | None, last: int) -> dict[s
         "watched": {name: values.tolist() for name, values in curve.watched.items()},
         "seconds": curve.seconds.tolist(),
     }
-    nothing = dict.fromkeys(("queries_to_reference", "factor", "seconds_to_reference", "seconds_factor"))
+    missing = dict.fromkeys(("queries_to_reference", "factor", "seconds_to_reference", "seconds_factor"))
     if reference is None:
-        return row | nothing | {"watched_at_reference": {}}
+        return row | missing | {"watched_at_reference": {}}
     needed = curve.queries_to(reference.criterion(last), last)
     if needed is None:
-        return row | nothing | {"factor": 0.0, "seconds_factor": 0.0, "watched_at_reference": {}}
+        return row | missing | {"factor": 0.0, "seconds_factor": 0.0, "watched_at_reference": {}}
     seconds = curve.seconds_at(needed)
     return row | {
         "queries_to_reference": needed,
@@ -168,7 +175,7 @@ def _seed(seed: int, curve: Curve, reference: Curve | None, last: int) -> dict[s
 
 
 def _factors(runs: Mapping[int, Curve], reference: Mapping[int, Curve], last: int) -> list[float]:
-    """Of the seeds that both have."""
+    """The factors of the seeds that both have."""
     return [_factor(runs[seed], reference[seed], last) for seed in runs if seed in reference]
 
 
@@ -179,13 +186,13 @@ def _factor(curve: Curve, reference: Curve, last: int) -> float:
 
 
 def _watched(name: str, by_seed: Sequence[Mapping[str, Any]], reference: Mapping[int, Curve], last: int) -> Any:
-    there = {row["seed"]: row["watched_at_reference"][name] for row in by_seed if name in row["watched_at_reference"]}
-    theirs = {seed: curve.watched_at(name, curve.queries_to_end(last), last) for seed, curve in reference.items()}
+    matched = {row["seed"]: row["watched_at_reference"][name] for row in by_seed if name in row["watched_at_reference"]}
+    at_end = {seed: curve.watched_at(name, curve.queries_to_end(last), last) for seed, curve in reference.items()}
     return {
-        "at_reference": mean(list(there.values())),
-        "difference": difference(there, theirs),
+        "at_reference": mean(list(matched.values())),
+        "difference": difference(matched, at_end),
         "final": mean([sum(row["watched"][name][-last:]) / last for row in by_seed]),
-        "left_out": len(by_seed) - len(there),
+        "left_out": len(by_seed) - len(matched),
     }
 
 
@@ -193,8 +200,8 @@ def _watched_names(runs: Mapping[int, Curve]) -> list[str]:
     return list(next(iter(runs.values())).watched) if runs else []
 
 
-def _band(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Mean reward at each epoch with the interval over seeds, and the watched rewards' means."""
+def _mean_curve(curves: Sequence[Curve]) -> dict[str, Any]:
+    """Mean reward at each epoch with its interval over seeds, and the means of the watched rewards."""
     if not curves:
         return {"queries": [], "mean": [], "low": [], "high": [], "watched": {}, "seconds": []}
     at_epochs = [mean(rewards) for rewards in zip(*(curve.rewards.tolist() for curve in curves), strict=True)]

@@ -1,11 +1,11 @@
-"""Carries a comparison out: protocol, tuning runs, choice of rates, fresh runs, findings."""
+"""Carry out a comparison: protocol, tuning runs, choice of learning rates, fresh runs, results."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,101 +13,128 @@ from stepcredit.comparison.cells import Cell, fresh_cells, pairs, tuned, tuning_
 from stepcredit.comparison.comparison_file import ComparisonFile
 from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
-from stepcredit.comparison.learning_rates import Choices, choose, chosen
-from stepcredit.comparison.process_pool import TRAIN, Failure, Runner, slots
-from stepcredit.comparison.progress import Display
+from stepcredit.comparison.learning_rates import RateChoices, choose_rates, chosen_rates
+from stepcredit.comparison.process_pool import TRAIN, Failure, ProcessPool, slots
+from stepcredit.comparison.progress import Progress
 from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.report import write_comparison_report
-from stepcredit.comparison.results import comparison_findings
-from stepcredit.comparison.tables import markdown, printed
-from stepcredit.comparison.user_files import own_files
+from stepcredit.comparison.results import comparison_results
+from stepcredit.comparison.tables import markdown
+from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.runs.directory import environment
 from stepcredit.utils.files import locked, write_atomically
 
 
-def carry_out(
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        directory: its files.
+        results: what results.json holds (see `comparison_results`).
+    """
+
+    directory: ComparisonDirectory
+    results: Mapping[str, Any]
+
+
+def compare(
     file: ComparisonFile,
     folder: Path,
-    skip_failed: bool,
+    *,
+    skip_failed: bool = False,
+    command: Sequence[str] = ("stepcredit", "compare"),
     train: Sequence[str] | None = None,
-) -> None:
-    """From a comparison file to results.json, summary.md, report.html and the printed tables.
+    progress: Progress | None = None,
+) -> Comparison:
+    """Execute every run that is not finished, and write results.json, summary.md and report.html into `folder`.
+
+    A comparison that was interrupted continues where it stopped. Nothing is printed.
+
+    Args:
+        file: from `read_comparison` or `compare_rules`.
+        folder: holds all files of the comparison; created if it does not exist.
+        skip_failed: report without the runs that fail. Otherwise a failed run is an error.
+        command: the command that is recorded as the origin of the results.
+        train: the command that trains, by default `python -m stepcredit train`.
+        progress: is notified of every run.
 
     Raises:
-        InputError: the comparison or its folder is wrong; told before anything runs.
-        StepcreditError: runs failed, and `skip_failed` is not asked for; all others are finished.
+        InputError: the comparison or its folder is wrong; raised before anything runs.
+        StepcreditError: runs failed, and `skip_failed` is False. All other runs are finished.
     """
-    begun = environment(["stepcredit", *sys.argv[1:]])
+    begun = environment(command)
     protocol = make_protocol(file, begun["packages"])
     directory = open_comparison(folder, protocol, begun)
     places = slots(protocol.base, file.jobs)
+    progress = progress or Progress()
     with (
-        _alone(directory) as lock,
-        Display(*_extent(protocol)) as display,
-        Runner(directory, protocol, places, display, lock, train or TRAIN) as runner,
+        _exclusive(directory) as lock,
+        progress,
+        ProcessPool(directory, protocol, places, progress, lock, train or TRAIN) as pool,
     ):
-        choices, failures = _tune(protocol, directory, runner, skip_failed)
-        display.note("\n".join(_rates(choices)))
-        cells = fresh_cells(protocol, chosen(choices))
-        failures += runner(cells)
+        progress.start(*_extent(protocol))
+        choices, failures = _tune(protocol, directory, pool, skip_failed)
+        progress.note("\n".join(_rate_lines(choices)))
+        cells = fresh_cells(protocol, chosen_rates(choices))
+        failures += pool.run(cells)
     _require_unchanged(protocol)
     if failures and not skip_failed:
         raise StepcreditError(_failed(failures))
     results = {
-        **comparison_findings(protocol, choices, _curves(protocol, directory, cells)),
+        **comparison_results(protocol, choices, _curves(protocol, directory, cells)),
         "protocol": protocol.tree(),
         "failed": [str(failure) for failure in failures],
         "jobs": len(places),
     }
     directory.write_json(directory.results_path, results)
     write_atomically(directory.summary_path, markdown(results, shlex.join(begun["command"])).encode())
-    print(printed(results))
-    page = write_comparison_report(directory.path)
-    print(f"\n{directory.results_path} and {directory.summary_path} have it all, {page} shows it")
+    write_comparison_report(directory.path)
+    return Comparison(directory, results)
 
 
 @contextmanager
-def _alone(directory: ComparisonDirectory) -> Iterator[tuple[int, ...]]:
-    """What holds the folder's lock, for the runs to inherit: those that a kill has left behind keep others out."""
-    with ExitStack() as held:
+def _exclusive(directory: ComparisonDirectory) -> Iterator[tuple[int, ...]]:
+    """Lock the folder. Runs inherit the lock, so that a run that outlived its comparison still keeps others out."""
+    with ExitStack() as stack:
         try:
-            lock = held.enter_context(locked(directory.path))
+            lock = stack.enter_context(locked(directory.path))
         except BlockingIOError:
             raise InputError(
-                f"{directory.path} is in use: another comparison, or a run that one left behind when it was killed, "
-                "is still at work there; wait for it or end it"
+                f"{directory.path} is in use by another comparison, or by a run of one that was killed; wait until it "
+                "ends, or end it"
             ) from None
         yield lock
 
 
 def _tune(
-    protocol: Protocol, directory: ComparisonDirectory, runner: Runner, skip_failed: bool
-) -> tuple[Choices, list[Failure]]:
-    """The learning rates, written down before the first run that uses them."""
+    protocol: Protocol, directory: ComparisonDirectory, pool: ProcessPool, skip_failed: bool
+) -> tuple[RateChoices, list[Failure]]:
+    """Choose the learning rates, and write them before the first run that uses them."""
     cells = tuning_cells(protocol)
-    failures = runner(cells)
+    failures = pool.run(cells)
     criteria = {
         cell: curve.criterion(protocol.last_epochs) for cell, curve in _curves(protocol, directory, cells).items()
     }
-    choices = choose(protocol, criteria, skip_failed)
-    plain: dict[str, Any] = {reward: {} for reward in protocol.rewards}
+    choices = choose_rates(protocol, criteria, skip_failed)
+    by_reward: dict[str, Any] = {reward: {} for reward in protocol.rewards}
     for (reward, arm), choice in choices.items():
-        plain[reward][arm] = choice.plain()
-    directory.write_json(directory.rates_path, plain)
+        by_reward[reward][arm] = choice.as_json()
+    directory.write_json(directory.rates_path, by_reward)
     return choices, failures
 
 
-def _rates(choices: Choices) -> list[str]:
-    """A line per reward."""
-    chosen_at: dict[str, list[str]] = {}
+def _rate_lines(choices: RateChoices) -> list[str]:
+    """A line for each reward."""
+    by_reward: dict[str, list[str]] = {}
     for (reward, arm), choice in choices.items():
-        chosen_at.setdefault(reward, []).append(f"{arm} {'none' if choice.rate is None else f'{choice.rate:g}'}")
-    return [f"learning rates on {reward}: {', '.join(rates)}" for reward, rates in chosen_at.items()]
+        by_reward.setdefault(reward, []).append(f"{arm} {'none' if choice.rate is None else f'{choice.rate:g}'}")
+    return [f"learning rates on {reward}: {', '.join(rates)}" for reward, rates in by_reward.items()]
 
 
 def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[Cell]) -> Mapping[Cell, Curve]:
-    """Of the runs that are finished."""
+    """The curves of the finished runs."""
     return {
         cell: read_curve(directory.run(cell), protocol.watch, cell.config(protocol).train.epochs)
         for cell in cells
@@ -116,16 +143,17 @@ def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[
 
 
 def _require_unchanged(protocol: Protocol) -> None:
-    changed = [name for name, digest in own_files(protocol.configs()).items() if digest != protocol.files[name]]
+    current = user_file_digests(protocol.configs())
+    changed = [name for name, digest in current.items() if digest != protocol.files[name]]
     if changed:
         raise StepcreditError(
-            f"{some_of(changed)} changed while the runs were made, and which of them read what is not known: "
-            "compare again with another --run"
+            f"{some_of(changed)} changed during the comparison, so the runs may have used different versions: compare "
+            "again with another --run"
         )
 
 
 def _extent(protocol: Protocol) -> tuple[int, int]:
-    """Runs, and the epochs of all of them, whatever rates are chosen."""
+    """The number of runs, and the number of epochs of all of them."""
     runs = {
         (reward, arm): len(protocol.fresh_seeds)
         + (len(protocol.tuning_seeds) * len(protocol.grid(arm)) if tuned(protocol, arm) else 0)
@@ -137,7 +165,7 @@ def _extent(protocol: Protocol) -> tuple[int, int]:
 
 def _failed(failures: Sequence[Failure]) -> str:
     return (
-        f"{len(failures)} of the runs failed, all that could be are finished: {some_of([*map(str, failures)])}; "
-        "mend it and give the same command again (a comparison that changes needs another --run), or report without "
-        "them with --skip-failed"
+        f"{len(failures)} of the runs failed, the others are finished: {some_of([*map(str, failures)])}; fix this and "
+        "give the same command again (if the comparison itself changes, with another --run), or report without them "
+        "with --skip-failed"
     )

@@ -1,4 +1,4 @@
-"""Findings as tables that a person reads, on a terminal or as Markdown."""
+"""Results of a comparison as tables, for a terminal or as Markdown."""
 
 from __future__ import annotations
 
@@ -9,93 +9,93 @@ from typing import Any
 from stepcredit.evaluation.tables import aligned, estimate_text, remarks
 
 Table = list[list[str]]
+"""Rows of cells. The first row holds the headings."""
 WIDTH = 110
 
 
-def printed(results: Mapping[str, Any]) -> str:
+def text(results: Mapping[str, Any]) -> str:
     """The tables of `results.json` for a terminal."""
     blocks = []
-    for reward, found in results["rewards"].items():
-        told = "\n".join([title(results, reward, found), *caveats(results, found)])
-        blocks.append("\n\n".join([told, *("\n".join(aligned(table)) for table in tables(results, found))]))
+    for reward, result in results["rewards"].items():
+        head = [title(results, reward, result), *(f"({line})" for line in caveats(results, result))]
+        blocks.append("\n\n".join(["\n".join(head), *("\n".join(aligned(table)) for table in tables(results, result))]))
     return "\n\n".join([*blocks, "\n".join(textwrap.fill(note, WIDTH) for note in notes(results))])
 
 
 def markdown(results: Mapping[str, Any], command: str) -> str:
-    """The same as a page, with the command that made it."""
+    """The tables as a Markdown page, with the command that made them."""
     parts = ["# Comparison", f"`{command}`", *reward_sections(results)]
     explained = "\n".join(f"- {note}" for note in notes(results))
     return "\n\n".join([*parts, "## How to read it", explained]) + "\n"
 
 
 def reward_sections(results: Mapping[str, Any]) -> list[str]:
-    """Paragraphs and tables of every reward, under a heading each."""
+    """Headings, caveats and tables of every reward, as Markdown."""
     parts = []
-    for reward, found in results["rewards"].items():
-        told = [title(results, reward, found) + ".", *(f"{line}." for line in caveats(results, found))]
-        parts += [f"## {reward}", "\n".join(told), *(pipes(table) for table in tables(results, found))]
+    for reward, result in results["rewards"].items():
+        head = [f"{title(results, reward, result)}.", *(f"({line}.)" for line in caveats(results, result))]
+        parts += [f"## {reward}", "\n".join(head), *(pipes(table) for table in tables(results, result))]
     return parts
 
 
-def title(results: Mapping[str, Any], reward: str, found: Mapping[str, Any]) -> str:
-    seeds = max(len(arm["by_seed"]) for arm in found["arms"].values())
+def title(results: Mapping[str, Any], reward: str, result: Mapping[str, Any]) -> str:
+    seeds = max(len(arm["by_seed"]) for arm in result["arms"].values())
     return (
         f"{reward}: {seeds} fresh seed{'s' if seeds > 1 else ''}, mean reward of the last {results['last_epochs']} "
         f"epochs, reference {results['reference']}"
     )
 
 
-def tables(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[Table]:
-    """Of one reward: efficiency, factors and queries by seed, faithfulness, and every pair of three arms or more."""
-    arms = found["arms"]
-    made = [_efficiency(results["reference"], arms), _factors(arms), _queries(results["reference"], arms)]
-    watched = list(dict.fromkeys(name for arm in found["arms"].values() for name in arm["watched"]))
-    made += [_faithfulness(name, results["reference"], found["arms"]) for name in watched]
-    if len(found["arms"]) <= 2:
-        return made
-    # Whoever was named the reference, another arm may be the better yardstick.
-    factor = "queries factor of row, were column the reference; seeds above 1"
-    differences = _pairs("final reward, row - column", found["differences"], _bounds)
-    return [*made, differences, _pairs(factor, found["factors"], _counted)]
+def tables(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[Table]:
+    """The tables of one reward: summary, factors and queries by seed, watched rewards, and pairs of arms."""
+    arms, reference = result["arms"], results["reference"]
+    watched = list(dict.fromkeys(name for arm in arms.values() for name in arm["watched"]))
+    first = [_summary(reference, arms), _factors(arms), _queries(reference, arms)]
+    first += [_watched(name, reference, arms) for name in watched]
+    if len(arms) <= 2:
+        return first
+    # With three arms or more, the reader may want another reference than the one that was chosen.
+    differences = _pairs("final reward, row - column", result["differences"], _interval)
+    return [*first, differences, _pairs("query speed-up of row over column; seeds > 1", result["factors"], _counted)]
 
 
-def _efficiency(reference: str, arms: Mapping[str, Any]) -> Table:
-    seconds = "s/epoch (of it credit)"
-    lines = [["arm", "learning rate", "final reward", f"- {reference}", "queries factor", "> 1", "never", seconds]]
+def _summary(reference: str, arms: Mapping[str, Any]) -> Table:
+    seconds = "s/epoch (credit)"
+    head = ["arm", "learning rate", "final reward", f"- {reference}", "query speed-up", "seeds > 1", "never", seconds]
+    lines = [head]
     for name, arm in arms.items():
-        factor, other = arm["factor"], name != reference
+        factor, compared = arm["factor"], name != reference
         lines.append(
             [
                 name,
                 _rate(arm),
                 estimate_text(arm["final"], signed=False),
-                estimate_text(arm["difference"], signed=True) if other else "reference",
-                _median(factor) if other else "1",
-                f"{factor['above_one']} of {factor['of']}" if other else "",
-                str(factor["never"]) if other else "",
-                f"{_plain_mean(arm['seconds_per_epoch'])} ({_plain_mean(arm['seconds_credit'])})",
+                estimate_text(arm["difference"], signed=True) if compared else "reference",
+                _median(factor) if compared else "1",
+                f"{factor['above_one']} of {factor['of']}" if compared else "",
+                str(factor["never"]) if compared else "",
+                f"{_rounded_mean(arm['seconds_per_epoch'])} ({_rounded_mean(arm['seconds_credit'])})",
             ]
         )
     return lines
 
 
 def _factors(arms: Mapping[str, Any]) -> Table:
-    """Per seed: the spread that a median hides."""
+    """Factors by seed, which show the spread behind a median."""
     seeds = _seeds(arms)
-    lines = [["queries factor by seed", *map(str, seeds), "factor in seconds"]]
+    lines = [["query speed-up by seed", *map(str, seeds), "speed-up in seconds"]]
     for name, arm in arms.items():
         factors = {row["seed"]: row["factor"] for row in arm["by_seed"]}
-        lines.append([name, *(_one(factors.get(seed)) for seed in seeds), _median(arm["seconds_factor"])])
+        lines.append([name, *(_factor(factors.get(seed)) for seed in seeds), _median(arm["seconds_factor"])])
     return lines
 
 
 def _queries(reference: str, arms: Mapping[str, Any]) -> Table:
-    """Per seed, to the final reward of the reference."""
     seeds = _seeds(arms)
     lines = [[f"queries to the final reward of {reference}", *map(str, seeds)]]
     for name, arm in arms.items():
         rows = {row["seed"]: row for row in arm["by_seed"]}
-        lines.append([name, *(_needed(rows[seed]) if seed in rows else "-" for seed in seeds)])
+        lines.append([name, *(_queries_needed(rows[seed]) if seed in rows else "-" for seed in seeds)])
     return lines
 
 
@@ -103,30 +103,32 @@ def _seeds(arms: Mapping[str, Any]) -> list[int]:
     return list(dict.fromkeys(row["seed"] for arm in arms.values() for row in arm["by_seed"]))
 
 
-def _needed(row: Mapping[str, Any]) -> str:
+def _queries_needed(row: Mapping[str, Any]) -> str:
     if row["queries_to_reference"] is None:
         return "-" if row["factor"] is None else "never"
     return f"{row['queries_to_reference']:.0f}"
 
 
-def _faithfulness(watched: str, reference: str, arms: Mapping[str, Any]) -> Table:
-    lines = [[f"{watched} at matched reward", "there", f"- {reference}", "at the end", "seeds left out"]]
-    for name, arm in arms.items():
-        found = arm["watched"].get(watched)
-        if found is not None:
-            difference = estimate_text(found["difference"], signed=True) if name != reference else "reference"
-            there, end = (estimate_text(found[key], signed=False) for key in ("at_reference", "final"))
-            lines.append([name, there, difference, end, str(found["left_out"])])
+def _watched(name: str, reference: str, arms: Mapping[str, Any]) -> Table:
+    lines = [[f"{name} (watched)", "at matched reward", f"- {reference}", "at the end", "seeds left out"]]
+    for arm_name, arm in arms.items():
+        result = arm["watched"].get(name)
+        if result is not None:
+            difference = estimate_text(result["difference"], signed=True) if arm_name != reference else "reference"
+            matched, end = (estimate_text(result[key], signed=False) for key in ("at_reference", "final"))
+            lines.append([arm_name, matched, difference, end, str(result["left_out"])])
     return lines
 
 
 def _pairs(
-    what: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]], told: Callable[[Mapping[str, Any]], str]
+    heading: str,
+    figures: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    cell: Callable[[Mapping[str, Any]], str],
 ) -> Table:
-    """Of every arm with every other."""
-    lines = [[what, *found]]
-    for arm, others in found.items():
-        lines.append([arm, *(told(others[other]) if other != arm else "" for other in found)])
+    """A table of every arm against every other."""
+    lines = [[heading, *figures]]
+    for arm, others in figures.items():
+        lines.append([arm, *(cell(others[other]) if other != arm else "" for other in figures)])
     return lines
 
 
@@ -134,30 +136,30 @@ def _counted(factor: Mapping[str, Any]) -> str:
     return "-" if factor["median"] is None else f"{_median(factor)}; {factor['above_one']} of {factor['of']}"
 
 
-def _plain_mean(estimate: Mapping[str, Any]) -> str:
+def _rounded_mean(estimate: Mapping[str, Any]) -> str:
     return "-" if estimate["mean"] is None else f"{estimate['mean']:.2g}"
 
 
 def _rate(arm: Mapping[str, Any]) -> str:
     rate = arm["tuning"]["learning_rate"]
-    return "-" if rate is None else f"{rate:g}" + ("" if arm["tuning"]["grid"] else " (given)")
+    return "-" if rate is None else f"{rate:g}" + ("" if arm["tuning"]["grid"] else " (not tuned)")
 
 
 def _median(figure: Mapping[str, Any]) -> str:
     if figure["median"] is None:
         return "-"
     if figure["interval"] is None:
-        return _one(figure["median"])
+        return _factor(figure["median"])
     low, high = figure["interval"]
-    return f"{_one(figure['median'])} [{_one(low)}, {_one(high)}]"
+    return f"{_factor(figure['median'])} [{_factor(low)}, {_factor(high)}]"
 
 
-def _one(factor: float | None) -> str:
+def _factor(factor: float | None) -> str:
     return "-" if factor is None else "never" if factor == 0 else f"{factor:.2f}"
 
 
-def _bounds(estimate: Mapping[str, Any]) -> str:
-    """Without the standard error, which many columns have no room for."""
+def _interval(estimate: Mapping[str, Any]) -> str:
+    """Mean and interval, without the standard error: tables of pairs have many columns."""
     if estimate["mean"] is None:
         return "-"
     if estimate["interval"] is None:
@@ -165,55 +167,57 @@ def _bounds(estimate: Mapping[str, Any]) -> str:
     return f"{estimate['mean']:+.3g} [{estimate['interval'][0]:+.3g}, {estimate['interval'][1]:+.3g}]"
 
 
-def caveats(results: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Every reason not to believe the tables, in brackets."""
-    arms = found["arms"]
-    said = remarks(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
-    medians = remarks(arm["factor"] for arm in arms.values())
-    rates = [f"({name}: {arm['tuning']['remark']})" for name, arm in arms.items() if arm["tuning"]["remark"]]
-    rates += [line for name in arms for line in _unlike(name, results["reference"], arms)]
-    rates += _no_yardstick(arms[results["reference"]])
+def caveats(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    """Every reason to doubt the tables of one reward."""
+    arms, reference = result["arms"], results["reference"]
+    lines = remarks(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
+    lines += [f"speed-up: {line}" for line in remarks(arm["factor"] for arm in arms.values())]
+    lines += [f"{name}: {arm['tuning']['remark']}" for name, arm in arms.items() if arm["tuning"]["remark"]]
+    lines += [line for name in arms for line in _other_overrides(name, reference, arms)]
+    lines += _flat_reference(arms[reference])
     if not any(arm["tuning"]["grid"] for arm in arms.values()):
-        rates.append("(no learning rate was tuned: an arm may be ahead by its rate alone)")
-    if found["detectable"]:
-        rates.append(f"(so many seeds show differences of final reward from about {found['detectable']:.2g} on)")
-    failed = [f"(left out, it failed: {line})" for line in results["failed"]]
-    return list(dict.fromkeys([*said, *(f"(factors: {line[1:]}" for line in medians), *rates, *failed]))
+        lines.append("no learning rate was tuned: an arm may lead only because its rate suits it better")
+    if result["detectable"]:
+        lines.append(f"this number of seeds can detect differences of the final reward from {result['detectable']:.2g}")
+    lines += [f"left out, because it failed: {line}" for line in results["failed"]]
+    return list(dict.fromkeys(lines))
 
 
-def _unlike(name: str, reference: str, arms: Mapping[str, Any]) -> list[str]:
-    """Of an arm that is more than another credit rule at another rate."""
+def _other_overrides(name: str, reference: str, arms: Mapping[str, Any]) -> list[str]:
+    """A caveat if the arm differs from the reference by more than its credit rule and its learning rate."""
     own, other = (arms[arm]["overrides"] for arm in (name, reference))
     keys = [key for key in {**own, **other} if key not in own or key not in other or own[key] != other[key]]
     keys = [key for key in keys if not key.startswith("credit.") and key != "train.learning_rate"]
-    return [f"({name} differs from {reference} by {', '.join(keys)}, not by credit and rate alone)"] if keys else []
+    return (
+        [f"{name} differs from {reference} by {', '.join(keys)}, not only by credit and learning rate"] if keys else []
+    )
 
 
-def _no_yardstick(reference: Mapping[str, Any]) -> list[str]:
-    """Of a reference that ends where it began; every arm that begins there too has factor 1."""
+def _flat_reference(reference: Mapping[str, Any]) -> list[str]:
+    """A caveat if the reference ends no higher than its first epoch, which every arm reaches at once."""
     rows = reference["by_seed"]
-    at_once = [str(row["seed"]) for row in rows if row["queries_to_reference"] == row["queries"][0]]
-    if not at_once:
+    seeds = [str(row["seed"]) for row in rows if row["queries_to_reference"] == row["queries"][0]]
+    if not seeds:
         return []
-    return [f"(the reference ends no higher than it began on seed {', '.join(at_once)}: factors say little there)"]
+    return [f"on seed {', '.join(seeds)} the reference ends no higher than it began, so speed-ups mean little there"]
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-    """What the figures mean."""
+    """What the figures in the tables mean."""
     method = results["method"]
     return [
         f"mean ± standard error [interval], median [interval]: {method['uncertainty']}",
         f"reward: {method['rewards']}",
-        f"shown by so many seeds: {method['detectable']}",
-        f"queries to the reference: {method['queries_to_reference']}",
-        f"factor: {method['factor']}",
+        f"detectable difference: {method['detectable']}",
+        f"queries to the final reward of the reference: {method['queries_to_reference']}",
+        f"query speed-up: {method['factor']}",
         f"at matched reward: {method['watched_at_reference']}",
         f"seconds: {method['seconds']}; {results['jobs']} at a time",
     ]
 
 
 def pipes(table: Table) -> str:
-    """As Markdown; the first row is the head."""
+    """A table as Markdown."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in table]
     head, *rest = [f"| {' | '.join(line)} |" for line in cells]
     return "\n".join([head, f"|{'---|' * len(cells[0])}", *rest])

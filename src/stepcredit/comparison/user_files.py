@@ -1,4 +1,4 @@
-"""The user's own files that runs read, and what is in them: a comparison is not gone on with others."""
+"""Digests of the user's own files, so that a comparison is not resumed after one of them has changed."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from stepcredit.errors import InputError
 from stepcredit.prompts import prompt_names
 
 
-def own_files(configs: Iterable[TrainConfig]) -> dict[str, str]:
-    """SHA-256 of prompt files, plugins, and the code of parts named `file.py:function` or `module:function`, by name.
+def user_file_digests(configs: Iterable[TrainConfig]) -> dict[str, str]:
+    """SHA-256 of the prompt files, the plugins, and the code of `file.py:name` and `module:name`, by name.
 
-    What such code imports or loads is not seen, nor what a reward on another machine runs.
+    Modules or weights that this code loads are not included, nor rewards on a server.
 
     Raises:
-        InputError: one cannot be read.
+        InputError: a file cannot be read.
     """
     paths: dict[str, Path | None] = {}
     for config in configs:
         source = config.prompts.source
         if source not in prompt_names() and ":" not in source:
             paths[source] = Path(source)
-        rewards = [part.name for part in parts_of(config.reward) if part.remote is None]
-        named = [name.rpartition(":")[0] for name in (source, config.credit.name, *rewards)]
-        for place in [*config.run.plugins, *filter(None, named)]:
-            paths[place] = _code(place)
+        rewards = [part.name for part in reward_parts(config.reward) if part.remote is None]
+        modules = [name.rpartition(":")[0] for name in (source, config.credit.name, *rewards)]
+        for module in [*config.run.plugins, *filter(None, modules)]:
+            paths[module] = _code(module)
     return {name: _digest(path) for name, path in sorted(paths.items()) if path is not None}
 
 
-def parts_of(reward: RewardSection) -> Sequence[RewardSection | ComponentSection]:
-    """The components of a mixture, or the reward itself."""
+def reward_parts(reward: RewardSection) -> Sequence[RewardSection | ComponentSection]:
+    """The components of a mixture, or else the reward itself."""
     return reward.components or [reward]
 
 
-def _code(place: str) -> Path | None:
-    """The file of a plugin or module; None for a module that has none."""
-    if place.endswith(".py"):
-        return Path(place)
-    spec = find_spec(place)
+def _code(module: str) -> Path | None:
+    """The file of a module, given by its name or path; None if it has no file."""
+    if module.endswith(".py"):
+        return Path(module)
+    spec = find_spec(module)
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin is not None else None
 
 
