@@ -73,7 +73,7 @@ def prove(name: str) -> Proof:
     return Proof(
         check=check,
         trained=len(policy.parameters()),
-        idle=idle(policy, check.checked[0]),
+        idle=idle(policy, check.trained[0]),
         before=before,
         after=after,
         reloaded=reloaded(name, policy),

@@ -26,7 +26,7 @@ def test_replays_of_every_step_are_exact(name: str) -> None:
     trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=2)).trajectory
     check = replay_check(policy, trajectory, batch=2)
     assert check.max_deviation == 0.0
-    assert check.checked[:3] == (0, 1, 2)
+    assert check.trained[:3] == (0, 1, 2)
     assert check.mode == ("full-loop" if name == "sd3-skip-layer-guidance" else "mixed-steps")
     check_rows(policy, trajectory)
 

@@ -50,7 +50,7 @@ def test_a_sound_model() -> None:
     assert (found.scheduler, found.replaces) == ("DDIM steps, epsilon prediction", "EulerDiscreteScheduler")
     assert (found.device, found.latents, found.idle) == ("cpu", (4, 8, 8), 0)
     assert found.check.max_deviation == 0.0 and found.check.mode == "mixed-steps"
-    assert (found.check.checked, found.check.steps, found.check.images) == ((0, 1, 2), 4, 2)
+    assert (found.check.trained, found.check.steps, found.check.samples) == ((0, 1, 2), 4, 2)
     assert found.free_bytes == FREE
 
 

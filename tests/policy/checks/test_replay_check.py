@@ -24,7 +24,7 @@ def recorded() -> tuple[PipelinePolicy, Trajectory]:
 
 def test_a_sound_pipeline_passes_exactly(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
     check = replay_check(*recorded)
-    assert check == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, images=4, mode="mixed-steps")
+    assert check == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="mixed-steps")
     assert str(check) == "4 steps of 4 images replay exact (mixed-steps)"
     assert all(parameter.grad is None for parameter in recorded[0].parameters())
 
@@ -73,7 +73,7 @@ def test_the_trajectory_is_replayed_whole_where_only_that_is_exact(
 def test_steps_without_variance_are_left_out() -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
     check = replay_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory)
-    assert check.checked == (0, 1, 2)
+    assert check.trained == (0, 1, 2)
     assert str(check).endswith("; not trained, without noise or with too little: step 4 of 4")
 
 
@@ -86,7 +86,7 @@ def test_deterministic_rollouts_are_compared_by_their_latents(name: str, mode: s
     policy = moved(name)
     policy.replay_modes = (mode,)
     trajectory = policy.rollout(PROMPTS, SEEDS, DETERMINISTIC).trajectory
-    assert replay_check(policy, trajectory, batch=2) == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, images=4, mode=mode)
+    assert replay_check(policy, trajectory, batch=2) == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode=mode)
     latents = trajectory.latents.clone()
     latents[2, 3] *= 1 + 1e-3
     with pytest.raises(InputError, match=r"latents differ by 9\.99e-04 at step 3 of 4 \(allowed 1e-05\)"):

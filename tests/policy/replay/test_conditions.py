@@ -294,7 +294,7 @@ def test_steps_of_little_noise_are_sampled_and_not_trained(name: str, sampler: s
     assert torch.equal(trajectory.log_probs[:, :2], everything.log_probs[:, :2])
     assert torch.equal(trajectory.latents, everything.latents)
     check = replay_check(policy, trajectory)
-    assert check.checked == (0, 1) and check.max_deviation <= EXACT
+    assert check.trained == (0, 1) and check.max_deviation <= EXACT
     assert str(check).endswith("; not trained, without noise or with too little: step 3, 4 of 4")
 
 
@@ -372,7 +372,7 @@ def test_outside_a_window_steps_are_those_of_the_stock_scheduler(name: str) -> N
     assert torch.equal(trajectory.latents[:, 4], last.mean.detach())
     assert torch.equal(trajectory.latents[:, 4], (trajectory.latents[:, 3] + change * last.output).detach())
     assert not torch.equal(trajectory.latents[:, 2], stock_trajectory(name)[0][:, 1])
-    assert replay_check(policy, trajectory).checked == (1, 2)
+    assert replay_check(policy, trajectory).trained == (1, 2)
     assert first_ratio(policy, trajectory) <= EXACT
 
 

@@ -68,10 +68,10 @@ def examine(policy: PipelinePolicy, config: TrainConfig) -> Examination:
     """
     trajectory = policy.rollout(PROMPTS, range(len(PROMPTS))).trajectory
     check = replay_check(policy, trajectory)
-    idle = _idle(policy, trajectory, check.checked[0])
+    idle = _idle(policy, trajectory, check.trained[0])
     pipeline, device = policy.pipeline, trajectory.latents.device
     trained = sum(parameter.numel() for parameter in policy.parameters())
-    sample_bytes = _sample_bytes(policy, trajectory, check.checked[0])
+    sample_bytes = _sample_bytes(policy, trajectory, check.trained[0])
     modules = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     stored = sum(tensor.numel() * tensor.element_size() for part in modules for tensor in part.state_dict().values())
     free = available_memory_bytes(device)

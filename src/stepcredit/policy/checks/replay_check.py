@@ -31,22 +31,22 @@ class ReplayCheck:
 
     Attributes:
         max_deviation: largest |log ratio|, or relative error at steps without noise.
-        checked: the steps that were compared, in order.
+        trained: the trained steps that were compared, in order.
         steps: steps of the trajectory.
-        images: images of the trajectory.
+        samples: images of the trajectory.
         mode: how the policy replays.
     """
 
     max_deviation: float
-    checked: tuple[int, ...]
+    trained: tuple[int, ...]
     steps: int
-    images: int
+    samples: int
     mode: str
 
     def __str__(self) -> str:
         exact = "exact" if self.max_deviation == 0 else f"within {self.max_deviation:.1e}"
-        text = f"{len(self.checked)} steps of {self.images} images replay {exact} ({self.mode})"
-        skipped = [str(step + 1) for step in range(self.steps) if step not in self.checked]
+        text = f"{len(self.trained)} steps of {self.samples} images replay {exact} ({self.mode})"
+        skipped = [str(step + 1) for step in range(self.steps) if step not in self.trained]
         if not skipped:
             return text
         return f"{text}; not trained, without noise or with too little: step {', '.join(skipped)} of {self.steps}"
