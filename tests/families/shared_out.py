@@ -20,7 +20,7 @@ from tests.tiny import PROMPTS, SEEDS, log_prob
 from torch import Tensor, distributed
 
 from stepcredit.distributed.process_group import destroy_process_group, full_tensor
-from stepcredit.policy.adapters.fsdp import shared_out
+from stepcredit.policy.adapters.fsdp import is_sharded
 from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -31,7 +31,7 @@ PLAN = Plan(4, range(4), batch=2)
 
 def compared(name: str, adapter: str) -> dict[str, Any]:
     whole, shared = (policy(name, adapter, shard) for shard in (False, True))
-    assert not shared_out(denoiser(whole)) and shared_out(denoiser(shared))
+    assert not is_sharded(denoiser(whole)) and is_sharded(denoiser(shared))
     trajectory, again = (each.rollout(PROMPTS, SEEDS, PLAN).trajectory for each in (whole, shared))
     replay_check(whole, trajectory, batch=2)
     check = replay_check(shared, again, batch=2)

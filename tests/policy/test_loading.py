@@ -99,12 +99,12 @@ def test_a_pipeline_that_starts_from_an_image(kind: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "FlowMatchEulerDiscreteScheduler inverts its sigmas"),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "FlowMatchEulerDiscreteScheduler has invert_sigmas set"),
         (
             EDMEulerScheduler(),
-            "comes with EDMEulerScheduler, whose noise schedule neither DDIM nor flow steps can take",
+            "noise schedule of EDMEulerScheduler",
         ),
-        (DDPMScheduler(prediction_type="noise"), "predicts 'noise'; DDIM can sample: epsilon, sample, v_prediction"),
+        (DDPMScheduler(prediction_type="noise"), "'noise', expected one of: epsilon, sample, v_prediction"),
     ],
     ids=["inverted sigmas", "another noise schedule", "another prediction"],
 )
@@ -160,10 +160,8 @@ def test_a_damaged_folder(damage: Callable[[Path], Any], message: str, saved: Pa
 
 @pytest.mark.parametrize("path", ["no-such/model", "no_such_folder/", "/no/such/folder", "not a name"])
 def test_a_model_that_is_nowhere(path: str) -> None:
-    assert refusal(path) == (
-        f"no folder '{path}', and the hub did not serve a model of that name; check it, or download it elsewhere "
-        "(hf download NAME --local-dir FOLDER) and give the folder: model.path=FOLDER"
-    )
+    text = refusal(path)
+    assert text.startswith(f"no folder '{path}'") and "model.path=FOLDER" in text
 
 
 def test_weights_of_a_variant(tmp_path: Path) -> None:

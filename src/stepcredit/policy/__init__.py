@@ -1,5 +1,6 @@
-"""A stock diffusers pipeline as a policy: recording schedulers, re-entry, adapters, the self-check.
+"""A stock diffusers pipeline as a policy.
 
-Modules: `loading` (model path -> policy), `pipeline` (the policy), `reentry` and `hook` (recording and replaying its
-`__call__`), `schedulers`, `adapters` (LoRA, full), `self_check`.
+`loading` makes a policy from a configuration, `pipeline` has the policy itself. `replay` records and replays a
+pipeline's `__call__`, `adapters` hold the trained weights, `checks` run before training, `export` writes weights for
+other programs.
 """

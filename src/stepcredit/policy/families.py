@@ -1,7 +1,7 @@
-"""What differs from one family of text-to-image pipelines to another, as data.
+"""The differences between families of text-to-image pipelines, as a table.
 
-The facts are those of diffusers' pipelines and denoisers. A pipeline that is not in the table is `GENERIC`: most are
-called and trained like Stable Diffusion, and the self-check refuses one that does not replay.
+A pipeline that is not in the table is `GENERIC`. Most of these are called and trained like Stable Diffusion; the replay
+check refuses the others.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 from torch import nn
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-"""Self- and cross-attention projections."""
+"""Projections of self- and cross-attention."""
 
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-"""Those of both streams where image and text attend to each other, each with projections of its own."""
+"""Projections of blocks in which image and text attend to each other, each with its own."""
 
 FUSED_ATTENTION = (*JOINT_ATTENTION, "to_qkv_mlp_proj", "to_out")
-"""The same, and the single blocks of FLUX.2, which make queries, keys, values and the MLP with one matrix."""
+"""The same, and those of FLUX.2's single blocks, where one matrix makes queries, keys, values and the MLP's input."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Family:
     """How pipelines of one kind are called and trained.
 
     Attributes:
-        name: what reports call it.
+        name: shown in reports.
         pipelines: names of diffusers classes.
         guidance: the argument of `__call__` that `sample.guidance` is passed as.
-        unguided: its value that leaves guidance off, one forward of the denoiser per image and step; None where the
-            scale is an input of the model, which then has no unguided mode.
-        lora_targets: layers a LoRA goes on by default, by the end of their names; without `lora_excluded`.
-        call: further arguments of `__call__`, unless sample.call gives them. A text stands for one per prompt.
-        note: what surprises about the guidance, in a sentence for `stepcredit doctor`; empty where nothing does.
+        unguided: the value of that argument that switches guidance off, so that each step calls the denoiser once per
+            image. None if the scale is an input of the model, which then cannot be switched off.
+        lora_targets: endings of the names of the layers that get a LoRA by default, except `lora_excluded`.
+        call: further arguments of `__call__`, which sample.call overrides. A text is passed once per prompt.
+        note: what is unusual about the guidance, for `stepcredit doctor`; may be empty.
     """
 
     name: str
@@ -63,8 +63,8 @@ FAMILIES = (
         ("FluxPipeline",),
         unguided=None,
         lora_targets=JOINT_ATTENTION,
-        note="the guidance scale is an input of the model (of schnell it is ignored), 3.5 by default; classifier-free "
-        "guidance besides needs true_cfg_scale and negative_prompt in sample.call",
+        note="the guidance scale is an input of the model, 3.5 by default (schnell ignores it); for classifier-free "
+        "guidance set true_cfg_scale and negative_prompt in sample.call",
     ),
     Family("chroma", ("ChromaPipeline",), lora_targets=JOINT_ATTENTION),
     Family(
@@ -86,58 +86,58 @@ FAMILIES = (
         guidance="true_cfg_scale",
         lora_targets=JOINT_ATTENTION,
         call={"negative_prompt": " "},
-        note="guidance is true_cfg_scale, in effect only with a negative prompt; the guided prediction is rescaled to "
-        "the norm of the conditional one",
+        note="guidance is true_cfg_scale and needs a negative prompt; the guided prediction is rescaled to the norm "
+        "of the conditional one",
     ),
     Family(
         "qwen_image_2.1",
         ("QwenImage21Pipeline",),
         guidance="true_cfg_scale",
         call={"negative_prompt": " ", "use_kv_cache": False},
-        note="guidance is true_cfg_scale, in effect only with a negative prompt; keys and values are not kept from one "
-        "step to the next, so that each can be replayed alone",
+        note="guidance is true_cfg_scale and needs a negative prompt; the key-value cache between steps is off, so "
+        "that each step can be replayed alone",
     ),
     Family(
         "z_image",
         ("ZImagePipeline",),
         unguided=0.0,
-        note="the guidance scale g adds g (conditional - unconditional) to the conditional prediction: 0 is off and g "
-        "is a classifier-free scale of 1 + g; Turbo checkpoints are sampled at 0",
+        note="guidance scale g corresponds to a classifier-free scale of 1 + g, and 0 is off; sample Turbo checkpoints "
+        "at 0",
     ),
     Family("sana", ("SanaPipeline",)),
     Family("pixart", ("PixArtSigmaPipeline", "PixArtAlphaPipeline")),
 )
 
-_TEXT_READ_BY_NOTHING = ("attn.add_q_proj", "attn.to_add_out", "ff_context", "txt_mlp")
+_UNUSED_TEXT_LAYERS = ("attn.add_q_proj", "attn.to_add_out", "ff_context", "txt_mlp")
 
 
 def family_of(pipeline: Any) -> Family:
-    """The family of a pipeline, by the names of its class and of the classes it derives from; else `GENERIC`."""
+    """The family of a pipeline, by the names of its class and base classes; `GENERIC` if none is in the table."""
     known = {name: family for family in FAMILIES for name in family.pipelines}
     return next((known[kind.__name__] for kind in type(pipeline).__mro__ if kind.__name__ in known), GENERIC)
 
 
 def lora_excluded(denoiser: nn.Module) -> list[str]:
-    """Full names of modules that no LoRA belongs on, though targets match them.
+    """Full names of modules that LoRA targets may match but that must not get a LoRA.
 
-    Two kinds. Layers without influence on the output: where joint blocks come last, nothing reads the text stream of
-    the final one, so its queries, its output projection and its MLP receive no gradient (its keys and values do). And
-    the list around a layer that elsewhere is the layer itself: FLUX.2 has both `attn.to_out.0` and `attn.to_out`.
+    - Layers without influence on the output. If joint blocks come last, nothing reads the text stream of the final one:
+      its queries, output projection and MLP receive no gradient, its keys and values do.
+    - Module lists named like layers. FLUX.2 has both `attn.to_out.0` and `attn.to_out`.
 
     Args:
-        denoiser: a transformer or UNet, before any adapter is on it.
+        denoiser: a transformer or UNet without adapters.
     """
-    return [*_unread_text_layers(denoiser), *_lists_named_like_layers(denoiser)]
+    return [*_unused_text_layers(denoiser), *_lists_named_like_layers(denoiser)]
 
 
-def _unread_text_layers(denoiser: nn.Module) -> list[str]:
+def _unused_text_layers(denoiser: nn.Module) -> list[str]:
     blocks = getattr(denoiser, "transformer_blocks", None)
     if not blocks or getattr(denoiser, "single_transformer_blocks", None):
         return []
     last = f"transformer_blocks.{len(blocks) - 1}."
     joint = getattr(getattr(blocks[-1], "attn", None), "add_q_proj", None) is not None
-    unread = tuple(last + part for part in _TEXT_READ_BY_NOTHING) if joint else ()
-    return [name for name, part in denoiser.named_modules() if isinstance(part, nn.Linear) and name.startswith(unread)]
+    unused = tuple(last + part for part in _UNUSED_TEXT_LAYERS) if joint else ()
+    return [name for name, part in denoiser.named_modules() if isinstance(part, nn.Linear) and name.startswith(unused)]
 
 
 def _lists_named_like_layers(denoiser: nn.Module) -> list[str]:

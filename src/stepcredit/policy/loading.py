@@ -1,4 +1,4 @@
-"""From a model path to a pipeline, and from a configuration to a policy."""
+"""Loads pipelines from paths, and makes policies from configurations."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from stepcredit.policy.replay.reentry import undecorated_call
 from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.shapes import pipeline as embedded
 
-_NEEDED = ("prompt", "num_inference_steps", "generator", "output_type")
-_FOREIGN = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")
+_REQUIRED_ARGUMENTS = ("prompt", "num_inference_steps", "generator", "output_type")
+_OTHER_TASKS = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
-_DISPENSABLE = ("text_encoder_3", "tokenizer_3")
-"""Stable Diffusion 3 works without its T5, though its class does not call it optional."""
+_OPTIONAL_PARTS = ("text_encoder_3", "tokenizer_3")
+"""Stable Diffusion 3 works without its T5, although its class does not list it as optional."""
 
 
 def load_policy(config: TrainConfig, *, safety_checker: bool = False) -> PipelinePolicy:
     """The policy of a configuration, untrained, on its device.
 
-    The pipeline's safety checker, if it has one, is left out unless asked for: it blanks what it flags, and a reward
-    would score the black image.
+    Args:
+        safety_checker: whether to keep the pipeline's safety checker. It replaces flagged images by black ones, which
+            a reward would score.
     """
     return make_policy(load_pipeline(config.model), config, safety_checker=safety_checker)
 
 
 def make_policy(pipeline: DiffusionPipeline, config: TrainConfig, *, safety_checker: bool = False) -> PipelinePolicy:
-    """As `load_policy`, of a pipeline that is loaded already."""
+    """As `load_policy`, for a pipeline object."""
     if not safety_checker and getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None
     if config.model.vae_tiling:
@@ -48,7 +49,7 @@ def make_policy(pipeline: DiffusionPipeline, config: TrainConfig, *, safety_chec
 
 
 def usual_sampling(pipeline: DiffusionPipeline, path: str) -> dict[str, float]:
-    """`steps` and `guidance` of a model when nobody asks: 20 and 3 for the embedded ones, else its call's defaults."""
+    """Default `steps` and `guidance` of a model: those of its `__call__`, and 20 and 3 for the bundled ones."""
     if path in embedded.NAMES:
         return {"steps": 20, "guidance": 3.0}
     parameters = inspect.signature(type(pipeline).__call__).parameters
@@ -59,7 +60,7 @@ def usual_sampling(pipeline: DiffusionPipeline, path: str) -> dict[str, float]:
 
 
 def load_pipeline(section: ModelSection) -> DiffusionPipeline:
-    """A text-to-image pipeline by hub id, folder, or `embedded`; InputError with the reason if it is not one."""
+    """Load a text-to-image pipeline by hub id, folder or bundled name; InputError if it cannot be used."""
     device, dtype = resolve_device(section.device), getattr(torch, section.dtype)
     if section.path in embedded.NAMES:
         return embedded.load_pipeline(section.path).to(device=device, dtype=dtype)
@@ -69,7 +70,7 @@ def load_pipeline(section: ModelSection) -> DiffusionPipeline:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
+    """The torch device of `model.device`; `auto` is CUDA if available, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -82,14 +83,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def require_text_to_image(pipeline: DiffusionPipeline) -> None:
-    """Refuse a pipeline that re-entry cannot serve, with the reason."""
+    """Raise InputError unless `pipeline` generates images from text and can be replayed."""
     kind = type(pipeline).__name__
     undecorated_call(pipeline)
     parameters = inspect.signature(type(pipeline).__call__).parameters
-    for name in (*_NEEDED, family_of(pipeline).guidance):
+    for name in (*_REQUIRED_ARGUMENTS, family_of(pipeline).guidance):
         if name not in parameters:
             raise InputError(f"{kind} takes no {name}: it is not a text-to-image pipeline that can be trained here")
-    for name in _FOREIGN:
+    for name in _OTHER_TASKS:
         if name in parameters:
             raise InputError(f"{kind} takes {name} beside a prompt: it is not a text-to-image pipeline")
     missing = [name for name in ("encode_prompt", "prepare_latents") if not hasattr(pipeline, name)]
@@ -108,20 +109,20 @@ def _from_pretrained(path: str, dtype: torch.dtype, variant: str | None) -> Diff
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise InputError(f"{path} is not a diffusers pipeline folder: it has no model_index.json")
     try:
-        left_out = {}
+        missing: dict[str, None] = {}
         if folder.exists():
             _require_complete(folder)
-            left_out = _left_out(folder)
+            missing = _missing_parts(folder)
         pipeline = DiffusionPipeline.from_pretrained(
-            path, dtype=dtype, variant=variant, trust_remote_code=False, **left_out
+            path, dtype=dtype, variant=variant, trust_remote_code=False, **missing
         )
         _require_weights(pipeline)
         return pipeline
-    except Exception as error:  # a damaged folder makes diffusers, transformers and safetensors raise almost anything
+    except Exception as error:  # diffusers, transformers and safetensors raise almost anything for a damaged folder
         if not folder.exists() and not _downloaded(path):
             raise InputError(
-                f"no folder '{path}', and the hub did not serve a model of that name; check it, or download it "
-                "elsewhere (hf download NAME --local-dir FOLDER) and give the folder: model.path=FOLDER"
+                f"no folder '{path}', and the hub did not serve a model of that name: check it, or "
+                "download the model (hf download NAME --local-dir FOLDER) and set model.path=FOLDER"
             ) from error
         if variant is None and next(folder.glob("*/*.fp16.safetensors"), None):
             raise InputError(f"{path} holds weights of variant fp16: set model.variant=fp16") from error
@@ -129,7 +130,7 @@ def _from_pretrained(path: str, dtype: torch.dtype, variant: str | None) -> Diff
 
 
 def _require_complete(folder: Path) -> None:
-    """Without its configuration or vocabulary, transformers makes up a random text encoder or an empty tokenizer."""
+    """Raise InputError if a part has no configuration or vocabulary: transformers would make up a random one."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or None in entry:
@@ -140,8 +141,8 @@ def _require_complete(folder: Path) -> None:
             raise InputError(f"its {name} has no {'vocabulary' if tokenizer else 'configuration'} file")
 
 
-def _left_out(folder: Path) -> dict[str, None]:
-    """The parts that a pipeline was saved without, such as SD3's third text encoder: diffusers asks for them else."""
+def _missing_parts(folder: Path) -> dict[str, None]:
+    """The parts that a pipeline was saved without, such as SD3's third text encoder. diffusers wants them as None."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     return {name: None for name, entry in index.items() if entry == [None, None]}
 
@@ -153,15 +154,15 @@ def _require_weights(pipeline: DiffusionPipeline) -> None:
 
 
 def _require_parts(pipeline: DiffusionPipeline) -> None:
-    """A model_index.json may leave any part empty; the pipeline would notice halfway through a trajectory."""
-    dispensable = {*type(pipeline)._optional_components, *_DISPENSABLE}
-    empty = [name for name, part in pipeline.components.items() if part is None and name not in dispensable]
+    """Raise InputError if a required part is None: the pipeline would fail halfway through a rollout."""
+    optional = {*type(pipeline)._optional_components, *_OPTIONAL_PARTS}
+    empty = [name for name, part in pipeline.components.items() if part is None and name not in optional]
     if empty:
         raise InputError(f"{type(pipeline).__name__} comes without its {' and '.join(empty)}: add what is missing")
 
 
 def _downloaded(path: str) -> bool:
-    """Whether `path` is a hub id of which at least the index is in the local cache."""
+    """Whether `path` is a hub id whose index is in the local cache."""
     try:
         return isinstance(try_to_load_from_cache(path, "model_index.json"), str)
     except HFValidationError:

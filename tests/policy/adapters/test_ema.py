@@ -147,7 +147,7 @@ def test_averages_are_float32_and_apart_from_the_weights() -> None:
 def test_a_state_without_these_averages_is_refused(other: dict[str, Any]) -> None:
     adapter = attached(tiny_sd(), ema=0.5)
     before = copied(adapter.state_dict())
-    with pytest.raises(InputError, match="hold no averages of this adapter"):
+    with pytest.raises(InputError, match=r"model\.ema"):
         adapter.load_state_dict(attached(tiny_sd(), **other).state_dict())
     assert same(adapter.state_dict(), before)
 

@@ -1,4 +1,4 @@
-"""What of the denoiser is trained: a LoRA or every weight, with a running average where asked for."""
+"""The trained weights of the denoiser: a LoRA or all weights, optionally with an exponential moving average."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import distributed, nn
 from stepcredit.config import ModelSection
 from stepcredit.policy.adapters.denoiser import configure, denoiser_name
 from stepcredit.policy.adapters.ema import AveragedAdapter
-from stepcredit.policy.adapters.fsdp import share_out
+from stepcredit.policy.adapters.fsdp import shard
 from stepcredit.policy.adapters.full import FullAdapter
 from stepcredit.policy.adapters.lora import LoraAdapter
 from stepcredit.policy.adapters.protocol import Adapter
@@ -19,18 +19,18 @@ __all__ = ["Adapter", "AdapterWeights", "AveragedAdapter", "FullAdapter", "LoraA
 
 
 def attach(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> Adapter:
-    """Freeze the pipeline and open what `section.adapter` names for training.
+    """Freeze the pipeline and prepare the weights that `section.adapter` names for training.
 
     Raises:
-        InputError: `section` asks for what this pipeline cannot do.
+        InputError: the pipeline does not support a setting of `section`.
     """
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.requires_grad_(False).eval()
     adapter: Adapter = FullAdapter(pipeline) if section.adapter == "full" else _lora(pipeline, section, seed)
     configure(getattr(pipeline, denoiser_name(pipeline)), section)
-    if section.shard and distributed.is_initialized():  # a run that is used by one process is whole there
-        share_out(getattr(pipeline, denoiser_name(pipeline)))
+    if section.shard and distributed.is_initialized():  # commands such as `sample` load a sharded run in one process
+        shard(getattr(pipeline, denoiser_name(pipeline)))
     return adapter if section.ema is None else AveragedAdapter(adapter, section.ema)
 
 

@@ -1,4 +1,4 @@
-"""The part of a pipeline that is trained, and how it computes."""
+"""The denoiser of a pipeline, its activation checkpointing and its compilation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stepcredit.errors import InputError
 
 
 def denoiser_name(pipeline: DiffusionPipeline) -> str:
-    """`transformer` or `unet`, whichever the pipeline has."""
+    """`transformer` or `unet`, whichever the pipeline has; InputError if it has neither."""
     for name in ("transformer", "unet"):
         if getattr(pipeline, name, None) is not None:
             return name
@@ -20,20 +20,23 @@ def denoiser_name(pipeline: DiffusionPipeline) -> str:
 
 
 def repeated_blocks(denoiser: Any) -> list[nn.Module]:
-    """Its parts of the kinds that the model names as repeated, outer ones first; none where it names none."""
+    """The blocks that the model class lists in `_repeated_blocks`, outer ones first; empty if it lists none."""
     names = getattr(denoiser, "_repeated_blocks", None) or ()
     return [part for part in denoiser.modules() if type(part).__name__ in names]
 
 
 def configure(denoiser: Any, section: ModelSection) -> None:
-    """Gradient checkpointing and compilation, both in place, where `section` asks for them.
+    """Enable gradient checkpointing and compilation in place, as `section` says.
 
-    Compiles each of the repeated blocks where the model names them, which takes a fraction of the time, else the whole.
+    If the model lists repeated blocks, only these are compiled, which takes a fraction of the time.
+
+    Raises:
+        InputError: the model does not support gradient checkpointing.
     """
     kind = type(denoiser).__name__
     if section.gradient_checkpointing:
         if not getattr(denoiser, "_supports_gradient_checkpointing", False):
-            raise InputError(f"{kind} cannot recompute activations: set model.gradient_checkpointing=false")
+            raise InputError(f"{kind} does not support gradient checkpointing: set model.gradient_checkpointing=false")
         denoiser.enable_gradient_checkpointing()
     if section.compile:
         if repeated_blocks(denoiser):

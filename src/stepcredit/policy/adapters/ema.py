@@ -1,4 +1,4 @@
-"""A running average of the trained weights."""
+"""An exponential moving average (EMA) of the trained weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _UPDATES = "ema.updates"
 
 
 def warmed_up(decay: float, updates: int) -> float:
-    """Decay of the update that follows `updates` others: min(decay, (1 + n) / (10 + n)), 0.1 for the first.
+    """Decay of the next update after n = `updates`: min(decay, (1 + n) / (10 + n)), 0.1 for the first.
 
-    Early averages thus forget the untrained weights. As in TensorFlow's ExponentialMovingAverage(num_updates).
+    The warm-up makes early averages forget the untrained weights. Source: TensorFlow's
+    ExponentialMovingAverage(num_updates).
 
     >>> warmed_up(0.5, 0), warmed_up(0.5, 8), warmed_up(0.5, 100)
     (0.1, 0.5, 0.5)
@@ -29,14 +30,14 @@ def warmed_up(decay: float, updates: int) -> float:
 
 
 class AveragedAdapter:
-    """An adapter with float32 averages of what it trains, which are shown and exported in its place.
+    """An adapter with float32 averages of its trained weights, which images and exports are made with.
 
         average_n+1 = d_n average_n + (1 - d_n) weights,   d_n = warmed_up(decay, n)
 
-    The averages start at the initial weights. At decay 0 they are the weights of the last step.
+    The averages start at the initial weights. With decay 0 they equal the weights of the last step.
 
     Args:
-        inner: the adapter that is trained.
+        inner: the trained adapter.
         decay: in [0, 1).
     """
 
@@ -45,13 +46,13 @@ class AveragedAdapter:
         self._decay = decay
         self._updates = 0
         self._averages = [parameter.detach().float().clone() for parameter in inner.parameters()]
-        self._shown = False
+        self._swapped = False
 
     def parameters(self) -> list[nn.Parameter]:
         return self._inner.parameters()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The inner adapter's, with `ema.updates` and the averages as `ema.<parameter index>`."""
+        """The inner adapter's state, `ema.updates`, and the averages as `ema.<parameter index>`."""
         self._require_trained("saved")
         averages = {f"ema.{index}": average for index, average in enumerate(self._averages)}
         return self._inner.state_dict() | averages | {_UPDATES: torch.tensor(self._updates)}
@@ -63,7 +64,9 @@ class AveragedAdapter:
             name not in state or state[name].shape != average.shape
             for name, average in zip(names, self._averages, strict=True)
         ):
-            raise InputError("these weights hold no averages of this adapter: they were trained with another model.ema")
+            raise InputError(
+                "these weights have no averages of this adapter: they were trained with a different model.ema"
+            )
         own = {_UPDATES, *names}
         self._inner.load_state_dict({name: value for name, value in state.items() if name not in own})
         for name, average in zip(names, self._averages, strict=True):
@@ -72,7 +75,7 @@ class AveragedAdapter:
 
     @torch.no_grad()
     def stepped(self) -> None:
-        self._require_trained("averaged")
+        self._require_trained("updated")
         weight = 1 - warmed_up(self._decay, self._updates)
         for average, parameter in zip(self._averages, self._inner.parameters(), strict=True):
             average.lerp_(parameter.float(), weight)
@@ -83,18 +86,18 @@ class AveragedAdapter:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The weights, copied away meanwhile, come back bit for bit, also when the body fails."""
-        self._require_trained("shown averaged")
+        """Swaps in the averages. The trained weights come back bit for bit, even if the body raises."""
+        self._require_trained("averaged again")
         parameters = self._inner.parameters()
         trained = [parameter.detach().clone() for parameter in parameters]
         try:
-            self._put(parameters, self._averages)
-            self._shown = True
+            self._assign(parameters, self._averages)
+            self._swapped = True
             yield
         finally:
             with finished_first():
-                self._shown = False
-                self._put(parameters, trained)
+                self._swapped = False
+                self._assign(parameters, trained)
 
     def merge(self) -> None:
         self._inner.merge()
@@ -105,10 +108,10 @@ class AveragedAdapter:
 
     @staticmethod
     @torch.no_grad()
-    def _put(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    def _assign(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
         for parameter, value in zip(parameters, values, strict=True):
             parameter.copy_(value)
 
-    def _require_trained(self, what: str) -> None:
-        if self._shown:
-            raise RuntimeError(f"the adapter shows its averages: leave averaged() before it is {what}")
+    def _require_trained(self, action: str) -> None:
+        if self._swapped:
+            raise RuntimeError(f"the adapter holds its averages: leave averaged() before it is {action}")

@@ -1,4 +1,4 @@
-"""Every weight of the denoiser."""
+"""Full fine-tuning: all weights of the denoiser."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from stepcredit.distributed.process_group import full_tensor
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.denoiser import denoiser_name
-from stepcredit.policy.adapters.fsdp import is_first, placed_like, shared_out
+from stepcredit.policy.adapters.fsdp import is_sharded, shard_all_like
 
 
 class FullAdapter:
-    """Every weight of the denoiser, trained in float32; a copy of the initial ones stays on the CPU as the reference.
+    """Trains all weights of the denoiser in float32. A copy of the initial weights stays on the CPU as the reference.
 
-    In bfloat16 a weight keeps 8 bits, so that most updates would round to nothing. Where the pipeline came in bfloat16
-    its denoiser is therefore made float32 and computes under bfloat16 autocast, in rollouts and replays alike.
+    A bfloat16 weight has 8 significant bits, so most updates would round to zero. A bfloat16 denoiser is therefore cast
+    to float32 and runs under bfloat16 autocast, in rollouts and in replays.
 
     Raises:
         InputError: the denoiser is float16, whose gradients would need loss scaling inside the autocast.
@@ -51,7 +51,7 @@ class FullAdapter:
         own = self._initial
         if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in own.items()}:
             raise InputError(f"these weights are not of this {self._name}: it has {len(own)} tensors")
-        self._denoiser.load_state_dict(placed_like(state, self.state_dict()))
+        self._denoiser.load_state_dict(shard_all_like(state, self.state_dict()))
 
     def stepped(self) -> None:
         return
@@ -59,7 +59,7 @@ class FullAdapter:
     @contextmanager
     def reference(self) -> Iterator[None]:
         trained = {name: value.clone() for name, value in self.state_dict().items()}
-        self._denoiser.load_state_dict(placed_like(self._initial, trained))
+        self._denoiser.load_state_dict(shard_all_like(self._initial, trained))
         try:
             yield
         finally:
@@ -74,18 +74,18 @@ class FullAdapter:
         self._denoiser.to(self._dtype).requires_grad_(False)
 
     def export(self, folder: Path) -> Path:
-        """The denoiser's folder, for `from_pretrained`. Of one that is shared out all ask, the first writes."""
-        if not shared_out(self._denoiser):
+        """The denoiser's folder, for `from_pretrained`. If it is sharded, all ranks must call this; rank 0 writes."""
+        if not is_sharded(self._denoiser):
             self._denoiser.save_pretrained(folder)
             return folder
         weights = {name: full_tensor(value).cpu().contiguous() for name, value in self.state_dict().items()}
-        if is_first():
+        if torch.distributed.get_rank() == 0:
             self._denoiser.save_config(folder)
             save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         return folder
 
 
 def _compute_in_bfloat16(denoiser: Any) -> None:
-    """Make the weights float32 and let the forward run under bfloat16 autocast."""
+    """Cast the weights to float32 and run the forward under bfloat16 autocast."""
     denoiser.float()
     denoiser.forward = torch.autocast(denoiser.device.type, torch.bfloat16)(denoiser.forward)

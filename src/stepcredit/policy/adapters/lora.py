@@ -18,18 +18,21 @@ from stepcredit.errors import InputError
 from stepcredit.policy.adapters.denoiser import denoiser_name
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-_LISTED = 8
+_MAX_LISTED = 8
 
 
 class LoraAdapter:
-    """Low-rank adapters on the denoiser, float32 whatever the dtype of the frozen weights.
+    """Trains low-rank matrices on the denoiser. They are float32 for every dtype of the frozen weights.
 
-    A layer W becomes W + (alpha / rank) B A. B starts at zero, so the adapted denoiser starts equal to the base; A is
-    drawn from `seed`. There is no dropout: a replay must compute what its rollout computed.
+    A layer W becomes W + (alpha / rank) B A. B starts at zero, so the adapted denoiser starts equal to the base model;
+    A is drawn from `seed`. There is no dropout, because a replay must compute what its rollout computed.
 
     Args:
-        targets: layers, by the end of their name.
-        excluded: layers that are left out though they match, by full name.
+        targets: endings of the names of the adapted layers.
+        excluded: full names of layers to leave out although they match.
+
+    Raises:
+        InputError: diffusers has no LoRA for the pipeline, or the targets do not fit the denoiser.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class LoraAdapter:
             r=rank,
             lora_alpha=rank if alpha is None else alpha,
             target_modules=list(targets),
-            exclude_modules=self._left_out(targets, excluded),
+            exclude_modules=self._matching_exclusions(targets, excluded),
             lora_dropout=0.0,
             init_lora_weights="gaussian",
         )
@@ -87,14 +90,14 @@ class LoraAdapter:
         return nullcontext()
 
     def merge(self) -> None:
-        """W + (alpha / rank) B A in place of W: B A is computed in float32, the sum rounded to the dtype of W."""
+        """Replaces W by W + (alpha / rank) B A. B A is computed in float32; the sum is rounded to the dtype of W."""
         self._pipeline.fuse_lora(components=[self._name])
         self._pipeline.unload_lora_weights()
 
     def export(self, folder: Path) -> Path:
         """`pytorch_lora_weights.safetensors` for stock `load_lora_weights`, at alpha = rank.
 
-        Readers disagree about alpha other than rank, so alpha / rank is multiplied into the B matrices.
+        Programs interpret other values of alpha differently, so alpha / rank is multiplied into the B matrices.
         """
         layers = {
             name: (value * self._scale if ".lora_B." in name else value).contiguous().cpu()
@@ -103,13 +106,13 @@ class LoraAdapter:
         self._pipeline.save_lora_weights(folder, **{f"{self._name}_lora_layers": layers})
         return folder / WEIGHTS
 
-    def _left_out(self, targets: Sequence[str], excluded: Sequence[str]) -> list[str] | None:
-        """Those of `excluded` that `targets` would match (peft wants no others); InputError if nothing is left."""
+    def _matching_exclusions(self, targets: Sequence[str], excluded: Sequence[str]) -> list[str] | None:
+        """The part of `excluded` that `targets` match (peft refuses others); InputError if no target layer is left."""
         matched = {name for name, _ in self._denoiser.named_modules() if _ends_with_any(name, targets)}
         if matched <= set(excluded):
-            what = "match only layers without influence on the output" if matched else "match no layer"
+            reason = "match only layers without influence on the output" if matched else "match no layer"
             raise InputError(
-                f"LoRA targets {list(targets)} {what} of the {self._name}; "
+                f"LoRA targets {list(targets)} {reason} of the {self._name}; "
                 f"its linear layers end in {', '.join(_common_endings(self._denoiser))}"
             )
         return sorted(matched & set(excluded)) or None
@@ -131,9 +134,9 @@ def _ends_with_any(name: str, endings: Sequence[str]) -> bool:
 
 
 def _common_endings(denoiser: nn.Module) -> list[str]:
-    """Last parts of the names of linear layers, the most frequent first: `to_q`, and `to_out.0` for a numbered one."""
+    """Endings of the names of linear layers, the most frequent first, such as `to_q` and `to_out.0`."""
     endings = Counter(_ending(name) for name, part in denoiser.named_modules() if isinstance(part, nn.Linear))
-    return [ending for ending, _ in endings.most_common(_LISTED)]
+    return [ending for ending, _ in endings.most_common(_MAX_LISTED)]
 
 
 def _ending(name: str) -> str:

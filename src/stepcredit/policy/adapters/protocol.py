@@ -1,4 +1,4 @@
-"""What every adapter can do."""
+"""The interface of adapters."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ class Adapter(Protocol):
     """The trained part of a pipeline's denoiser."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained, all of it float32."""
+        """The trained parameters, all of them float32."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name."""
+        """The trained tensors by name."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` gave; InputError if it is of another adapter."""
+        """Load what `state_dict` returned; InputError if names or shapes do not match."""
         ...
 
     def stepped(self) -> None:
-        """To be called after every optimizer step."""
+        """Called after every optimizer step."""
         ...
 
     def reference(self) -> AbstractContextManager[None]:
-        """While active, the denoiser is as it was before training."""
+        """Context in which the denoiser is as it was before training."""
         ...
 
     def averaged(self) -> AbstractContextManager[None]:
-        """While active, the denoiser has the weights to show and to export: averages if any are kept."""
+        """Context in which the denoiser has the weights to sample from and export: averages, if there are any."""
         ...
 
     def merge(self) -> None:
-        """Leave the denoiser a plain model with the trained weights, in the dtype it came with; ends the adapter."""
+        """Make the denoiser a plain model with the trained weights in its original dtype. Ends the adapter."""
         ...
 
     def export(self, folder: Path) -> Path:
-        """Write those weights into `folder` for stock diffusers; returns what to load."""
+        """Write the `averaged` weights into `folder` for stock diffusers; returns the path to load."""
         ...

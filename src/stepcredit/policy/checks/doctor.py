@@ -1,4 +1,4 @@
-"""What a model needs to be trained here, found out by running it on two prompts: what `stepcredit doctor` prints."""
+"""Whether a model can be trained on this machine, and with what batch size: `stepcredit doctor` prints the result."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from stepcredit.utils.memory import available_memory_bytes
 
 PROMPTS = (Prompt("a photo of a cat"), Prompt("two red apples on a wooden table, morning light"))
 HEADROOM = 0.8
-"""The part of the free memory that a suggestion fills."""
+"""The fraction of the free memory that a suggested batch may use."""
 
-CPU_MOST = 64
-"""Beyond this many pairs no model that was tried here trains faster on a CPU."""
+CPU_MAX_MICROBATCH = 64
+"""On a CPU, none of the models tried trained faster with more pairs than this."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found.
+    """The result of `examine`.
 
     Attributes:
         pipeline: class of the pipeline.
-        family: name of its family, "generic" if it is none of those with settings of their own.
-        scheduler: the steps it is sampled with.
-        replaces: class of its own scheduler.
-        device: where it ran.
+        family: name of its family; "generic" if the family table has no entry for it.
+        scheduler: description of the sampling steps.
+        replaces: class of the pipeline's own scheduler.
+        device: the device it ran on.
         latents: shape of one image's latents.
-        check: of the rollout of two images.
-        trained: weights that are trained.
-        weights: weights of the denoiser, those trained included.
-        idle: trained tensors that no gradient reaches.
-        fixed_bytes: parts of the pipeline, gradients and optimizer state.
-        sample_bytes: what one image more in a training forward takes.
-        free_bytes: memory of the device that is free.
-        microbatch: images per training forward that fit, a power of two; 0 if not even one does.
+        check: replay check of a rollout of two images.
+        trained: number of trained weights.
+        weights: number of weights of the denoiser, including the trained ones.
+        idle: number of trained tensors that no gradient reaches.
+        fixed_bytes: memory of the pipeline, gradients and optimizer state.
+        sample_bytes: memory of one more image in a training forward.
+        free_bytes: free memory of the device.
+        microbatch: images per training forward that fit, a power of two; 0 if not even one fits.
     """
 
     pipeline: str
@@ -62,9 +62,10 @@ class Examination:
 
 
 def examine(policy: PipelinePolicy, config: TrainConfig) -> Examination:
-    """Sample two images, replay them, and measure a training forward.
+    """Sample two images, replay them, and measure a training forward. This changes the policy's weights.
 
-    Raises InputError if the model does not replay. The policy's weights are changed: use it for nothing else.
+    Raises:
+        InputError: the model does not replay.
     """
     trajectory = policy.rollout(PROMPTS, range(len(PROMPTS))).trajectory
     check = replay_check(policy, trajectory)
@@ -94,12 +95,17 @@ def examine(policy: PipelinePolicy, config: TrainConfig) -> Examination:
 
 
 def fitting_microbatch(policy: PipelinePolicy, images: int, update: int) -> int:
-    """(image, step) pairs per training forward that fit into the free memory: a power of two, at most `images`.
+    """(image, step) pairs per training forward that fit into the free memory: a power of two.
 
-    Measured on two images, at no more than two steps, without changing any weight. On a CPU at most `CPU_MOST`. Where
-    steps cannot be mixed, at most the images of an `update`.
+    It is measured on two images and at most two steps, and leaves the weights unchanged. The result is at most
+    CPU_MAX_MICROBATCH on a CPU.
 
-    Raises InputError if the pipeline does not replay, or not even one pair fits.
+    Args:
+        images: an upper bound: images of an epoch.
+        update: an upper bound if steps cannot be mixed: images of an update.
+
+    Raises:
+        InputError: the pipeline does not replay, or not even one pair fits.
     """
     trajectory = policy.rollout(PROMPTS, range(len(PROMPTS)), Plan(2, range(2))).trajectory
     replay_check(policy, trajectory)
@@ -112,14 +118,14 @@ def fitting_microbatch(policy: PipelinePolicy, images: int, update: int) -> int:
     fits = _microbatch(free - 3 * 4 * trained, needed)
     if fits < 1:
         raise InputError(
-            f"not even one image fits into the {free >> 20} MiB free on {device} in training, it needs {needed >> 20}: "
-            "set model.gradient_checkpointing=true, a smaller model.dtype or smaller images"
+            f"training on one image needs {needed >> 20} MiB, but {device} has only {free >> 20} MiB free: set "
+            "model.gradient_checkpointing=true, a smaller model.dtype or smaller images"
         )
-    return min(fits, images if policy.mixes_steps else update, CPU_MOST if device.type == "cpu" else fits)
+    return min(fits, images if policy.mixes_steps else update, CPU_MAX_MICROBATCH if device.type == "cpu" else fits)
 
 
 def _rollout_bytes(policy: PipelinePolicy, device: torch.device) -> int:
-    """Memory of one image more in a rollout, decoding included, on an accelerator; 0 on a CPU, which is not asked."""
+    """Memory of one more image in a rollout, including decoding; 0 on a CPU, where it is not measured."""
     if device.type != "cuda":
         return 0
     plan = Plan(1, range(1))
@@ -129,7 +135,7 @@ def _rollout_bytes(policy: PipelinePolicy, device: torch.device) -> int:
 
 
 def _idle(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> int:
-    """Trained tensors without a gradient, a little away from the start, where half of a LoRA has none."""
+    """Number of trained tensors without gradient. The weights are moved first: initially half of a LoRA has none."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -142,10 +148,10 @@ def _idle(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> int:
 
 
 def _sample_bytes(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> int:
-    """Memory of one image in a training forward: what two take beyond what one takes.
+    """Memory of one image in a training forward: the difference between two images and one.
 
-    On an accelerator the peak of forward and backward; on a CPU, which keeps no such account, the tensors saved for the
-    backward pass.
+    On CUDA it is the peak of forward and backward. A CPU has no peak counter, so there it is the size of the tensors
+    saved for the backward pass.
     """
     measure = _training_bytes if trajectory.latents.device.type == "cuda" else _saved_bytes
     one = measure(lambda: _log_prob(policy, trajectory, step, torch.arange(1)).sum())
@@ -154,7 +160,7 @@ def _sample_bytes(policy: PipelinePolicy, trajectory: Trajectory, step: int) -> 
 
 
 def _saved_bytes(forward: Callable[[], Tensor]) -> int:
-    """Bytes of the distinct tensors that a forward keeps for its backward pass, weights included."""
+    """Bytes of the distinct tensors that a forward saves for its backward pass, including weights."""
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -163,18 +169,18 @@ def _saved_bytes(forward: Callable[[], Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        value = forward()  # held until all is counted, lest an address be used twice
+        value = forward()  # keep it until all is counted, so that no address is reused
     del value
     return sum(saved.values())
 
 
 def _training_bytes(forward: Callable[[], Tensor]) -> int:
-    """Peak of the CUDA memory that forward and backward allocate."""
+    """Peak CUDA memory of forward and backward."""
     return _peak_bytes(lambda: forward().backward())
 
 
 def _peak_bytes(work: Callable[[], object]) -> int:
-    """Peak of the CUDA memory while `work` is done."""
+    """Peak CUDA memory while `work` runs."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     work()

@@ -1,4 +1,4 @@
-"""Trained weights in the formats that other programs read."""
+"""Writes trained weights in the formats that other programs read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ FORMATS = ("diffusers", "kohya", "merged")
 
 
 def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path) -> Path:
-    """Write what `adapter` trained, averaged if it keeps averages, into `folder`; returns the file or folder to load.
+    """Write the trained weights (the EMA, if there is one) into `folder`; returns the file or folder to load.
 
-    Args:
-        form: `diffusers` is a LoRA for `load_lora_weights`, or the folder of the denoiser where every weight was
-            trained; `kohya` is that LoRA as ComfyUI and A1111 read it; `merged` is a whole pipeline for
-            `from_pretrained` (of transformers 4 and 5) with the scheduler and in the dtypes that it came with, and ends
-            `adapter`.
+    | form | content |
+    |---|---|
+    | `diffusers` | a LoRA for `load_lora_weights`; after full fine-tuning, the folder of the denoiser |
+    | `kohya` | the LoRA as ComfyUI and A1111 read it |
+    | `merged` | a whole pipeline for `from_pretrained`, in its original dtypes and with its own scheduler |
+
+    A merged pipeline can be read with transformers 4 and 5. `adapter` cannot be used afterwards.
 
     Raises:
         InputError: the format is unknown or cannot hold this pipeline.
@@ -35,13 +37,13 @@ def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path
             with adapter.averaged():
                 adapter.merge()
                 pipeline.save_pretrained(folder)
-            transformers4.readable(folder)
+            transformers4.make_readable(folder)
             return folder
     raise unknown("export format", form, FORMATS)
 
 
 def loading_hint(pipeline: DiffusionPipeline, path: Path) -> str:
-    """What to type in Python to load what `write` returned for a pipeline."""
+    """The Python expression that loads what `write` returned."""
     if path.name == kohya.WEIGHTS:
         return f'pipe.load_lora_weights("{path}"), or put it with the LoRAs of ComfyUI or A1111'
     if path.is_file():

@@ -1,8 +1,8 @@
-"""LoRA files in the naming of kohya's sd-scripts, which ComfyUI, A1111 and diffusers read.
+"""LoRA files with the names of kohya's sd-scripts, which ComfyUI, A1111 and diffusers read.
 
-A layer's `lora_A`, `lora_B` become `<name>.lora_down.weight`, `<name>.lora_up.weight`, and `<name>.alpha` scales their
-product by alpha / rank. For Stable Diffusion 1.x and 2.x <name> is the path in diffusers' UNet; for SDXL it is the path
-in the original UNet, whose blocks are numbered through, as kohya's trainer writes it.
+A layer's `lora_A` and `lora_B` become `<name>.lora_down.weight` and `<name>.lora_up.weight`. `<name>.alpha` scales
+their product by alpha / rank. For Stable Diffusion 1.x and 2.x, <name> is the path in diffusers' UNet. For SDXL it is
+the path in the original UNet, whose blocks are numbered consecutively.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def write(pipeline: DiffusionPipeline, folder: Path) -> Path:
     """Write the LoRA of the pipeline's UNet as `kohya_lora.safetensors` into `folder`; returns the file.
 
     Raises:
-        InputError: the pipeline is not of a class that the format is defined for, has no LoRA, or one on layers outside
-            the attention blocks, which not every reader finds.
+        InputError: the format is not defined for the pipeline's class, the pipeline has no LoRA, or its LoRA has layers
+            outside the attention blocks, which some programs ignore.
     """
     if not isinstance(pipeline, StableDiffusionPipeline | StableDiffusionXLPipeline):
         raise InputError(
@@ -38,7 +38,7 @@ def write(pipeline: DiffusionPipeline, folder: Path) -> Path:
         )
     unet: Any = pipeline.unet
     if not getattr(unet, "peft_config", None):
-        raise InputError("kohya's format holds LoRAs, and every weight was trained; use --format diffusers or merged")
+        raise InputError("kohya's format is for LoRAs, but all weights were trained; use --format diffusers or merged")
     xl = isinstance(pipeline, StableDiffusionXLPipeline)
     config = unet.peft_config["default"]
     tensors = _tensors(get_peft_model_state_dict(unet), float(config.lora_alpha), unet.config if xl else None)
@@ -51,27 +51,27 @@ def layer_name(path: str, layers_per_block: int | None) -> str:
     """A layer's name in the file, from its path in diffusers' UNet.
 
     Args:
-        layers_per_block: of an SDXL UNet, to number its blocks through; None keeps diffusers' path.
+        layers_per_block: of an SDXL UNet, for the consecutive numbers; None keeps diffusers' path.
 
     >>> layer_name("down_blocks.1.attentions.0.proj_in", None)
     'lora_unet_down_blocks_1_attentions_0_proj_in'
     >>> layer_name("down_blocks.1.attentions.0.proj_in", 2)
     'lora_unet_input_blocks_4_1_proj_in'
     """
-    found = _LAYER.fullmatch(path)
-    if found is None:
+    match = _LAYER.fullmatch(path)
+    if match is None:
         raise InputError(
-            f"kohya's format has no name for {path} that all readers know, only for layers of attention blocks; "
+            f"kohya's format has names for layers of attention blocks only, not for {path}; "
             "use --format diffusers or merged"
         )
     if layers_per_block is not None:
-        side, block, number, rest = found.groups()
+        side, block, number, rest = match.groups()
         path = f"{_original_block(side, int(block or 0), int(number), layers_per_block)}.1.{rest}"
     return "lora_unet_" + path.replace(".", "_")
 
 
 def _original_block(side: str, block: int, number: int, layers: int) -> str:
-    """Each down block is `layers` input blocks and a downsampler, after one for conv_in; each up block `layers` + 1."""
+    """A down block is `layers` input blocks and a downsampler, after one for conv_in. An up block is `layers` + 1."""
     match side:
         case "down_blocks":
             return f"input_blocks.{1 + block * (layers + 1) + number}"
@@ -93,7 +93,7 @@ def _tensors(matrices: dict[str, Tensor], alpha: float, xl_config: Any) -> dict[
 
 
 def _metadata(pipeline: Any, xl: bool, rank: int, alpha: float) -> dict[str, str]:
-    """What readers show and sort by."""
+    """What programs display and sort by."""
     second = not xl and pipeline.unet.config.cross_attention_dim == _SD2_TEXT_WIDTH
     return {
         "ss_network_module": "networks.lora",

@@ -1,4 +1,4 @@
-"""A saved pipeline that programs on transformers 4 read as well as those on transformers 5."""
+"""Makes a pipeline saved with transformers 5 readable with transformers 4."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 _PREFIX = "text_model."
 
 
-def readable(folder: Path) -> None:
-    """Give CLIP text encoders and tokenizers in a pipeline's folder the files that transformers 4 looks for.
+def make_readable(folder: Path) -> None:
+    """Rewrite the CLIP text encoders and tokenizers in a pipeline's folder so that both versions can read them.
 
-    transformers 5 leaves `text_model.` off the names of a CLIPTextModel's weights; version 4 would find none of them
-    and draw random ones without a word. And it keeps a tokenizer in tokenizer.json alone, where version 4 wants
-    vocab.json and merges.txt. Version 5 reads both forms of both.
+    transformers 5 saves the weights of a CLIPTextModel without the prefix `text_model.`; version 4 finds none of them
+    and silently initializes random ones. Version 5 saves a tokenizer as tokenizer.json only; version 4 needs vocab.json
+    and merges.txt.
     """
     for config in folder.glob("*/config.json"):
         if json.loads(config.read_text(encoding="utf-8")).get("architectures") == ["CLIPTextModel"]:
@@ -26,7 +26,7 @@ def readable(folder: Path) -> None:
 
 
 def _prefix(weights: Path) -> None:
-    if weights.is_file():  # in several files only if it were larger than any text encoder of CLIP
+    if weights.is_file():  # no CLIP text encoder is large enough for several files
         named = {_PREFIX + name.removeprefix(_PREFIX): value for name, value in load_file(weights).items()}
         save_file(named, weights, metadata={"format": "pt"})
 

@@ -1,9 +1,9 @@
-"""Stock schedulers whose `step` hands the stochastic transition to a hook.
+"""Stock schedulers whose `step` is replaced by a hook.
 
-Pipelines look at the signatures of `set_timesteps` and `step`, so both keep their parents' parameters exactly. The
-steps of a schedule are numbered by the hook, not looked up by timestep: that would wait for the device at every step.
-Noise levels are given row by row even where all rows are at one step: an accelerator may divide by a single number in
-another way than by a row of them, and a replay may hold rows of several steps.
+Pipelines inspect the signatures of `set_timesteps` and `step`, so both keep their parents' parameters exactly. The hook
+counts the steps, because looking them up by timestep would synchronize with the device at every step. Noise levels are
+passed per row even if all rows are at one step: a replay may hold rows of several steps, and an accelerator may divide
+by a scalar and by a tensor with different rounding.
 """
 
 from __future__ import annotations
@@ -25,54 +25,56 @@ from stepcredit.policy.replay.step_hooks import StepHook
 
 
 def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingDDIMScheduler | RecordingFlowScheduler:
-    """The recording scheduler with the noise schedule and prediction type of a pipeline's own one.
+    """The recording scheduler with the noise schedule and prediction type of a pipeline's own scheduler.
 
-    Flow-matching schedulers, and solvers set to flow sigmas, become Euler steps on the same sigmas; all others become
-    DDIM. Raises InputError for a schedule that neither can take.
+    Flow-matching schedulers, and solvers with flow sigmas, become Euler steps on the same sigmas. All others become
+    DDIM.
+
+    Raises:
+        InputError: neither supports the schedule or the prediction type.
     """
     kind = type(stock).__name__
     if is_flow(stock):
         if stock.config.get("invert_sigmas"):
-            raise InputError(f"{kind} inverts its sigmas: its steps cannot be sampled with noise here")
+            raise InputError(f"{kind} has invert_sigmas set, which cannot be sampled with noise")
         return RecordingFlowScheduler.replacing(stock, sample)
     if "beta_schedule" not in stock.config:
-        raise InputError(f"the pipeline comes with {kind}, whose noise schedule neither DDIM nor flow steps can take")
+        raise InputError(f"the noise schedule of {kind} fits neither DDIM nor flow-matching steps")
     prediction = stock.config.get("prediction_type", "epsilon")
     if prediction not in get_args(ddim.PredictionType):
         known = ", ".join(get_args(ddim.PredictionType))
-        raise InputError(f"the model predicts '{prediction}'; DDIM can sample: {known}")
+        raise InputError(f"the prediction type of {kind} is '{prediction}', expected one of: {known}")
     return RecordingDDIMScheduler.replacing(stock, sample)
 
 
 def is_flow(stock: Any) -> bool:
-    """Whether a scheduler is of a flow-matching model."""
+    """Whether a scheduler belongs to a flow-matching model."""
     config = stock.config
     solver = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return "FlowMatch" in type(stock).__name__ or bool(solver)
 
 
 class _Schedules:
-    """Schedules already computed, by the arguments of `set_timesteps`: a replay needs no arithmetic and no copy."""
+    """Caches schedules by the arguments of `set_timesteps`, so that a replay needs no arithmetic and no copy."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, dict[str, Any]] = {}
+        self._cached: dict[Any, dict[str, Any]] = {}
 
     def restore(self, scheduler: Any, key: Any) -> bool:
-        if key not in self._known:
+        if key not in self._cached:
             return False
-        for name, value in self._known[key].items():
+        for name, value in self._cached[key].items():
             setattr(scheduler, name, value)
         return True
 
-    def keep(self, scheduler: Any, key: Any, *names: str) -> None:
-        self._known[key] = {name: getattr(scheduler, name) for name in names}
+    def save(self, scheduler: Any, key: Any, *names: str) -> None:
+        self._cached[key] = {name: getattr(scheduler, name) for name in names}
 
 
 class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers has no types
-    """DDIMScheduler that, while `hook` is set, samples through it; without a hook it is the stock scheduler.
+    """DDIMScheduler that calls `hook` for every step. Without a hook it is the stock scheduler.
 
-    The hook's noise replaces the pipeline's eta. Latents are never clipped: `clip_sample` and `thresholding` are for
-    pixels.
+    The hook's noise replaces the pipeline's eta. `clip_sample` and `thresholding` are off: they are meant for pixels.
     """
 
     hook: StepHook | None = None
@@ -102,16 +104,16 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
         if not self.schedules.restore(self, key):
             super().set_timesteps(num_inference_steps, device)
             levels = self.timesteps.cpu()
-            following = levels - self.config.num_train_timesteps // num_inference_steps
-            cleaner = self.alphas_cumprod[following.clamp_min(0)]
+            next_levels = levels - self.config.num_train_timesteps // num_inference_steps
+            next_alphas = self.alphas_cumprod[next_levels.clamp_min(0)]
             self.alphas = self.alphas_cumprod[levels]
-            self.next_alphas = torch.where(following >= 0, cleaner, self.final_alpha_cumprod)
-            self.schedules.keep(self, key, "timesteps", "num_inference_steps", "alphas", "next_alphas")
+            self.next_alphas = torch.where(next_levels >= 0, next_alphas, self.final_alpha_cumprod)
+            self.schedules.save(self, key, "timesteps", "num_inference_steps", "alphas", "next_alphas")
         if self.hook is not None:
             self.timesteps = self.timesteps[self.hook.steps]
 
     def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
-        """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
+        """p(x_next | x), where row n is at step `steps[n]`."""
         at = torch.tensor(steps)
         kind = self.config.prediction_type
         return ddim.transition(model_output, sample, self.alphas[at], self.next_alphas[at], noise, kind)
@@ -147,9 +149,9 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
 
 
 class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
-    """FlowMatchEulerDiscreteScheduler that, while `hook` is set, takes stochastic steps on the same sigmas through it.
+    """FlowMatchEulerDiscreteScheduler that calls `hook` for every step. Without a hook it is the stock scheduler.
 
-    Which stochastic step is `sampler` (see `maths.flow`). Where the hook's noise is 0 the step is the stock Euler step.
+    `sampler` names the stochastic step, see `maths.flow`. With noise 0 it is the stock Euler step.
     """
 
     hook: StepHook | None = None
@@ -161,8 +163,8 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
 
     @classmethod
     def replacing(cls, stock: Any, sample: SampleSection) -> RecordingFlowScheduler:
-        known = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
-        options = {name: value for name, value in stock.config.items() if name in known}
+        parameters = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
+        options = {name: value for name, value in stock.config.items() if name in parameters}
         if "FlowMatch" not in type(stock).__name__:
             options["shift"] = stock.config.get("flow_shift") or 1.0
         replacement: RecordingFlowScheduler = cls(**options)
@@ -192,16 +194,16 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
         if not self.schedules.restore(self, key):
             super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
             self.levels = self.sigmas.cpu()
-            self.schedules.keep(self, key, "timesteps", "sigmas", "num_inference_steps", "levels")
+            self.schedules.save(self, key, "timesteps", "sigmas", "num_inference_steps", "levels")
         self._step_index = self._begin_index = None
         if self.hook is not None:
             self.timesteps = self.timesteps[self.hook.steps]
 
     def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
-        """p(x_next | x), each row at the step of this schedule whose number `steps` gives."""
+        """p(x_next | x), where row n is at step `steps[n]`."""
         at = torch.tensor(steps)
-        sigma, following = self.levels[at], self.levels[at + 1]
-        return flow.transition(model_output, sample, sigma, following, noise, self.sampler, self.levels[1])
+        sigma, next_sigma = self.levels[at], self.levels[at + 1]
+        return flow.transition(model_output, sample, sigma, next_sigma, noise, self.sampler, self.levels[1])
 
     def noise_levels(self) -> tuple[Tensor, Tensor]:
         """(alphas, sigmas), see `Schedule`."""

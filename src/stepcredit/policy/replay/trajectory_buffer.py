@@ -1,4 +1,4 @@
-"""The store of a rollout: tensors of their final size, filled step by step."""
+"""Tensors that a rollout fills step by step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from stepcredit.maths import Transition, gaussian
 
 
 class TrajectoryBuffer:
-    """What a rollout of N images and T steps stores, made when the first step tells its shape and filled in place.
+    """The tensors of a rollout of N images and T steps. They are allocated at the first step and filled in place.
 
     Attributes:
-        latents: (N, T+1, *L), in the dtype that the pipeline consumes.
+        latents: (N, T+1, *L), in the pipeline's dtype.
         log_probs: (N, T).
-        x0: (N, T, *L), or None if it is not kept.
+        x0: (N, T, *L), or None if `keep_x0` is False.
         timesteps: (T,).
-        stds: (T,), the least standard deviation of each step.
+        stds: (T,), the smallest standard deviation of each step.
     """
 
     latents: Tensor
@@ -29,31 +29,33 @@ class TrajectoryBuffer:
         self.count = count
         self.steps = steps
         self.keep_x0 = keep_x0
-        self._made = False
+        self._allocated = False
 
     def begin(self, rows: slice, sample: Tensor) -> None:
-        """Store where the trajectories of some images begin."""
-        if not self._made:
+        """Store the initial latents of some images."""
+        if not self._allocated:
             self.latents = sample.new_empty(self.count, self.steps + 1, *sample.shape[1:])
         self.latents[rows, 0] = sample[: rows.stop - rows.start]
 
-    def add(self, rows: slice, step: int, following: Tensor, transition: Transition, timestep: Tensor | float) -> None:
-        """Store where a step went; of a batch that is longer than `rows`, the head."""
-        log_prob = gaussian.log_prob(following, transition.mean, transition.std)
-        if not self._made:
-            self._make(log_prob, transition, torch.as_tensor(timestep))
-        here = slice(rows.stop - rows.start)
-        self.latents[rows, step + 1] = following[here]
-        self.log_probs[rows, step] = log_prob[here]
+    def add(
+        self, rows: slice, step: int, next_latents: Tensor, transition: Transition, timestep: Tensor | float
+    ) -> None:
+        """Store a step of some images. If the batch is longer than `rows`, its tail is dropped."""
+        log_prob = gaussian.log_prob(next_latents, transition.mean, transition.std)
+        if not self._allocated:
+            self._allocate(log_prob, transition, torch.as_tensor(timestep))
+        head = slice(rows.stop - rows.start)
+        self.latents[rows, step + 1] = next_latents[head]
+        self.log_probs[rows, step] = log_prob[head]
         if self.x0 is not None:
-            self.x0[rows, step] = transition.x0[here]
+            self.x0[rows, step] = transition.x0[head]
         self.timesteps[step] = timestep
         self.stds[step] = transition.std.amin()
 
-    def _make(self, log_prob: Tensor, transition: Transition, timestep: Tensor) -> None:
+    def _allocate(self, log_prob: Tensor, transition: Transition, timestep: Tensor) -> None:
         shape = (self.count, self.steps)
         self.log_probs = log_prob.new_empty(shape)
         self.x0 = transition.x0.new_empty(*shape, *transition.x0.shape[1:]) if self.keep_x0 else None
         self.timesteps = timestep.new_empty(self.steps)
         self.stds = transition.std.new_empty(self.steps)
-        self._made = True
+        self._allocated = True
