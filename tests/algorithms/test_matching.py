@@ -146,7 +146,7 @@ def test_the_reward_rises(tmp_path: Path, credit: str) -> None:
     assert "policy_distance" in rows[0] and "clip_fraction" not in rows[0] and "ratio_max_deviation" not in rows[0]
 
 
-def test_two_epochs_and_two_more_are_four(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     train = {"algorithm": "matching", "inner_epochs": 2}
     whole = loop(tmp_path / "whole", train={**train, "epochs": 4})
     whole.train()
@@ -176,7 +176,7 @@ def test_two_epochs_and_two_more_are_four(tmp_path: Path) -> None:
         ({"algorithm": "machting"}, "matching"),
     ],
 )
-def test_options_that_cannot_be(section: dict[str, Any], named: str) -> None:
+def test_invalid_options_are_errors(section: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         build_algorithm(TrainSection(**{"algorithm": "matching", **section}))
 

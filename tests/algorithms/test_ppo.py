@@ -326,7 +326,7 @@ def test_the_gradient_norm_is_clipped_after_it_is_measured() -> None:
     assert float(moved.norm()) == pytest.approx(float(norm) / 4, rel=1e-3)
 
 
-def test_an_update_makes_what_was_rewarded_more_likely() -> None:
+def test_an_update_makes_rewarded_steps_more_likely() -> None:
     policy = tiny_policy()
     trajectory = recorded(policy)
     updated(policy, trajectory, updates_per_epoch=1, learning_rate=0.1)
@@ -459,7 +459,7 @@ def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
         torch.testing.assert_close(taken(policy), pull, rtol=1e-4, atol=1e-8)
 
 
-def test_the_space_of_the_kl_is_one_of_two() -> None:
+def test_an_unknown_kl_space_is_an_error() -> None:
     assert section().kl_space == "log_prob"
     with pytest.raises(ValueError, match="'log_prob' or 'prediction'"):
         section(kl_space="velocity")

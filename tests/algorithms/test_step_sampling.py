@@ -167,7 +167,7 @@ def test_a_draw_depends_on_run_epoch_and_image_alone() -> None:
 
 
 @pytest.mark.parametrize("count", [None, STEPS, STEPS + 1])
-def test_as_many_as_are_trained_is_no_draw(count: int | None) -> None:
+def test_sampling_all_trained_steps_is_no_sampling(count: int | None) -> None:
     _, trajectory, advantages = sampled_trajectory()
     assert sample_steps(section(sampled_steps=count), *scored(trajectory, advantages), 0, 0) is None
     untrained = replace(trajectory, trainable=torch.tensor([True, True, True, False]))
@@ -264,7 +264,7 @@ def test_all_steps_drawn_is_the_run_without_drawing(tmp_path: Path) -> None:
     assert rows(some)[-1]["reward_mean"] != rows(plain)[-1]["reward_mean"]
 
 
-def test_a_run_on_drawn_steps_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+def test_a_run_with_sampled_steps_resumes_exactly(tmp_path: Path) -> None:
     def config(epochs: int) -> Any:
         return toy_config(train={"epochs": epochs, "sampled_steps": 2}, credit={"name": "tdpo-r"})
 
@@ -275,6 +275,6 @@ def test_a_run_on_drawn_steps_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("options", [{"sampled_steps": 0}, {"step_sampling": "even"}])
-def test_what_cannot_be_drawn_is_refused(options: dict[str, Any]) -> None:
+def test_invalid_settings_of_sampled_steps_are_errors(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         section(**options)

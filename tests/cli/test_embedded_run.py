@@ -171,7 +171,7 @@ def interrupted(command: list[str]) -> tuple[int, str]:
     return running.returncode, err
 
 
-def test_two_epochs_and_two_more_are_four(place: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(place: Path) -> None:
     command = ["train", *TINY, "reward.name=reward.py:reward", "--run", "parts"]
     assert stepcredit(*command, "train.epochs=2").code == 0
     assert stepcredit(*command, "train.epochs=4", "--resume").code == 0

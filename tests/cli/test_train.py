@@ -397,7 +397,7 @@ def test_resume_needs_a_sound_checkpoint(here: Path) -> None:
     assert refused("train", "--resume", "--run", "a", "train.epochs=5") == "a holds no checkpoint to resume from"
 
 
-def test_finished_epochs_cannot_be_taken_back(here: Path) -> None:
+def test_fewer_epochs_than_are_finished_is_an_error(here: Path) -> None:
     stepcredit("train", *TOY, "--run", "a")
     line = refused("train", "--resume", "--run", "a", "train.epochs=2")
     assert "3 epochs" in line and "train.epochs" in line

@@ -113,7 +113,7 @@ class Epochs(RunDirectory):
 @pytest.mark.parametrize(
     ("steps", "images", "updates"), [(1, 1, 1), pytest.param(3, 2, 4, marks=pytest.mark.slow)], ids=["least", "more"]
 )
-def test_fifty_epochs_leave_nothing_behind(tmp_path: Path, steps: int, images: int, updates: int) -> None:
+def test_memory_does_not_grow_over_fifty_epochs(tmp_path: Path, steps: int, images: int, updates: int) -> None:
     config = toy_config(
         sample={"steps": steps, "guidance": 1.0, "prompts_per_epoch": 2, "images_per_prompt": images},
         train={"epochs": 50, "updates_per_epoch": updates, "advantage": "running", "buffer_size": 8, "min_count": 4},

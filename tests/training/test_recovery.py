@@ -35,7 +35,7 @@ class Attempt:
         self.log.append("undone")
 
 
-def test_a_micro_batch_that_may_not_be_halved_is_told() -> None:
+def test_a_micro_batch_that_may_not_be_halved_is_an_error() -> None:
     guard, attempt = Recovery(halves=False), Attempt(fits=4)
     with pytest.raises(ResumableError, match="a micro-batch of 7, which is not halved") as stopped:
         guard.retry_out_of_memory(attempt, attempt.undo, 7)
@@ -52,7 +52,7 @@ def test_a_micro_batch_is_halved_once_and_stays_so() -> None:
     assert len(notes) == 1 and "with a micro-batch of 7" in notes[0] and "train.microbatch=3" in notes[0]
 
 
-def test_where_half_is_too_much_the_next_is_named() -> None:
+def test_the_error_suggests_half_of_the_halved_micro_batch() -> None:
     guard, attempt = Recovery(), Attempt(fits=1)
     with pytest.raises(ResumableError, match=r"train\.microbatch halved to 4 already") as caught:
         guard.retry_out_of_memory(attempt, attempt.undo, 8)
@@ -60,7 +60,7 @@ def test_where_half_is_too_much_the_next_is_named() -> None:
     assert attempt.log == [8, "undone", 4]
 
 
-def test_one_cannot_be_halved() -> None:
+def test_a_micro_batch_of_one_cannot_be_halved() -> None:
     guard, attempt = Recovery(), Attempt(fits=0)
     with pytest.raises(ResumableError, match=r"train\.microbatch=1, the smallest"):
         guard.retry_out_of_memory(attempt, attempt.undo, 1)
@@ -99,7 +99,7 @@ def test_a_loss_scaler_may_find_its_scale_first() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_named(value: float) -> None:
+def test_the_error_names_non_finite_tensors(value: float) -> None:
     require_finite("the weights", torch.ones(3), torch.tensor([1, 2]))
     require_finite("nothing")
     with pytest.raises(ResumableError, match=r"^the weights are not finite; a new run with a smaller"):

@@ -50,7 +50,7 @@ def test_batches_are_joined_in_order() -> None:
     assert reward_queue.seconds > 0
 
 
-def test_a_batch_is_taken_in_before_the_one_before_is_scored() -> None:
+def test_adding_a_batch_does_not_wait_for_the_previous_one() -> None:
     judge = Judge()
     judge.may_begin.clear()
     with RewardQueue(checked(judge, "judge"), PROMPTS) as reward_queue:
@@ -82,7 +82,7 @@ def test_a_failure_ends_the_epoch_at_the_next_batch() -> None:
     assert len(judge.asked) == 1
 
 
-def test_leaving_drops_what_has_not_begun() -> None:
+def test_closing_the_queue_drops_batches_that_have_not_started() -> None:
     judge = Judge()
     judge.may_begin.clear()
     reward_queue = RewardQueue(checked(judge, "judge"), PROMPTS)
@@ -97,7 +97,7 @@ def test_leaving_drops_what_has_not_begun() -> None:
     assert len(judge.asked) <= 1
 
 
-def test_a_reward_that_hangs_is_an_error_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_hangs_is_an_error_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepcredit.training.reward_queue.GRACE_SECONDS", 0.0)
     judge = Judge()
     judge.may_begin.clear()
@@ -108,7 +108,7 @@ def test_a_reward_that_hangs_is_an_error_after_its_time(monkeypatch: pytest.Monk
     judge.may_begin.set()
 
 
-def test_a_time_out_of_the_rewards_own_stays_its_own() -> None:
+def test_a_timeout_error_of_the_reward_itself_is_passed_on() -> None:
     def late(*_: Any) -> Tensor:
         raise TimeoutError("the server is slow")
 

@@ -187,7 +187,7 @@ def test_a_step_without_variance_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("credit", CREDIT.names())
-def test_two_epochs_and_two_more_are_four(tmp_path: Path, credit: str) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, credit: str) -> None:
     def config(epochs: int) -> TrainConfig:
         train = {"epochs": epochs, "advantage": "running", "buffer_size": 12}
         return toy_config(train=train, credit={"name": credit}, prompts={"order": "random"})
@@ -201,7 +201,7 @@ def test_two_epochs_and_two_more_are_four(tmp_path: Path, credit: str) -> None:
     assert parts.grid_path(4).read_bytes() == whole.grid_path(4).read_bytes()
 
 
-def test_the_first_process_alone_writes_the_weights(tmp_path: Path) -> None:
+def test_only_rank_0_writes_the_weights(tmp_path: Path) -> None:
     trainer = start(tmp_path, toy_config())
     trainer.processes = Second()
     assert trainer._export() == trainer.weights_dir / "what the first one wrote"
@@ -224,7 +224,7 @@ def test_a_critic_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", range(1, 7))
-def test_a_run_stopped_at_any_reward_ends_as_if_it_had_not_been(tmp_path: Path, call: int) -> None:
+def test_a_run_stopped_in_any_reward_call_resumes_exactly(tmp_path: Path, call: int) -> None:
     config = toy_config(train={"epochs": 4}, run={"checkpoint_every": 3})
     whole = finish(start(tmp_path / "whole", config))
     stopped = start(tmp_path / "stopped", config, reward=Failing(stopping, call))
@@ -236,7 +236,7 @@ def test_a_run_stopped_at_any_reward_ends_as_if_it_had_not_been(tmp_path: Path, 
     assert sorted(path.name for path in again.path.glob("samples/*")) == ["epoch_0000.png", "epoch_0004.png"]
 
 
-def test_metrics_written_after_the_last_checkpoint_are_forgotten(tmp_path: Path) -> None:
+def test_resuming_deletes_metrics_after_the_last_checkpoint(tmp_path: Path) -> None:
     config = toy_config(run={"checkpoint_every": 2})
     stopped = start(tmp_path, config, reward=Failing(stopping, 3))
     with pytest.raises(KeyboardInterrupt):
@@ -268,7 +268,7 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path: Path) -> None:
     assert notes.phases == []
 
 
-def test_finished_epochs_cannot_be_taken_back(tmp_path: Path) -> None:
+def test_fewer_epochs_than_are_finished_is_an_error(tmp_path: Path) -> None:
     run = finish(start(tmp_path, toy_config(train={"epochs": 2})))
     with pytest.raises(InputError, match=r"has finished 2 epochs already: train\.epochs=1 cannot take any back"):
         resume(tmp_path, toy_config(train={"epochs": 1}))
@@ -335,7 +335,7 @@ def test_the_credit_profile_is_that_of_the_rule(tmp_path: Path, credit: str, pro
     assert run.metrics()[0]["credit_profile"] == pytest.approx(profile, abs=1e-5)
 
 
-def test_progress_hears_phases_and_rows_in_order(tmp_path: Path) -> None:
+def test_progress_gets_phases_and_rows_in_order(tmp_path: Path) -> None:
     told = Notebook()
     run = finish(start(tmp_path, toy_config(train={"epochs": 2}), progress=told))
     epoch = ["sampling", "reward", "training"]
@@ -345,7 +345,7 @@ def test_progress_hears_phases_and_rows_in_order(tmp_path: Path) -> None:
     assert [row["epoch"] for row in told.rows] == [1, 2] == [row["epoch"] for row in run.metrics()]
 
 
-def test_an_epoch_that_teaches_nothing_is_told(tmp_path: Path) -> None:
+def test_an_epoch_without_advantages_is_noted(tmp_path: Path) -> None:
     told, policy = Notebook(), ToyPolicy()
     config = toy_config(train={"epochs": 1}, sample={"images_per_prompt": 1, "prompts_per_epoch": 3})
     run = finish(start(tmp_path, config, policy, progress=told))
@@ -403,12 +403,12 @@ def test_the_checkpoints_that_the_best_images_were_sampled_with_are_kept(
     assert [checkpoint.epoch_of(folder) for folder in checkpoint.folders(directory.checkpoint_root)] == kept
 
 
-def test_no_epochs_make_a_run_with_its_starting_grid(tmp_path: Path) -> None:
+def test_zero_epochs_give_a_run_with_its_first_grid(tmp_path: Path) -> None:
     run = finish(start(tmp_path, toy_config(train={"epochs": 0})))
     assert run.metrics() == [] and run.grid_path(0).exists() and (run.lora_dir / "toy.safetensors").exists()
 
 
-def test_weights_are_exported_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_weights_are_exported_to_the_given_folder(tmp_path: Path) -> None:
     trainer = start(tmp_path, toy_config(train={"epochs": 1}))
     trainer.weights_dir = tmp_path / "unet"
     assert trainer.train() == tmp_path / "unet" / "toy.safetensors"
@@ -450,7 +450,7 @@ def test_x0_is_kept_for_rules_that_need_it_and_gone_when_the_update_begins(
     ],
     ids=["raises", "nan", "shape", "text"],
 )
-def test_a_failing_reward_is_told_and_the_run_goes_on_once_it_is_mended(
+def test_a_run_with_a_failing_reward_resumes_after_a_fix(
     tmp_path: Path, how: Callable[[Tensor], Any], what: str
 ) -> None:
     config = toy_config(run={"checkpoint_every": 3})
@@ -467,7 +467,7 @@ def test_a_failing_reward_is_told_and_the_run_goes_on_once_it_is_mended(
 
 
 @pytest.mark.parametrize(("call", "where"), [(1, "first sample grid"), (5, "sample grid after epoch 3")])
-def test_a_reward_that_fails_in_a_grid_costs_no_grid(tmp_path: Path, call: int, where: str) -> None:
+def test_a_grid_whose_reward_failed_is_drawn_on_resume(tmp_path: Path, call: int, where: str) -> None:
     config = toy_config()
     with pytest.raises(RewardError, match=f"^{where}: reward 'warmth' raised RuntimeError"):
         finish(start(tmp_path, config, reward=Failing(raising, call)))

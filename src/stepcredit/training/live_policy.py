@@ -114,8 +114,8 @@ def _require_no_lora(pipeline: DiffusionPipeline) -> None:
     name = denoiser_name(pipeline)
     if getattr(getattr(pipeline, name), "peft_config", None):
         raise InputError(
-            f"the {name} of this {_kind(pipeline)} has a LoRA already: call pipeline.unload_lora_weights(), or load the "
-            "pipeline again"
+            f"the {name} of this {_kind(pipeline)} already has a LoRA: call pipeline.unload_lora_weights(), or load "
+            "the pipeline again"
         )
 
 

@@ -61,8 +61,8 @@ class Recovery:
                 raise
             if size == 1:
                 raise OutOfMemoryError(
-                    "out of memory in training with train.microbatch=1, the smallest; model.gradient_checkpointing needs "
-                    "less memory",
+                    "out of memory in training with train.microbatch=1, the smallest; less memory is needed with "
+                    "model.gradient_checkpointing",
                     "model.gradient_checkpointing=true",
                 ) from error
             if not self._halves:
@@ -79,8 +79,8 @@ class Recovery:
         undo()
         free_memory()
         self._note(
-            f"out of memory in training with a micro-batch of {size}: this update is repeated, and all others are made, "
-            f"with {self.microbatch} (train.microbatch={self.microbatch}); sampling keeps its batch size, so replays are "
+            f"out of memory in training with a micro-batch of {size}: this update is repeated, and all others made, "
+            f"with {self.microbatch} (train.microbatch={self.microbatch}); sampling keeps its batch, so replays are "
             "equal within rounding only"
         )
         return self.retry_out_of_memory(attempt, undo, microbatch)
@@ -108,7 +108,7 @@ class Recovery:
 
 
 def require_finite(what: str, *tensors: torch.Tensor) -> None:
-    """ResumableError naming `what` if any of the tensors contains NaN or infinity. Synchronizes with the device once."""
+    """ResumableError naming `what` if any of the tensors has NaN or infinity. Synchronizes with the device once."""
     found = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
     if found and not torch.stack(found).all():
         raise ResumableError(f"{what} are not finite: {_REMEDY}")

@@ -168,7 +168,7 @@ def test_a_buffer_shorter_than_the_batch_is_finite_and_left_to_the_clip() -> Non
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-45, 1e-12, 1e-7])
-def test_rewards_that_differ_by_rounding_alone_teach_next_to_nothing(spread: float) -> None:
+def test_rewards_that_differ_by_rounding_give_small_advantages(spread: float) -> None:
     rewards = torch.tensor([0.0, spread, 0.0, spread])
     most = float(rewards.max()) / 2e-6 * (1 + 1e-6)
     assert standardize(rewards).abs().max() <= most < 0.051
@@ -176,7 +176,7 @@ def test_rewards_that_differ_by_rounding_alone_teach_next_to_nothing(spread: flo
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "0.5", None, True, [1.0]])
-def test_statistics_take_nothing_back_that_is_no_number(value: object) -> None:
+def test_statistics_refuse_values_that_are_not_finite(value: object) -> None:
     statistics = PromptStatistics()
     statistics.update(["a"], torch.tensor([1.0]))
     with pytest.raises((TypeError, ValueError)):
