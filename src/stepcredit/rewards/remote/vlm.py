@@ -104,7 +104,7 @@ def read_key(variable: str | None) -> str:
     """The key in an environment variable, "" for None.
 
     Raises:
-        InputError: the variable is not set, or its name is not upper case. Such a name may be the key: it is not quoted.
+        InputError: the variable is not set, or its name is not upper case. The name may be the key: it is not quoted.
     """
     if variable is None:
         return ""
