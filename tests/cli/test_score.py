@@ -27,18 +27,18 @@ def pictures(here: Path) -> list[str]:
     return list(COLORS)
 
 
-def test_a_line_per_image_in_the_order_given(pictures: list[str]) -> None:
+def test_one_line_per_image_in_order(pictures: list[str]) -> None:
     said = stepcredit("score", "warmth", *pictures, "--prompt", "a wall")
     assert (said.code, said.err) == (0, "")
     assert [line.split() for line in said.out.splitlines()] == [["red.png", "1"], ["blue.png", "-1"], ["grey.png", "0"]]
 
 
-def test_json_is_an_object_per_image(pictures: list[str]) -> None:
+def test_json(pictures: list[str]) -> None:
     said = stepcredit("score", "warmth", *pictures, "--prompt", "a wall", "--json")
     assert json.loads(said.out) == [{"file": name, "prompt": "a wall", "score": WARMTH[name]} for name in pictures]
 
 
-def test_a_prompt_for_each_image_and_options(pictures: list[str]) -> None:
+def test_one_prompt_per_image_and_options(pictures: list[str]) -> None:
     Path("mine.py").write_text(
         "def score(images, prompts, metadata, weight=1):\n    return [weight * len(prompt) for prompt in prompts]\n"
     )
@@ -47,13 +47,13 @@ def test_a_prompt_for_each_image_and_options(pictures: list[str]) -> None:
     assert [(row["prompt"], row["score"]) for row in json.loads(said.out)] == [("a", 2.5), ("bb", 5), ("ccc", 7.5)]
 
 
-def test_images_of_one_size_are_scored_together(pictures: list[str]) -> None:
+def test_images_of_equal_size_are_one_batch(pictures: list[str]) -> None:
     Path("mine.py").write_text("def score(images, prompts, metadata):\n    return [len(prompts)] * len(prompts)\n")
     said = stepcredit("score", "mine.py:score", *pictures, "--prompt", "x", "--json")
     assert [row["score"] for row in json.loads(said.out)] == [2, 1, 2]
 
 
-def test_pixels_come_to_the_reward_as_they_are(here: Path) -> None:
+def test_pixels_reach_the_reward_unchanged(here: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("noise.png")
     said = stepcredit("score", "warmth", "noise.png", "--prompt", "x", "--json")
@@ -70,7 +70,7 @@ def test_a_learned_reward(pictures: list[str], tmp_path: Path) -> None:
     assert all(0 <= row["score"] <= 100 for row in json.loads(said.out))
 
 
-def test_an_image_that_is_missing_or_none(pictures: list[str]) -> None:
+def test_files_that_are_not_images(pictures: list[str]) -> None:
     assert refused("score", "warmth", "none.png", "--prompt", "x") == "cannot read none.png as an image: no such file"
     Path("text.png").write_text("hello")
     message = refused("score", "warmth", *pictures, "text.png", "--prompt", "x")
@@ -80,11 +80,11 @@ def test_an_image_that_is_missing_or_none(pictures: list[str]) -> None:
     assert refused("score", "warmth", "half.png", "--prompt", "x").startswith("cannot read half.png as an image: ")
 
 
-def test_mistakes_are_one_line(pictures: list[str]) -> None:
-    line = "2 prompts for 3 images: give one --prompt for all, or one for each"
+def test_invalid_arguments(pictures: list[str]) -> None:
+    line = "2 prompts for 3 images: pass one --prompt for all images, or one per image"
     assert refused("score", "warmth", *pictures, "--prompt", "a", "--prompt", "b") == line
     call = ("score", "jpeg_compressibility", "red.png", "--prompt", "a", "--option")
-    assert refused(*call, "quality") == "'quality' is not an option; write key=value"
+    assert refused(*call, "quality") == "'quality' is not an option: write key=value"
     assert refused(*call, "quality=[1") .startswith("cannot read the value of 'quality=[1': ")  # fmt: skip
     assert refused(*call, "qualty=3").startswith(
         "unknown jpeg_compressibility option 'qualty' (did you mean 'quality'?)"

@@ -1,4 +1,4 @@
-"""`stepcredit serve-reward`: what it refuses, what it serves, and how it stops."""
+"""`stepcredit serve-reward`: arguments, serving and stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.cli.command_line import only_line, refused, stepcredit
-from tests.rewards.remote.live import AUTHORISED, TOKEN, body, pictures
+from tests.rewards.remote.live import AUTHORIZED, TOKEN, body, pictures
 
 from stepcredit.rewards.remote import app, http
 from stepcredit.rewards.remote.limits import Limits
@@ -29,7 +29,7 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would have been served: (rewards, token, limits) of every application; the server returns at once."""
+    """(rewards, token, limits) of every application, and the address of its server, which returns at once."""
     seen: list[Any] = []
 
     class Server:
@@ -41,7 +41,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-# What it serves
+# Serving
 
 
 def test_rewards_by_name_on_loopback(made: list[Any]) -> None:
@@ -65,7 +65,7 @@ def test_options_limits_and_token(made: list[Any]) -> None:
     assert (token, limits) == (TOKEN, Limits(request_bytes=1, images=2, pixels=3, queue=4))
 
 
-def test_one_reward_under_two_names_with_options_of_their_own(made: list[Any]) -> None:
+def test_one_reward_under_two_names_with_different_options(made: list[Any]) -> None:
     options = ["--option", "low.quality=10", "--option", "a.b.quality=90"]
     said = stepcredit(
         "serve-reward", "low=jpeg_compressibility", "a.b=jpeg_compressibility", "warmth", "--port", "0", *options
@@ -79,14 +79,14 @@ def test_one_reward_under_two_names_with_options_of_their_own(made: list[Any]) -
     }
 
 
-def test_the_token_of_the_environment_opens_other_addresses(made: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_token_other_addresses_are_allowed(made: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, TOKEN)
     said = stepcredit("serve-reward", "warmth", "--port", "0", "--host", "0.0.0.0")  # noqa: S104
     assert said.code == 0 and "on http://0.0.0.0:" in said.out and TOKEN not in said.out
     assert made[0][1] == TOKEN
 
 
-def test_localhost_and_ipv6_are_loopback_too(made: list[Any]) -> None:
+def test_loopback_addresses(made: list[Any]) -> None:
     hosts = ["localhost", "127.1.2.3", *(["::1"] if ipv6() else [])]
     assert [stepcredit("serve-reward", "warmth", "--port", "0", "--host", host).code for host in hosts] == [0] * len(
         hosts
@@ -101,15 +101,13 @@ def ipv6() -> bool:
     return True
 
 
-# What it refuses
+# Refused arguments
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1"])  # noqa: S104
-def test_no_token_no_other_machine(made: list[Any], host: str) -> None:
+def test_other_machines_need_a_token(made: list[Any], host: str) -> None:
     line = refused("serve-reward", "warmth", "--host", host)
-    assert line == (
-        f"--host {host} is open to other machines: set {VARIABLE} or --token-file first, or keep to 127.0.0.1"
-    )
+    assert f"--host {host}" in line and VARIABLE in line and "--token-file" in line
     assert made == []
 
 
@@ -118,14 +116,14 @@ def test_no_token_no_other_machine(made: list[Any], host: str) -> None:
     [
         (["warmht"], "unknown reward 'warmht' (did you mean 'warmth'?)"),
         (["mixture"], "the reward 'mixture'"),
-        (["warmth", "warmth"], "two rewards would be called 'warmth': write PUBLIC=NAME with different PUBLIC"),
-        (["=warmth"], "'=warmth' is not a reward; write NAME or PUBLIC=NAME"),
+        (["warmth", "warmth"], "two rewards have the public name 'warmth'"),
+        (["=warmth"], "'=warmth' is not a reward: write NAME or PUBLIC=NAME"),
         (["a="], "'a=' is not a reward"),
-        (["warmth", "--option", "x"], "'x' is not an option; write key=value"),
+        (["warmth", "--option", "x"], "'x' is not an option: write key=value"),
         (["warmth", "--option", "=1"], "'=1' is not an option"),
         (["warmth", "--option", "x=1"], "unknown warmth option 'x'; known: none"),
         (["warmth", "--option", "x=["], "cannot read the value of 'x=['"),
-        (["a=warmth", "b=warmth", "--option", "x=1"], "'x=1' does not say whose option it is; write NAME.x=1"),
+        (["a=warmth", "b=warmth", "--option", "x=1"], "'x=1' names no reward: write NAME.x=1"),
         (["jpeg_compressibility", "--option", "quality=999"], "JPEG quality is 999"),
         (["warmth", "--token-file", "none"], "cannot read the token file none"),
         (["warmth", "--host", "no host"], "cannot find the address of 'no host'"),
@@ -135,14 +133,14 @@ def test_no_token_no_other_machine(made: list[Any], host: str) -> None:
     ],
     ids=" ".join,
 )  # fmt: skip
-def test_a_mistake_is_one_line(made: list[Any], arguments: list[str], line: str) -> None:
+def test_invalid_arguments(made: list[Any], arguments: list[str], line: str) -> None:
     said = refused("serve-reward", *(["--port", "0"] if "--port" not in arguments else []), *arguments)
     assert said.startswith(line) and not [entry for entry in made if len(entry) == 2]
 
 
-def test_a_port_that_is_taken(made: list[Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_a_port_in_use(made: list[Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
         line = refused("serve-reward", "warmth", "--port", port)
     assert line.startswith(f"cannot listen on 127.0.0.1 port {port}: ") and "choose another --port" in line
 
@@ -158,7 +156,7 @@ def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_it_serves_until_it_is_told_to_stop(stop: signal.Signals) -> None:
+def test_serving_until_a_signal(stop: signal.Signals) -> None:
     command = [sys.executable, "-m", "stepcredit", "serve-reward", "warmth", "--port", "0"]
     environment = os.environ | {VARIABLE: TOKEN, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -171,7 +169,7 @@ def test_it_serves_until_it_is_told_to_stop(stop: signal.Signals) -> None:
             url, headers = "/v1/score/warmth", {"Content-Type": "application/x-safetensors"}
             assert client.get("/health").json() == {"status": "ok", "queue": {"warmth": 0}}
             assert client.post(url, content=body(pictures()), headers=headers).status_code == 401
-            assert len(client.post(url, content=body(pictures()), headers=headers | AUTHORISED).json()["scores"]) == 2
+            assert len(client.post(url, content=body(pictures()), headers=headers | AUTHORIZED).json()["scores"]) == 2
         process.send_signal(stop)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "stopped\n", "")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from tests.hostile.trials import REFUSED, WORKS, cases, record, survive
 from tests.hostile.values import JSON_VALUES, TEXT, damaged
-from tests.rewards.remote.live import AUTHORISED, app_of, body, conversation, pictures
+from tests.rewards.remote.live import AUTHORIZED, app_of, body, conversation, pictures
 
 from stepcredit.errors import InputError
 from stepcredit.rewards import checked
@@ -81,8 +81,8 @@ def test_any_request(cases: int) -> None:
     )
 
     def attempt(case: tuple[tuple[str, str], dict[str, str], tuple[str, bytes], bool]) -> str:
-        (method, path), given, (kind, payload), authorised = case
-        raw = {"content-type": kind, **(AUTHORISED if authorised else {}), **given}
+        (method, path), given, (kind, payload), authorized = case
+        raw = {"content-type": kind, **(AUTHORIZED if authorized else {}), **given}
         answer = conversation(app, lambda client: ask(client, method, path, payload, raw))
         if answer.status_code == 200:
             return WORKS
@@ -135,5 +135,5 @@ def test_any_answer(cases: int) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "::ffff:0.0.0.0", "192.0.2.1", "255.255.255.255"])  # noqa: S104
 def test_nothing_beyond_loopback_is_served_without_a_token(host: str) -> None:
     with pytest.raises(InputError, match="is open to other machines: set STEPCREDIT_REWARD_TOKEN or --token-file"):
-        listen(host, 0, guarded=False)
+        listen(host, 0, has_token=False)
     record("reward server without a token", "addresses that other machines reach", REFUSED)

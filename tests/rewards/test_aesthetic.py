@@ -1,4 +1,4 @@
-"""The aesthetic score, by hand from the embedding."""
+"""The aesthetic score, computed from the embedding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def score(reward: Aesthetic) -> torch.Tensor:
     return reward(IMAGES, [""] * 3, [{}] * 3)
 
 
-def test_the_score_by_hand(tmp_path: Path) -> None:
+def test_the_score_of_an_embedding(tmp_path: Path) -> None:
     scores = score(build(tmp_path))
     model = CLIPModel.from_pretrained(tmp_path / "clip").eval()
     tensors = torch.load(tmp_path / "sac+logos+ava1-l14-linearMSE.pth", weights_only=True)
@@ -45,13 +45,13 @@ def test_the_score_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_predictor_is_the_published_one() -> None:
-    """768-1024-128-64-16-1, named by its place among the dropouts of training."""
+    """768-1024-128-64-16-1 with the published names."""
     shapes = {name: tuple(value.shape) for name, value in LinearPredictor(768).state_dict().items()}
     assert shapes == predictor_names(768)
     assert sum(np.prod(shape) for shape in shapes.values()) == 927_969
 
 
-def test_the_length_of_the_embedding_plays_no_part(tmp_path: Path) -> None:
+def test_the_norm_of_the_embedding_does_not_matter(tmp_path: Path) -> None:
     before = score(build(tmp_path))
     model = CLIPModel.from_pretrained(tmp_path / "clip")
     with torch.no_grad():
@@ -69,11 +69,11 @@ def test_the_predictor_as_safetensors(tmp_path: Path) -> None:
 
 def test_a_predictor_of_another_model(tmp_path: Path) -> None:
     write_predictor(tmp_path / "wide.pth", width=24)
-    with pytest.raises(InputError, match=r"of another shape: layers.0.weight \(1024, 24\) instead of \(1024, 16\)"):
+    with pytest.raises(InputError, match=r"layers.0.weight \(1024, 24\) instead of \(1024, 16\)"):
         build(tmp_path, predictor=str(tmp_path / "wide.pth"))
 
 
-def test_a_predictor_whose_names_are_wrong(tmp_path: Path) -> None:
+def test_a_predictor_with_wrong_names(tmp_path: Path) -> None:
     tensors = write_predictor(tmp_path / "named.pth")
     torch.save({f"mlp.{name}": value for name, value in tensors.items()}, tmp_path / "named.pth")
     with pytest.raises(InputError, match=r"missing: layers.0.weight, .* and 7 more; unexpected: mlp.layers.0.weight"):

@@ -1,4 +1,4 @@
-"""HPSv2 against open_clip's own model."""
+"""HPSv2 compared with open_clip's own model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def score(reward: HpsV2) -> Tensor:
 
 
 def reference(file: Path, antialias: bool = True) -> Tensor:
-    """Cosines by open_clip, from logits, one pair at a time."""
+    """Cosines from the logits of open_clip, one pair at a time."""
     vision = {"image_size": 28, "layers": 2, "width": 160, "head_width": 80, "patch_size": 14}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
     model = open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text).eval()
@@ -44,7 +44,7 @@ def reference(file: Path, antialias: bool = True) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", [HpsV2, HpsV21])
-def test_the_score_is_open_clip_s_cosine(folder: Path, kind: type[HpsV2]) -> None:
+def test_the_score_equals_open_clip_s_cosine(folder: Path, kind: type[HpsV2]) -> None:
     scores, expected = score(kind(path=str(folder), device="cpu")), reference(folder / kind.FILE)
     torch.testing.assert_close(scores, expected, atol=1e-6, rtol=0)
     assert expected.std() > 0.01
@@ -56,8 +56,8 @@ def test_the_resize_without_antialiasing(folder: Path) -> None:
     assert not torch.allclose(score(reward), reference(folder / HpsV2.FILE), atol=1e-3)
 
 
-def test_the_sizes_are_those_of_open_clip_s_vit_h_14() -> None:
-    """What is read off a published file makes the model that open_clip calls ViT-H-14."""
+def test_the_sizes_of_published_weights_are_vit_h_14() -> None:
+    """The sizes that follow from the published tensors are those of open_clip's ViT-H-14."""
     config = open_clip.get_model_config("ViT-H-14")
     from stepcredit.rewards.hpsv2 import _sizes
 
@@ -79,11 +79,11 @@ def test_safetensors(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("visual.ln_pre.bias", "are those of another model; missing: visual.ln_pre.bias"),
-        ("token_embedding.weight", "are not those of an open_clip model: no token_embedding.weight"),
+        ("visual.ln_pre.bias", "missing: visual.ln_pre.bias"),
+        ("token_embedding.weight", "no token_embedding.weight"),
     ],
 )
-def test_a_file_that_lacks_a_tensor(folder: Path, tmp_path: Path, name: str, complaint: str) -> None:
+def test_a_missing_tensor(folder: Path, tmp_path: Path, name: str, complaint: str) -> None:
     checkpoint = torch.load(folder / HpsV2.FILE, weights_only=True)
     del checkpoint["state_dict"][name]
     torch.save(checkpoint, tmp_path / HpsV2.FILE)
@@ -91,12 +91,12 @@ def test_a_file_that_lacks_a_tensor(folder: Path, tmp_path: Path, name: str, com
         HpsV2(path=str(tmp_path))
 
 
-def test_without_open_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepcredit.rewards.core.extras.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"HPSv2 needs open_clip: pip install 'stepcredit\[rewards\]'"):
+    with pytest.raises(InputError, match=r"pip install 'stepcredit\[rewards\]'"):
         HpsV2(path=str(folder))
 
 
-def test_antialias_is_true_or_false(folder: Path) -> None:
-    with pytest.raises(InputError, match="antialias is 'no', expected true or false"):
+def test_antialias_must_be_a_boolean(folder: Path) -> None:
+    with pytest.raises(InputError, match="antialias is 'no'"):
         HpsV2(path=str(folder), antialias="no")  # type: ignore[arg-type]

@@ -105,7 +105,7 @@ def reference(folder: Path) -> Tensor:
     return (raw - 0.16717362830052426) / 1.0333394966054072
 
 
-def test_the_score_by_hand(folder: Path) -> None:
+def test_the_score_of_the_features(folder: Path) -> None:
     scores, expected = score(ImageReward(path=str(folder), device="cpu")), reference(folder)
     torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=0)
     assert expected.std() > 0.05
@@ -127,7 +127,7 @@ def test_the_names_and_sizes_of_the_published_file() -> None:
     assert names["mlp.layers.7.weight"] == (1, 16)
 
 
-def test_the_map_of_names_is_one_to_one(folder: Path) -> None:
+def test_names_map_one_to_one(folder: Path) -> None:
     """Onto everything that transformers' models have, and nothing but a buffer and two unused projections left over."""
     tensors = torch.load(folder / "ImageReward.pt", weights_only=True)
     vision = BlipVisionModel(BlipVisionConfig(num_hidden_layers=2))
@@ -141,7 +141,7 @@ def test_the_map_of_names_is_one_to_one(folder: Path) -> None:
     assert used + len(unused) == len(tensors) and len(unused) == 5
 
 
-def test_every_published_tensor_goes_to_its_place() -> None:
+def test_every_published_tensor_is_loaded() -> None:
     marked = {
         f"blip.visual_encoder.{name}": torch.tensor(float(number))
         for number, name in enumerate(
@@ -185,11 +185,11 @@ def test_the_file_and_safetensors(folder: Path, tmp_path: Path) -> None:
         ("mlp.layers.6.bias", "missing: layers.6.bias"),
         (
             "blip.visual_encoder.patch_embed.proj.weight",
-            "not those of ImageReward: no embeddings.patch_embedding.weight",
+            "no embeddings.patch_embedding.weight",
         ),
     ],
 )
-def test_a_file_that_lacks_a_tensor(folder: Path, tmp_path: Path, name: str, complaint: str) -> None:
+def test_a_missing_tensor(folder: Path, tmp_path: Path, name: str, complaint: str) -> None:
     tensors = torch.load(folder / "ImageReward.pt", weights_only=True)
     del tensors[name]
     torch.save(tensors, tmp_path / "ImageReward.pt")

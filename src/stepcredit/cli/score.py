@@ -1,4 +1,4 @@
-"""`stepcredit score`: what a reward says of image files, by the code that training runs."""
+"""`stepcredit score`: score image files with a reward, by the code that training uses."""
 
 from __future__ import annotations
 
@@ -29,24 +29,27 @@ class Scored:
 
 
 def score(reward: str, files: Sequence[str], prompts: Sequence[str], options: Sequence[str], as_json: bool) -> None:
-    """Print a line per image, in the order given, or a JSON array of {file, prompt, score}.
+    """Print one line per image, in the order of `files`, or a JSON array of {file, prompt, score}.
 
     Args:
         reward: name of a reward, `module:function` or `path/file.py:function`.
-        files: images of any size that Pillow reads; transparency is dropped.
-        prompts: one for all images, or one for each.
-        options: of the reward, as key=value in YAML.
-        as_json: JSON instead of a table.
+        files: images of any size in a format that Pillow reads; transparency is dropped.
+        prompts: one for all images, or one per image.
+        options: of the reward, as key=value with a value in YAML.
+        as_json: print JSON instead of a table.
 
     Raises:
-        InputError: an image that cannot be read, another number of prompts, or what the reward refuses.
+        InputError: an image that cannot be read, a wrong number of prompts, or an invalid reward or option.
+        RewardError: the reward failed.
     """
     if len(prompts) not in (1, len(files)):
-        raise InputError(f"{len(prompts)} prompts for {len(files)} images: give one --prompt for all, or one for each")
+        raise InputError(
+            f"{len(prompts)} prompts for {len(files)} images: pass one --prompt for all images, or one per image"
+        )
     texts = list(prompts) * len(files) if len(prompts) == 1 else list(prompts)
     images = [_read(file) for file in files]
-    judge = build_reward(RewardSection(name=reward, options=_options(options)))
-    _show([Scored(*row) for row in zip(files, texts, _scores(judge, images, texts), strict=True)], as_json)
+    scores = _scores(build_reward(RewardSection(name=reward, options=_options(options))), images, texts)
+    _print([Scored(*row) for row in zip(files, texts, scores, strict=True)], as_json)
 
 
 def _read(file: str) -> Tensor:
@@ -60,7 +63,7 @@ def _read(file: str) -> Tensor:
 
 
 def _scores(reward: CheckedReward, images: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
-    """Images of one size are scored together."""
+    """The scores in the order of `images`. Images of equal size are scored as one batch."""
     scores = [0.0] * len(images)
     for shape in dict.fromkeys(image.shape for image in images):
         rows = [row for row, image in enumerate(images) if image.shape == shape]
@@ -75,12 +78,12 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not (equals and key):
-            raise InputError(f"'{pair}' is not an option; write key=value")
+            raise InputError(f"'{pair}' is not an option: write key=value")
         options[key] = recipes.parse(text, f"cannot read the value of '{shortened(pair)}'")
     return options
 
 
-def _show(rows: Sequence[Scored], as_json: bool) -> None:
+def _print(rows: Sequence[Scored], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return

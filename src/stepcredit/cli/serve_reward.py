@@ -1,4 +1,4 @@
-"""`stepcredit serve-reward`: rewards of this machine for training runs elsewhere."""
+"""`stepcredit serve-reward`: serve rewards to training runs on other machines."""
 
 from __future__ import annotations
 
@@ -26,45 +26,53 @@ def serve_reward(
     options: Sequence[str],
     limits: Mapping[str, int],
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish the requests under way. `limits` are fields of `Limits`.
+    """Serve until SIGTERM or Ctrl-C, then finish the running requests.
+
+    Args:
+        names: rewards, as NAME or PUBLIC=NAME.
+        host: address to listen on.
+        port: 0 for a free one.
+        token_file: file with the token; the environment variable STEPCREDIT_REWARD_TOKEN if None.
+        options: of the rewards, as key=value, or NAME.key=value if there are several rewards.
+        limits: fields of `Limits`.
 
     Raises:
-        InputError: whatever is wrong with the rewards, options, token or address; told before anything is served.
+        InputError: an invalid reward, option, token or address; raised before the server starts.
     """
     for module in ("fastapi", "uvicorn"):
         require_extra(module, "service", "stepcredit serve-reward")
     from stepcredit.rewards.remote.app import create_app
     from stepcredit.rewards.remote.http import listen, web_server
 
-    token, allowed, wanted = read_token(token_file), Limits(**limits), _published(names)
-    with listen(host, port, guarded=token is not None) as place:
-        app = create_app(_built(wanted, options), token, allowed)
-        with _stopped_by_signals():
-            print(f"serving {', '.join(wanted)} on {_url(place)}; stop with Ctrl-C", flush=True)
-            web_server(app).run(sockets=[place])
+    token, rewards = read_token(token_file), _published(names)
+    with listen(host, port, has_token=token is not None) as listener:
+        app = create_app(_build(rewards, options), token, Limits(**limits))
+        with _until_signal():
+            print(f"serving {', '.join(rewards)} on {_url(listener)}; stop with Ctrl-C", flush=True)
+            web_server(app).run(sockets=[listener])
         print("stopped", flush=True)
 
 
 def _published(names: Sequence[str]) -> dict[str, str]:
-    """{name in the URL: name of the reward}; both are the same unless given as PUBLIC=NAME."""
+    """{name in the URL: name of the reward}. The two differ if the reward is given as PUBLIC=NAME."""
     published: dict[str, str] = {}
     for word in names:
         public, equals, name = word.partition("=")
         if not public or (equals and not name):
-            raise InputError(f"'{word}' is not a reward; write NAME or PUBLIC=NAME")
+            raise InputError(f"'{word}' is not a reward: write NAME or PUBLIC=NAME")
         if public in published:
-            raise InputError(f"two rewards would be called '{public}': write PUBLIC=NAME with different PUBLIC")
+            raise InputError(f"two rewards have the public name '{public}': write PUBLIC=NAME with another PUBLIC")
         published[public] = name or public
     return published
 
 
-def _built(wanted: Mapping[str, str], options: Sequence[str]) -> dict[str, CheckedReward]:
-    """The rewards, each with its own of the options."""
-    given: dict[str, dict[str, Any]] = {public: {} for public in wanted}
+def _build(rewards: Mapping[str, str], options: Sequence[str]) -> dict[str, CheckedReward]:
+    """The rewards, each with its options."""
+    parsed: dict[str, dict[str, Any]] = {public: {} for public in rewards}
     for option in options:
-        public, key, value = _option(option, list(wanted))
-        given[public][key] = value
-    return {public: build_reward(_section(name, given[public])) for public, name in wanted.items()}
+        public, key, value = _option(option, list(rewards))
+        parsed[public][key] = value
+    return {public: build_reward(_section(name, parsed[public])) for public, name in rewards.items()}
 
 
 def _section(name: str, options: Mapping[str, Any]) -> RewardSection:
@@ -72,24 +80,24 @@ def _section(name: str, options: Mapping[str, Any]) -> RewardSection:
 
 
 def _option(text: str, names: Sequence[str]) -> tuple[str, str, Any]:
-    """(reward, key, value) of `key=value`, or of `NAME.key=value` where several rewards are served."""
-    place, equals, value = text.partition("=")
-    owner = next((name for name in names if place.startswith(f"{name}.")), names[0] if len(names) == 1 else None)
-    key = place.removeprefix(f"{owner}.")
+    """(reward, key, value) of `key=value`, or of `NAME.key=value` if several rewards are served."""
+    target, equals, value = text.partition("=")
+    owner = next((name for name in names if target.startswith(f"{name}.")), names[0] if len(names) == 1 else None)
+    key = target.removeprefix(f"{owner}.")
     if not equals or not key:
-        raise InputError(f"'{text}' is not an option; write key=value")
+        raise InputError(f"'{text}' is not an option: write key=value")
     if owner is None:
-        raise InputError(f"'{text}' does not say whose option it is; write NAME.{text} with NAME one of {list(names)}")
+        raise InputError(f"'{text}' names no reward: write NAME.{text} with NAME one of {list(names)}")
     return owner, key, recipes.parse(value, f"cannot read the value of '{shortened(text)}'")
 
 
-def _url(place: socket) -> str:
-    host, port = place.getsockname()[:2]
+def _url(listener: socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """The web server stops at a signal and then raises it again, which must end nothing else."""
-    with suppress(KeyboardInterrupt), interruptible():  # it is what ends a server: nothing has failed
+def _until_signal() -> Iterator[None]:
+    """Suppress the signal that the web server raises again after it has stopped."""
+    with suppress(KeyboardInterrupt), interruptible():
         yield

@@ -15,7 +15,7 @@ from stepcredit.types import Prompt
 
 @register_prompts(".jsonl")
 def read_jsonl(path: str) -> Iterator[Prompt]:
-    """A UTF-8 file with a JSON object or string per line; keys beside `prompt` are metadata.
+    """A UTF-8 file with one JSON object or string per line. The keys of an object other than `prompt` are metadata.
 
     Blank lines are skipped.
 

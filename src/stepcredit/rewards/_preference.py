@@ -1,4 +1,4 @@
-"""What the four embedded preference rewards share: a packaged scorer, loaded once and given images of its world."""
+"""Base class of the four rewards that were trained on synthetic preferences over images of the shapes world."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from stepcredit.rewards._shapes import require_captions, require_shapes_images
 
 
 class Preference:
-    """Base of the rewards that learned a hidden rule of the shapes world from synthetic pairwise preferences.
+    """A small network that learned a hidden rule of the shapes world from synthetic pairwise preferences.
 
-    Scores have mean 0 and standard deviation 1 on renders that went through the autoencoder, half of them with the
-    caption of another.
+    Scores have mean 0 and standard deviation 1 on rendered images that passed through the autoencoder, half of them
+    with the caption of another image.
 
     Attributes:
-        rule: the hidden rule's name in `embedded.rules.RULES`.
-        reads: whether it judges the caption too.
+        rule: name of the hidden rule in `shapes.rules.RULES`.
+        reads_caption: whether the score depends on the caption.
 
     Args:
-        scorer: judges the images, in eval mode; the packaged one if None.
+        scorer: the network, in eval mode; the packaged one if None.
     """
 
     rule: ClassVar[str]
-    reads: ClassVar[bool] = False
+    reads_caption: ClassVar[bool] = False
 
     def __init__(self, scorer: nn.Module | None = None) -> None:
         self._scorer = scorer if scorer is not None else _packaged(self.rule)
@@ -34,10 +34,10 @@ class Preference:
         """(images (B,3,32,32) in [0,1], prompts, ...) -> (B,), in standard deviations.
 
         Raises:
-            InputError: images of another size, or, where the caption is read, a prompt that is none of the world.
+            InputError: images of another size, or, if the caption is read, a prompt that is not a caption.
         """
-        require_shapes_images(images, "scorer")
-        if self.reads:
+        require_shapes_images(images)
+        if self.reads_caption:
             require_captions(prompts)
         device = next(self._scorer.parameters()).device
         scores: Tensor = self._scorer(images.to(device).float(), prompts)

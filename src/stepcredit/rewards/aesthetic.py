@@ -1,4 +1,4 @@
-"""How good an image looks, whatever it shows."""
+"""Aesthetic quality of an image."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from stepcredit.rewards.vision.predictor import LinearPredictor
 from stepcredit.rewards.vision.weights import fill, find_file, read_tensors
 
 PREDICTORS = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth")
-"""The same file, as it is called on the hub and in the repository that it comes from."""
+"""Names of the predictor's file: on the hub, and in the original repository."""
 
 
 @register_reward("aesthetic")
 class Aesthetic:
-    """LAION's aesthetic score of the image alone, about 1 to 10: CLIP ViT-L/14 and a linear predictor.
+    """Aesthetic score of the image, about 1 to 10: LAION's linear predictor on CLIP ViT-L/14.
 
         r = predictor(e / |e|),   e the projected image embedding
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center, CLIP's mean and std. Photographs
-    and samples of Stable Diffusion mostly score 4 to 7. The prompt plays no part. The predictor always runs in float32.
+    The image is resized to 224 x 224: bicubic resize of the shorter edge by Pillow, center crop, CLIP's mean and std.
+    Photographs and samples of Stable Diffusion mostly score 4 to 7. The prompt is ignored. The predictor always runs in
+    float32.
     Source: christophschuhmann/improved-aesthetic-predictor, `sac+logos+ava1-l14-linearMSE.pth`; used by DDPO (arXiv
     2305.13301) and CoCA (arXiv 2505.19196).
 
     Args:
         path: hub id or folder of the CLIP model.
-        predictor: file, folder or hub id of the predictor (.pth or .safetensors, names `layers.0.weight` and on).
+        predictor: file, folder or hub id of the predictor (.pth or .safetensors, with tensors `layers.0.weight` etc.).
         revision: branch, tag or commit of `path` on the hub.
-        predictor_revision: the same of `predictor`.
+        predictor_revision: branch, tag or commit of `predictor` on the hub.
         dtype: of CLIP: float32, bfloat16 or float16.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward.
 
     Raises:
-        InputError: weights that are not found or do not fit; another dtype, device or batch size.
+        InputError: weights that are not found or do not fit; an invalid dtype, device or batch size.
     """
 
     CARD = RewardCard(

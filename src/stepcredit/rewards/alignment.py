@@ -16,14 +16,14 @@ from stepcredit.shapes.checker import Checker, attribute_log_probs
 
 @register_reward("alignment")
 class Alignment:
-    """Shapes world: mean probability of the words of the caption, by the packaged checker, from 0 to 1.
+    """Shapes world: mean probability of the caption's words according to the packaged checker, from 0 to 1.
 
         r = mean over the attributes that the caption mentions of p(word of the caption | image)
 
-    Colors and shape are always mentioned; size, texture and position count where the caption names them.
+    A caption always mentions the colors and the shape. Size, texture and position count if the caption names them.
 
     Args:
-        checker: judges the images, in eval mode; the packaged one if None.
+        checker: a classifier of the attributes, in eval mode; the packaged one if None.
     """
 
     def __init__(self, checker: Checker | None = None) -> None:
@@ -33,9 +33,9 @@ class Alignment:
         """(images (B,3,32,32) in [0,1], captions of the shapes world, ...) -> (B,) in [0, 1].
 
         Raises:
-            InputError: a prompt that is no such caption, or images of another size.
+            InputError: a prompt that is not such a caption, or images of another size.
         """
-        require_shapes_images(images, "checker")
+        require_shapes_images(images)
         require_captions(prompts)
         device = next(self._checker.parameters()).device
         rows = attribute_log_probs(self._checker, images.to(device).float(), prompts)

@@ -1,4 +1,4 @@
-"""How well an image matches its prompt."""
+"""How well an image matches its prompt, by CLIP."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from stepcredit.rewards.vision.placement import place
 
 @register_reward("clipscore")
 class ClipScore:
-    """CLIPScore, how well the image matches its prompt, from 0 to 100: CLIP ViT-L/14.
+    """CLIPScore, how well the image matches the prompt, from 0 to 100: CLIP ViT-L/14.
 
         r = scale max(cos(prefix + prompt, image), 0)
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center, CLIP's mean and std; prompts are
-    cut to 77 tokens. Matching images mostly score 20 to 35.
-    Source: arXiv 2104.08718. The defaults are what torchmetrics computes and text-to-image papers report: ViT-L/14,
-    scale 100, no prefix. The paper's own are path=openai/clip-vit-base-patch32, scale=2.5, prefix="A photo depicts ".
+    The image is resized to 224 x 224: bicubic resize of the shorter edge by Pillow, center crop, CLIP's mean and std.
+    Prompts are truncated to 77 tokens. Matching images mostly score 20 to 35.
+    Source: arXiv 2104.08718. The defaults (ViT-L/14, scale 100, no prefix) are those of torchmetrics and most
+    text-to-image papers. The original paper uses path=openai/clip-vit-base-patch32, scale=2.5,
+    prefix="A photo depicts ".
 
     Args:
         path: hub id or folder of a CLIP model.
-        tokenizer: hub id or folder; None is that of `path`.
+        tokenizer: hub id or folder; by default that of `path`.
         revision: branch, tag or commit of `path` on the hub.
         scale: above 0.
-        prefix: put before every prompt.
+        prefix: prepended to every prompt.
         dtype: of CLIP: float32, bfloat16 or float16.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward.
 
     Raises:
-        InputError: weights that are not found or do not fit; another dtype, device or batch size.
+        InputError: weights that are not found or do not fit; an invalid scale, dtype, device or batch size.
     """
 
     CARD = RewardCard(
@@ -65,6 +66,6 @@ class ClipScore:
         self._towers = Towers(path, revision, tokenizer, path, self._placement, center="round")
 
     def __call__(self, images: Images, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
-        """(images (B,3,H,W) in [0,1], prompts, ...) -> (B,), not negative."""
+        """(images (B,3,H,W) in [0,1], prompts, ...) -> (B,), at least 0."""
         texts = [self._prefix + prompt for prompt in prompts]
         return self._scale * self._placement.scores(self._towers.cosine, images, texts).clamp(min=0)

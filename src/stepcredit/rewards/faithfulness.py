@@ -1,4 +1,4 @@
-"""Does the image show its caption?"""
+"""Whether the image shows its caption."""
 
 from stepcredit.rewards import register_reward
 from stepcredit.rewards._preference import Preference
@@ -6,12 +6,12 @@ from stepcredit.rewards._preference import Preference
 
 @register_reward("faithfulness")
 class Faithfulness(Preference):
-    """Shapes world: does the image show its caption, by a small scorer trained on synthetic preferences.
+    """Shapes world: whether the image shows its caption, by a network trained on synthetic preferences.
 
-    The more of the mentioned words are met, and the more closely, the higher; `rules.faithfulness` is the hidden rule.
-    Prompts must be captions of the shapes world. Unlike `alignment`, it has learned from choices between images and
-    not from labels, and it knows damaged images.
+    The score rises with the number of words of the caption that the image shows, and with how closely it does. The
+    hidden rule is `shapes.rules.faithfulness`. Prompts must be captions of the shapes world. Unlike `alignment`, the
+    network learned from choices between images and not from labels, and its training data included damaged images.
     """
 
     rule = "faithfulness"
-    reads = True
+    reads_caption = True

@@ -1,4 +1,4 @@
-"""Do the two colors go together?"""
+"""Whether the two colors go together."""
 
 from stepcredit.rewards import register_reward
 from stepcredit.rewards._preference import Preference
@@ -6,10 +6,10 @@ from stepcredit.rewards._preference import Preference
 
 @register_reward("harmony")
 class Harmony(Preference):
-    """Shapes world: do the two colors go together, by a small scorer trained on synthetic preferences.
+    """Shapes world: whether the two colors go together, by a network trained on synthetic preferences.
 
-    Hues alike or opposite score high, clashing ones low, and images without a visible shape lowest; `rules.harmony` is
-    the hidden rule. The prompt plays no part.
+    Similar or opposite hues score high. Clashing hues score low, and images without a visible shape lowest. The hidden
+    rule is `shapes.rules.harmony`. The prompt is ignored.
     """
 
     rule = "harmony"

@@ -1,4 +1,4 @@
-"""Which image of a prompt people prefer, learned from comparisons over many generators and styles."""
+"""HPSv2: human preference between images of a prompt, learned from comparisons of many generators and styles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stepcredit.rewards.vision.preprocess import LongestEdgePad
 from stepcredit.rewards.vision.weights import fill, find_file, read_tensors
 
 VISION_HEAD_WIDTH, TEXT_HEAD_WIDTH = 80, 64
-"""Of the attention heads of open_clip's ViT-H-14."""
+"""Width of the attention heads of open_clip's ViT-H-14."""
 
 
 @register_reward("hpsv2")
@@ -29,22 +29,24 @@ class HpsV2:
 
         r = cos(text, image)
 
-    Input 224 x 224: bicubic resize of the longer edge in floating point, black borders, CLIP's mean and std; prompts
-    are cut to 77 tokens. Published tables give 100 r, such as 26.95 for Stable Diffusion 1.4. Scores of different
-    prompts do not compare. The release computes in half precision by autocast; float32 is the default here.
+    The image is resized to 224 x 224: bicubic resize of the longer edge in floating point, padding with black, CLIP's
+    mean and std. Prompts are truncated to 77 tokens. Published tables report 100 r, such as 26.95 for Stable Diffusion
+    1.4. Do not compare scores of different prompts. The original code runs in half precision under autocast; the
+    default here is float32.
     Source: arXiv 2306.09341, weights HPS_v2_compressed.pt.
 
     Args:
         path: the file (or the same tensors as .safetensors), its folder, or a hub id.
         revision: branch, tag or commit of `path` on the hub.
-        antialias: of the resize. The release leaves it to torchvision, which did not antialias tensors before 0.17 and
-            does since; False gives scores as the authors had them in 2023.
+        antialias: of the resize. The original code uses torchvision's default, which changed from False to True in
+            version 0.17; False reproduces the scores that the authors published in 2023.
         dtype: of CLIP: float32, bfloat16 or float16.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward.
 
     Raises:
-        InputError: weights that are not found or do not fit; another dtype, device or batch size; open_clip is missing.
+        InputError: weights that are not found or do not fit; an invalid dtype, device or batch size; open_clip is not
+            installed.
     """
 
     FILE = "HPS_v2_compressed.pt"
@@ -92,7 +94,7 @@ class HpsV2:
 class HpsV21(HpsV2):
     """Human Preference Score v2.1, about 0.2 to 0.35: HPSv2 retrained on better data.
 
-    As HPSv2 in everything but the weights, HPS_v2.1_compressed.pt; the scores of the two do not compare.
+    It differs from HPSv2 only in the weights, HPS_v2.1_compressed.pt. Do not compare the scores of the two.
     """
 
     FILE = "HPS_v2.1_compressed.pt"
@@ -106,11 +108,13 @@ class HpsV21(HpsV2):
 
 
 def load_clip(open_clip: Any, tensors: Mapping[str, Tensor], file: Path) -> Any:
-    """open_clip's CLIP with these weights, in eval mode: its sizes are read off them, its heads are as in ViT-H-14."""
+    """open_clip's CLIP with these weights, in eval mode; the heads have the width of ViT-H-14."""
     try:
         sizes = _sizes(tensors)
     except KeyError as error:
-        raise InputError(f"the weights in {file} are not those of an open_clip model: no {error.args[0]}") from error
+        raise InputError(
+            f"the weights in {file} are not those of an open_clip model: they have no {error.args[0]}"
+        ) from error
     model = open_clip.CLIP(**sizes)
     fill(model, tensors, file)
     return model.eval().requires_grad_(False)

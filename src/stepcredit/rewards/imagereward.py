@@ -1,4 +1,4 @@
-"""How much people like an image for its prompt, learned from rankings by experts."""
+"""ImageReward: human preference for an image given its prompt, learned from rankings by experts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
 from stepcredit.rewards.vision.weights import fill, find_file, load_tokenizer, read_tensors
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw rewards, as the released code has them."""
+"""Of the raw rewards, from the original code."""
 
 TOKENS = 35
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -29,22 +29,22 @@ class ImageReward:
 
         r = (predictor(h) - 0.16717362830052426) / 1.0333394966054072,   h the first text token after BLIP
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center, CLIP's mean and std; prompts are
-    padded or cut to 35 tokens of BERT. The first token stays [CLS]: the release adds [DEC] and [ENC] to the vocabulary
-    but does not put [ENC] first, as BLIP itself would. Standardized over the authors' data: 0 is an ordinary image.
-    The predictor always runs in float32.
+    The image is resized to 224 x 224: bicubic resize of the shorter edge by Pillow, center crop, CLIP's mean and std.
+    Prompts are padded or truncated to 35 tokens of BERT. The first token is [CLS], as in the original code, and not
+    [ENC], as in BLIP. Rewards are standardized over the authors' data: 0 is an average image. The predictor always runs
+    in float32.
     Source: arXiv 2304.05977, weights ImageReward.pt (version 1.0).
 
     Args:
         path: file ImageReward.pt (or the same tensors as .safetensors), its folder, or a hub id.
-        tokenizer: hub id or folder; None is that of the folder `path` if it has one, else BERT's.
+        tokenizer: hub id or folder; by default that of the folder `path` if it has one, else BERT's.
         revision: branch, tag or commit of `path` on the hub.
         dtype: of BLIP: float32, bfloat16 or float16.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward.
 
     Raises:
-        InputError: weights that are not found or do not fit; another dtype, device or batch size.
+        InputError: weights that are not found or do not fit; an invalid dtype, device or batch size.
     """
 
     CARD = RewardCard(

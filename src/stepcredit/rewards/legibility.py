@@ -1,4 +1,4 @@
-"""Does the shape stand out by lightness?"""
+"""Whether the shape contrasts with the background in lightness."""
 
 from stepcredit.rewards import register_reward
 from stepcredit.rewards._preference import Preference
@@ -6,10 +6,10 @@ from stepcredit.rewards._preference import Preference
 
 @register_reward("legibility")
 class Legibility(Preference):
-    """Shapes world: does the shape stand out by lightness, by a small scorer trained on synthetic preferences.
+    """Shapes world: whether the shape contrasts in lightness, by a network trained on synthetic preferences.
 
-    Strong contrast in all parts of the shape scores high, colors of like lightness low, and images without a shape
-    lowest; `rules.legibility` is the hidden rule. The prompt plays no part.
+    Strong contrast in all parts of the shape scores high. Colors of similar lightness score low, and images without a
+    shape lowest. The hidden rule is `shapes.rules.legibility`. The prompt is ignored.
     """
 
     rule = "legibility"

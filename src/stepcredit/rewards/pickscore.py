@@ -1,4 +1,4 @@
-"""Which image of a prompt people pick, learned from the users of a web application."""
+"""PickScore: human preference between images of a prompt, learned from the users of a web application."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class PickScore:
 
         r = exp(logit_scale) cos(text, image) / divide_by
 
-    Input 224 x 224: Pillow's bicubic resize of the shorter edge, crop at the center as transformers does, CLIP's mean
-    and std; prompts are cut to 77 tokens. Samples of Stable Diffusion mostly score 20 to 23. A difference of d between
-    two images of a prompt means that people pick the better one with probability 1 / (1 + exp(-d)).
+    The image is resized to 224 x 224: bicubic resize of the shorter edge by Pillow, center crop as in transformers,
+    CLIP's mean and std. Prompts are truncated to 77 tokens. Samples of Stable Diffusion mostly score 20 to 23. If the
+    scores of two images of a prompt differ by d, people pick the better one with probability 1 / (1 + exp(-d)).
     Source: Pick-a-Pic, arXiv 2305.01569, weights PickScore_v1.
 
     Args:
         path: hub id or folder of the model.
-        tokenizer: hub id or folder; None is that of the folder `path` if it has one, else the published one.
+        tokenizer: hub id or folder; by default that of the folder `path` if it has one, else the published one.
         revision: branch, tag or commit of `path` on the hub.
-        divide_by: 1 gives the published scores, which figures can be compared with. Code bases in the
-            line of DDPO divide by 26, to come near 1; standardized advantages are the same for both.
+        divide_by: 1 gives scores that compare with published ones. Descendants of DDPO's code divide by 26, so that
+            scores are near 1. Standardized advantages are the same for both.
         dtype: of CLIP: float32, bfloat16 or float16. The logit scale is never rounded.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per forward.
 
     Raises:
-        InputError: weights that are not found or do not fit; another dtype, device or batch size.
+        InputError: weights that are not found or do not fit; an invalid divisor, dtype, device or batch size.
     """
 
     CARD = RewardCard(

@@ -1,4 +1,4 @@
-"""How warm an image is: the cheapest reward there is, differentiable in principle and easy to read in the samples."""
+"""How warm the colors of an image are: the cheapest reward, whose effect is easy to see in the samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from stepcredit.rewards import register_reward
 class Warmth:
     """Mean red minus mean blue of the image, from -1 (blue) to 1 (red).
 
-    Grey images score 0. The prompt plays no part.
+    Gray images score 0. The prompt is ignored.
     """
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A server that fails now and then, on the wire, before or after the work is done."""
+"""A server whose connections fail at random."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ KINDS = [f"{kind} {when}" for kind in ("500", "hang", "drop") for when in ("befo
 
 
 class Faulty:
-    """An ASGI application that spoils a share of its requests to score, each kind of fault in turn.
+    """An ASGI application in which a share of the requests fails, with each kind of fault in turn.
 
-    `before` the application has seen the request, or `after` it has scored it and before its answer is sent: a 500, no
-    answer until the client gives up, or a connection that is closed in the middle of the answer.
+    A fault happens `before` the application receives the request or `after` it has scored it. It is a status 500, no
+    answer until the client gives up, or a connection that closes in the middle of the answer.
     """
 
     def __init__(self, app: Any, share: float, seed: int = 0) -> None:

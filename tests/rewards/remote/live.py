@@ -1,4 +1,4 @@
-"""Rewards and servers for the tests of the service."""
+"""Rewards and servers for the tests of the reward service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stepcredit.rewards.remote.limits import Limits
 from stepcredit.rewards.remote.wire import SAFETENSORS, Batch, encode
 
 TOKEN = "correct-horse"  # noqa: S105
-AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Counting:
@@ -28,20 +28,20 @@ class Counting:
 
     def __init__(self) -> None:
         self.executions: Counter[str] = Counter()
-        self._inside = 0
-        self.most_inside = 0
+        self._concurrent = 0
+        self.max_concurrent = 0
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
-        self._inside += 1
-        self.most_inside = max(self.most_inside, self._inside)
+        self._concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self._concurrent)
         self.executions.update(prompts)
         scores = images.sum((1, 2, 3)) / 7
-        self._inside -= 1
+        self._concurrent -= 1
         return scores
 
 
 class Waiting(Counting):
-    """Counting that says when it began and scores when it may."""
+    """Counting that sets `begun` when it is called and waits for `may_go`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Waiting(Counting):
 
 
 def pictures(count: int = 2, height: int = 4, width: int = 5, seed: int = 0) -> Tensor:
-    """(count, 3, height, width) of floats in [0, 1] that are no 8-bit values."""
+    """(count, 3, height, width) random floats in [0, 1]."""
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -66,7 +66,7 @@ def body(images: Tensor, content_type: str = SAFETENSORS, prompts: list[str] | N
 @contextmanager
 def served(app: Any) -> Iterator[str]:
     """The address of a real web server for an ASGI application, on a thread and a free port."""
-    place = listen(LOOPBACK, 0, guarded=False)
+    place = listen(LOOPBACK, 0, has_token=False)
     server = web_server(app)
     server.config.log_level = "critical"
     server.config.configure_logging()
@@ -81,7 +81,7 @@ def served(app: Any) -> Iterator[str]:
 
 
 def conversation(app: FastAPI, talk: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
-    """What `talk` returns, with a client whose requests go straight into the application."""
+    """The result of `talk` with a client that calls the application directly."""
 
     async def main() -> Any:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -96,7 +96,7 @@ def post(
     content: Any,
     content_type: str = SAFETENSORS,
     name: str = "sum",
-    headers: Mapping[str, str] = AUTHORISED,
+    headers: Mapping[str, str] = AUTHORIZED,
 ) -> httpx.Response:
     """One request to score."""
 

@@ -1,4 +1,4 @@
-"""The application: who is answered, what, and how often a batch is scored."""
+"""The application: authentication, answers, limits and retries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.rewards.remote.live import AUTHORISED, TOKEN, Counting, Waiting, app_of, body, conversation, pictures, post
+from tests.rewards.remote.live import AUTHORIZED, TOKEN, Counting, Waiting, app_of, body, conversation, pictures, post
 from torch import Tensor
 
 from stepcredit.errors import InputError
@@ -22,7 +22,7 @@ from stepcredit.rewards.remote.app import create_app
 from stepcredit.rewards.remote.limits import Limits
 from stepcredit.rewards.remote.wire import JSON, SAFETENSORS, Batch
 
-UNAUTHORISED = {"error": "a valid bearer token is required"}
+UNAUTHORIZED = {"error": "a valid bearer token is required"}
 
 
 def error(response: httpx.Response) -> tuple[int, str]:
@@ -31,7 +31,7 @@ def error(response: httpx.Response) -> tuple[int, str]:
 
 
 async def queued(client: httpx.AsyncClient, count: int) -> None:
-    """Wait until that many requests are at the desk."""
+    """Wait until `count` requests are pending."""
     while (await client.get("/health")).json()["queue"]["sum"] < count:
         await asyncio.sleep(0)  # the requests go on meanwhile
 
@@ -41,7 +41,7 @@ async def queued(client: httpx.AsyncClient, count: int) -> None:
 
 @pytest.mark.parametrize("content_type", [JSON, SAFETENSORS])
 @pytest.mark.parametrize("name", ["warmth", "jpeg_compressibility"])
-def test_scores_are_the_local_ones_bit_for_bit(content_type: str, name: str) -> None:
+def test_scores_equal_local_ones_bit_for_bit(content_type: str, name: str) -> None:
     images, reward = pictures(5, 16, 16), checked(REWARDS.get(name)(), name)
     response = post(create_app({name: reward}, TOKEN), body(images, content_type), content_type, name)
     assert response.status_code == 200 and response.headers["content-type"] == "application/json"
@@ -49,14 +49,14 @@ def test_scores_are_the_local_ones_bit_for_bit(content_type: str, name: str) -> 
     assert torch.equal(torch.tensor(response.json()["scores"]), local)
 
 
-def test_every_float32_survives() -> None:
+def test_float32_scores_are_exact() -> None:
     values = torch.tensor([0.1, -1 / 3, 3.4028235e38, 1e-45, -0.0, 16777217.0, torch.pi])
     response = post(app_of(lambda *_: values), body(pictures(7, 1, 1)))
     found = torch.tensor(response.json()["scores"])
     assert found.numpy().tobytes() == values.numpy().tobytes()
 
 
-def test_the_reward_sees_what_was_sent() -> None:
+def test_the_reward_receives_the_request() -> None:
     seen: list[Any] = []
 
     def reward(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> list[float]:
@@ -69,7 +69,7 @@ def test_the_reward_sees_what_was_sent() -> None:
     assert (prompts, metadata) == (["ä", "\ud800"], [{"row": 0}, {"row": 1}])
 
 
-def test_a_reward_whose_name_is_a_file() -> None:
+def test_a_name_with_slash_and_colon() -> None:
     app = create_app({"my/rewards.py:sum": Counting()}, TOKEN)
     assert post(app, body(pictures()), name="my%2Frewards.py%3Asum").status_code == 200
 
@@ -78,17 +78,17 @@ def test_one_batch_at_a_time() -> None:
     reward = Counting()
 
     async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
-        headers = AUTHORISED | {"Content-Type": SAFETENSORS}
+        headers = AUTHORIZED | {"Content-Type": SAFETENSORS}
         return await asyncio.gather(
             *(client.post("/v1/score/sum", content=body(pictures(seed=n)), headers=headers) for n in range(8))
         )
 
     answers = conversation(app_of(reward), talk)
     assert [answer.status_code for answer in answers] == [200] * 8
-    assert reward.most_inside == 1 and len({answer.text for answer in answers}) == 8
+    assert reward.max_concurrent == 1 and len({answer.text for answer in answers}) == 8
 
 
-# Who may ask
+# Authentication
 
 
 @pytest.mark.parametrize(
@@ -106,17 +106,17 @@ def test_one_batch_at_a_time() -> None:
     ],
     ids=str,
 )
-def test_401_is_the_same_whatever_was_asked(headers: dict[str, Any]) -> None:
+def test_401_does_not_depend_on_the_request(headers: dict[str, Any]) -> None:
     reward = Counting()
     app = create_app({"sum": reward}, TOKEN)
     for name, content in (("sum", body(pictures())), ("none", b"{"), ("sum", b"x" * 10_000)):
         response = post(app, content, name=name, headers=headers)
-        assert (response.status_code, response.json()) == (401, UNAUTHORISED)
+        assert (response.status_code, response.json()) == (401, UNAUTHORIZED)
         assert response.headers["www-authenticate"] == "Bearer"
     assert not reward.executions
 
 
-def test_an_unauthorised_body_is_not_read() -> None:
+def test_an_unauthorized_body_is_not_read() -> None:
     taken = 0
 
     async def stream() -> AsyncIterator[bytes]:
@@ -129,7 +129,7 @@ def test_an_unauthorised_body_is_not_read() -> None:
     assert taken <= 1
 
 
-def test_only_health_is_open() -> None:
+def test_only_health_needs_no_token() -> None:
     async def talk(client: httpx.AsyncClient) -> dict[str, int]:
         paths = ["/health", "/v1/rewards", "/docs", "/openapi.json", "/redoc", "/v1/score/sum", "/"]
         return {path: (await client.get(path)).status_code for path in paths}
@@ -145,15 +145,15 @@ def test_only_health_is_open() -> None:
     }
 
 
-def test_without_a_token_everybody_is_answered() -> None:
+def test_a_server_without_token() -> None:
     app = create_app({"sum": Counting()}, None)
     assert post(app, body(pictures()), headers={}).status_code == 200
-    assert post(app, body(pictures()), headers=AUTHORISED).status_code == 200
+    assert post(app, body(pictures()), headers=AUTHORIZED).status_code == 200
 
 
-def test_what_there_is() -> None:
+def test_description_of_rewards_and_limits() -> None:
     async def talk(client: httpx.AsyncClient) -> Any:
-        return (await client.get("/v1/rewards", headers=AUTHORISED)).json()
+        return (await client.get("/v1/rewards", headers=AUTHORIZED)).json()
 
     said = conversation(create_app({"w": REWARDS.get("warmth")()}, TOKEN, Limits(images=3)), talk)
     assert said["rewards"] == [
@@ -162,12 +162,12 @@ def test_what_there_is() -> None:
     assert said["limits"]["images"] == 3
 
 
-def test_health_tells_names_and_queues_and_nothing_else() -> None:
+def test_health_reports_queues() -> None:
     reward = Waiting()
 
     async def talk(client: httpx.AsyncClient) -> Any:
         before = (await client.get("/health")).json()
-        headers = AUTHORISED | {"Content-Type": SAFETENSORS}
+        headers = AUTHORIZED | {"Content-Type": SAFETENSORS}
         asked = asyncio.ensure_future(client.post("/v1/score/sum", content=body(pictures()), headers=headers))
         await asyncio.to_thread(reward.begun.wait, 20)
         during = (await client.get("/health")).json()
@@ -179,11 +179,11 @@ def test_health_tells_names_and_queues_and_nothing_else() -> None:
     assert conversation(app_of(reward), talk) == (idle, busy, idle)
 
 
-# What is refused
+# Refused requests
 
 
 def test_an_unknown_reward_is_404() -> None:
-    assert error(post(app_of(), body(pictures()), name="sun")) == (404, "no reward 'sun' here, only sum")
+    assert error(post(app_of(), body(pictures()), name="sun")) == (404, "this server has no reward 'sun', only sum")
 
 
 def test_malformed_payloads_are_422_and_other_types_415() -> None:
@@ -195,8 +195,8 @@ def test_malformed_payloads_are_422_and_other_types_415() -> None:
 
 
 def test_a_compressed_body_is_415() -> None:
-    response = post(app_of(), gzip.compress(b"0" * 10_000), headers=AUTHORISED | {"Content-Encoding": "gzip"})
-    assert error(response) == (415, "compressed bodies are not taken")
+    response = post(app_of(), gzip.compress(b"0" * 10_000), headers=AUTHORIZED | {"Content-Encoding": "gzip"})
+    assert error(response)[0] == 415
 
 
 @pytest.mark.parametrize(("images", "limits"), [(5, {"images": 4}), (2, {"pixels": 39})])
@@ -207,24 +207,22 @@ def test_more_images_or_pixels_than_allowed_are_413(images: int, limits: dict[st
 def test_a_body_of_exactly_the_allowed_bytes() -> None:
     content = body(pictures())
     assert post(app_of(request_bytes=len(content)), content).status_code == 200
-    assert error(post(app_of(request_bytes=len(content) - 1), content)) == (
-        413,
-        f"the body is larger than this server's {len(content) - 1} bytes a request",
-    )
+    status, message = error(post(app_of(request_bytes=len(content) - 1), content))
+    assert status == 413 and f"{len(content) - 1} bytes" in message
 
 
 @pytest.mark.parametrize("declared", ["1000", "9" * 400])
-def test_a_large_body_is_refused_by_what_it_declares(declared: str) -> None:
+def test_a_large_content_length_is_refused(declared: str) -> None:
     async def nothing() -> AsyncIterator[bytes]:
         pytest.fail("it was read")
         yield b""
 
-    response = post(app_of(request_bytes=999), nothing(), headers=AUTHORISED | {"Content-Length": declared})
+    response = post(app_of(request_bytes=999), nothing(), headers=AUTHORIZED | {"Content-Length": declared})
     assert response.status_code == 413
 
 
 @pytest.mark.parametrize("declared", [{}, {"Content-Length": "5"}, {"Content-Length": "-5"}, {"Content-Length": "x"}])
-def test_a_large_body_is_refused_while_it_arrives(declared: dict[str, str]) -> None:
+def test_a_large_body_is_refused_while_reading(declared: dict[str, str]) -> None:
     taken = 0
 
     async def stream() -> AsyncIterator[bytes]:
@@ -233,11 +231,11 @@ def test_a_large_body_is_refused_while_it_arrives(declared: dict[str, str]) -> N
             taken += 1
             yield b"x" * 100
 
-    assert post(app_of(request_bytes=1000), stream(), headers=AUTHORISED | declared).status_code == 413
+    assert post(app_of(request_bytes=1000), stream(), headers=AUTHORIZED | declared).status_code == 413
     assert taken <= 11
 
 
-def test_a_body_that_does_not_arrive_is_408() -> None:
+def test_a_slow_body_is_408() -> None:
     async def stream() -> AsyncIterator[bytes]:
         yield b"x"
         await asyncio.Event().wait()
@@ -245,12 +243,12 @@ def test_a_body_that_does_not_arrive_is_408() -> None:
     assert error(post(app_of(read_seconds=0.01), stream())) == (408, "the body took longer than 0.01 s to arrive")
 
 
-def test_a_full_queue_is_503_and_says_when_to_come_back() -> None:
+def test_a_full_queue_is_503_with_retry_after() -> None:
     reward = Waiting()
 
     async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
         def ask(seed: int) -> Any:
-            headers = AUTHORISED | {"Content-Type": SAFETENSORS}
+            headers = AUTHORIZED | {"Content-Type": SAFETENSORS}
             return client.post("/v1/score/sum", content=body(pictures(seed=seed)), headers=headers)
 
         waiting = [asyncio.ensure_future(ask(seed)) for seed in range(3)]
@@ -261,7 +259,7 @@ def test_a_full_queue_is_503_and_says_when_to_come_back() -> None:
         return [refused, *answered, await ask(4)]
 
     refused, *answered = conversation(app_of(reward, queue=3), talk)
-    assert error(refused) == (503, "3 requests are waiting already, come back later")
+    assert error(refused)[0] == 503
     assert refused.headers["retry-after"] == "1"
     assert [response.status_code for response in answered] == [200] * 4
     assert reward.executions["prompt 0"] == 4
@@ -284,38 +282,39 @@ def failing(exception: Exception) -> Any:
     ],
     ids=["raises", "refuses", "nan", "shape"],
 )
-def test_a_reward_that_fails_is_told(reward: Any, status: int, line: str) -> None:
+def test_errors_of_the_reward(reward: Any, status: int, line: str) -> None:
     response = post(app_of(reward), body(pictures(), prompts=["a", "b \ud800"]))
     found, said = error(response)
     assert found == status and said.startswith(line) and said.isascii(), said
     assert "Traceback" not in response.text
 
 
-def test_a_fault_of_the_server_itself_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepcredit.rewards.remote.desk.decode", failing(ZeroDivisionError("secret")))
-    assert error(post(app_of(), body(pictures()))) == (500, "internal error, see the server's log")
+def test_internal_errors_are_not_disclosed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepcredit.rewards.remote.worker.decode", failing(ZeroDivisionError("secret")))
+    status, message = error(post(app_of(), body(pictures())))
+    assert status == 500 and "secret" not in message
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     st.binary(max_size=60), st.sampled_from([JSON, SAFETENSORS, "application/octet-stream", "x"]), st.text(max_size=9)
 )
-def test_any_request_gets_an_answer_of_ours(content: bytes, content_type: str, key: str) -> None:
-    headers: dict[str, Any] = AUTHORISED | {"Idempotency-Key": key.encode()}
+def test_any_body_gets_a_json_error(content: bytes, content_type: str, key: str) -> None:
+    headers: dict[str, Any] = AUTHORIZED | {"Idempotency-Key": key.encode()}
     assert error(post(FUZZED, content, content_type, headers=headers))[0] in (413, 415, 422)
 
 
 FUZZED = app_of(request_bytes=50)
 
 
-# How often a batch is scored
+# Retries
 
 
 def keyed(key: str, content: bytes, **more: str) -> dict[str, Any]:
-    return {"content": content, "headers": AUTHORISED | {"Content-Type": SAFETENSORS, "Idempotency-Key": key} | more}
+    return {"content": content, "headers": AUTHORIZED | {"Content-Type": SAFETENSORS, "Idempotency-Key": key} | more}
 
 
-def test_a_request_that_comes_again_is_not_scored_again() -> None:
+def test_a_repeated_request_is_scored_once() -> None:
     reward = Counting()
 
     async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -327,7 +326,7 @@ def test_a_request_that_comes_again_is_not_scored_again() -> None:
     assert reward.executions == {"prompt 0": 2, "prompt 1": 2}
 
 
-def test_a_request_that_comes_again_before_its_scores_are_there_waits_for_them() -> None:
+def test_a_repeated_request_waits_for_the_first() -> None:
     reward = Waiting()
 
     async def talk(client: httpx.AsyncClient) -> list[httpx.Response]:
@@ -342,7 +341,7 @@ def test_a_request_that_comes_again_before_its_scores_are_there_waits_for_them()
     assert reward.executions == {"prompt 0": 1, "prompt 1": 1}
 
 
-def test_a_client_that_went_away_finds_its_scores_when_it_is_back() -> None:
+def test_a_client_that_reconnects_gets_its_scores() -> None:
     reward = Waiting()
 
     async def talk(client: httpx.AsyncClient) -> httpx.Response:
@@ -358,7 +357,7 @@ def test_a_client_that_went_away_finds_its_scores_when_it_is_back() -> None:
     assert reward.executions == {"prompt 0": 1, "prompt 1": 1}
 
 
-def test_a_failure_is_tried_again_under_the_same_key() -> None:
+def test_a_failure_can_be_retried_with_the_same_key() -> None:
     calls: list[int] = []
 
     def reward(images: Tensor, *_: Any) -> Tensor:
@@ -381,12 +380,13 @@ def test_a_key_of_another_request_is_422() -> None:
 
     first, second = conversation(app_of(), talk)
     assert first.status_code == 200
-    assert error(second) == (422, "this Idempotency-Key was used for another request: make a new one for each")
+    status, message = error(second)
+    assert status == 422 and "Idempotency-Key" in message
 
 
 @pytest.mark.parametrize("key", ["", "x" * 129, "a\tb", "ä"])
 def test_a_key_that_is_none_is_422(key: str) -> None:
-    headers: dict[str, Any] = AUTHORISED | {"Idempotency-Key": key.encode()}
+    headers: dict[str, Any] = AUTHORIZED | {"Idempotency-Key": key.encode()}
     assert error(post(app_of(), body(pictures()), headers=headers)) == (
         422,
         "Idempotency-Key must be 1 to 128 printable characters",
@@ -400,4 +400,4 @@ def test_a_reward_that_was_checked_keeps_its_name() -> None:
 
 def test_answers_are_ascii() -> None:
     response = post(app_of(), body(pictures()), name="%F0%9F%8E%88")
-    assert response.content.isascii() and json.loads(response.content)["error"].startswith("no reward '🎈'")
+    assert response.content.isascii() and "'🎈'" in json.loads(response.content)["error"]

@@ -1,4 +1,4 @@
-"""The client: what it sends, whom it asks again, and when it gives up."""
+"""The client: its requests, retries and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stepcredit.errors import InputError, RewardError
 from stepcredit.rewards import REWARDS, build_reward, checked
 from stepcredit.rewards.remote.app import create_app
 from stepcredit.rewards.remote.attempt import ANSWER_BYTES
-from stepcredit.rewards.remote.client import LONGEST_WAIT, RemoteOptions, RemoteReward, remote_reward
+from stepcredit.rewards.remote.client import MAX_WAIT, RemoteOptions, RemoteReward, remote_reward
 from stepcredit.rewards.remote.limits import Limits
 from stepcredit.rewards.remote.servers import Servers
 from stepcredit.rewards.remote.token import VARIABLE
@@ -34,8 +34,8 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
-class Naps:
-    """Waits in no time, and remembers how long."""
+class Sleeps:
+    """Returns at once and records the durations."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -45,7 +45,7 @@ class Naps:
 
 
 class Answers:
-    """A server that gives the answers of a list, in order, then scores; it remembers the requests."""
+    """A server that sends the given answers, then scores. It records the requests."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -69,7 +69,7 @@ HANG = object()
 
 
 def scores_of(request: httpx.Request) -> dict[str, Any]:
-    """What a server of `local` answers."""
+    """The answer of a server whose reward is `local`."""
     batch = decode(request.content, request.headers["content-type"], Limits())
     return {"scores": local(batch.images()).tolist()}
 
@@ -91,12 +91,12 @@ def client(
     servers: str = "http://a",
     name: str = "sum",
     token: str | None = TOKEN,
-    naps: Naps | None = None,
+    sleeps: Sleeps | None = None,
     **options: Any,
 ) -> RemoteReward:
     transport = httpx.MockTransport(handler)
     place = Servers(servers.split())
-    return RemoteReward(name, place, RemoteOptions(**options), token, naps or Naps(), transport)
+    return RemoteReward(name, place, RemoteOptions(**options), token, sleeps or Sleeps(), transport)
 
 
 def score(reward: Any, images: Tensor) -> Tensor:
@@ -112,12 +112,12 @@ def fails(reward: Any, kind: type[Exception] = RewardError, images: Tensor | Non
     return str(caught.value)
 
 
-# What it sends
+# Requests
 
 
 @pytest.mark.parametrize("payload", ["safetensors", "png"])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 100])
-def test_scores_are_those_of_the_quantized_images_in_order(payload: str, batch: int) -> None:
+def test_scores_equal_those_of_quantized_images(payload: str, batch: int) -> None:
     server, images = Answers(), pictures(7)
     scores = score(client(server, batch=batch, payload=payload), images)
     assert torch.equal(scores, local(quantized(images))) and scores.dtype == torch.float32
@@ -135,13 +135,13 @@ def test_a_request() -> None:
     assert (batch.prompts, batch.metadata) == (["prompt 0", "prompt 1"], [{}, {}])
 
 
-def test_without_a_token_none_is_sent() -> None:
+def test_a_client_without_token() -> None:
     server = Answers()
     score(client(server, token=None), pictures())
     assert "authorization" not in server.requests[0].headers
 
 
-def test_every_request_has_a_key_of_its_own() -> None:
+def test_every_request_has_its_own_key() -> None:
     server = Answers()
     reward = client(server, batch=1)
     score(reward, pictures(3))
@@ -149,7 +149,7 @@ def test_every_request_has_a_key_of_its_own() -> None:
     assert len(set(server.keys)) == 6
 
 
-def test_no_images_are_no_request() -> None:
+def test_an_empty_batch_sends_nothing() -> None:
     server = Answers()
     assert client(server)(torch.zeros(0, 3, 4, 4), [], []).shape == (0,)
     assert server.requests == []
@@ -160,30 +160,30 @@ def test_half_precision_images() -> None:
     assert torch.equal(score(client(Answers()), images), local(quantized(images)))
 
 
-def test_metadata_that_is_no_json_is_told() -> None:
-    with pytest.raises(RewardError, match="prompts and metadata must be JSON to be sent to a server: Object of type"):
+def test_metadata_that_is_not_json() -> None:
+    with pytest.raises(RewardError, match="prompts and metadata must be JSON"):
         client(Answers())(pictures(1), ["a"], [{"path": Path("a")}])
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_as_many_requests_at_a_time_as_asked_for(concurrency: int) -> None:
-    inside, most, gate = 0, 0, asyncio.Event()
+def test_number_of_simultaneous_requests(concurrency: int) -> None:
+    running, most, gate = 0, 0, asyncio.Event()
 
     async def handler(request: httpx.Request) -> httpx.Response:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-        if inside == concurrency:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == concurrency:
             gate.set()
         await gate.wait()
-        inside -= 1
+        running -= 1
         return httpx.Response(200, json=scores_of(request))
 
     score(client(handler, batch=1, concurrency=concurrency), pictures(9))
     assert most == concurrency
 
 
-# Whom it asks again
+# Retries
 
 
 REFUSED = httpx.ConnectError("refused")
@@ -199,46 +199,46 @@ REFUSED = httpx.ConnectError("refused")
     ],
     ids=lambda trouble: str(getattr(trouble, "status_code", type(trouble).__name__)),
 )
-def test_what_may_pass_is_tried_again_under_the_same_key(trouble: Any) -> None:
-    server, naps, images = Answers(trouble, trouble), Naps(), pictures()
-    assert torch.equal(score(client(server, naps=naps), images), local(quantized(images)))
-    assert len(server.keys) == 3 and len(set(server.keys)) == 1 and len(naps.seconds) == 2
+def test_transient_errors_are_retried_with_the_same_key(trouble: Any) -> None:
+    server, sleeps, images = Answers(trouble, trouble), Sleeps(), pictures()
+    assert torch.equal(score(client(server, sleeps=sleeps), images), local(quantized(images)))
+    assert len(server.keys) == 3 and len(set(server.keys)) == 1 and len(sleeps.seconds) == 2
 
 
-def test_a_server_that_hangs_is_given_up_and_asked_again() -> None:
+def test_a_timeout_is_retried() -> None:
     server = Answers(HANG)
     score(client(server, timeout=0.01), pictures())
     assert len(server.keys) == 2 and len(set(server.keys)) == 1
     line = fails(client(Answers(HANG, HANG), timeout=0.01, retries=1))
-    assert line == "no scores after 2 attempts; the last: http://a took longer than 0.01 s"
+    assert line == "no scores after 2 attempts; the last one: http://a took longer than 0.01 s"
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 413, 415, 422, 302])
-def test_what_will_not_pass_is_not_tried_again(status: int) -> None:
-    server, naps = Answers(says(status, "too\nlarge")), Naps()
-    assert fails(client(server, naps=naps), InputError) == f"http://a answered {status}: too large"
-    assert len(server.requests) == 1 and naps.seconds == []
+def test_permanent_errors_are_not_retried(status: int) -> None:
+    server, sleeps = Answers(says(status, "too\nlarge")), Sleeps()
+    assert fails(client(server, sleeps=sleeps), InputError) == f"http://a answered {status}: too large"
+    assert len(server.requests) == 1 and sleeps.seconds == []
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_is_told_and_nothing_of_it(status: int) -> None:
+def test_a_refused_token_is_not_quoted(status: int) -> None:
     server = Answers(says(status, f"not {TOKEN}"))
     line = fails(client(server, "http://a http://b"), InputError)
-    assert line.startswith(f"the server http://a refuses the token ({status}): set the server's own in {VARIABLE}")
+    assert line.startswith(f"the server http://a refuses the token ({status})")
     assert len(server.requests) == 1
 
 
-def test_it_gives_up_after_its_retries() -> None:
-    server, naps = Answers(*[REFUSED] * 9), Naps()
-    line = fails(client(server, naps=naps, retries=3))
-    assert line == "no scores after 4 attempts; the last: http://a cannot be reached (ConnectError: refused)"
-    assert len(server.requests) == 4 and len(naps.seconds) == 3, "no wait before giving up"
+def test_retries_are_limited() -> None:
+    server, sleeps = Answers(*[REFUSED] * 9), Sleeps()
+    line = fails(client(server, sleeps=sleeps, retries=3))
+    assert line == "no scores after 4 attempts; the last one: http://a cannot be reached (ConnectError: refused)"
+    assert len(server.requests) == 4 and len(sleeps.seconds) == 3, "no wait before giving up"
     assert fails(client(Answers(says(500, "broken")), retries=0)) == (
-        "no scores after 1 attempt; the last: http://a answered 500: broken"
+        "no scores after 1 attempt; the last one: http://a answered 500: broken"
     )
 
 
-def test_one_request_that_fails_ends_the_batch() -> None:
+def test_a_permanent_error_cancels_the_batch() -> None:
     async def handler(request: httpx.Request) -> httpx.Response:
         batch = decode(request.content, request.headers["content-type"], Limits())
         if batch.prompts == ["prompt 1"]:
@@ -249,31 +249,31 @@ def test_one_request_that_fails_ends_the_batch() -> None:
     assert fails(client(handler, batch=1), InputError, pictures(4)) == "http://a answered 422: bad picture"
 
 
-def test_waits_double_with_a_random_factor_of_the_seed() -> None:
+def test_waits_double_with_a_seeded_random_factor() -> None:
     def waits(seed: int, **options: Any) -> list[float]:
-        naps = Naps()
-        fails(client(Answers(*[REFUSED] * 20), naps=naps, backoff=0.5, retries=10, seed=seed, **options))
-        return naps.seconds
+        sleeps = Sleeps()
+        fails(client(Answers(*[REFUSED] * 20), sleeps=sleeps, backoff=0.5, retries=10, seed=seed, **options))
+        return sleeps.seconds
 
     found = waits(0)
     factors = np.random.default_rng(0).uniform(0.5, 1.5, 10)
-    expected = [min(LONGEST_WAIT, 0.5 * 2**attempt * factor) for attempt, factor in enumerate(factors)]
+    expected = [min(MAX_WAIT, 0.5 * 2**attempt * factor) for attempt, factor in enumerate(factors)]
     assert found == expected == waits(0) != waits(1)
-    assert found[-1] == LONGEST_WAIT and len({round(wait / 2**n, 6) for n, wait in enumerate(found)}) > 5
+    assert found[-1] == MAX_WAIT and len({round(wait / 2**n, 6) for n, wait in enumerate(found)}) > 5
 
 
-@pytest.mark.parametrize(("asked", "least"), [("7", 7.0), ("1000000", LONGEST_WAIT), ("tomorrow", 0.0), ("-5", 0.0)])
-def test_retry_after_is_kept_within_reason(asked: str, least: float) -> None:
-    naps = Naps()
-    score(client(Answers(says(503, **{"Retry-After": asked})), naps=naps, backoff=0.001), pictures())
-    assert naps.seconds[0] == pytest.approx(least, abs=0.002)
+@pytest.mark.parametrize(("asked", "least"), [("7", 7.0), ("1000000", MAX_WAIT), ("tomorrow", 0.0), ("-5", 0.0)])
+def test_retry_after_is_respected_up_to_a_limit(asked: str, least: float) -> None:
+    sleeps = Sleeps()
+    score(client(Answers(says(503, **{"Retry-After": asked})), sleeps=sleeps, backoff=0.001), pictures())
+    assert sleeps.seconds[0] == pytest.approx(least, abs=0.002)
 
 
 # Several servers
 
 
 class Cluster:
-    """Servers of which some are down."""
+    """Servers, some of which are down."""
 
     def __init__(self, *down: str) -> None:
         self.down = set(down)
@@ -286,29 +286,29 @@ class Cluster:
         return httpx.Response(200, json=scores_of(request))
 
 
-def test_requests_go_round_the_servers() -> None:
+def test_round_robin() -> None:
     cluster = Cluster()
     score(client(cluster, "http://a http://b http://c", batch=1, concurrency=1), pictures(6))
     assert cluster.asked == list("abcabc")
 
 
-def test_the_next_server_is_asked_at_once_and_the_failed_one_left_out() -> None:
-    cluster, naps, images = Cluster("b"), Naps(), pictures(6)
-    reward = client(cluster, "http://a http://b http://c", batch=1, concurrency=1, backoff=50, naps=naps)
+def test_a_failed_server_is_skipped_without_waiting() -> None:
+    cluster, sleeps, images = Cluster("b"), Sleeps(), pictures(6)
+    reward = client(cluster, "http://a http://b http://c", batch=1, concurrency=1, backoff=50, sleeps=sleeps)
     assert torch.equal(score(reward, images), local(quantized(images)))
-    assert cluster.asked == list("abcacaca"[:7]) and naps.seconds == []
+    assert cluster.asked == list("abcacaca"[:7]) and sleeps.seconds == []
     score(reward, images)
     assert cluster.asked.count("b") == 1, "it is remembered between batches"
 
 
-def test_if_all_are_down_it_waits() -> None:
-    cluster, naps = Cluster("a", "b"), Naps()
-    line = fails(client(cluster, "http://a http://b", retries=3, naps=naps))
-    assert line.startswith("no scores after 4 attempts; the last: http://") and "cannot be reached" in line
-    assert len(cluster.asked) == 4 and set(cluster.asked) == {"a", "b"} and len(naps.seconds) == 2
+def test_if_all_servers_fail_the_client_waits() -> None:
+    cluster, sleeps = Cluster("a", "b"), Sleeps()
+    line = fails(client(cluster, "http://a http://b", retries=3, sleeps=sleeps))
+    assert line.startswith("no scores after 4 attempts; the last one: http://") and "cannot be reached" in line
+    assert len(cluster.asked) == 4 and set(cluster.asked) == {"a", "b"} and len(sleeps.seconds) == 2
 
 
-# Answers that are none
+# Invalid answers
 
 
 @pytest.mark.parametrize(
@@ -324,30 +324,30 @@ def test_if_all_are_down_it_waits() -> None:
         ({"scores": [1.0, "2"]}, "http://a answered {"),
         (httpx.Response(200, text='{"scores": [1.0, NaN]}'), "http://a answered {"),
         (httpx.Response(200, text='{"scores": [1.0, 1e999]}'), "http://a answered {"),
-        ({"scores": [1.0]}, "http://a answered 1 scores for 2 images"),
-        (httpx.Response(200, content=b" " * (ANSWER_BYTES + 1)), f"http://a answered more than {ANSWER_BYTES} bytes"),
+        ({"scores": [1.0]}, "http://a sent 1 scores for 2 images"),
+        (httpx.Response(200, content=b" " * (ANSWER_BYTES + 1)), f"http://a sent more than {ANSWER_BYTES} bytes"),
     ],
     ids=range(12),
 )  # fmt: skip
-def test_an_answer_that_is_no_scores_is_an_error(answer: Any, line: str) -> None:
+def test_invalid_answers(answer: Any, line: str) -> None:
     server = Answers(answer)
     assert fails(client(server)).startswith(line)
     assert len(server.requests) == 1
 
 
-def test_an_error_page_is_quoted_in_part() -> None:
+def test_long_error_pages_are_shortened() -> None:
     line = fails(client(Answers(httpx.Response(404, text="<html>" + "x" * 9999))), InputError)
     assert line.startswith("http://a answered 404: <html>xxx") and len(line) < 400
 
 
-def test_whole_numbers_are_scores() -> None:
+def test_integers_are_scores() -> None:
     assert score(client(Answers({"scores": [1, -2]})), pictures()).tolist() == [1.0, -2.0]
 
 
-# From anywhere
+# Threads and event loops
 
 
-def test_it_can_be_called_from_several_threads_and_inside_a_running_loop() -> None:
+def test_calls_from_threads_and_inside_a_running_event_loop() -> None:
     reward, images = client(Answers(), batch=1), [pictures(3, seed=seed) for seed in range(6)]
 
     async def inside() -> Tensor:
@@ -388,7 +388,7 @@ def build(remote: Any, **options: Any) -> Any:
     return build_reward(RewardSection(name="sum", remote=remote, options=options))
 
 
-def test_a_recipe_names_server_reward_and_options() -> None:
+def test_a_recipe_with_server_and_options() -> None:
     reward = Counting()
     with served(create_app({"sum": reward}, None)) as address:
         images = pictures(5)
@@ -398,7 +398,7 @@ def test_a_recipe_names_server_reward_and_options() -> None:
 
 @pytest.mark.parametrize("name", ["warmth", "jpeg_compressibility"])
 @pytest.mark.parametrize("payload", ["safetensors", "png"])
-def test_a_remote_reward_scores_as_the_local_one_bit_for_bit(name: str, payload: str) -> None:
+def test_remote_and_local_scores_are_equal_bit_for_bit(name: str, payload: str) -> None:
     here, images = checked(REWARDS.get(name)(), name), pictures(6, 16, 16)
     with served(create_app({name: here}, None)) as address:
         options = {"batch": 6, "payload": payload}
@@ -407,7 +407,7 @@ def test_a_remote_reward_scores_as_the_local_one_bit_for_bit(name: str, payload:
     assert name == "warmth" or torch.equal(there, score(here, images)), "it reads 8-bit pixels anyway"
 
 
-def test_the_token_is_that_of_the_environment_or_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     with served(create_app({"sum": Counting()}, TOKEN)) as address:
         refused = f"^reward 'sum' failed: the server {address} refuses the token \\(401\\): "
@@ -422,25 +422,25 @@ def test_the_token_is_that_of_the_environment_or_of_a_file(tmp_path: Path, monke
         assert len(score(build([address]), pictures())) == 2
 
 
-def test_what_the_server_says_of_a_bad_reward_arrives() -> None:
+def test_errors_of_the_server_s_reward() -> None:
     with served(create_app({"sum": lambda *_: [float("nan"), 0.0]}, None)) as address:
         with pytest.raises(RewardError, match="answered 422: reward 'sum' returned nan for 1 of 2 images, first for"):
             score(build(address), pictures())
-        with pytest.raises(RewardError, match=r"reward 'sun' failed: .* answered 404: no reward 'sun' here, only sum"):
+        with pytest.raises(RewardError, match=r"reward 'sun' failed: .* answered 404: .*'sun', only sum"):
             score(build_reward(RewardSection(name="sun", remote=address)), pictures())
 
 
-def test_a_large_body_is_refused_in_words_over_a_real_connection() -> None:
+def test_a_large_body_over_a_real_connection() -> None:
     with served(create_app({"sum": Counting()}, TOKEN, Limits(request_bytes=1000))) as address:
         big = pictures(1, 1200, 1200)
         with pytest.raises(RewardError, match="refuses the token"):
             score(build(address, retries=0), big)
-    refused = pytest.raises(RewardError, match="answered 413: the body is larger than this server's 1000 bytes")
+    refused = pytest.raises(RewardError, match=r"answered 413: .*1000 bytes")
     with served(create_app({"sum": Counting()}, None, Limits(request_bytes=1000))) as address, refused:
         score(build(address, retries=0), big)
 
 
-def test_fail_over_between_real_servers() -> None:
+def test_failover_between_real_servers() -> None:
     reward = Counting()
     with served(create_app({"sum": reward}, None)) as alive:
         with served(create_app({"sum": reward}, None)) as dead:
@@ -457,14 +457,14 @@ def test_fail_over_between_real_servers() -> None:
         ("ftp://host", "reward.remote is 'ftp://host', expected"),
         ("http://", "reward.remote is 'http://', expected"),
         ("http://host?x=1", "reward.remote is 'http://host?x=1', expected"),
-        ("http://host:port", "reward.remote holds an address that is no URL"),
-        ("http://[host", "reward.remote holds an address that is no URL"),
+        ("http://host:port", "reward.remote holds an invalid URL"),
+        ("http://[host", "reward.remote holds an invalid URL"),
         ([], "reward.remote is an empty list"),
         (["http://a", ""], "reward.remote is '', expected"),
-        ("http://user:sesame@host", "reward.remote must hold no user or password: give the token in"),
+        ("http://user:sesame@host", "reward.remote must not hold a user or password"),
     ],
 )
-def test_an_address_that_is_none(remote: Any, line: str) -> None:
+def test_an_invalid_address(remote: Any, line: str) -> None:
     with pytest.raises(InputError) as caught:
         build(remote)
     assert str(caught.value).startswith(line) and "sesame" not in str(caught.value)
@@ -482,7 +482,7 @@ def test_an_address_that_is_none(remote: Any, line: str) -> None:
         ({"timeout": "1"}, "timeout is '1', expected a number of at least 0.001"),
         ({"timeout": float("inf")}, "timeout is inf, expected"),
         ({"retries": -1}, "retries is -1, expected a number of at least 0"),
-        ({"retries": 1.5}, "retries is 1.5, expected a whole number"),
+        ({"retries": 1.5}, "retries is 1.5, expected an integer"),
         ({"retries": True}, "retries is True, expected"),
         ({"batch": 0}, "batch is 0, expected a number of at least 1"),
         ({"concurrency": 0}, "concurrency is 0, expected a number of at least 1"),
@@ -492,7 +492,7 @@ def test_an_address_that_is_none(remote: Any, line: str) -> None:
     ],
     ids=str,
 )
-def test_an_option_that_is_none(options: dict[str, Any], line: str) -> None:
+def test_invalid_options(options: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError) as caught:
         build("http://host", **options)
     assert str(caught.value).startswith(line)
@@ -507,12 +507,12 @@ def test_an_option_that_is_none(options: dict[str, Any], line: str) -> None:
         ({"ray_workers": 0}, "greater than or equal to 1"),
     ],
 )
-def test_places_that_exclude_each_other(more: dict[str, Any], line: str) -> None:
+def test_conflicting_settings(more: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line.replace(".", r"\.")):
         RewardSection.model_validate(more)
 
 
-def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepcredit.rewards.core.extras.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"^reward\.remote needs httpx: pip install 'stepcredit\[service\]'$"):
         remote_reward("sum", "http://host", {})
@@ -530,8 +530,8 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         assert len(score(build(address), pictures())) == 2
 
 
-def test_the_docs_of_a_request_are_json() -> None:
-    """A server that reads JSON only gets plain JSON."""
+def test_png_payloads_are_json() -> None:
+    """`payload: png` serves servers that only read JSON."""
     server = Answers()
     score(client(server, payload="png"), pictures())
     assert json.loads(server.requests[0].content).keys() == {"images", "prompts", "metadata"}

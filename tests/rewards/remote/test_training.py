@@ -1,4 +1,4 @@
-"""Training on a reward that lives elsewhere, and what becomes of the run when it is gone."""
+"""Training on a remote reward, and resuming after its server has failed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class GoneAfter:
-    """The application for so many requests; then every connection breaks."""
+    """The application for `requests` requests; then every connection breaks."""
 
     def __init__(self, requests: int) -> None:
         self.app, self.left = create_app({"warmth": Warmth()}, TOKEN), requests
@@ -44,8 +44,8 @@ class GoneAfter:
 
 
 def config(address: str, **options: Any) -> TrainConfig:
-    asked = {"batch": 4, "backoff": 0, "retries": 2, **options}
-    return toy_config(reward={"name": "warmth", "remote": address, "options": asked})
+    options = {"batch": 4, "backoff": 0, "retries": 2, **options}
+    return toy_config(reward={"name": "warmth", "remote": address, "options": options})
 
 
 def train(path: Path, config: TrainConfig, resume: bool = False) -> RunDirectory:
@@ -62,7 +62,7 @@ def measured(run: RunDirectory, keys: Sequence[str] = ("epoch", "reward_mean", "
     return [[row[key] for key in keys] for row in run.metrics()]
 
 
-def test_a_run_whose_server_goes_is_kept_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+def test_a_run_resumes_after_its_server_failed(tmp_path: Path) -> None:
     with served(GoneAfter(1000)) as address:
         whole = train(tmp_path / "whole", config(address))
     # The first grid is 1 request, and an epoch of 8 images is 2.
@@ -73,8 +73,10 @@ def test_a_run_whose_server_goes_is_kept_and_goes_on_when_it_is_back(tmp_path: P
         ) as caught,
     ):
         train(tmp_path / "parts", config(address))
-    # The connection ends in the middle of the answer, or is reset where something of the request was still to be read.
-    assert re.search(rf"the last: {address} cannot be reached \((RemoteProtocolError|ReadError): ", str(caught.value))
+    # The connection ends in the middle of the answer, or is reset before the request was read.
+    assert re.search(
+        rf"the last one: {address} cannot be reached \((RemoteProtocolError|ReadError): ", str(caught.value)
+    )
     assert str(caught.value).endswith(f"stepcredit train --resume --run {tmp_path / 'parts'}")
     assert "\n" not in str(caught.value)
     with served(GoneAfter(1000)) as address:
@@ -82,7 +84,7 @@ def test_a_run_whose_server_goes_is_kept_and_goes_on_when_it_is_back(tmp_path: P
     assert measured(parts) == measured(whole) and len(measured(whole)) == 3
 
 
-def test_a_server_that_was_never_there_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+def test_a_run_resumes_after_an_unreachable_server(tmp_path: Path) -> None:
     with served(GoneAfter(0)) as gone:
         pass
     with pytest.raises(RewardError, match=r"^first sample grid: .*cannot be reached \(ConnectError"):
@@ -91,7 +93,7 @@ def test_a_server_that_was_never_there_leaves_a_run_to_go_on_with(tmp_path: Path
         assert len(measured(train(tmp_path, config(address), resume=True))) == 3
 
 
-def test_a_wrong_token_leaves_a_run_to_go_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_after_a_wrong_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "sesame")
     with served(GoneAfter(1000)) as address:
         with pytest.raises(RewardError, match=r"refuses the token \(401\)") as caught:

@@ -1,4 +1,4 @@
-"""Payloads: what is encoded comes back, and whatever else arrives is refused with one line."""
+"""Payloads: encoding, decoding, and refusing malformed ones with one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def claiming(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG whose header says it is that large."""
+    """A PNG whose header declares this size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
@@ -66,11 +66,11 @@ def refusal(content: bytes, content_type: str, limits: Limits = LIMITS) -> tuple
     return caught.value.status, str(caught.value)
 
 
-# What is sent arrives
+# Round trips
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-def test_a_batch_comes_back(content_type: str) -> None:
+def test_encoding_and_decoding(content_type: str) -> None:
     images, prompts, metadata = pictures(3), ["", "ein Käse \n", "\ud800 🎈"], [{}, {"a": [1, None]}, {"ü": 1e-320}]
     found = decode(encode(Batch.of(images, prompts, metadata), content_type), content_type, LIMITS)
     assert (found.prompts, found.metadata) == (prompts, metadata)
@@ -111,16 +111,16 @@ def test_other_names_of_safetensors(content_type: str) -> None:
     assert len(decode(body(pictures()), content_type, LIMITS).prompts) == 2
 
 
-def test_metadata_may_be_left_out() -> None:
+def test_metadata_is_optional() -> None:
     assert decode(request([png()]), JSON, LIMITS).metadata == [{}]
     assert decode(tensors(zeros(2, 3, 4, 5)), SAFETENSORS, LIMITS).metadata == [{}, {}]
 
 
-# What is refused
+# Refused payloads
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/json-patch+json", "multipart/form-data"])
-def test_another_content_type_is_415(content_type: str) -> None:
+def test_other_content_types_are_415(content_type: str) -> None:
     status, line = refusal(request([png()]), content_type)
     assert status == 415 and line.startswith("content type must be application/json, application/x-safetensors or ")
 
@@ -131,7 +131,7 @@ def test_another_content_type_is_415(content_type: str) -> None:
         (b"", "the body is not JSON"),
         (b"\xff\xfe\x00", "the body is not JSON"),
         (b"[" * 100_000, "the body is not JSON"),
-        (b'{"images": NaN}', "the body is not JSON (NaN is no JSON number)"),
+        (b'{"images": NaN}', "the body is not JSON (NaN is not a JSON number)"),
         (b"1" * 5000, "the body is not JSON"),
         (b"[]", "the body must be a JSON object of images, prompts and metadata"),
         (b"{}", "'images' must be a list of base64 PNGs"),
@@ -139,22 +139,22 @@ def test_another_content_type_is_415(content_type: str) -> None:
         (request([]), "there are no images to score"),
         (request(["%%%%"]), "image 0 is not base64"),
         (request(["ä"]), "image 0 is not base64"),
-        (request([png(), b"GIF89a"]), "image 1 is not a PNG of 8-bit RGB"),
-        (request([png()[:25]]), "image 0 is not a PNG of 8-bit RGB"),
-        (request([png(mode="RGBA")]), "image 0 is not a PNG of 8-bit RGB"),
-        (request([png(mode="L")]), "image 0 is not a PNG of 8-bit RGB"),
-        (request([png(mode="I;16")]), "image 0 is not a PNG of 8-bit RGB"),
+        (request([png(), b"GIF89a"]), "image 1 is not an 8-bit RGB PNG"),
+        (request([png()[:25]]), "image 0 is not an 8-bit RGB PNG"),
+        (request([png(mode="RGBA")]), "image 0 is not an 8-bit RGB PNG"),
+        (request([png(mode="L")]), "image 0 is not an 8-bit RGB PNG"),
+        (request([png(mode="I;16")]), "image 0 is not an 8-bit RGB PNG"),
         (request([png()[:-30]]), "image 0 is a broken PNG"),
         (request([claiming(5, 4, b"too little")]), "image 0 is a broken PNG"),
         (request([claiming(0, 4)]), "an image has no pixels"),
         (request([png(4, 5), png(5, 4)]), "'images' must all be of one size"),
         (request([png()], None, metdata=[{}]), "unknown key 'metdata', expected images, prompts and metadata"),
-        (request([png()], "a"), "'prompts' must be a list of texts"),
-        (request([png()], [1]), "'prompts' must be a list of texts"),
-        (request([png()], ["a", "b"]), "1 images have 2 prompts, expected one each"),
+        (request([png()], "a"), "'prompts' must be a list of strings"),
+        (request([png()], [1]), "'prompts' must be a list of strings"),
+        (request([png()], ["a", "b"]), "1 images have 2 prompts, expected one per image"),
         (request([png()], metadata=None), "'metadata' must be a list of objects"),
         (request([png()], metadata=[1]), "'metadata' must be a list of objects"),
-        (request([png()], metadata=[]), "1 images have 0 metadata, expected one each"),
+        (request([png()], metadata=[]), "1 images have 0 metadata, expected one per image"),
         (pickle.dumps({"images": []}), "the body is not JSON"),
     ],
 )
@@ -187,11 +187,11 @@ def by_hand(header: bytes, data: bytes = b"") -> bytes:
         (tensors(zeros(1, 4, 2, 2)), "'images' is uint8 (1, 4, 2, 2), expected"),
         (tensors(zeros(0, 3, 2, 2)), "there are no images to score"),
         (tensors(zeros(1, 3, 0, 2)), "an image has no pixels"),
-        (tensors(zeros(1, 3, 2, 2), {}), "'prompts' must be a list of texts"),
+        (tensors(zeros(1, 3, 2, 2), {}), "'prompts' must be a list of strings"),
         (tensors(zeros(1, 3, 2, 2), {"prompts": "a"}), "the 'prompts' of the safetensors header is not JSON"),
         (tensors(zeros(1, 3, 2, 2), {"prompts": "[" * 50_000}), "the 'prompts' of the safetensors header is not JSON"),
         (tensors(zeros(1, 3, 2, 2), {"prompts": '["a"]', "x": "1"}), "unknown key 'x'"),
-        (tensors(zeros(2, 3, 2, 2), {"prompts": '["a"]'}), "2 images have 1 prompts, expected one each"),
+        (tensors(zeros(2, 3, 2, 2), {"prompts": '["a"]'}), "2 images have 1 prompts, expected one per image"),
     ],
 )
 def test_malformed_safetensors_is_422(content: bytes, line: str) -> None:
@@ -202,41 +202,41 @@ def test_malformed_safetensors_is_422(content: bytes, line: str) -> None:
 @pytest.mark.parametrize(
     ("content", "content_type", "line"),
     [
-        (request([png()] * 5), JSON, "5 images are more than this server's 4 a request"),
-        (request(["no PNG"] * 5), JSON, "5 images are more than"),
-        (body(pictures(5)), SAFETENSORS, "5 images are more than"),
-        (request([png(10, 10)] * 3), JSON, "300 pixels are more than this server's 200 a request"),
-        (body(pictures(3, 10, 10)), SAFETENSORS, "300 pixels are more than"),
-        (request([claiming(2**31 - 1, 2**31 - 1)]), JSON, f"{(2**31 - 1) ** 2} pixels are more than"),
-        (request([claiming(60_000, 60_000)]), JSON, "3600000000 pixels are more than"),
+        (request([png()] * 5), JSON, "5 images exceed this server's limit of 4"),
+        (request(["no PNG"] * 5), JSON, "5 images exceed"),
+        (body(pictures(5)), SAFETENSORS, "5 images exceed"),
+        (request([png(10, 10)] * 3), JSON, "300 pixels exceed this server's limit of 200"),
+        (body(pictures(3, 10, 10)), SAFETENSORS, "300 pixels exceed"),
+        (request([claiming(2**31 - 1, 2**31 - 1)]), JSON, f"{(2**31 - 1) ** 2} pixels exceed"),
+        (request([claiming(60_000, 60_000)]), JSON, "3600000000 pixels exceed"),
         (by_hand(b'{"images":{"dtype":"U8","shape":[1099511627776,3,0,0],"data_offsets":[0,0]}}'), SAFETENSORS,
-         "1099511627776 images are more than"),
+         "1099511627776 images exceed"),
     ],
     ids=range(8),
 )  # fmt: skip
-def test_more_than_is_allowed_is_413(content: bytes, content_type: str, line: str) -> None:
+def test_payloads_beyond_the_limits_are_413(content: bytes, content_type: str, line: str) -> None:
     status, said = refusal(content, content_type)
     assert status == 413 and said.startswith(line), said
 
 
-def test_a_bomb_is_told_by_its_header_and_not_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_not_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("it was opened"))
     assert refusal(request([claiming(20_000, 20_000)]), JSON, Limits())[0] == 413
 
 
-def test_what_lies_exactly_on_the_limits_is_taken() -> None:
+def test_payloads_exactly_at_the_limits() -> None:
     assert len(decode(body(pictures(4, 5, 10)), SAFETENSORS, LIMITS).prompts) == 4
     assert len(decode(request([png(5, 10)] * 4), JSON, LIMITS).prompts) == 4
 
 
 @pytest.mark.parametrize("name", ["request_bytes", "images", "pixels", "queue", "remembered", "read_seconds"])
 @pytest.mark.parametrize("value", [0, -1])
-def test_limits_are_above_0(name: str, value: int) -> None:
+def test_limits_must_be_positive(name: str, value: int) -> None:
     with pytest.raises(InputError, match=f"limit {name} is {value}, expected more than 0"):
         Limits(**{name: value})
 
 
-# Whatever arrives
+# Arbitrary payloads
 
 
 def sound(content: bytes, content_type: str) -> None:
@@ -264,7 +264,7 @@ VALID = {content_type: body(pictures(2), content_type) for content_type in TYPES
 
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(st.sampled_from(TYPES), st.data())
-def test_a_valid_payload_with_some_bytes_changed(content_type: str, data: st.DataObject) -> None:
+def test_damaged_payloads(content_type: str, data: st.DataObject) -> None:
     content = bytearray(VALID[content_type])
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(content) - 1))

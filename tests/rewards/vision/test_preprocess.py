@@ -15,7 +15,7 @@ from stepcredit.rewards.vision.preprocess import LongestEdgePad, ShortestEdgeCro
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 SIZES = [(64, 64), (20, 20), (28, 28), (31, 57), (90, 41), (29, 28), (28, 31), (512, 320), (224, 225)]
-"""Heights and widths: larger and smaller than the 28 pixels asked for, square and not, odd and even surpluses."""
+"""Heights and widths: above and below the 28 pixels of the output, square and not, odd and even differences."""
 
 
 def pictures() -> list[Image.Image]:
@@ -38,18 +38,18 @@ def reference_crop(picture: Image.Image, size: int, center: str) -> np.ndarray:
 
 @pytest.mark.parametrize("center", ["round", "floor"])
 @pytest.mark.parametrize("picture", pictures(), ids=lambda picture: f"{picture.height}x{picture.width}")
-def test_crop_is_pillow_s_and_numpy_s(picture: Image.Image, center: str) -> None:
+def test_crop_equals_pillow_and_numpy(picture: Image.Image, center: str) -> None:
     ours = ShortestEdgeCrop(28, center)([picture])  # type: ignore[arg-type]
     assert ours.shape == (1, 3, 28, 28) and ours.dtype == torch.float32
     assert np.array_equal(ours[0].numpy(), reference_crop(picture, 28, center))
 
 
-def test_the_two_centers_differ_where_three_pixels_are_to_go() -> None:
+def test_the_two_roundings_differ_for_three_pixels() -> None:
     picture = pictures()[SIZES.index((28, 31))]
     assert not torch.equal(ShortestEdgeCrop(28, "round")([picture]), ShortestEdgeCrop(28, "floor")([picture]))
 
 
-def test_crop_is_that_of_openai_s_clip() -> None:
+def test_crop_equals_openai_s_transform() -> None:
     transform = Compose(
         [Resize(28, interpolation=InterpolationMode.BICUBIC), CenterCrop(28), ToTensor(), Normalize(MEAN, STD)]
     )
@@ -58,7 +58,7 @@ def test_crop_is_that_of_openai_s_clip() -> None:
 
 
 def reference_pad(picture: Image.Image, size: int) -> np.ndarray:
-    """Pillow resizes planes of floats too, with the same filter, which averages over what it covers."""
+    """Pillow resizes planes of floats with the same antialiasing filter."""
     pixels = np.asarray(picture).astype(np.float32) / np.float32(255)
     scale = size / max(picture.size)
     width, height = (round(edge * scale) for edge in picture.size)
@@ -70,7 +70,7 @@ def reference_pad(picture: Image.Image, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("picture", pictures(), ids=lambda picture: f"{picture.height}x{picture.width}")
-def test_pad_is_pillow_s_in_floating_point(picture: Image.Image) -> None:
+def test_pad_equals_pillow_in_floating_point(picture: Image.Image) -> None:
     ours = LongestEdgePad(28)([picture])
     assert ours.shape == (1, 3, 28, 28) and ours.dtype == torch.float32
     np.testing.assert_allclose(ours[0].numpy(), reference_pad(picture, 28), atol=2e-5)
@@ -87,20 +87,20 @@ def released_hps(picture: Image.Image, size: int, antialias: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-def test_pad_is_that_of_hpsv2(antialias: bool) -> None:
+def test_pad_equals_the_code_of_hpsv2(antialias: bool) -> None:
     for picture in pictures():
         assert torch.equal(LongestEdgePad(28, antialias)([picture])[0], released_hps(picture, 28, antialias))
 
 
 @pytest.mark.parametrize("preprocess", [ShortestEdgeCrop(), LongestEdgePad()], ids=lambda way: type(way).__name__)
-def test_an_image_of_the_right_size_is_only_normalized(preprocess: ShortestEdgeCrop | LongestEdgePad) -> None:
+def test_images_of_the_right_size_are_only_normalized(preprocess: ShortestEdgeCrop | LongestEdgePad) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     expected = np.moveaxis((pixels.astype(np.float32) / np.float32(255) - MEAN) / STD, -1, 1)
     assert np.array_equal(preprocess([Image.fromarray(image) for image in pixels]).numpy(), expected)
 
 
 @pytest.mark.parametrize("preprocess", [ShortestEdgeCrop(28), LongestEdgePad(28)], ids=lambda way: type(way).__name__)
-def test_floats_bytes_and_pictures_agree(preprocess: ShortestEdgeCrop | LongestEdgePad) -> None:
+def test_types_of_images_agree(preprocess: ShortestEdgeCrop | LongestEdgePad) -> None:
     pixels = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (3, 40, 33, 3), dtype=np.uint8))
     images = pixels.permute(0, 3, 1, 2)
     expected = preprocess([Image.fromarray(image.numpy()) for image in pixels])

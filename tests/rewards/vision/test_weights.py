@@ -1,4 +1,4 @@
-"""Weights are found, read without running anything, and refused unless they fit."""
+"""Finding, reading and checking published weights."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def complaint(call: Any, *arguments: Any) -> str:
     return str(raised.value)
 
 
-def same(found: dict[str, Tensor]) -> bool:
-    return found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
+def same(tensors: dict[str, Tensor]) -> bool:
+    return tensors.keys() == TENSORS.keys() and all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_a_file_is_itself(tmp_path: Path) -> None:
+def test_the_path_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.bin").write_bytes(b"")
     assert find_file(str(tmp_path / "mine.bin"), ["model.pt"], None) == tmp_path / "mine.bin"
 
 
-def test_a_folder_holds_it_under_any_of_its_names(tmp_path: Path) -> None:
+def test_a_folder_with_any_of_the_names(tmp_path: Path) -> None:
     folder = str(tmp_path)
     assert complaint(find_file, folder, ["model.pt", "other.pth"], None) == (
         f"folder {tmp_path} holds no model.pt or model.safetensors or other.pth or other.safetensors"
@@ -45,12 +45,12 @@ def test_a_folder_holds_it_under_any_of_its_names(tmp_path: Path) -> None:
         assert find_file(folder, ["model.pt", "other.pth"], None) == tmp_path / name
 
 
-def test_a_dotted_name_keeps_its_dots(tmp_path: Path) -> None:
+def test_a_name_with_dots(tmp_path: Path) -> None:
     (tmp_path / "HPS_v2.1_compressed.safetensors").write_bytes(b"")
     assert find_file(str(tmp_path), ["HPS_v2.1_compressed.pt"], None).name == "HPS_v2.1_compressed.safetensors"
 
 
-def test_the_hub_is_asked_for_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_uses_the_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def download(repository: str, name: str, revision: str | None) -> str:
@@ -65,9 +65,7 @@ def test_the_hub_is_asked_for_the_revision(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("path", ["someone/model", "no/such/folder"])
 def test_an_unreachable_hub(path: str) -> None:
     message = complaint(find_file, path, ["model.pt"], None, "predictor")
-    assert message.startswith(f"no file or folder '{path}', and the hub did not serve model.pt of that name (")
-    assert message.endswith("check the name and the connection, or download it elsewhere and give the option "
-                            "predictor=FOLDER")  # fmt: skip
+    assert f"'{path}'" in message and "model.pt" in message and "predictor=FOLDER" in message
 
 
 def test_tensors_of_every_format(tmp_path: Path) -> None:
@@ -77,7 +75,7 @@ def test_tensors_of_every_format(tmp_path: Path) -> None:
     assert all(same(read_tensors(tmp_path / name)) for name in ("a.safetensors", "b.pth", "c.pt"))
 
 
-class Malice:
+class RunsCode:
     def __init__(self, file: Path) -> None:
         self.file = file
 
@@ -85,8 +83,8 @@ class Malice:
         return os.mkdir, (str(self.file),)
 
 
-def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
-    torch.save({"a": Malice(tmp_path / "made")}, tmp_path / "bad.pt")
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path) -> None:
+    torch.save({"a": RunsCode(tmp_path / "made")}, tmp_path / "bad.pt")
     assert complaint(read_tensors, tmp_path / "bad.pt").startswith(
         f"cannot read weights from {tmp_path / 'bad.pt'}: UnpicklingError: "
     )
@@ -100,10 +98,9 @@ def test_a_damaged_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1.0}, torch.ones(2)])
-def test_something_else_than_tensors_by_name(tmp_path: Path, content: object) -> None:
+def test_a_file_without_tensors(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pt")
-    expected = f"{tmp_path / 'odd.pt'} does not hold tensors by name, as the weights of a model are saved"
-    assert complaint(read_tensors, tmp_path / "odd.pt") == expected
+    assert f"{tmp_path / 'odd.pt'} does not hold tensors by name" in complaint(read_tensors, tmp_path / "odd.pt")
 
 
 def test_weights_that_fit() -> None:
@@ -112,14 +109,13 @@ def test_weights_that_fit() -> None:
     assert module(torch.ones(2)).item() == 3
 
 
-def test_the_first_mismatches_are_named() -> None:
+def test_the_error_names_the_first_mismatches() -> None:
     module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
     tensors = {"0.weight": torch.ones(3, 2), "x": torch.ones(1)}
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    assert complaint(fill, module, tensors, "model.pt") == (
-        "the weights in model.pt are those of another model; missing: 0.bias, 1.weight, 1.bias and 2 more; "
-        "unexpected: x; of another shape: 0.weight (3, 2) instead of (2, 2)"
-    )
+    message = complaint(fill, module, tensors, "model.pt")
+    assert "model.pt" in message and "missing: 0.bias, 1.weight, 1.bias and 2 more; unexpected: x" in message
+    assert "0.weight (3, 2) instead of (2, 2)" in message
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
@@ -143,30 +139,28 @@ def test_a_damaged_model(tmp_path: Path) -> None:
     )
 
 
-def test_a_model_of_which_weights_are_wrong(tmp_path: Path) -> None:
+def test_a_model_with_wrong_weights(tmp_path: Path) -> None:
     file = write_clip(tmp_path) / "model.safetensors"
     tensors = load_file(file)
     del tensors["text_projection.weight"]
     tensors["visual_projection.weight"] = torch.ones(5, 5)
     tensors["another.weight"] = torch.ones(2)
     save_file(tensors, file, metadata={"format": "pt"})
-    assert complaint(load_pretrained, CLIPModel, str(tmp_path), None) == (
-        f"the weights in {tmp_path} are those of another model; missing: text_projection.weight; "
-        "unexpected: another.weight; of another shape: visual_projection.weight"
-    )
+    message = complaint(load_pretrained, CLIPModel, str(tmp_path), None)
+    assert "missing: text_projection.weight; unexpected: another.weight" in message
+    assert "visual_projection.weight" in message
 
 
-def test_a_model_that_the_hub_does_not_serve() -> None:
-    assert complaint(load_pretrained, CLIPModel, "someone/model", None).startswith(
-        "no file or folder 'someone/model', and the hub did not serve config.json of that name ("
-    )
+def test_a_model_that_cannot_be_downloaded() -> None:
+    message = complaint(load_pretrained, CLIPModel, "someone/model", None)
+    assert "'someone/model'" in message and "config.json" in message
 
 
 def tokenizer(given: str | None, path: str) -> Any:
     return load_tokenizer(CLIPTokenizer, given, path, "someone/published", None)
 
 
-def test_a_tokenizer_is_the_one_given_or_that_of_the_folder(tmp_path: Path) -> None:
+def test_the_tokenizer_of_the_option_or_of_the_folder(tmp_path: Path) -> None:
     folder = str(write_clip(tmp_path / "clip"))
     (tmp_path / "empty").mkdir()
     for found in (tokenizer(None, folder), tokenizer(folder, str(tmp_path / "empty"))):
@@ -185,5 +179,4 @@ def test_a_damaged_tokenizer(tmp_path: Path) -> None:
 
 def test_the_published_tokenizer_from_an_unreachable_hub(tmp_path: Path) -> None:
     message = complaint(tokenizer, None, str(tmp_path))
-    assert message.startswith("no file or folder 'someone/published', and the hub did not serve a tokenizer")
-    assert message.endswith("tokenizer=FOLDER")
+    assert "'someone/published'" in message and "tokenizer=FOLDER" in message

@@ -1,4 +1,4 @@
-"""Packages that only some rewards need."""
+"""Optional dependencies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from stepcredit.errors import InputError
 
 
-def require_extra(module: str, extra: str, what: str) -> None:
-    """Raises InputError with the command that installs `extra` if `module`, which `what` needs, is not installed."""
+def require_extra(module: str, extra: str, feature: str) -> None:
+    """InputError with the command that installs `extra`, unless `module`, which `feature` needs, is installed."""
     if find_spec(module) is None:
-        raise InputError(f"{what} needs {module}: pip install 'stepcredit[{extra}]'")
+        raise InputError(f"{feature} needs {module}: pip install 'stepcredit[{extra}]'")

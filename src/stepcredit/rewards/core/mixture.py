@@ -1,4 +1,4 @@
-"""Several rewards as one: a weighted sum."""
+"""A weighted sum of rewards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Mixture:
         r = sum_k weight_k (r_k - mean_k) / scale_k
 
     Attributes:
-        parts: by name, each reward and the section that says how it counts.
+        parts: {name: (reward, the section with its weight and standardization)}.
     """
 
     parts: Mapping[str, tuple[CheckedReward, ComponentSection]]
@@ -29,7 +29,7 @@ class Mixture:
         """(images (B,3,H,W) in [0,1], ...) -> Scores of B images with one component per part.
 
         Raises:
-            RewardError: of the part that failed, with its name.
+            RewardError: a part failed; the message has its name.
         """
         return mix(
             {

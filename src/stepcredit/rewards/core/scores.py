@@ -1,4 +1,4 @@
-"""What a reward says of a batch, with the scores that a mixture is made of."""
+"""The scores of a batch, with those of each component of a mixture."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stepcredit.maths.advantage import group_advantages
 
 @dataclass(frozen=True)
 class Component:
-    """One reward of a mixture: what it said of B images, and how that counts.
+    """One reward of a mixture: its scores of B images, and how they enter the sum.
 
     Attributes:
-        scores: (B,), the reward's own.
+        scores: (B,), as the reward returned them.
         weight: of this component in the sum.
-        mean: taken away from the scores.
-        scale: what they are then divided by, above 0.
+        mean: subtracted from the scores.
+        scale: divisor of the scores after that, above 0.
         per_prompt: standardize per prompt instead, for training only; `mean` and `scale` are then 0 and 1.
     """
 
@@ -30,24 +30,24 @@ class Component:
     per_prompt: bool = False
 
     def value(self) -> Tensor:
-        """weight * (scores - mean) / scale, (B,): depends on nothing but the image."""
+        """weight * (scores - mean) / scale, (B,): independent of the other images of the batch."""
         return self.weight * (self.scores - self.mean) / self.scale
 
     def trained(self, prompts: Sequence[str]) -> Tensor:
-        """What the advantage is made of, (B,): `value`, or weight * (r - mean of the prompt) / (std of the prompt).
+        """The term of the training reward, (B,): `value`, or weight * (r - mean of the prompt) / (std of the prompt).
 
-        A prompt with one image, or with equal scores, gives 0 where standardized per prompt.
+        With `per_prompt`, it is 0 for a prompt with one image or with equal scores.
         """
         return self.weight * group_advantages(self.scores, prompts) if self.per_prompt else self.value()
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a reward says of B images, each judged by itself: batches can be joined in any split.
+    """The scores of B images. Each depends on its own image only, so batches can be split and joined freely.
 
     Attributes:
-        values: (B,), what is logged and written under pictures. Of a mixture it is the sum of `Component.value`: a sum
-            standardized per prompt has mean 0 for every prompt whatever the model has learned, and would show nothing.
+        values: (B,), for logs and captions. For a mixture it is the sum of `Component.value`: a sum standardized per
+            prompt has mean 0 for every prompt, so it would not show progress.
         components: of a mixture, by name; empty for any other reward.
     """
 
@@ -55,9 +55,9 @@ class Scores:
     components: Mapping[str, Component] = field(default_factory=dict)
 
     def trained(self, prompts: Sequence[str]) -> Tensor:
-        """The rewards (B,) that advantages are made of: `values`, or the sum of `Component.trained`.
+        """The rewards (B,) from which advantages are computed: `values`, or the sum of `Component.trained`.
 
-        Standardizing per prompt looks at the images that are given, so give an epoch's scores together: see `join`.
+        Standardization per prompt uses all images of this object, so `join` the batches of an epoch first.
         """
         if not self.components:
             return self.values
@@ -79,7 +79,7 @@ def mix(components: Mapping[str, Component]) -> Scores:
 
 
 def join(batches: Sequence[Scores]) -> Scores:
-    """The scores of several batches, at least one, of the same reward, one after the other."""
+    """Concatenate the scores of batches, at least one, of the same reward."""
     first = batches[0]
     components = {
         name: replace(component, scores=torch.cat([batch.components[name].scores for batch in batches]))

@@ -1,4 +1,4 @@
-"""Rewards over HTTP: the server, and the payloads that it and its client (`rewards.remote`) exchange.
+"""Rewards that run elsewhere: over HTTP (server and client), on Ray actors, or behind a chat-completion API.
 
-The protocol is written down in docs/guides/remote-rewards.md, for servers and clients in other languages.
+docs/guides/remote-rewards.md specifies the HTTP protocol for servers and clients in other languages.
 """

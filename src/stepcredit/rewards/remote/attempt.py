@@ -1,4 +1,4 @@
-"""One request to one server, and what its answer means: scores, a failure that may pass, or one that will not."""
+"""One request to one server. Its answer is scores, a failure that a retry may fix, or a permanent one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     import httpx
 
 RETRIED = frozenset({408, 429, *range(500, 600)})
-"""Statuses that trying again may cure."""
+"""Status codes for which a retry may succeed."""
 ANSWER_BYTES = 2**24
-"""Longest answer that is read."""
+"""Largest answer that is read."""
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """A part of a batch, encoded once and sent as often as it takes.
+    """A part of a batch. It is encoded once for all attempts.
 
     Attributes:
         reward: its name on the server.
-        count: images in it, so scores to expect.
-        key: the Idempotency-Key, new for every request and the same in every attempt.
+        count: number of images, so of scores.
+        key: the Idempotency-Key, unique to the request and equal in all attempts.
     """
 
     reward: str
@@ -37,21 +37,21 @@ class ScoreRequest:
     key: str
 
 
-class Passing(Exception):
-    """An attempt failed in a way that the next may not; `after` is how many seconds the server asked to wait."""
+class TransientError(Exception):
+    """An attempt failed, but a retry may succeed. `retry_after` is the number of seconds that the server requests."""
 
-    def __init__(self, what: str, after: float = 0.0) -> None:
-        super().__init__(what)
-        self.after = after
+    def __init__(self, problem: str, retry_after: float = 0.0) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
 
 
-async def ask(client: httpx.AsyncClient, server: str, request: ScoreRequest, timeout: float) -> list[float]:
-    """The scores of `request` by `server`, within `timeout` seconds from connecting to the last byte.
+async def send(client: httpx.AsyncClient, server: str, request: ScoreRequest, timeout: float) -> list[float]:
+    """The scores of `request` from `server`. `timeout` limits the time from connecting to the last byte, in seconds.
 
     Raises:
-        Passing: no answer in time, a broken connection, or a status in RETRIED.
-        InputError: any other status, 401 among them.
-        RewardError: the answer is no list of finite scores, one per image.
+        TransientError: timeout, a broken connection, or a status in RETRIED.
+        InputError: any other status, such as 401.
+        RewardError: the answer is not a list of finite scores, one per image.
     """
     import httpx
 
@@ -62,9 +62,9 @@ async def ask(client: httpx.AsyncClient, server: str, request: ScoreRequest, tim
             async with client.stream("POST", url, content=request.body, headers=headers) as response:
                 answer = await _content(response, server)
     except TimeoutError:
-        raise Passing(f"took longer than {timeout:g} s") from None
+        raise TransientError(f"took longer than {timeout:g} s") from None
     except httpx.RequestError as error:
-        raise Passing(f"cannot be reached ({type(error).__name__}: {shortened(str(error))})") from error
+        raise TransientError(f"cannot be reached ({type(error).__name__}: {shortened(str(error))})") from error
     if response.status_code != 200:
         raise _refusal(server, response.status_code, answer, response.headers.get("retry-after", ""))
     return _scores(server, answer, request.count)
@@ -75,25 +75,25 @@ async def _content(response: httpx.Response, server: str) -> bytes:
     async for chunk in response.aiter_bytes():
         content += chunk
         if len(content) > ANSWER_BYTES:
-            raise RewardError(f"{server} answered more than {ANSWER_BYTES} bytes: is it a reward server?")
+            raise RewardError(f"{server} sent more than {ANSWER_BYTES} bytes: is it a reward server?")
     return bytes(content)
 
 
 def _refusal(server: str, status: int, answer: bytes, retry_after: str) -> Exception:
     if status in (401, 403):
-        remedy = "set the server's own in STEPCREDIT_REWARD_TOKEN or in reward.options.token_file"
+        remedy = "set the server's token in STEPCREDIT_REWARD_TOKEN or in the file reward.options.token_file"
         return InputError(f"the server {server} refuses the token ({status}): {remedy}")
-    said = f"answered {status}: {_complaint(answer)}"
+    problem = f"answered {status}: {_message(answer)}"
     if status in RETRIED:
-        return Passing(said, float(retry_after) if retry_after.isdecimal() else 0.0)
-    return InputError(f"{server} {said}")
+        return TransientError(problem, float(retry_after) if retry_after.isdecimal() else 0.0)
+    return InputError(f"{server} {problem}")
 
 
-def _complaint(answer: bytes) -> str:
-    """The line of {"error": line}, or the beginning of whatever it is."""
+def _message(answer: bytes) -> str:
+    """The message of {"error": message}, or the beginning of another answer."""
     parsed = _parsed(answer)
-    said = parsed.get("error") if isinstance(parsed, dict) else None
-    return shortened(said if isinstance(said, str) else _text(answer[:300]), 300)
+    message = parsed.get("error") if isinstance(parsed, dict) else None
+    return shortened(message if isinstance(message, str) else _text(answer[:300]), 300)
 
 
 def _scores(server: str, answer: bytes, count: int) -> list[float]:
@@ -104,7 +104,7 @@ def _scores(server: str, answer: bytes, count: int) -> list[float]:
             f'{server} answered {shortened(_text(answer[:80]))}, expected {{"scores": [...]}} of finite numbers'
         )
     if len(scores) != count:
-        raise RewardError(f"{server} answered {len(scores)} scores for {count} images")
+        raise RewardError(f"{server} sent {len(scores)} scores for {count} images")
     return [float(score) for score in scores]
 
 

@@ -1,4 +1,4 @@
-"""A reward that a server computes; docs/guides/remote-rewards.md has the protocol."""
+"""A reward on a server; docs/guides/remote-rewards.md specifies the protocol."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from stepcredit.errors import InputError, RewardError
 from stepcredit.registry import construct
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.remote import wire
-from stepcredit.rewards.remote.attempt import Passing, ScoreRequest, ask
-from stepcredit.rewards.remote.loop import run_to_end
+from stepcredit.rewards.remote.attempt import ScoreRequest, TransientError, send
+from stepcredit.rewards.remote.event_loop import run_in_thread
 from stepcredit.rewards.remote.servers import Servers
 from stepcredit.rewards.remote.token import read_token
 
 if TYPE_CHECKING:
     import httpx
 
-LONGEST_WAIT = 60.0
-"""Seconds between two attempts at most, whatever Retry-After says."""
+MAX_WAIT = 60.0
+"""Longest wait between two attempts in seconds, whatever Retry-After says."""
 Sleep = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """How servers are asked: what `reward.options` holds where `reward.remote` is set.
+    """The options of a remote reward, `reward.options` if `reward.remote` is set.
 
     Attributes:
-        timeout: seconds for one attempt, from connecting to the last byte of the scores.
-        retries: further attempts of each request, on whichever server.
-        backoff: seconds before the first retry; doubled for each further one, times a random factor from 0.5 to 1.5,
-            and never above LONGEST_WAIT. A server that failed is left out for as long where another one can be asked.
-        concurrency: requests under way at the same time.
+        timeout: seconds per attempt, from connecting to the last byte of the scores.
+        retries: further attempts per request, on any server.
+        backoff: seconds before the first retry. It doubles with every retry, is multiplied by a random factor from 0.5
+            to 1.5, and never exceeds MAX_WAIT. Meanwhile, requests go to the other servers if there are any.
+        concurrency: simultaneous requests.
         batch: images per request.
-        payload: `safetensors`, or `png` for servers that read JSON only. Both carry the same pixels.
+        payload: `safetensors`, or `png` for servers that only read JSON. Both carry the same pixels.
         seed: of the random factor.
-        token_file: holds the token; the environment's STEPCREDIT_REWARD_TOKEN if None.
+        token_file: file with the token; the environment variable STEPCREDIT_REWARD_TOKEN if None.
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a value out of its range.
     """
 
     timeout: float = 60.0
@@ -61,41 +61,39 @@ class RemoteOptions:
     token_file: str | None = None
 
     def __post_init__(self) -> None:
-        _require_least("timeout", self.timeout, 0.001)
-        _require_least("backoff", self.backoff, 0)
-        for name, least in {"retries": 0, "concurrency": 1, "batch": 1, "seed": 0}.items():
+        _require_at_least("timeout", self.timeout, 0.001)
+        _require_at_least("backoff", self.backoff, 0)
+        for name, minimum in {"retries": 0, "concurrency": 1, "batch": 1, "seed": 0}.items():
             value = getattr(self, name)
-            _require_least(name, value, least)
+            _require_at_least(name, value, minimum)
             if not isinstance(value, int):
-                raise InputError(f"{name} is {value!r}, expected a whole number")
+                raise InputError(f"{name} is {value!r}, expected an integer")
         if self.payload not in ("safetensors", "png"):
             raise InputError(f"payload is {self.payload!r}, expected safetensors or png")
 
 
 def remote_reward(name: str, remote: str | Sequence[str], options: Mapping[str, Any]) -> RemoteReward:
-    """The reward `name` of the server or servers at `remote`. Nothing is sent before the first batch.
+    """The reward `name` on the server or servers at `remote`. The first batch is the first request.
 
     Raises:
-        InputError: an address or option that is wrong, a token that cannot be read, or the extra is not installed.
+        InputError: an invalid address or option, a token that cannot be read, or the extra is not installed.
     """
     require_extra("httpx", "service", "reward.remote")
     addresses = [_address(text) for text in ([remote] if isinstance(remote, str) else remote)]
     if not addresses:
-        raise InputError("reward.remote is an empty list: give the address of at least one server")
-    asked = construct(RemoteOptions, "reward.remote", options)
-    token = read_token(Path(asked.token_file) if asked.token_file is not None else None)
-    return RemoteReward(name, Servers(addresses), asked, token)
+        raise InputError("reward.remote is an empty list, expected the address of at least one server")
+    settings = construct(RemoteOptions, "reward.remote", options)
+    token = read_token(Path(settings.token_file) if settings.token_file is not None else None)
+    return RemoteReward(name, Servers(addresses), settings, token)
 
 
 class RemoteReward:
-    """Scores of a reward that runs elsewhere.
+    """A reward that runs on servers. Thread-safe.
 
-    A batch goes out in requests of `options.batch` images. Each is tried until a server answers or its retries are
-    used up, under one Idempotency-Key, so that a server whose answer was lost scores nothing twice. Images travel as
-    8-bit pixels, round(255 x), and the server's reward sees pixel / 255: the scores are bit for bit what the same
-    reward gives here for such images, and for any image where the reward itself reads 8-bit pixels.
-
-    Any thread may call it, several at a time.
+    A batch is split into requests of `options.batch` images. Each request is repeated until a server answers or its
+    retries are used up. All attempts have the same Idempotency-Key, so a server whose answer was lost does not score
+    twice. Images are sent as 8-bit pixels, round(255 x), and the server's reward receives pixel / 255. The scores
+    therefore equal, bit for bit, those of the same reward run locally on 8-bit images.
 
     Args:
         sleep: waits between attempts.
@@ -124,12 +122,12 @@ class RemoteReward:
         """(images (B,3,H,W) in [0,1], prompts, metadata) -> (B,), float32.
 
         Raises:
-            RewardError: no server answered within the retries, or one answered what is no list of finite scores.
+            RewardError: no server answered within the retries, or an answer was not a list of finite scores.
             InputError: a server refused the request or its token.
         """
         starts = range(0, len(prompts), self._options.batch)
         requests = [self._request(images, prompts, metadata, start) for start in starts]
-        return torch.tensor(run_to_end(self._all(requests)), dtype=torch.float32)
+        return torch.tensor(run_in_thread(self._all(requests)), dtype=torch.float32)
 
     def _request(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]], start: int
@@ -140,19 +138,19 @@ class RemoteReward:
         try:
             body = wire.encode(batch, content_type)
         except (TypeError, ValueError) as error:
-            raise RewardError(f"prompts and metadata must be JSON to be sent to a server: {error}") from error
+            raise RewardError(f"prompts and metadata must be JSON for a remote reward: {error}") from error
         return ScoreRequest(self.name, body, content_type, len(batch.prompts), uuid.uuid4().hex)
 
     async def _all(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        """Scores of all requests in order; the first that fails for good ends the others."""
+        """Scores of all requests in order. The first request that fails permanently cancels the others."""
         gate = asyncio.Semaphore(self._options.concurrency)
 
-        async def answer(client: httpx.AsyncClient, request: ScoreRequest) -> list[float]:
+        async def limited(client: httpx.AsyncClient, request: ScoreRequest) -> list[float]:
             async with gate:
                 return await self._scores(client, request)
 
         async with self._client() as client:
-            tasks = [asyncio.ensure_future(answer(client, request)) for request in requests]
+            tasks = [asyncio.ensure_future(limited(client, request)) for request in requests]
             try:
                 return [score for scores in await asyncio.gather(*tasks) for score in scores]
             finally:
@@ -165,25 +163,25 @@ class RemoteReward:
         for attempt in range(attempts):
             server = self._servers.next()
             try:
-                scores = await ask(client, server, request, self._options.timeout)
-            except Passing as failure:
-                last, wait = f"{server} {failure}", self._wait(attempt, failure.after)
-                self._servers.failed(server, wait)
-                if attempt + 1 < attempts and not self._servers.any_awake():
+                scores = await send(client, server, request, self._options.timeout)
+            except TransientError as failure:
+                last, wait = f"{server} {failure}", self._wait(attempt, failure.retry_after)
+                self._servers.pause(server, wait)
+                if attempt + 1 < attempts and not self._servers.any_available():
                     await self._sleep(wait)
             else:
-                self._servers.answered(server)
+                self._servers.restore(server)
                 return scores
         times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        raise RewardError(f"no scores after {times}; the last: {last}")
+        raise RewardError(f"no scores after {times}; the last one: {last}")
 
-    def _wait(self, attempt: int, asked: float) -> float:
-        """Seconds to wait after failed attempt number `attempt`, at least what the server asked for."""
-        usual = self._options.backoff * 2.0 ** min(attempt, 30) * self._random.uniform(0.5, 1.5)
-        return min(LONGEST_WAIT, max(usual, asked))
+    def _wait(self, attempt: int, retry_after: float) -> float:
+        """Seconds to wait after attempt number `attempt`, at least `retry_after`."""
+        backoff = self._options.backoff * 2.0 ** min(attempt, 30) * self._random.uniform(0.5, 1.5)
+        return min(MAX_WAIT, max(backoff, retry_after))
 
     def _client(self) -> httpx.AsyncClient:
-        """No proxies from the environment and no redirects: the token goes to the named servers and nowhere else."""
+        """Without proxies from the environment and redirects, so that the token only goes to the configured servers."""
         import httpx
 
         headers = {"Accept-Encoding": "identity"}
@@ -191,7 +189,7 @@ class RemoteReward:
             headers["Authorization"] = f"Bearer {self._token}"
         return httpx.AsyncClient(
             headers=headers,
-            timeout=None,  # noqa: S113  `ask` limits the whole attempt
+            timeout=None,  # noqa: S113  `send` limits the whole attempt
             trust_env=False,
             verify=self._tls,
             transport=self._transport,
@@ -200,14 +198,14 @@ class RemoteReward:
 
 
 def _address(text: str) -> str:
-    """The address without a trailing slash. One that is refused is not quoted if it may hold a password."""
+    """The address without a trailing slash. Errors do not quote an address that may hold a password."""
     try:
         parts = urlsplit(text)
         port_is_number = parts.port is None or parts.port >= 0
     except ValueError:
-        raise InputError("reward.remote holds an address that is no URL, expected http://host:port") from None
+        raise InputError("reward.remote holds an invalid URL, expected http://host:port") from None
     if "@" in parts.netloc:
-        raise InputError("reward.remote must hold no user or password: give the token in STEPCREDIT_REWARD_TOKEN")
+        raise InputError("reward.remote must not hold a user or password: set the token in STEPCREDIT_REWARD_TOKEN")
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
@@ -219,7 +217,7 @@ def _address(text: str) -> str:
     return text.rstrip("/")
 
 
-def _require_least(name: str, value: object, least: float) -> None:
+def _require_at_least(name: str, value: object, minimum: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and least <= value < float("inf")):  # type: ignore[operator]
-        raise InputError(f"{name} is {value!r}, expected a number of at least {least}")
+    if not (number and minimum <= value < float("inf")):  # type: ignore[operator]
+        raise InputError(f"{name} is {value!r}, expected a number of at least {minimum}")

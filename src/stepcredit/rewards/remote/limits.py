@@ -1,4 +1,4 @@
-"""How much one client may ask of a reward server."""
+"""Limits of a reward server."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from stepcredit.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request is refused for, with 413 for the first three, 503 for the fourth and 408 for the last.
+    """Limits of requests. Status codes: 413 for bytes, images and pixels, 503 for the queue, 408 for the time to read.
 
-    The worst case in memory is about `queue` times (request_bytes + 3 `pixels`) bytes per reward, and 12 `pixels` more
-    for the batch that is being scored.
+    A reward needs up to about `queue` x (request_bytes + 3 pixels) bytes of memory, and 12 x pixels bytes for the batch
+    that it scores.
 
     Attributes:
-        request_bytes: of a body.
-        images: of a request.
-        pixels: of a request, all images together (32 images of 1024 x 1024).
-        queue: requests of a reward at the same time: being read, waiting and being scored.
-        remembered: finished requests whose scores are kept, so that a retry is answered and not scored again.
-        read_seconds: for a body to arrive.
+        request_bytes: size of a body.
+        images: per request.
+        pixels: per request, of all images together; the default is 32 images of 1024 x 1024.
+        queue: requests per reward that are being read, waiting or being scored.
+        remembered: finished requests whose scores are stored to answer retries without scoring again.
+        read_seconds: time in which a body must arrive.
 
     Raises:
-        InputError: one that is not above 0.
+        InputError: a limit is not above 0.
     """
 
     request_bytes: int = 2**26

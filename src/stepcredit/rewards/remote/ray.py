@@ -1,4 +1,4 @@
-"""A reward computed by several Ray actors, on this machine or on a cluster."""
+"""A reward on several Ray actors, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ from stepcredit.plugins import load_plugins, loaded_plugins
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.core.scores import Scores, join
 
-PLACING = 300.0
-"""Seconds that Ray gets to find a place for a worker."""
+PLACEMENT_TIMEOUT = 300.0
+"""Seconds within which Ray must start a worker."""
 
 
 class WorkerDied(Exception):
-    """The process of a worker is gone."""
+    """The process of a worker ended."""
 
 
 class Workers(Protocol):
-    """Starts workers that hold the reward, and talks to them. `worker` and `pending` are opaque."""
+    """Starts workers, each with a copy of the reward, and communicates with them. Handles are opaque."""
 
     def start(self) -> Any:
-        """A new worker, which begins to build the reward."""
+        """Start a worker, which builds the reward in the background."""
         ...
 
     def ready(self, worker: Any) -> None:
-        """Wait until the reward is built. Raises InputError where it cannot be, WorkerDied."""
+        """Wait until the reward is built. Raises InputError if it cannot be built, or WorkerDied."""
         ...
 
     def submit(self, worker: Any, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Any:
-        """Begin to score a part of a batch: images (B,3,H,W), float32, or uint8 if they were."""
+        """Start to score a part of a batch: images (B,3,H,W), float32 or uint8. Returns a handle."""
         ...
 
     def result(self, pending: Any) -> Scores:
-        """Wait for what `submit` began. Raises RewardError, WorkerDied."""
+        """Wait for the scores of a `submit`. Raises RewardError or WorkerDied."""
         ...
 
     def stop(self, worker: Any) -> None: ...
 
 
 def ray_reward(section: RewardSection) -> PooledReward:
-    """The reward of `section` on `section.ray_workers` actors. Joins the Ray that RAY_ADDRESS names, or starts one.
+    """The reward of `section` on `section.ray_workers` actors. Connects to the Ray cluster RAY_ADDRESS or starts one.
 
     Raises:
-        InputError: Ray is not installed, has too few processors or GPUs, or the reward cannot be built.
+        InputError: Ray is not installed, has too few CPUs or GPUs, or the reward cannot be built.
     """
     require_extra("ray", "ray", "reward.ray_workers")
     assert section.ray_workers is not None
-    alone = section.model_copy(update={"ray_workers": None})
-    return PooledReward(RayActors(alone, section.ray_workers, section.ray_gpus), section.ray_workers)
+    single = section.model_copy(update={"ray_workers": None})
+    return PooledReward(RayActors(single, section.ray_workers, section.ray_gpus), section.ray_workers)
 
 
 class PooledReward:
-    """Splits a batch evenly over workers that each hold the same reward, and joins the scores in order.
+    """Splits a batch evenly over workers that each hold the same reward, and joins the scores in order. Thread-safe.
 
-    The workers see the float32 images that the reward would see here, so its scores are those of the parts scored
-    here. A worker that dies is replaced and its part scored once more; if the replacement dies of it too, that is a
-    RewardError. Any thread may call it; batches are scored one after the other.
+    The workers receive float32 images, so scores equal those of the same parts scored locally. A worker that dies is
+    replaced, and its part is scored once more. If the replacement dies too, the call raises a RewardError. Batches are
+    scored one after the other.
 
     Args:
-        count: of workers. They are started, and ready, when this returns.
+        count: number of workers. The constructor waits until they are ready.
 
     Raises:
         InputError: the reward cannot be built on the workers.
@@ -83,7 +83,7 @@ class PooledReward:
         try:
             for worker in self._pool:
                 workers.ready(worker)
-        except BaseException as error:  # no worker may outlive a pool that nobody got
+        except BaseException as error:  # no worker may outlive a pool that failed to start
             self.close()
             if isinstance(error, WorkerDied):
                 raise InputError(f"a reward worker died while it was building the reward: {error}") from error
@@ -93,7 +93,7 @@ class PooledReward:
         """(images (B,3,H,W) in [0,1], prompts, metadata) -> Scores of B images.
 
         Raises:
-            RewardError: the reward failed on a worker, or a part of the batch ended two workers.
+            RewardError: the reward failed on a worker, or two workers died on the same part.
         """
         if len(prompts) == 0:
             return Scores(torch.zeros(0))
@@ -103,12 +103,12 @@ class PooledReward:
                 (number, (pixels[rows], list(prompts[rows]), list(metadata[rows])))
                 for number, rows in enumerate(_even_slices(len(prompts), len(self._pool)))
             ]
-            begun = [self._workers.submit(self._pool[number], *part) for number, part in parts]
-            found = [self._collect(pending, *part) for pending, part in zip(begun, parts, strict=True)]
-        for scores in found:
-            if isinstance(scores, RewardError):
-                raise scores
-        return join([scores for scores in found if isinstance(scores, Scores)])
+            submitted = [self._workers.submit(self._pool[number], *part) for number, part in parts]
+            results = [self._collect(pending, *part) for pending, part in zip(submitted, parts, strict=True)]
+        for result in results:
+            if isinstance(result, RewardError):
+                raise result
+        return join([result for result in results if isinstance(result, Scores)])
 
     def close(self) -> None:
         """Stop the workers."""
@@ -116,23 +116,23 @@ class PooledReward:
             self._workers.stop(worker)
 
     def _collect(self, pending: Any, number: int, part: tuple[Any, ...]) -> Scores | RewardError:
-        """The outcome of a part. All are waited for before an error is raised: no work is left behind."""
+        """The scores or the error of a part; errors are raised after all parts have finished."""
         try:
             return self._workers.result(pending)
         except WorkerDied:
-            return self._again(number, part)
+            return self._retry(number, part)
         except RewardError as error:
             return error
 
-    def _again(self, number: int, part: tuple[Any, ...]) -> Scores | RewardError:
+    def _retry(self, number: int, part: tuple[Any, ...]) -> Scores | RewardError:
         self._workers.stop(self._pool[number])
         self._pool[number] = self._workers.start()
         try:
             self._workers.ready(self._pool[number])
             return self._workers.result(self._workers.submit(self._pool[number], *part))
         except WorkerDied as error:
-            what = f"{len(part[1])} images, first prompt '{shortened(part[1][0])}'"
-            return RewardError(f"two reward workers died one after the other on {what}: {error}")
+            batch = f"{len(part[1])} images, first prompt '{shortened(part[1][0])}'"
+            return RewardError(f"two reward workers died one after the other on {batch}: {error}")
         except RewardError as error:
             return error
 
@@ -141,9 +141,9 @@ class RayActors:
     """Workers that are Ray actors.
 
     Args:
-        section: what each of them builds.
-        count: how many will be started; refused if Ray has fewer processors or GPUs.
-        gpus: of each, which may be a fraction.
+        section: the reward that each of them builds.
+        count: number of actors; refused if Ray has too few CPUs or GPUs.
+        gpus: GPUs per actor, possibly a fraction.
     """
 
     def __init__(self, section: RewardSection, count: int, gpus: float) -> None:
@@ -159,7 +159,7 @@ class RayActors:
 
     def ready(self, worker: Any) -> None:
         _, placed, built = worker
-        _get(placed, PLACING)
+        _get(placed, PLACEMENT_TIMEOUT)
         _get(built)
 
     def submit(self, worker: Any, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Any:
@@ -176,10 +176,10 @@ class RayActors:
 
 
 class _Worker:
-    """What runs inside an actor."""
+    """The class of the actors."""
 
-    def located(self) -> None:
-        """Returns once Ray has found a place for the actor."""
+    def placed(self) -> None:
+        """Returns when Ray has started the actor."""
 
     def build(self, section: RewardSection, plugins: Sequence[str]) -> None:
         from stepcredit.rewards import build_reward
@@ -188,20 +188,20 @@ class _Worker:
         self._reward = build_reward(section)
 
     def score(self, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Scores:
-        # Ray's arrays are read-only views of shared memory, of which torch warns.
+        # torch warns of read-only arrays, which Ray's views of shared memory are.
         return self._reward.scores(torch.from_numpy(images.copy()), prompts, metadata)
 
 
 def _get(pending: Any, timeout: float | None = None) -> Any:
-    """The result, with Ray's errors told in our words: its own carry the worker's whole traceback."""
+    """The result. Ray's errors become one line, because they contain the worker's traceback."""
     import ray
     from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
     try:
         return ray.get(pending, timeout=timeout)
     except GetTimeoutError as error:
-        remedy = "`ray status` tells what is free; lower reward.ray_workers"
-        raise InputError(f"Ray found no place for a reward worker within {timeout:g} s: {remedy}") from error
+        remedy = "run `ray status` to see free resources, or lower reward.ray_workers"
+        raise InputError(f"Ray did not start a reward worker within {timeout:g} s: {remedy}") from error
     except RayTaskError as error:
         if isinstance(error.cause, InputError):
             raise error.cause from None
@@ -218,17 +218,18 @@ def _require_ray(count: int, gpus: float) -> None:
     if not ray.is_initialized():
         with _same_sigterm_handler():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for kind, needed in (("CPU", count), ("GPU", count * gpus)):
-        if needed > there.get(kind, 0):
+        available = resources.get(kind, 0)
+        if needed > available:
             raise InputError(
-                f"reward.ray_workers is {count}, which needs {needed:g} {kind}s, but Ray has {there.get(kind, 0):g}"
+                f"reward.ray_workers is {count}, which needs {needed:g} {kind}s, but Ray has {available:g}"
             )
 
 
 @contextmanager
 def _same_sigterm_handler() -> Iterator[None]:
-    """Ray puts its own in place, under which SIGTERM would end a run without its last words."""
+    """Restore the SIGTERM handler after Ray has replaced it, so that SIGTERM still saves a checkpoint."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -238,13 +239,13 @@ def _same_sigterm_handler() -> Iterator[None]:
 
 
 def _array(images: Tensor) -> np.ndarray:
-    """float32, which holds every half precision number exactly; uint8 stays, as its range is another."""
-    held = images.detach().cpu()
-    return (held if held.dtype == torch.uint8 else held.float()).numpy()
+    """uint8 unchanged, anything else as float32, which represents half precision exactly."""
+    local = images.detach().cpu()
+    return (local if local.dtype == torch.uint8 else local.float()).numpy()
 
 
 def _even_slices(total: int, parts: int) -> list[slice]:
-    """Up to `parts` slices of 0..total-1 in order, none empty, whose lengths differ by 1 at most.
+    """Up to `parts` consecutive slices of range(total), none empty, whose lengths differ by at most 1.
 
     >>> _even_slices(5, 2)
     [slice(0, 3, None), slice(3, 5, None)]

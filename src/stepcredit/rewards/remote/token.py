@@ -1,4 +1,4 @@
-"""The secret that client and server share. It is read from the environment or a file and never written anywhere."""
+"""The secret that client and server share. It is read from the environment or a file and never written."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def read_token(file: Path | None) -> str | None:
     """The token in `file`, else in STEPCREDIT_REWARD_TOKEN, else None.
 
     Raises:
-        InputError: a file that cannot be read, or a token that is empty or no printable ASCII. The token is not quoted.
+        InputError: the file cannot be read, or the token is empty or not printable ASCII. The error does not quote it.
     """
     if file is None:
-        token, where = os.environ.get(VARIABLE), VARIABLE
+        token, source = os.environ.get(VARIABLE), VARIABLE
     else:
-        token, where = _content(file), str(file)
+        token, source = _content(file), str(file)
     if token is None:
         return None
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise InputError(f"the token in {where} must be printable ASCII without spaces, and not empty")
+        raise InputError(f"the token in {source} must be printable ASCII without spaces, and not empty")
     return token
 
 

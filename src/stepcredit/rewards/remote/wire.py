@@ -1,4 +1,4 @@
-"""A batch of images as bytes and back: safetensors, or JSON with PNGs. Nothing here is pickled or executed."""
+"""Encoding and decoding of requests: safetensors, or JSON with PNGs. Nothing is pickled or executed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 
 class PayloadError(InputError):
-    """A request that the server does not take; `status` is the HTTP status that says so."""
+    """A request that the server refuses with the HTTP status `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class PayloadError(InputError):
 
 @dataclass(frozen=True)
 class Batch:
-    """What one request asks to be scored.
+    """The content of a request.
 
     Attributes:
         pixels: (B, 3, H, W), uint8.
@@ -54,19 +54,19 @@ class Batch:
 
     @classmethod
     def of(cls, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Batch:
-        """Images (B,3,H,W) in [0,1] as pixels round(255 x), exactly those of `rewards.images.to_uint8`."""
+        """From images (B,3,H,W) in [0,1]: pixels round(255 x), as in `to_uint8`."""
         return cls(to_uint8(images).transpose(0, 3, 1, 2), list(prompts), list(metadata))
 
     def images(self) -> Tensor:
-        """(B,3,H,W), float32, contiguous: pixel / 255, from which `to_uint8` gets the same pixels back.
+        """(B,3,H,W), float32, contiguous: pixel / 255. `to_uint8` inverts it exactly.
 
-        The order in memory matters: it decides in which order a mean is summed up, so its last bit.
+        The memory layout matters: it determines the order of summation, and so the last bit of a mean.
         """
         return torch.from_numpy(self.pixels.astype(np.float32, order="C")) / 255
 
 
 def encode(batch: Batch, content_type: str) -> bytes:
-    """The body of a request. Raises ValueError or TypeError for metadata that JSON cannot hold."""
+    """The body of a request. Raises ValueError or TypeError if the metadata is not JSON."""
     texts = {"prompts": batch.prompts, "metadata": batch.metadata}
     if content_type == JSON:
         pictures = [base64.b64encode(_png(pixels)).decode() for pixels in batch.pixels.transpose(0, 2, 3, 1)]
@@ -76,11 +76,11 @@ def encode(batch: Batch, content_type: str) -> bytes:
 
 
 def decode(body: bytes, content_type: str, limits: Limits) -> Batch:
-    """The batch of a body, verified.
+    """The batch in a body.
 
     Raises:
-        PayloadError: 415 for another content type, 413 for more images or pixels than `limits` allow (told before any
-            picture is decompressed), 422 for anything else that is wrong.
+        PayloadError: 415 for another content type; 413 for more images or pixels than `limits` allow, before any image
+            is decompressed; 422 for any other error.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind in _BINARY:
@@ -124,16 +124,16 @@ def _decode_json(body: bytes, limits: Limits) -> Batch:
 
 
 def _batch(pixels: np.ndarray, texts: dict[str, Any]) -> Batch:
-    """`texts` holds prompts and, where it is given, metadata."""
+    """The batch of these pixels; `texts` holds prompts and optionally metadata."""
     extra = sorted(texts.keys() - {"prompts", "metadata"})
     if extra:
         raise PayloadError(422, f"unknown key '{shortened(extra[0])}', expected images, prompts and metadata")
     prompts, metadata = texts.get("prompts"), texts.get("metadata", [{}] * len(pixels))
     for name, values, kind in (("prompts", prompts, str), ("metadata", metadata, dict)):
         if not (isinstance(values, list) and all(isinstance(value, kind) for value in values)):
-            raise PayloadError(422, f"'{name}' must be a list of {'texts' if kind is str else 'objects'}")
+            raise PayloadError(422, f"'{name}' must be a list of {'strings' if kind is str else 'objects'}")
         if len(values) != len(pixels):
-            raise PayloadError(422, f"{len(pixels)} images have {len(values)} {name}, expected one each")
+            raise PayloadError(422, f"{len(pixels)} images have {len(values)} {name}, expected one per image")
     return Batch(pixels, prompts or [], metadata)
 
 
@@ -141,7 +141,7 @@ def _require_count(limits: Limits, count: int) -> None:
     if count == 0:
         raise PayloadError(422, "there are no images to score")
     if count > limits.images:
-        raise PayloadError(413, f"{count} images are more than this server's {limits.images} a request")
+        raise PayloadError(413, f"{count} images exceed this server's limit of {limits.images} per request")
 
 
 def _require_pixels(limits: Limits, sizes: Sequence[tuple[int, int]]) -> None:
@@ -149,18 +149,18 @@ def _require_pixels(limits: Limits, sizes: Sequence[tuple[int, int]]) -> None:
         raise PayloadError(422, "an image has no pixels")
     pixels = sum(math.prod(size) for size in sizes)
     if pixels > limits.pixels:
-        raise PayloadError(413, f"{pixels} pixels are more than this server's {limits.pixels} a request")
+        raise PayloadError(413, f"{pixels} pixels exceed this server's limit of {limits.pixels} per request")
 
 
-def _parse(text: bytes | str, what: str) -> Any:
+def _parse(text: bytes | str, source: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise PayloadError(422, f"the {what} is not JSON ({shortened(str(error))})") from error
+        raise PayloadError(422, f"the {source} is not JSON ({shortened(str(error))})") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _from_base64(text: str, number: int) -> bytes:
@@ -171,9 +171,9 @@ def _from_base64(text: str, number: int) -> bytes:
 
 
 def _png_size(data: bytes, number: int) -> tuple[int, int]:
-    """(H, W), read from the header alone: a small file may say it holds gigapixels."""
+    """(H, W) from the header: a small file may decompress to gigapixels."""
     if not (data.startswith(_PNG_START) and len(data) >= 33 and data[24:26] == b"\x08\x02"):
-        raise PayloadError(422, f"image {number} is not a PNG of 8-bit RGB")
+        raise PayloadError(422, f"image {number} is not an 8-bit RGB PNG")
     width, height = struct.unpack(">II", data[16:24])
     return height, width
 
@@ -183,7 +183,7 @@ def _decode_png(data: bytes, number: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
-    except Exception as error:  # Pillow raises half a dozen types for broken files
+    except Exception as error:  # Pillow raises many types for broken files
         raise PayloadError(422, f"image {number} is a broken PNG ({shortened(str(error))})") from error
 
 

@@ -1,4 +1,4 @@
-"""The vision-language model under ImageReward: BLIP of transformers with the published weights."""
+"""The vision-language model of ImageReward: BLIP of transformers with the published weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stepcredit.errors import InputError
 from stepcredit.rewards.vision.weights import fill
 
 HEAD_WIDTH = 64
-"""Of every attention head of BLIP, in the images' and in the texts' half, base and large."""
+"""Width of the attention heads of BLIP's vision and text models, base and large."""
 
 _VISION, _TEXT = "blip.visual_encoder.", "blip.text_encoder."
 _VISION_NAMES = (
@@ -28,14 +28,14 @@ _VISION_NAMES = (
 
 
 class Blip(nn.Module):
-    """BLIP as ImageReward reads it: the text, attending to the image, summed up in its first token.
+    """BLIP of ImageReward: the text model attends to the image; its first token is the output.
 
-    The sizes are read off the weights. LayerNorm has epsilon 1e-6 in the images' half and 1e-12 in the texts', as in
-    the released code (transformers' defaults differ).
+    All sizes follow from the weights. LayerNorm has epsilon 1e-6 in the vision model and 1e-12 in the text model, as in
+    the original code (transformers' defaults differ).
 
     Args:
-        tensors: by published name, `blip.visual_encoder.*` and `blip.text_encoder.*`; others are left alone.
-        source: where they are from, for errors.
+        tensors: by published name, `blip.visual_encoder.*` and `blip.text_encoder.*`; others are ignored.
+        source: file of the tensors, for errors.
 
     Attributes:
         image_size: edge of the images, in pixels.
@@ -50,7 +50,9 @@ class Blip(nn.Module):
         try:
             vision_config, text_config = _vision_config(vision), _text_config(text)
         except KeyError as error:
-            raise InputError(f"the weights in {source} are not those of ImageReward: no {error.args[0]}") from error
+            raise InputError(
+                f"the weights in {source} are not those of ImageReward: they have no {error.args[0]}"
+            ) from error
         self.vision, self.text = BlipVisionModel(vision_config), BlipTextModel(text_config, add_pooling_layer=False)
         fill(self.vision, vision, source)
         fill(self.text, text, source)
@@ -58,7 +60,7 @@ class Blip(nn.Module):
         self.width: int = text_config.hidden_size
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(images (B,3,S,S), token ids (B,N), 1 where they are text (B,N)) -> (B, width)."""
+        """(images (B,3,S,S), token ids (B,N), attention mask (B,N)) -> (B, width)."""
         states = self.vision(pixel_values=pixels).last_hidden_state
         output = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=states)
         first: Tensor = output.last_hidden_state[:, 0]
@@ -66,13 +68,13 @@ class Blip(nn.Module):
 
 
 def vision_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The images' half under the names of BlipVisionModel."""
+    """The weights of the vision model under the names of BlipVisionModel."""
     named = {name.removeprefix(_VISION): tensor for name, tensor in tensors.items() if name.startswith(_VISION)}
     return {_renamed(name): tensor for name, tensor in named.items()}
 
 
 def text_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The texts' half under the names of BlipTextModel: the published ones, less a buffer of position numbers."""
+    """The weights of the text model under the names of BlipTextModel, without the buffer of position ids."""
     named = {name.removeprefix(_TEXT): tensor for name, tensor in tensors.items() if name.startswith(_TEXT)}
     return {name: tensor for name, tensor in named.items() if not name.endswith("position_ids")}
 

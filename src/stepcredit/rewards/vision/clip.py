@@ -1,4 +1,4 @@
-"""CLIP of transformers, as embeddings of length 1."""
+"""CLIP of transformers: normalized embeddings of images and texts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
 from stepcredit.rewards.vision.weights import load_pretrained, load_tokenizer, require_model
 
 TOKENS = 77
-"""Longer prompts are cut to this many tokens, begin and end included."""
+"""Longer prompts are truncated to this number of tokens, including the first and last special tokens."""
 
 
 class ImageTower:
-    """The image half of CLIP.
+    """The image encoder of CLIP.
 
     Args:
         path: hub id or folder of a CLIPModel.
         revision: branch, tag or commit on the hub.
-        placement: where it runs.
-        center: of the crop, see ShortestEdgeCrop.
+        placement: device, dtype and batch size.
+        center: rounding of the crop, see ShortestEdgeCrop.
     """
 
     def __init__(
@@ -40,24 +40,24 @@ class ImageTower:
         self.width: int = model.config.projection_dim
 
     def __call__(self, images: Images) -> Tensor:
-        """B images -> (B, width), float32, each of length 1."""
+        """B images -> (B, width), float32, of norm 1."""
         pixels = self._preprocess(images).to(self._placement.device, self._placement.dtype)
         return normalize(self._model(pixel_values=pixels).image_embeds.float(), dim=-1)
 
 
 class Towers:
-    """Both halves of CLIP.
+    """The image and text encoders of CLIP.
 
     Args:
         path: hub id or folder of a CLIPModel.
         revision: branch, tag or commit on the hub.
-        tokenizer: hub id or folder; None is that of the folder `path`, or `published`.
+        tokenizer: hub id or folder; by default that of the folder `path` if it has one, else `published`.
         published: hub id of the tokenizer.
-        placement: where they run.
-        center: of the crop, see ShortestEdgeCrop.
+        placement: device, dtype and batch size.
+        center: rounding of the crop, see ShortestEdgeCrop.
 
     Attributes:
-        logit_scale: exp of the learned parameter, taken before the weights are rounded to the placement's dtype.
+        logit_scale: exp of the learned parameter, computed before the weights are cast to the placement's dtype.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Towers:
     ) -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
-        require_model(path, revision)  # before a tokenizer is looked for elsewhere
+        require_model(path, revision)  # before a tokenizer is downloaded
         same = published == path
         self._tokenizer: Any = load_tokenizer(CLIPTokenizer, tokenizer, path, published, revision if same else None)
         model = load_pretrained(CLIPModel, path, revision)
@@ -82,7 +82,7 @@ class Towers:
         self._tokens = min(TOKENS, model.config.text_config.max_position_embeddings)
 
     def cosine(self, images: Images, prompts: Sequence[str]) -> Tensor:
-        """Cosine of each image with its own prompt: (B,) in [-1, 1], float32."""
+        """Cosine similarity of each image with its own prompt: (B,) in [-1, 1], float32."""
         return (self._images(images) * self._texts(prompts)).sum(-1)
 
     def _images(self, images: Images) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images as other libraries want them."""
+"""Conversions of images to 8-bit arrays and PIL images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 Images = Tensor | Sequence[Image.Image]
-"""(B, 3, H, W) of floats in [0, 1] or of uint8, on any device; or B pictures of PIL, of any size and mode."""
+"""(B, 3, H, W), floats in [0, 1] or uint8, on any device; or B PIL images of any size and mode."""
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """8-bit pixels: round(255 x), clamped to 0..255; uint8 pixels as they are.
+    """8-bit pixels: round(255 x), clamped to 0..255; uint8 pixels unchanged.
 
     Args:
         images: (B, 3, H, W), uint8, or any float dtype and nominally in [0, 1]; any device.
@@ -23,7 +23,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
         (B, H, W, 3), uint8, contiguous.
 
     Raises:
-        ValueError: another shape, or an image that is not finite (its pixels would be arbitrary, not wrong-looking).
+        ValueError: another shape, or an image that is not finite, whose pixels would be arbitrary.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)")
@@ -37,7 +37,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def to_pil(images: Images) -> list[Image.Image]:
-    """B RGB pictures of PIL: `to_uint8` of a tensor; pictures are converted to RGB, which drops transparency."""
+    """B RGB PIL images: `to_uint8` of a tensor; PIL images are converted to RGB, which drops transparency."""
     if isinstance(images, Tensor):
         return [Image.fromarray(pixels) for pixels in to_uint8(images)]
     return [picture.convert("RGB") for picture in images]

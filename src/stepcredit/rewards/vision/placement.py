@@ -1,4 +1,4 @@
-"""Where a learned reward runs, how precisely, and how many images at a time."""
+"""Device, dtype and batch size of a learned reward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a learned reward runs, how precisely, and how many images at a time."""
+    """Device, dtype and batch size of a learned reward."""
 
     device: torch.device
     dtype: torch.dtype
@@ -25,13 +25,13 @@ class Placement:
     def scores(
         self, score: Callable[[Images, Sequence[str]], Tensor], images: Images, prompts: Sequence[str]
     ) -> Tensor:
-        """`score` of batches of `batch_size` images and prompts, joined: (B,), float32, on the CPU, no gradients.
+        """Apply `score` to batches of `batch_size` images and prompts: (B,), float32, on the CPU, without gradients.
 
         Raises:
-            ValueError: not as many prompts as images.
+            ValueError: the numbers of images and prompts differ.
         """
         if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images and {len(prompts)} prompts, expected as many of each")
+            raise ValueError(f"got {len(images)} images and {len(prompts)} prompts, expected the same number")
         parts = [torch.empty(0)]
         with torch.inference_mode():
             for start in range(0, len(prompts), self.batch_size):
@@ -41,20 +41,20 @@ class Placement:
 
 
 def place(device: str, dtype: str, batch_size: int) -> Placement:
-    """The placement that a reward's options ask for.
+    """The placement for a reward's options.
 
     Args:
-        device: `auto` (CUDA where there is one, else the CPU), cpu, cuda or cuda:N.
+        device: `auto` (CUDA if available, else the CPU), cpu, cuda or cuda:N.
         dtype: float32, bfloat16 or float16.
         batch_size: at least 1.
 
     Raises:
-        InputError: a device that is not there, another dtype, or no batch size.
+        InputError: a device that this machine does not have, another dtype, or a batch size below 1.
     """
     if dtype not in _DTYPES:
         raise unknown("dtype", str(dtype), _DTYPES)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise InputError(f"batch_size is {batch_size!r}, expected a whole number from 1 on")
+        raise InputError(f"batch_size is {batch_size!r}, expected an integer of at least 1")
     return Placement(_device(device), _DTYPES[dtype], batch_size)
 
 

@@ -1,4 +1,4 @@
-"""The head that two published rewards share: five linear layers from an embedding to a score."""
+"""The head of the aesthetic score and of ImageReward: five linear layers from an embedding to a score."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class LinearPredictor(nn.Module):
-    """width -> 1024 -> 128 -> 64 -> 16 -> 1, with biases and no activations: one affine map, kept as published.
+    """width -> 1024 -> 128 -> 64 -> 16 -> 1, with biases and without activations.
 
-    In training, dropout followed the first three layers; it is why the layers are called 0, 2, 4, 6 and 7.
-    Source: christophschuhmann/improved-aesthetic-predictor; ImageReward (arXiv 2304.05977) took it over.
+    The published models have dropout after each of the first three layers, hence the names 0, 2, 4, 6 and 7.
+    Source: christophschuhmann/improved-aesthetic-predictor, adopted by ImageReward (arXiv 2304.05977).
     """
 
     def __init__(self, width: int) -> None:

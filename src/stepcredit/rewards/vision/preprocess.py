@@ -1,6 +1,8 @@
-"""From images to what a vision model reads, as the published models were fed: pixel for pixel, on the CPU.
+"""From images to the input of a vision model, exactly as the published models preprocess it, on the CPU.
 
-Both ways start from 8-bit pixels, as an image file has them, so that a score is the one its picture gets from a file.
+Both transforms start from 8-bit pixels, so an image has the same score as the file that it is saved to. The image
+processors of transformers do not reproduce these inputs: they resize with torchvision, which differs from Pillow by one
+level of 255 in some pixels, and multiply by 1/255, which differs in the last bit.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from stepcredit.rewards.vision.images import Images, to_pil
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of red, green and blue in [0, 1], over the training images of OpenAI's CLIP."""
+"""Mean and standard deviation of red, green and blue in [0, 1] over the training images of OpenAI's CLIP."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class ShortestEdgeCrop:
 
     Attributes:
         size: edge of the square, in pixels.
-        center: where the crop begins if (long - size) / 2 is not whole: `round` half to even (torchvision, OpenAI's
-            CLIP) or `floor` (transformers). Square images have nothing to crop.
+        center: rounding of the crop's first pixel, (long - size) / 2: `round` half to even (torchvision, OpenAI's CLIP)
+            or `floor` (transformers). Square images are not cropped.
         mean: of each channel.
         std: of each channel.
     """
@@ -61,13 +63,12 @@ class ShortestEdgeCrop:
 class LongestEdgePad:
     """Bicubic resize of the longer edge to `size` in floating point, black borders to a square, (x - mean) / std.
 
-    The shorter edge becomes round(short * size / long). Overshoots of the resize are kept; an image of which the longer
-    edge is `size` already is not resized. Source: the preprocessing of
-    the released HPSv2, which resizes tensors, not pictures.
+    The shorter edge becomes round(short * size / long). Values beyond [0, 1] after the resize are kept. An image whose
+    longer edge is `size` is not resized. Source: the original code of HPSv2, which resizes tensors.
 
     Attributes:
         size: edge of the square, in pixels.
-        antialias: whether a reduction averages over all the pixels that it covers.
+        antialias: whether downscaling averages over all pixels that it covers.
         mean: of each channel.
         std: of each channel.
     """

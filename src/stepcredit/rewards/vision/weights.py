@@ -1,4 +1,4 @@
-"""Published weights: found on disk or on the hub, read without running anything in them, refused if they do not fit."""
+"""Published weights: find them on disk or on the hub, read them without executing code, check names and shapes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def find_file(path: str, names: Sequence[str], revision: str | None, option: str = "path") -> Path:
-    """The file of weights that `path` means.
+    """The file of weights at `path`.
 
     Args:
         path: the file itself, a folder that holds it (or the same as .safetensors), or a hub id.
-        names: what the file is called; on the hub, the first of them.
+        names: possible names of the file; on the hub, the first of them.
         revision: branch, tag or commit on the hub; None is the default branch.
-        option: what errors call `path`.
+        option: name of the option that holds `path`, for errors.
 
     Raises:
-        InputError: there is no such file, or the hub did not serve it.
+        InputError: there is no such file, or it cannot be downloaded.
     """
     place = Path(path).expanduser()
     if place.is_file():
@@ -46,12 +46,12 @@ def find_file(path: str, names: Sequence[str], revision: str | None, option: str
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of what torch.save wrote, by name, on the CPU.
+    """The tensors of a .safetensors file or of a file that torch.save wrote, by name, on the CPU.
 
-    Pickles are read with `weights_only=True`. Where they hold a `state_dict`, it is taken.
+    Files of torch.save are read with `weights_only=True`. If they hold a `state_dict`, it is returned.
 
     Raises:
-        InputError: the file is damaged, holds code, or holds something else than tensors by name.
+        InputError: the file is damaged, holds code, or does not hold tensors by name.
     """
     try:
         if file.suffix == ".safetensors":
@@ -66,7 +66,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Load `tensors` into `module`; InputError that names the first mismatches unless all names and shapes agree."""
+    """Load `tensors` into `module`. InputError with the first mismatches unless all names and shapes agree."""
     wanted = module.state_dict()
     shapes = {name: (tensors[name].shape, value.shape) for name, value in wanted.items() if name in tensors}
     require_fit(
@@ -74,7 +74,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> No
         missing=[name for name in wanted if name not in tensors],
         unexpected=[name for name in tensors if name not in wanted],
         reshaped=[
-            f"{name} {tuple(found)} instead of {tuple(due)}" for name, (found, due) in shapes.items() if found != due
+            f"{name} {tuple(given)} instead of {tuple(expected)}"
+            for name, (given, expected) in shapes.items()
+            if given != expected
         ],
     )
     module.load_state_dict(tensors)
@@ -83,15 +85,15 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> No
 def require_fit(
     source: object, missing: Collection[str] = (), unexpected: Collection[str] = (), reshaped: Collection[str] = ()
 ) -> None:
-    """InputError that names the first few of each kind of mismatch, if there is any."""
+    """InputError with the first mismatches of each kind, if there are any."""
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    found = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
-    if found:
-        raise InputError(f"the weights in {source} are those of another model; {'; '.join(found)}")
+    mismatches = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
+    if mismatches:
+        raise InputError(f"the weights in {source} belong to another model; {'; '.join(mismatches)}")
 
 
 def require_model(path: str, revision: str | None) -> None:
-    """InputError unless `path` is a folder of a transformers model, or the hub serves a configuration of that name."""
+    """InputError unless `path` is a folder of a transformers model or its config.json can be downloaded."""
     folder = Path(path).expanduser()
     if not folder.exists():
         _downloaded(path, "config.json", revision, "path")
@@ -100,21 +102,21 @@ def require_model(path: str, revision: str | None) -> None:
 
 
 def load_pretrained(kind: Any, path: str, revision: str | None, ignored: tuple[str, ...] = ()) -> Any:
-    """A float32 model of transformers, in eval mode, by hub id or folder, every weight of which was in the file.
+    """A float32 model of transformers, in eval mode. Every weight must be in the file.
 
     Args:
         kind: the class of transformers.
         path: hub id or folder.
         revision: branch, tag or commit on the hub.
-        ignored: beginnings of names that the file may hold beside the model's.
+        ignored: prefixes of further names that the file may hold.
 
     Raises:
-        InputError: the folder is incomplete, the hub did not serve the model, or the weights do not fit.
+        InputError: the folder is incomplete, the download failed, or the weights do not fit.
     """
     folder = Path(path).expanduser()
     require_model(path, revision)
     try:
-        with _quietly():
+        with _quiet():
             model, report = kind.from_pretrained(
                 folder if folder.exists() else path,
                 revision=revision or "main",
@@ -122,7 +124,7 @@ def load_pretrained(kind: Any, path: str, revision: str | None, ignored: tuple[s
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except Exception as error:  # a damaged folder makes transformers and safetensors raise almost anything
+    except Exception as error:  # transformers and safetensors raise many types for a damaged folder
         if not folder.exists():
             raise unreachable(path, "a model", error) from error
         raise InputError(f"cannot load a model from {path}: {one_line(error)}") from error
@@ -140,19 +142,18 @@ def load_tokenizer(kind: Any, given: str | None, path: str, published: str, revi
     """A tokenizer of transformers: `given`, else that of the folder `path` if it has one, else the published hub id.
 
     Raises:
-        InputError: there is no vocabulary in the folder, or the hub did not serve it (transformers would make up an
-            empty one, in which every prompt is the same).
+        InputError: the folder has no vocabulary (transformers would create an empty one), or the download failed.
     """
     source = given or (path if _has_vocabulary(Path(path).expanduser()) else published)
     folder = Path(source).expanduser()
     if folder.exists() and not _has_vocabulary(folder):
         raise InputError(f"{source} has no tokenizer: expected a folder with {' or '.join(_VOCABULARIES)}")
     try:
-        with _quietly():
+        with _quiet():
             tokenizer = kind.from_pretrained(folder if folder.exists() else source, revision=revision or "main")
         if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
-            raise ValueError("there is no vocabulary")
-    except Exception as error:  # transformers raises almost anything for a folder it cannot read
+            raise ValueError("the vocabulary is empty")
+    except Exception as error:  # transformers raises many types for a damaged folder
         if not folder.exists():
             raise unreachable(source, "a tokenizer", error, option="tokenizer") from error
         raise InputError(f"cannot load a tokenizer from {source}: {one_line(error)}") from error
@@ -160,24 +161,24 @@ def load_tokenizer(kind: Any, given: str | None, path: str, published: str, revi
 
 
 def unreachable(path: str, what: str, error: Exception, option: str = "path") -> InputError:
-    """The error for something that is not on disk and that the hub did not serve."""
+    """The error for a path that is neither on disk nor on the hub."""
     reason = one_line(error).split(". ")[0]
     return InputError(
-        f"no file or folder '{path}', and the hub did not serve {what} of that name ({reason}); "
-        f"check the name and the connection, or download it elsewhere and give the option {option}=FOLDER"
+        f"'{path}' is not a file or folder, and {what} of that name cannot be downloaded from the hub ({reason}): "
+        f"check the name and the connection, or set the option {option}=FOLDER to a downloaded copy"
     )
 
 
 def _downloaded(path: str, name: str, revision: str | None, option: str) -> Path:
     try:
-        with _quietly():
+        with _quiet():
             return Path(hf_hub_download(path, name, revision=revision))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         raise unreachable(path, name, error, option) from error
 
 
 def one_line(error: Exception, width: int = 200) -> str:
-    """What an exception says, cut to `width` characters on one line."""
+    """Type and message of an exception on one line of at most `width` characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:width]
 
 
@@ -191,8 +192,8 @@ def _first(names: Collection[str], count: int = 3) -> str:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """No load reports of transformers, no retries of the hub (what matters is raised); bars of downloads stay."""
+def _quiet() -> Iterator[None]:
+    """Hide the load reports of transformers and the retries of the hub; progress bars of downloads stay visible."""
     from huggingface_hub.utils import logging as hub
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as models

@@ -1,4 +1,4 @@
-"""One served reward: a bounded number of requests, scored one at a time on a thread of its own."""
+"""One served reward: a bounded number of requests, scored one at a time on a separate thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ScoringError(InputError):
-    """The reward failed on a batch it was given; `status` is 422 where trying again cannot help, else 500."""
+    """The reward failed on a batch. `status` is 422 if a retry would fail too, else 500."""
 
     def __init__(self, error: RewardError) -> None:
         super().__init__(str(error))
@@ -25,38 +25,42 @@ class ScoringError(InputError):
         self.status = 422 if deterministic else 500
 
 
-class Desk:
-    """Where requests for one reward wait. Belongs to one event loop."""
+class RewardWorker:
+    """Scores the requests for one reward in order of arrival. An object belongs to one event loop.
+
+    Attributes:
+        pending: requests that are being read, waiting or being scored.
+    """
 
     def __init__(self, reward: CheckedReward, limits: Limits) -> None:
         self._reward = reward
         self._limits = limits
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"reward-{reward.name}")
-        self.occupied = 0
+        self.pending = 0
 
     @contextmanager
-    def seat(self) -> Iterator[None]:
-        """A place in the queue. Raises PayloadError 503 if all are taken."""
-        if self.occupied >= self._limits.queue:
-            raise PayloadError(503, f"{self.occupied} requests are waiting already, come back later")
-        self.occupied += 1
+    def slot(self) -> Iterator[None]:
+        """Occupy a place in the queue. Raises PayloadError 503 if the queue is full."""
+        if self.pending >= self._limits.queue:
+            raise PayloadError(503, f"the queue is full ({self.pending} requests): retry later")
+        self.pending += 1
         try:
             yield
         finally:
-            self.occupied -= 1
+            self.pending -= 1
 
     async def score(self, body: bytes, content_type: str) -> list[float]:
-        """Decode on any thread, then wait for the reward's own; the scores are float32 numbers, finite.
+        """The scores of a request: finite float32 numbers.
 
         Raises:
             PayloadError: the body is not a batch within the limits.
-            ScoringError: the reward failed, or returned something other than one finite number per image.
+            ScoringError: the reward failed, or did not return one finite number per image.
         """
         batch = await asyncio.to_thread(decode, body, content_type, self._limits)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._scores, batch)
 
     def close(self) -> None:
-        """Finish the batch in hand and drop those that wait."""
+        """Finish the current batch and drop the waiting ones."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _scores(self, batch: Batch) -> list[float]:
