@@ -1,8 +1,17 @@
-"""Write docs/configuration.md from the configuration schema: `uv run python docs/generate.py`."""
+"""Write the generated pages: `uv run python docs/generate.py`.
+
+docs/configuration.md comes from the configuration schema, docs/notebooks/quickstart.md from the notebook of that name
+with its outputs. To execute the notebook first:
+
+    uv run --with nbclient --with ipykernel python docs/generate.py --execute
+"""
 
 from __future__ import annotations
 
+import base64
 import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +19,13 @@ from stepcredit.config import TrainConfig
 
 HEADER = """# Configuration
 
-Every key of a recipe, with its default. Written by `docs/generate.py` from `stepcredit/config.py`; do not edit by hand.
+All keys with their defaults. `docs/generate.py` writes this page from `stepcredit/config.py`; do not edit it by hand.
 
-A recipe is a YAML file of these sections; keys left out keep their defaults, unknown keys are refused. On the command
-line any key is set as `section.key=value`. The defaults are the recipe `embedded_jpeg`.
+A recipe is a YAML file with these sections. Missing keys keep their defaults, and unknown keys are refused. On the
+command line, set any key with `section.key=value`. From Python, pass `Trainer` a mapping of keys for a section. The
+defaults are the recipe `embedded_jpeg`.
 """
+NOTEBOOK = Path(__file__).parent / "notebooks" / "quickstart.ipynb"
 
 
 def configuration() -> str:
@@ -49,5 +60,61 @@ def _allowed(field: dict[str, Any]) -> str:
     return " ".join([field.get("type", "any"), *limits])
 
 
+def notebook() -> tuple[str, dict[str, bytes]]:
+    """The text of the notebook's page, and its pictures by file name."""
+    parts, pictures = ["<!-- Written by docs/generate.py from the notebook; do not edit. -->"], {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                name = f"{NOTEBOOK.stem}_{len(pictures)}.png"
+                pictures[name] = base64.b64decode(data["image/png"])
+                parts.append(f"![Output of the cell above]({name})")
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n", pictures
+
+
+def execute_notebook() -> None:
+    """Run the notebook in an empty folder and save it with its outputs."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    content = nbformat.read(NOTEBOOK, 4)
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(content, timeout=3600, resources={"metadata": {"path": folder}}).execute()
+    for cell in content.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = _outputs(cell.outputs)
+    nbformat.write(content, NOTEBOOK)
+
+
+def _outputs(outputs: list[Any]) -> list[Any]:
+    """Without stderr and JPEGs, and with consecutive prints joined."""
+    kept: list[Any] = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        output.get("data", {}).pop("image/jpeg", None)
+        if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
+def main() -> None:
+    if "--execute" in sys.argv[1:]:
+        execute_notebook()
+    (Path(__file__).parent / "configuration.md").write_text(configuration(), encoding="utf-8")
+    text, pictures = notebook()
+    NOTEBOOK.with_suffix(".md").write_text(text, encoding="utf-8")
+    for name, content in pictures.items():
+        NOTEBOOK.with_name(name).write_bytes(content)
+
+
 if __name__ == "__main__":
-    (Path(__file__).parent / "configuration.md").write_text(configuration())
+    main()
