@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stepcredit.algorithms import register_algorithm
     from stepcredit.api import Trainer
     from stepcredit.config import TrainConfig
+    from stepcredit.credit import register_credit
     from stepcredit.errors import (
         InputError,
         Interrupted,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         RewardError,
         StepcreditError,
     )
+    from stepcredit.rewards import register_reward
     from stepcredit.training.callbacks import EpochImages, StopTraining
     from stepcredit.training.run import TrainResult
     from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
@@ -35,6 +38,9 @@ _MODULES = {
     "TrainResult": "training.run",
     "EpochImages": "training.callbacks",
     "StopTraining": "training.callbacks",
+    "register_algorithm": "algorithms",
+    "register_credit": "credit",
+    "register_reward": "rewards",
     "CreditAssigner": "types",
     "Policy": "types",
     "Prompt": "types",
@@ -66,6 +72,9 @@ __all__ = [
     "Trainer",
     "Trajectory",
     "__version__",
+    "register_algorithm",
+    "register_credit",
+    "register_reward",
 ]
 
 

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any, Never
 from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
+from stepcredit.evaluation.base_and_tuned import BaseAndTuned
+from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, PromptSet
 from stepcredit.evaluation.sampling import BATCH, sample_images
-from stepcredit.prompts import as_prompts
+from stepcredit.evaluation.sources import evaluate_policy
+from stepcredit.prompts import as_prompts, load_prompts, prompt_names
+from stepcredit.rewards import as_reward, build_reward
 from stepcredit.runs.directory import RunDirectory, next_run_path
 from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
 from stepcredit.training.arguments import read_arguments
@@ -185,6 +189,43 @@ class Trainer:
         policy, plan = self._policy.sampler(config), evaluation_plan(config, BATCH)
         return [image for _, image in sample_images(policy, wanted, images, seed, plan)]
 
+    def evaluate(
+        self,
+        prompts: Any = None,
+        rewards: Sequence[Any] = (),
+        *,
+        images: int = 4,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> dict[str, Any]:
+        """Score the base model and the trained one on the same prompts and noise.
+
+        Args:
+            prompts: as in `Trainer`. By default the prompts of the run, and the bundled held-out list that belongs to
+                them, if there is one.
+            rewards: names or callables as in `Trainer`, in addition to the reward of the run.
+            images: images per prompt.
+            seed: of the noise and of the bootstrap.
+            steps: denoising steps, in place of those of the run.
+            guidance: guidance scale, in place of that of the run.
+
+        Returns:
+            What `stepcredit evaluate --json` has under `evaluations` for a run: `sets`, with the mean, standard error
+            and confidence interval of every reward before and after training, and of their difference.
+        """
+        config = self._sampling(steps, guidance)
+        sets = self._prompt_sets(prompts)
+        own = self._arguments.reward or build_reward(self.config.reward)
+        scorers = {reward.name: reward for reward in (own, *map(as_reward, rewards))}
+        self._restored()
+        policy = self._policy.sampler(config, safety_checker=False)
+        measure = BaseAndTuned(scorers, images, seed)
+        trained = self._policy.checkpoint is not None
+        name = str(self.output_dir or self.config.model.path)
+        about = {"source": name, "model": self.config.model.path, "trained_on": own.name}
+        return about | evaluate_policy(policy, config, sets, measure, name=name, trained=trained)
+
     def export(self, format: str = "lora", path: str | Path | None = None) -> Path:
         """Write the weights of the newest checkpoint for other programs.
 
@@ -234,6 +275,17 @@ class Trainer:
         directory = RunDirectory(self.output_dir)
         require_objects(self.config, self._objects(), directory)
         return self._policy.restore(self.config, directory.checkpoint_root)
+
+    def _prompt_sets(self, prompts: Any) -> list[PromptSet]:
+        if prompts is not None:
+            name = str(prompts) if isinstance(prompts, str | Path) else "prompts"
+            return [PromptSet(name, name, as_prompts(prompts))]
+        config, source = self.config, self.config.prompts.source
+        drawn = config.sample.prompts_per_epoch if config.prompts.order == "fixed" else None
+        training = self._arguments.prompts or load_prompts(source)
+        held_out = f"{source}-held-out"
+        sets = [PromptSet(TRAINING, source, training[:drawn])]
+        return [*sets, PromptSet(HELD_OUT, held_out, load_prompts(held_out))] if held_out in prompt_names() else sets
 
     def _sampling(self, steps: int | None, guidance: float | None) -> TrainConfig:
         changes = {

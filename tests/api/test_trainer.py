@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -237,6 +238,28 @@ def test_a_pipeline_object_is_trained_on_a_lambda() -> None:
         Trainer(model=pipeline, output_dir="again").sample("a red circle")
     with pytest.raises(InputError, match="not an empty folder"):
         trainer.export("lora")
+
+
+# Evaluating
+
+
+def test_evaluation_compares_base_and_tuned_weights() -> None:
+    trainer = toy_trainer()
+    trainer.train()
+    found = trainer.evaluate(rewards=["warmth"], images=3)
+    (training,) = found["sets"]
+    assert (training["name"], training["prompts"], training["images"]) == ("training", 2, 6)
+    assert set(training["rewards"]) == {"redness", "warmth"}
+    assert training["rewards"]["redness"]["difference"]["mean"] > 0
+    other = trainer.evaluate(["a road"], images=2, steps=4)["sets"][0]
+    assert (other["name"], other["images"]) == ("prompts", 2)
+
+
+def test_evaluation_gives_the_numbers_of_the_command() -> None:
+    Trainer(reward="warmth", output_dir="run", **TINY_SECTIONS).train(epochs=1)
+    said = stepcredit("evaluate", "run", "--images", "2", "--json")
+    assert said.code == 0, said.err
+    assert Trainer(output_dir="run").evaluate(images=2)["sets"] == json.loads(said.out)["evaluations"][0]["sets"]
 
 
 # Configuration

@@ -28,13 +28,16 @@ class LivePolicy:
 
     Args:
         model: a pipeline or a policy; None loads the model that the configuration names.
+
+    Attributes:
+        checkpoint: the checkpoint that `restore` has read the weights from.
     """
 
     def __init__(self, model: Any = None) -> None:
         self._model = model
         self._policy: Policy | None = None
         self._pipeline: DiffusionPipeline | None = None  # with the safety checker, which training leaves out
-        self._checkpoint: Path | None = None  # whose weights the policy has
+        self.checkpoint: Path | None = None
 
     def load(self, config: TrainConfig) -> Policy:
         """The policy, with whatever weights it has now."""
@@ -47,21 +50,25 @@ class LivePolicy:
         """The policy with the weights of the newest checkpoint, or of the base model if there is none."""
         policy = self.load(config)
         saved = checkpoint.folders(checkpoints)
-        if saved and saved[-1] != self._checkpoint:
+        if saved and saved[-1] != self.checkpoint:
             policy.load_state_dict(checkpoint.load(saved[-1]).part("policy"))
-            self._checkpoint = saved[-1]
+            self.checkpoint = saved[-1]
         return policy
 
     def forget_checkpoint(self) -> None:
         """Training has changed the weights: `restore` reads them from the checkpoint again."""
-        self._checkpoint = None
+        self.checkpoint = None
 
-    def sampler(self, config: TrainConfig) -> Policy:
-        """The loaded policy, sampling as `config.sample` says and with the pipeline's own safety checker."""
+    def sampler(self, config: TrainConfig, *, safety_checker: bool = True) -> Policy:
+        """The loaded policy, sampling as `config.sample` says.
+
+        Args:
+            safety_checker: whether to use the pipeline's safety checker, if it has one.
+        """
         policy = self.load(config)
         if not isinstance(policy, PipelinePolicy):
             return policy
-        pipeline = self._pipeline or policy.pipeline
+        pipeline = (safety_checker and self._pipeline) or policy.pipeline
         return PipelinePolicy(pipeline, policy.adapter, config.sample, shapes.CALL.get(config.model.path))
 
     def export(self, config: TrainConfig, form: str, folder: Path) -> Path:

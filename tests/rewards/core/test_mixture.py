@@ -162,7 +162,7 @@ def test_errors_of_a_component_name_it() -> None:
     ("part", "message"),
     [
         ({"name": "warmth", "mean": 1}, "mean and scale need standardize: fixed"),
-        ({"name": "warmth", "scale": 2, "standardize": "none"}, "not with standardize: none"),
+        ({"name": "warmth", "scale": 2, "standardize": "none"}, "standardize is none"),
         ({"name": "warmth", "scale": 0, "standardize": "fixed"}, "reward.components.0.scale = 0 in here"),
         ({"name": "warmth", "weight": float("inf")}, "reward.components.0.weight = inf in here"),
         ({"name": "warmth", "weight": 0}, "every component of reward.components has weight 0"),
