@@ -369,6 +369,11 @@ class RunSection(_Section):
     profile: bool = Field(
         False, description="Write a torch profiler trace and a table of the second epoch to `profile/`."
     )
+    trackers: list[str] = Field(
+        ["tensorboard"],
+        description="Where metrics and sample grids are also logged: names of trackers, `module:Class` or "
+        "`path/file.py:Class`.",
+    )
 
 
 class TrainConfig(_Section):

@@ -1,4 +1,4 @@
-"""Runs on two processes, one of which meets with a fault; without a launcher, to be quick."""
+"""Runs on two processes with a fault on one of them, without a launcher, which would be slow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stepcredit.rewards.warmth import Warmth
 from stepcredit.training.trainer import TrainingLoop
 
 SECONDS = 60.0
-"""How long two processes may take, whatever happens to one of them."""
+"""Time limit of two processes."""
 
 
 def kill(_: Any = None) -> None:
@@ -39,10 +39,10 @@ def _hang(_: Any) -> None:
 
 
 SECOND = range(2, 3)
-"""The calls of epoch 2, of what an epoch calls once. Of rewards, on the second process: the main one scores grids."""
+"""Calls in epoch 2 of what an epoch calls once, and of rewards on rank 1. Rank 0 also scores grids."""
 FAULTS: dict[str, Injection] = {
     "nothing": nullcontext,
-    "killed in sampling": lambda: at_calls(TrainingLoop, "sample", SECOND, kill),
+    "killed in sampling": lambda: at_calls(TrainingLoop, "rollout", SECOND, kill),
     "killed in an update": lambda: at_calls(torch.nn.utils, "clip_grad_norm_", range(3, 4), kill),
     "killed before the metrics": lambda: at_calls(TrainingLoop, "update", SECOND, kill),
     "reward raises": lambda: at_calls(Warmth, "__call__", SECOND, raising(OSError("down"))),
@@ -63,7 +63,7 @@ class Ended:
 
 
 def run(arguments: list[str], folder: str, toy: bool, rank: int, port: int, fault: str, told: str) -> None:
-    """One of the two, as a launcher starts it."""
+    """One of the two processes, with the environment that a launcher sets."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port), OMP_NUM_THREADS="1",
@@ -76,7 +76,7 @@ def run(arguments: list[str], folder: str, toy: bool, rank: int, port: int, faul
 
 
 class Pair:
-    """Runs of `arguments` on two processes in `folder`: `whole`, to which nothing happens, and others."""
+    """Runs of `arguments` on two processes in `folder`: `whole`, without a fault, and others."""
 
     def __init__(self, folder: Path, arguments: list[str], toy: bool = True) -> None:
         self.folder, self.arguments, self.toy = folder, arguments, toy
@@ -87,7 +87,7 @@ class Pair:
     def start(
         self, name: str, fault: str = "nothing", rank: int = 0, resume: bool = False, overrides: Sequence[str] = ()
     ) -> list[Ended]:
-        """Train or resume the run `name`; the fault is that of the process `rank`."""
+        """Train or resume the run `name`, with the fault on `rank`."""
         words = (
             ["train", "--resume", "--run", name, *overrides] if resume else ["train", *self.arguments, "--run", name]
         )

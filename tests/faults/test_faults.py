@@ -1,4 +1,4 @@
-"""Every fault of the list ends in one clear line and a run that can be resumed, or is told and survived."""
+"""Each fault either ends the run with a one-line error, after which it can be resumed, or is noted and survived."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from tests.toy_policy import WEIGHTS, ToyPolicy
 
 from stepcredit.maths import loss
 from stepcredit.rewards.warmth import Warmth
-from stepcredit.runs import checkpoint, tensorboard
+from stepcredit.runs import checkpoint
+from stepcredit.runs.trackers.tensorboard import TensorBoardTracker
 from stepcredit.training import reward_queue
 
 pytestmark = pytest.mark.usefixtures("toy")
-CARRIES_ON = "told, carries on"
+CONTINUES = "noted, the run continues"
 
 
 EPOCH_2 = range(3, 4)
-"""Of rewards and rollouts: the first grid comes first, then epoch 1. Of updates: two an epoch."""
+"""Calls in epoch 2 of rewards and rollouts (the first grid is call 1) and of updates (two per epoch)."""
 ALWAYS = 10**6
 
 
@@ -43,12 +44,12 @@ def rollout(change: Callable[[Any], Any]) -> Injection:
 
 
 def replays(calls: range, error: BaseException) -> Injection:
-    """Training forwards: the self-check has 9, an epoch 8, or 33 and 32 with one image at a time."""
+    """Fail training forwards. The self-check has 9 and an epoch 8, or 33 and 32 with one image at a time."""
     return lambda: at_calls(ToyPolicy, "replay", calls, raising(error))
 
 
 def gradients(calls: range, value: float) -> Injection:
-    """The norms of some updates' gradients."""
+    """Multiply the gradient norms of some updates."""
     return lambda: at_calls(torch.nn.utils, "clip_grad_norm_", calls, lambda norm: norm * value)
 
 
@@ -67,7 +68,7 @@ def hanging_reward() -> Iterator[None]:
 
 @contextmanager
 def infinite_weights() -> Iterator[None]:
-    """The optimizer's third step overflows."""
+    """Make the weights infinite in the third optimizer step."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         count = 0
@@ -93,24 +94,24 @@ def nan_latents(rollout: Any) -> Any:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """A fault and its outcome.
 
     Attributes:
-        what, how: for the table.
-        inject: active while the run is.
-        line: in the error that ends it, a pattern; where it carries on, the note that it prints.
-        carries_on: the run ends well in spite of it.
-        alike: how far the run is then, or once resumed without the fault, the one without it.
-        overrides: of the run.
-        code: exit code of a run that the fault ends.
+        what, how: for the table of docs/results/reliability.md.
+        inject: active during the run.
+        line: pattern of the error that ends the run. If it continues: text of the note.
+        continues: whether the run continues.
+        equal: how the run, resumed without the fault if it ended, compares with a run without the fault.
+        overrides: of the configuration.
+        code: exit code of a run that ends.
     """
 
     what: str
     how: str
     inject: Injection
     line: str
-    carries_on: bool = False
-    alike: Literal["in every bit", "within rounding", "not"] = "in every bit"
+    continues: bool = False
+    equal: Literal["exactly", "within rounding", "not"] = "exactly"
     overrides: tuple[str, ...] = ()
     code: int = 2
 
@@ -127,36 +128,35 @@ FAULTS = [
           "epoch 2: reward 'warmth' returned inf for 8 of 8 images"),
     Fault("reward returns too few scores", "3 of 8", reward(lambda s: s[:3]), r"shape \(3,\), expected \(8,\)"),
     Fault("gradient not finite", "NaN in one update", gradients(range(3, 4), torch.nan),
-          "epoch 2: updates skipped because their loss or gradient is not finite: 1 of 2",
-          carries_on=True, alike="not"),
+          "epoch 2: skipped 1 of 2 updates",
+          continues=True, equal="not"),
     Fault("gradient not finite", "infinite in one update, none may be skipped", gradients(range(3, 4), torch.inf),
-          "epoch 2: updates skipped in a row because their loss or gradient is not finite: 1 ",
+          "epoch 2: skipped 1 updates in a row",
           overrides=("train.max_skipped_updates=0",)),
     Fault("gradient not finite", "in every update from epoch 2, two may be skipped", gradients(range(3, 99), torch.nan),
-          "epoch 3: updates skipped in a row because their loss or gradient is not finite: 3 ", alike="not",
+          "epoch 3: skipped 3 updates in a row", equal="not",
           overrides=("train.max_skipped_updates=2",)),
     Fault("loss not finite", "infinite in one micro-batch, its gradient finite",
           lambda: at_calls(loss, "clipped_surrogate", range(9, 10), lambda value: value + torch.inf),
-          "epoch 2: updates skipped because their loss or gradient is not finite: 1 of 2",
-          carries_on=True, alike="not"),
+          "epoch 2: skipped 1 of 2 updates",
+          continues=True, equal="not"),
     Fault("weights overflow", "in an optimizer step of epoch 2", infinite_weights,
-          "epoch 2: the weights are not finite; .*, go on with: stepcredit train --resume --run a$"),
+          "epoch 2: the weights are not finite.*stepcredit train --resume --run a$"),
     Fault("model draws NaN", "in the latents of epoch 2", rollout(nan_latents),
           "epoch 2: the latents that the model draws are not finite"),
-    Fault(MEMORY, "once, as CUDA tells it", replays(range(20, 21), CUDA),
-          "out of memory in training with a micro-batch of 4: ", carries_on=True, alike="within rounding"),
-    Fault(MEMORY, "once, as the CPU tells it", replays(range(24, 25), CPU),
-          "out of memory in training with a micro-batch of 4: ", carries_on=True, alike="within rounding"),
+    Fault(MEMORY, "once, with the error of CUDA", replays(range(20, 21), CUDA),
+          "out of memory in training with a micro-batch of 4: ", continues=True, equal="within rounding"),
+    Fault(MEMORY, "once, with the error of a CPU", replays(range(24, 25), CPU),
+          "out of memory in training with a micro-batch of 4: ", continues=True, equal="within rounding"),
     Fault(MEMORY, "every time from epoch 2", replays(range(20, ALWAYS), CUDA),
-          "epoch 2: out of memory in training with train.microbatch halved to 2 already, go on with: stepcredit train "
-          "--resume --run a train.microbatch=1", code=1),
-    Fault(MEMORY, "with one image at a time", replays(range(70, ALWAYS), CPU), "with train.microbatch=1, the smallest",
-          alike="within rounding", overrides=("train.microbatch=1",), code=1),
+          "epoch 2: out of memory in training.* halved to 2.*--resume --run a train.microbatch=1", code=1),
+    Fault(MEMORY, "with one image at a time", replays(range(70, ALWAYS), CPU),
+          "out of memory in training.*train.microbatch=1",
+          equal="within rounding", overrides=("train.microbatch=1",), code=1),
     Fault(MEMORY, "in the optimizer's step", lambda: at_calls(torch.optim.AdamW, "step", EPOCH_2, raising(CUDA)),
           "epoch 2: out of memory in the optimizer's step", code=1),
     Fault("out of memory in sampling", "in epoch 2", rollout(raising(CUDA)),
-          "epoch 2: out of memory in sampling or decoding; free some, or lower sample.batch, and go on with: ",
-          code=1),
+          "epoch 2: out of memory in sampling.*sample.batch", code=1),
     Fault("disk full", "writing metrics; injected", full("metrics.jsonl", 2), "No space left on device"),
     Fault("disk full", "writing a checkpoint's tensors; injected", full("epoch_0002/tensors"), "No space left"),
     Fault("disk full", "writing a checkpoint's state; injected", full("epoch_0002/state"), "No space left"),
@@ -164,24 +164,24 @@ FAULTS = [
     Fault("disk full", "exporting the weights; injected", full(WEIGHTS), "No space left"),
     Fault("disk full", "writing the report; injected", full("report.html"), "No space left"),
     Fault("disk full", "writing the first checkpoint; injected", full("epoch_0000/state"),
-          "nothing was kept: choose another --run"),
+          "No space left on device"),
     Fault("disk full", "writing environment.json; injected", full("environment.json"),
           "cannot write the run directory a: No space left"),
     Fault("disk broken", "writing a checkpoint; injected", full("epoch_0002/tensors", 1, BROKEN), "Input/output error"),
     Fault("run directory read-only", "from epoch 2 on; injected", full("epoch_0002", 1, CLOSED),
           "Read-only file system"),
     Fault("TensorBoard fails", "from the start",
-          lambda: patched(tensorboard, "_new_path", lambda _: raising(OSError(5, "no!"))),
-          "TensorBoard's file in a/tensorboard cannot be written (no!); the run goes on without it", carries_on=True),
+          lambda: at_calls(TensorBoardTracker, "__init__", range(1, ALWAYS), raising(OSError(5, "no!"))),
+          "tracker 'tensorboard' failed (no!)", continues=True),
     Fault("TensorBoard fails", "in epoch 2",
-          lambda: at_calls(tensorboard, "_records", range(2, ALWAYS), raising(ValueError("odd"))),
-          "TensorBoard's file in a/tensorboard cannot be written (odd); the run goes on without it", carries_on=True),
+          lambda: at_calls(TensorBoardTracker, "log_metrics", range(2, ALWAYS), raising(ValueError("odd"))),
+          "tracker 'tensorboard' failed (ValueError: odd)", continues=True),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run to which nothing happens."""
+    """A run without faults."""
     path = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
@@ -191,19 +191,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.what}, {fault.how}")
-def test_a_fault_costs_no_run(here: Path, whole: Path, toy: list[ToyPolicy], fault: Fault) -> None:
+def test_a_run_survives_a_fault_or_can_be_resumed(here: Path, whole: Path, toy: list[ToyPolicy], fault: Fault) -> None:
     command = ["train", *TOY, *fault.overrides, "--run", "a"]
     with fault.inject():
         said = stepcredit(*command)
-    if fault.carries_on:
+    if fault.continues:
         assert (said.code, said.err) == (0, "") and said.out.count(fault.line) == 1, said
-        record(fault.what, fault.how, CARRIES_ON)
+        record(fault.what, fault.how, CONTINUES)
     else:
         assert_one_line(said, fault.line, fault.code)
         outcome = REFUSED.replace("2", str(fault.code))
         record(fault.what, fault.how, f"{outcome}; resumed without the fault", lost(here / "a", toy[-1:]))
         assert_ends(command)
-    assert_like(here / "a", whole, fault.alike)
+    assert_like(here / "a", whole, fault.equal)
 
 
 def assert_one_line(said: Said, pattern: str, code: int = 2) -> None:
@@ -213,20 +213,20 @@ def assert_one_line(said: Said, pattern: str, code: int = 2) -> None:
 
 
 def assert_ends(command: list[str]) -> None:
-    """Go on with run `a`, or start it if nothing was kept."""
+    """Resume run `a`, or start it again if it has no folder."""
     resumed = ["train", "--resume", "--run", "a", "reward.timeout=600"]
     said = stepcredit(*(resumed if Path("a").exists() else command))
     assert (said.code, said.err) == (0, ""), said
 
 
-def assert_like(path: Path, whole: Path, alike: str) -> None:
+def assert_like(path: Path, whole: Path, equal: str) -> None:
     assert [row["epoch"] for row in rows(path)] == [1, 2, 3]
     assert hidden(path) == []
     weights = [load_file(run / "lora" / WEIGHTS)["target"] for run in (path, whole)]
-    if alike == "within rounding":
-        assert not torch.equal(*weights) or rows(path) != rows(whole), "the fault has had no effect"
+    if equal == "within rounding":
+        assert not torch.equal(*weights) or rows(path) != rows(whole), "the fault had no effect"
         torch.testing.assert_close(*weights, atol=1e-4, rtol=0)
-    elif alike == "not":
+    elif equal == "not":
         assert not torch.equal(*weights)
     else:
         assert rows(path) == rows(whole)
@@ -236,7 +236,7 @@ def assert_like(path: Path, whole: Path, alike: str) -> None:
 
 
 def lost(path: Path, policies: list[ToyPolicy]) -> str:
-    """What has to be done again, at most the epoch in work; what is in the folder is whole."""
+    """What is lost: at most the unfinished epoch. Every file in the run directory is complete."""
     assert not path.exists() or hidden(path) == []
     saved = [checkpoint.load(folder) for folder in checkpoint.folders(path / "checkpoints")]
     assert all(value.isfinite().all() for one in saved for value in one.tensors.values())
@@ -245,7 +245,7 @@ def lost(path: Path, policies: list[ToyPolicy]) -> str:
     begun = sum(len(texts) == 8 for policy in policies for texts, _ in policy.rollouts)
     again = begun - max((one.epoch for one in saved), default=0)
     assert again in (0, 1)
-    return "the epoch in work" if again else "nothing"
+    return "the unfinished epoch" if again else "nothing"
 
 
 # Real disks
@@ -255,8 +255,8 @@ SIZES = [16, 56, *(pytest.param(size, marks=pytest.mark.slow) for size in range(
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_disk_that_is_too_small_costs_no_run(here: Path, whole: Path, toy: list[ToyPolicy], size: int) -> None:
-    """Wherever the run is when it is full."""
+def test_a_run_on_a_full_disk_can_be_resumed(here: Path, whole: Path, toy: list[ToyPolicy], size: int) -> None:
+    """Depending on its size, the disk is full at different points of the run."""
     command = ["train", *TOY, "--run", "a"]
     with small_disk(here / "disk", size), pytest.MonkeyPatch.context() as patch:
         patch.chdir(here / "disk")
@@ -265,7 +265,7 @@ def test_a_disk_that_is_too_small_costs_no_run(here: Path, whole: Path, toy: lis
         record("disk full", "a tmpfs of 4 to 76 KiB", f"{REFUSED}; resumed", lost(Path("a"), toy[-1:]))
         remount(here / "disk", "size=64m")
         assert_ends(command)
-        assert_like(Path("a"), whole, "in every bit")
+        assert_like(Path("a"), whole, "exactly")
 
 
 def test_a_read_only_disk(here: Path, whole: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_read_only_disk(here: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
 @pytest.mark.parametrize("how", ["torn", "one bit flipped", "empty", "gone"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(
     here: Path, whole: Path, name: str, how: str
 ) -> None:
     assert stepcredit("train", *TOY, "train.epochs=2", "--run", "a").code == 0
@@ -300,8 +300,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     file.unlink() if how == "gone" else file.write_bytes(damaged[how])
     said = stepcredit("train", "--resume", "--run", "a", "train.epochs=3")
     assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines()[0].startswith("checkpoint a/checkpoints/epoch_0002 is damaged: ")
-    assert said.out.splitlines()[0].endswith("; put aside as damaged_epoch_0002, going back to epoch_0001")
+    assert re.match(r"checkpoint a/checkpoints/epoch_0002 is damaged: .*damaged_epoch_0002.*epoch_0001\n", said.out)
     assert (here / "a" / "checkpoints" / "damaged_epoch_0002").is_dir()
     assert rows(here / "a") == rows(whole)
     assert newest_checkpoint(here / "a")["tensors.safetensors"] == newest_checkpoint(whole)["tensors.safetensors"]
@@ -314,7 +313,7 @@ def test_all_checkpoints_damaged(here: Path) -> None:
         (folder / "state.json").write_text("{}")
     before = tree(here)
     said = stepcredit("train", "--resume", "--run", "a")
-    assert_one_line(said, "checkpoint a/checkpoints/epoch_0003 is damaged: .*, as is every one before it$")
+    assert_one_line(said, "checkpoint a/checkpoints/epoch_0003 is damaged: .*all older ones")
     assert tree(here) == before
     record("every checkpoint damaged", "state.json overwritten", REFUSED, "the run")
 
@@ -322,8 +321,7 @@ def test_all_checkpoints_damaged(here: Path) -> None:
 # Once more after a fault
 
 
-def test_a_halved_micro_batch_is_part_of_the_state(here: Path) -> None:
-    """A run resumed after memory ran out is the run that was not stopped after it."""
+def test_a_halved_micro_batch_is_part_of_the_checkpoint(here: Path) -> None:
     with replays(range(24, 25), CPU)():
         assert stepcredit("train", *TOY, "--run", "whole").code == 0
     with replays(range(24, 25), CPU)():
@@ -333,7 +331,7 @@ def test_a_halved_micro_batch_is_part_of_the_state(here: Path) -> None:
     assert newest_checkpoint(here / "parts") == newest_checkpoint(here / "whole")
 
 
-def test_a_micro_batch_given_on_resume_comes_before_the_halved_one(here: Path) -> None:
+def test_a_micro_batch_given_on_resume_replaces_the_halved_one(here: Path) -> None:
     with replays(range(20, 21), CUDA)():
         assert stepcredit("train", *TOY, "train.epochs=2", "--run", "a").code == 0
     assert sizes(here / "a") == {"asked": None, "halved": 2}
@@ -355,20 +353,17 @@ def test_skipped_updates_are_counted(here: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_what_stops_between_updates_costs_no_finished_epoch(here: Path, every: int) -> None:
-    """However rarely checkpoints are due."""
+def test_an_interrupt_between_updates_loses_no_finished_epoch(here: Path, every: int) -> None:
     with at_calls(Warmth, "__call__", range(4, 5), raising(KeyboardInterrupt())):
         said = stepcredit("train", *TOY, f"run.checkpoint_every={every}", "--run", "a")
     assert said.code == 130
-    assert "kept a/checkpoints/epoch_0002, go on with" in said.err
+    assert "a/checkpoints/epoch_0002" in said.err
 
 
-def test_other_versions_are_told_of_on_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_package_versions_are_noted_on_resume(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stepcredit("train", *TOY, "--run", "a", "train.epochs=1").code == 0
     monkeypatch.setattr("stepcredit.runs.directory._PACKAGES", ("torch", "numpy"))
     monkeypatch.setattr("stepcredit.runs.directory._version", {"torch": "9.9", "numpy": torch.__version__}.get)
     said = stepcredit("train", "--resume", "--run", "a", "train.epochs=2")
     assert said.code == 0
-    assert re.search(
-        r"^resuming with other versions, which may round otherwise: torch \S+ then, 9.9 now; numpy", said.out
-    )
+    assert re.search(r"versions.*: torch \S+ -> 9.9; numpy", said.out)

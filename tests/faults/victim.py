@@ -1,7 +1,7 @@
-"""A run in a process of its own that sends itself a signal at an exact moment.
+"""A run in its own process that sends itself a signal at an exact moment.
 
-A moment is the n-th call or return of any function, Python's or C's, in a phase of an epoch: random n are random
-places, and the same ones every time. No test has to sleep and hope.
+A moment is the n-th call or return of any function, Python's or C's, in a phase of an epoch. Random n are random but
+reproducible places, and no test has to sleep.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorboard.compat.proto.event_pb2
-import tensorboard.summary.writer.record_writer  # noqa: F401  # imported once, before the fork
 import torch
+import torch.utils.tensorboard  # imported once, before the fork
 from tests.toy_policy import ToyPolicy
 
 import stepcredit.policy.loading
@@ -31,9 +30,9 @@ from stepcredit.training.trainer import TrainingLoop
 
 torch.set_num_threads(1)
 _METHODS: dict[str, tuple[Any, str]] = {
-    "sampling": (TrainingLoop, "sample"),
+    "sampling": (TrainingLoop, "rollout"),
     "reward": (CheckedReward, "scores"),
-    "credit": (TrainingLoop, "spread"),
+    "credit": (TrainingLoop, "credit"),
     "update": (TrainingLoop, "update"),
     "metrics": (TrainingLoop, "record"),
     "checkpoint": (checkpoint, "save"),
@@ -43,7 +42,7 @@ _METHODS: dict[str, tuple[Any, str]] = {
 }
 PHASES = tuple(_METHODS)
 _BETWEEN = ("metrics", "checkpoint", "grid", "export", "report")
-"""Phases in which no epoch is in work, or its count is up already."""
+"""Phases in which the epoch is already counted as finished."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ class Moment:
 
     Attributes:
         phase: one of PHASES.
-        visit: the how manieth time that the phase is entered in the process, from 1.
-        event: the how manieth call or return inside; 0 is never, and all are counted.
+        visit: which entry into the phase counts, from 1.
+        event: number of the call or return inside. With 0 no signal is sent and all events are counted.
         number: the signal.
-        again: whether to send it a second time, at the tenth event after it.
+        again: whether to send it again ten events later.
     """
 
     phase: str
@@ -66,7 +65,7 @@ class Moment:
 
 
 def run(arguments: list[str], folder: str, toy: bool, moment: Moment | None, told: str) -> None:
-    """`stepcredit arguments...` in `folder`; prints go to `told`.out and .err, what was hit to `told`.json."""
+    """`stepcredit arguments...` in `folder`. Writes its output to `told`.out and .err and the moment to `told`.json."""
     os.chdir(folder)
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         descriptor = os.open(f"{told}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -87,7 +86,7 @@ def _use_toys() -> None:
 
 
 class _Watch:
-    """Counts events in a phase and sends the signal at the right one; writes down what it has seen."""
+    """Counts events in a phase, sends the signal at the right one and writes the count to a file."""
 
     def __init__(self, moment: Moment, path: Path) -> None:
         self.moment, self.path = moment, path
@@ -105,9 +104,9 @@ class _Watch:
         setattr(owner, name, watched)
         start = run._train
 
-        def remember(trainer: TrainingLoop) -> None:
+        def remember(trainer: TrainingLoop) -> Any:
             self.trainer = trainer
-            start(trainer)
+            return start(trainer)
 
         run._train = remember
 
@@ -135,7 +134,7 @@ class _Watch:
             os.kill(os.getpid(), self.moment.number)
 
     def _write(self, events: int) -> None:
-        """`begun`: how many epochs had been begun."""
+        """Write the count. `begun` is the number of epochs that were begun."""
         assert self.trainer is not None
         finished = self.trainer.finished_epochs
         begun = finished if self.moment.phase in _BETWEEN else finished + 1

@@ -1,3 +1,7 @@
+"""The files of a run directory, and which folders are accepted for a new run."""
+
+from __future__ import annotations
+
 import json
 import math
 import subprocess
@@ -6,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
@@ -22,12 +25,6 @@ def config(**train: float) -> TrainConfig:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "runs" / "a", config(), COMMAND)
-
-
-def scalars(run: RunDirectory, key: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(run.tensorboard_dir))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(key)]
 
 
 def test_config_is_read_back_as_written(run: RunDirectory) -> None:
@@ -48,7 +45,7 @@ def test_environment_holds_versions_and_the_command_and_no_variables(
     assert "hf_secret" not in text
 
 
-def test_commit_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_that_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], [*who, "commit", "-q", "--no-verify", "--allow-empty", "-m", "x"]):
@@ -65,38 +62,35 @@ def test_outside_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: py
     assert json.loads(run.environment_path.read_text())["git_commit"] is None
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_can_be_used(tmp_path: Path) -> None:
     assert RunDirectory.create(tmp_path, config(), COMMAND).config == config()
 
 
 def test_a_second_run_of_the_same_configuration_is_refused(run: RunDirectory) -> None:
-    with pytest.raises(InputError, match=r"already holds a run; use --resume to continue it or another --run"):
+    with pytest.raises(InputError, match=r"already holds a run.*--resume.*--run"):
         RunDirectory.create(run.path, config(), COMMAND)
 
 
-def test_a_run_of_another_configuration_is_refused_naming_three_keys(run: RunDirectory) -> None:
+def test_a_run_with_another_configuration_is_refused_naming_the_keys(run: RunDirectory) -> None:
     before = run.config_path.read_bytes()
     other = config(learning_rate=0.02, epochs=3, clip_range=0.5, weight_decay=0.0)
     with pytest.raises(InputError) as caught:
         RunDirectory.create(run.path, other, COMMAND)
-    assert str(caught.value) == (
-        f"{run.path} already holds a run with another configuration (train.epochs: 10 there, 3 here; "
-        "train.learning_rate: 0.012 there, 0.02 here; train.weight_decay: 0.0001 there, 0.0 here; and 1 more); "
-        "use --resume to continue it or another --run"
-    )
+    assert "train.epochs: 10 there, 3 here; train.learning_rate: 0.012 there, 0.02 here" in str(caught.value)
+    assert "and 1 more" in str(caught.value)
     assert run.config_path.read_bytes() == before
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="not empty and holds no run"):
+    with pytest.raises(InputError, match="not empty"):
         RunDirectory.create(tmp_path, config(), COMMAND)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_of_two_runs_started_at_once_one_is_refused(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_of_two_runs_started_at_once_succeeds(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepcredit.runs.directory._refuse_occupied", lambda *_: None)
-    with pytest.raises(InputError, match="already holds a run;"):
+    with pytest.raises(InputError, match="already holds a run"):
         RunDirectory.create(run.path, config(epochs=3), COMMAND)
     assert run.config == config()
 
@@ -112,11 +106,11 @@ def test_paths_that_cannot_be_folders_are_refused(tmp_path: Path) -> None:
 
 def test_open_needs_a_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError, match="holds no run"):
+        with pytest.raises(InputError, match="not a run directory"):
             RunDirectory.open(path)
 
 
-def test_metrics_come_back_with_null_for_what_json_lacks(run: RunDirectory) -> None:
+def test_numbers_that_are_not_finite_are_null(run: RunDirectory) -> None:
     row = {
         "epoch": 1,
         "loss": np.float32(0.5),
@@ -130,13 +124,7 @@ def test_metrics_come_back_with_null_for_what_json_lacks(run: RunDirectory) -> N
     assert run.metrics() == [{"epoch": 1, "loss": 0.5, "queries": 64, "grad_norm": None, "kl": None, "ok": True}]
 
 
-def test_a_row_without_an_epoch_writes_nothing(run: RunDirectory) -> None:
-    with pytest.raises(KeyError, match="epoch"):
-        run.append_metrics({"loss": 1.0})
-    assert run.metrics() == []
-
-
-def test_a_torn_last_line_is_ignored_and_the_next_row_survives(run: RunDirectory) -> None:
+def test_an_incomplete_last_line_is_ignored_and_replaced(run: RunDirectory) -> None:
     for epoch in (1, 2):
         run.append_metrics({"epoch": epoch})
     with run.metrics_path.open("ab") as file:
@@ -146,7 +134,7 @@ def test_a_torn_last_line_is_ignored_and_the_next_row_survives(run: RunDirectory
     assert run.metrics() == [{"epoch": 1}, {"epoch": 2}]
 
 
-def test_a_row_that_cannot_be_written_leaves_no_part_of_itself(
+def test_a_row_that_cannot_be_written_leaves_the_file_unchanged(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.append_metrics({"epoch": 1})
@@ -164,7 +152,7 @@ def test_a_row_that_cannot_be_written_leaves_no_part_of_itself(
     assert [row["epoch"] for row in run.metrics()] == [1, 2]
 
 
-def test_a_run_directory_that_cannot_be_written_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_directory_that_cannot_be_written_is_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -174,41 +162,24 @@ def test_a_run_directory_that_cannot_be_written_is_not_begun(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_last_line_that_lacks_only_its_end_counts(run: RunDirectory) -> None:
+def test_a_last_line_without_a_newline_is_kept(run: RunDirectory) -> None:
     run.metrics_path.write_text('{"epoch": 1}')
     run.append_metrics({"epoch": 2})
     assert run.metrics() == [{"epoch": 1}, {"epoch": 2}]
 
 
 @pytest.mark.parametrize("line", ["{torn", "3"])
-def test_any_other_broken_line_is_an_error_with_its_number(run: RunDirectory, line: str) -> None:
+def test_another_unreadable_line_is_an_error_with_its_number(run: RunDirectory, line: str) -> None:
     run.metrics_path.write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n')
     with pytest.raises(InputError, match=r"metrics.jsonl line 2 is not a JSON object"):
         run.metrics()
 
 
-def test_tensorboard_gets_every_number(run: RunDirectory) -> None:
-    for epoch in (1, 2):
-        run.append_metrics({"epoch": epoch, "reward_mean": epoch / 4, "note": "text", "flag": True})
-    assert scalars(run, "reward_mean") == [(1, 0.25), (2, 0.5)]
-    events = EventAccumulator(str(run.tensorboard_dir))
-    events.Reload()
-    assert events.Tags()["scalars"] == ["reward_mean"]
-
-
-def test_rewards_of_a_mixture_get_curves_of_their_own(run: RunDirectory) -> None:
-    for epoch in (1, 2):
-        figures = {"warmth": {"mean": np.float32(epoch / 4), "std": 0.5}, "ocr": {"mean": math.nan, "std": 0.0}}
-        run.append_metrics({"epoch": epoch, "reward_components": figures})
-    assert run.metrics()[1] == {
-        "epoch": 2,
-        "reward_components": {"warmth": {"mean": 0.5, "std": 0.5}, "ocr": {"mean": None, "std": 0.0}},
-    }
-    assert scalars(run, "reward/warmth_mean") == [(1, 0.25), (2, 0.5)]
-    events = EventAccumulator(str(run.tensorboard_dir))
-    events.Reload()
-    names = {f"reward/{name}_{figure}" for name in ("warmth", "ocr") for figure in ("mean", "std")}
-    assert set(events.Tags()["scalars"]) == names
+def test_statistics_of_reward_components_are_nested(run: RunDirectory) -> None:
+    statistics = {"warmth": {"mean": np.float32(0.5), "std": 0.5}, "ocr": {"mean": math.nan, "std": 0.0}}
+    run.append_metrics({"epoch": 2, "reward_components": statistics})
+    expected = {"warmth": {"mean": 0.5, "std": 0.5}, "ocr": {"mean": None, "std": 0.0}}
+    assert run.metrics() == [{"epoch": 2, "reward_components": expected}]
 
 
 def test_resuming_records_each_epoch_once(run: RunDirectory) -> None:
@@ -219,25 +190,12 @@ def test_resuming_records_each_epoch_once(run: RunDirectory) -> None:
     assert resumed.metrics() == [{"epoch": 1, "reward_mean": 1.0}]
     resumed.append_metrics({"epoch": 2, "reward_mean": 2.0})
     assert [row["epoch"] for row in resumed.metrics()] == [1, 2]
-    assert scalars(resumed, "reward_mean") == [(1, 1.0), (2, 2.0)]
-    assert sorted(path.name for path in run.path.iterdir()) == [
-        "config.yaml",
-        "environment.json",
-        "metrics.jsonl",
-        "tensorboard",
-    ]
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "environment.json", "metrics.jsonl"]
 
 
 def test_truncating_a_run_without_metrics_is_harmless(run: RunDirectory) -> None:
     run.truncate_metrics(0)
     assert run.metrics() == []
-
-
-def test_the_places_of_things(run: RunDirectory) -> None:
-    assert run.grid_path(5) == run.path / "samples" / "epoch_0005.png"
-    assert run.checkpoint_root == run.path / "checkpoints"
-    assert run.lora_dir == run.path / "lora"
-    assert run.report_path == run.path / "report.html"
 
 
 def test_next_run_path_takes_the_first_free_number(tmp_path: Path) -> None:

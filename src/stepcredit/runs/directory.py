@@ -1,4 +1,4 @@
-"""The run directory: what a run was told, where it ran, and what it measured. Only the main process writes it."""
+"""The run directory: configuration, environment, metrics and results of a run. Only rank 0 writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from typing import Any
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.runs import recipes
-from stepcredit.runs.tensorboard import Scalars
 from stepcredit.utils.files import append_whole, write_atomically
 from stepcredit.utils.redaction import masked
 
@@ -26,7 +25,7 @@ _PACKAGES = ("stepcredit", "torch", "diffusers", "transformers", "peft", "numpy"
 
 
 class RunDirectory:
-    """The files of one run; `create` starts one, `open` takes up an existing one.
+    """The files of a run. Use `create` for a new run and `open` for an existing one.
 
     Attributes:
         path: the folder.
@@ -34,48 +33,52 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._scalars = Scalars(self.tensorboard_dir)
 
     @classmethod
     def create(cls, path: Path | str, config: TrainConfig, command: Sequence[str]) -> RunDirectory:
-        """Make the folder with config.yaml and environment.json in it.
+        """Create the folder with config.yaml and environment.json in it.
 
-        Raises InputError, and leaves everything as it was, where the folder is not empty, is a file or is not writable.
+        Raises:
+            InputError: the folder is not empty, is a file or is not writable. Nothing is changed.
         """
         run = cls(Path(path))
-        ours = False
+        created = False
         try:
             _refuse_occupied(run.path, config)
             run.path.mkdir(parents=True, exist_ok=True)
-            with run.config_path.open("x", encoding="utf-8") as file:  # "x": of two runs started at once one gets it
-                ours = True
+            with run.config_path.open(
+                "x", encoding="utf-8"
+            ) as file:  # "x": only one of two runs started at once succeeds
+                created = True
                 file.write(recipes.dump(config))
             write_atomically(run.environment_path, (json.dumps(environment(command), indent=2) + "\n").encode())
         except FileExistsError:
             raise InputError(_occupied(run.path)) from None
         except OSError as error:
-            if ours:
+            if created:
                 shutil.rmtree(run.path, ignore_errors=True)
             raise InputError(
-                f"cannot write the run directory {path}: {error.strerror}; choose another --run"
+                f"cannot write the run directory {path}: {error.strerror}; choose another folder with --run"
             ) from error
         return run
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
-        """The run in an existing folder; InputError if there is none."""
+        """The run in an existing folder. InputError if the folder holds no run."""
         run = cls(Path(path))
         if not run.config_path.is_file():
-            raise InputError(f"{path} holds no run (no config.yaml in it); give the folder that `train --run` wrote")
+            raise InputError(
+                f"{path} is not a run directory (it has no config.yaml): give the folder of `stepcredit train --run`"
+            )
         return run
 
     @property
     def config(self) -> TrainConfig:
-        """config.yaml, read back and validated."""
+        """The validated content of config.yaml."""
         return recipes.validate(recipes.read_tree(self.config_path), str(self.config_path))
 
     def rewrite_config(self, config: TrainConfig) -> None:
-        """Replace config.yaml, for a resumed run that is to go on longer."""
+        """Replace config.yaml, for a run that is resumed with other settings."""
         write_atomically(self.config_path, recipes.dump(config).encode())
 
     @property
@@ -118,24 +121,27 @@ class RunDirectory:
     def grid_path(self, epoch: int) -> Path:
         return self.path / "samples" / f"epoch_{epoch:04d}.png"
 
-    def append_metrics(self, row: Mapping[str, Any]) -> str | None:
-        """Add one epoch, on disk when this returns: a line of metrics.jsonl and a TensorBoard scalar per number.
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append the row of an epoch to metrics.jsonl. It is on disk when this returns.
 
-        `row["epoch"]` is the number of finished epochs and TensorBoard's step. JSON has no NaN and no infinity: they
-        are written as null. TensorBoard gets them as they are. `row["reward_components"]`, {name: {mean, std}}, goes to
-        TensorBoard as `reward/<name>_mean` and `reward/<name>_std`.
+        NaN and infinity, which JSON does not have, are written as null.
 
-        Returns what is to be told if TensorBoard has failed, once. Raises OSError, and leaves no part of a line, if
-        metrics.jsonl cannot be written.
+        Args:
+            row: `epoch`, the number of finished epochs, and the metrics by name.
+
+        Raises:
+            OSError: it cannot be written. metrics.jsonl is unchanged.
         """
-        epoch = int(row["epoch"])
-        line = json.dumps({key: _plain(value) for key, value in row.items()}, allow_nan=False) + "\n"
-        self._mend()
+        line = json.dumps({key: _as_json(value) for key, value in row.items()}, allow_nan=False) + "\n"
+        self._repair_last_line()
         append_whole(self.metrics_path, line.encode())
-        return self._scalars.write(epoch, _numbers(row))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, without a last line torn by a crash; InputError for any other unreadable line."""
+        """The rows of metrics.jsonl. A last line that a crash left incomplete is ignored.
+
+        Raises:
+            InputError: any other line cannot be read.
+        """
         if not self.metrics_path.exists():
             return []
         lines = self.metrics_path.read_bytes().splitlines()
@@ -149,12 +155,11 @@ class RunDirectory:
         return rows
 
     def truncate_metrics(self, epoch: int) -> None:
-        """Forget what came after `epoch`, so that a run resumed there records each epoch once."""
+        """Delete the rows after `epoch`, so that a run that is resumed there records each epoch once."""
         self._replace_metrics([row for row in self.metrics() if row["epoch"] <= epoch])
-        self._scalars = Scalars(self.tensorboard_dir, epoch + 1)
 
-    def _mend(self) -> None:
-        """Drop a torn last line, or end it: without this the next row would be lost with it."""
+    def _repair_last_line(self) -> None:
+        """Remove an incomplete last line, or end a complete one: the next row would otherwise be appended to it."""
         content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
         rows = self.metrics()
         if len(rows) < len(content.splitlines()) or (rows and not content.endswith(b"\n")):
@@ -165,7 +170,7 @@ class RunDirectory:
 
 
 def next_run_path(root: Path, name: str) -> Path:
-    """`root/name-001`, or with the first number that is free."""
+    """`root/name-NNN` with the lowest free number, from 001."""
     number = 1
     while (path := root / f"{name}-{number:03d}").exists():
         number += 1
@@ -173,7 +178,7 @@ def next_run_path(root: Path, name: str) -> Path:
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:
-    """Where and how a run was started: versions, machine, commit, command. No environment variables, no secrets."""
+    """How a run was started: versions, hardware, commit and command. It holds no environment variables or secrets."""
     import torch
 
     return {
@@ -190,44 +195,46 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Versions of the packages that a run's numbers depend on; None for one that is not installed."""
+    """Versions of the packages that affect the numbers of a run. None if a package is not installed."""
     return {name: _version(name) for name in _PACKAGES}
 
 
-def changed_versions(then: Any) -> str:
-    """`name 1.2 then, 1.3 now` of every package whose version was another; empty for what is no record of versions."""
-    if not isinstance(then, Mapping):
+def changed_versions(recorded: Any) -> str:
+    """`<package> <recorded version> -> <present version>` for each package whose version has changed.
+
+    Empty if `recorded` is not a mapping.
+    """
+    if not isinstance(recorded, Mapping):
         return ""
-    now = package_versions()
+    present = package_versions()
     return "; ".join(
-        f"{name} {shortened(str(then[name]), 20)} then, {now[name]} now"
-        for name in now
-        if name in then and then[name] != now[name]
+        f"{name} {shortened(str(recorded[name]), 20)} -> {present[name]}"
+        for name in present
+        if name in recorded and recorded[name] != present[name]
     )
 
 
-def config_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """One line per key in which two configurations, given as mappings of sections, differ.
+def config_differences(existing: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """One line for each key in which two configurations, given as mappings of sections, differ.
 
     >>> config_differences({"train": {"learning_rate": 0.01}}, {"train": {"learning_rate": 0.02}})
     ['train.learning_rate: 0.01 there, 0.02 here']
     """
-    ours, theirs = dict(_leaves(here)), dict(_leaves(there))
-    keys = [*ours, *(key for key in theirs if key not in ours)]
+    theirs, ours = dict(_leaves(existing)), dict(_leaves(given))
     return [
         f"{key}: {theirs.get(key, 'absent')} there, {ours.get(key, 'absent')} here"
-        for key in keys
+        for key in ours | theirs
         if theirs.get(key) != ours.get(key)
     ]
 
 
 def _refuse_occupied(path: Path, config: TrainConfig) -> None:
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file, not a folder for a run; choose another --run")
+        raise InputError(f"{path} is a file: choose a folder for the run with --run")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if not (path / "config.yaml").is_file():
-        raise InputError(f"{path} is not empty and holds no run; choose an empty or a new folder with --run")
+        raise InputError(f"{path} is not empty and not a run directory: choose an empty or new folder with --run")
     differences = config_differences(recipes.read_tree(path / "config.yaml"), config.model_dump(mode="json"))
     raise InputError(_occupied(path, differences))
 
@@ -236,11 +243,11 @@ def _occupied(path: Path, differences: Sequence[str] = ()) -> str:
     detail = ""
     if differences:
         detail = f" with another configuration ({some_of(differences)})"
-    return f"{path} already holds a run{detail}; use --resume to continue it or another --run"
+    return f"{path} already holds a run{detail}: resume it with --resume, or choose another folder with --run"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything that is not itself a mapping."""
+    """(dotted key, value) of every value that is not a mapping."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -251,31 +258,17 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _row(line: bytes) -> dict[str, Any]:
     row = json.loads(line)
     if not isinstance(row, dict):
-        raise TypeError(f"it holds a {type(row).__name__}")
+        raise TypeError(f"it is a {type(row).__name__}")
     epoch = row.get("epoch")
     if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**63:
-        raise TypeError("it has no whole number `epoch`")
+        raise TypeError("it has no non-negative integer `epoch`")
     return row
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """What TensorBoard gets of a row."""
-    components = {
-        f"reward/{name}_{key}": value
-        for name, figures in row.get("reward_components", {}).items()
-        for key, value in figures.items()
-    }
-    return {
-        key: float(value)
-        for key, value in {**row, **components}.items()
-        if key != "epoch" and isinstance(value, Real) and not isinstance(value, bool)
-    }
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, NaN and infinities as None, in mappings too."""
+def _as_json(value: Any) -> Any:
+    """`value` with Python numbers instead of NumPy's, and None instead of NaN and infinity."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _as_json(inner) for key, inner in value.items()}
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     if isinstance(value, Integral):
@@ -291,7 +284,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit checked out in the working directory, `-dirty` added where files differ; None outside a repository."""
+    """The commit of the current folder, with `-dirty` if files are modified. None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

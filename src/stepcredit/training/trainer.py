@@ -34,6 +34,7 @@ from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.profiler import profiled, profiled_epoch
 from stepcredit.runs.progress import Progress
 from stepcredit.runs.timing import Clock
+from stepcredit.runs.tracking import TrackerGroup
 from stepcredit.training.callbacks import Callback, EpochImages, run_callbacks
 from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
@@ -91,6 +92,8 @@ class TrainingLoop:
         recovery = Recovery(config.train.max_skipped_updates, self.progress.note, halves=not self.processes.sharded)
         self.state = TrainingState(config, parts.policy, recovery, parts.credit, self.processes)
         self.checkpointer = Checkpointer(run, self.state, self.progress, self.processes)
+        names = config.run.trackers if self.processes.is_main else []
+        self.trackers = TrackerGroup(names, self.progress.note, config.run.plugins)
         self._replay_checked = not config.run.self_check
         require_compatible(config, parts, self.processes, len(self.draw_prompts(epoch=0)))
 
@@ -103,7 +106,8 @@ class TrainingLoop:
             RewardError, ResumableError: the run can be resumed once the cause is fixed.
             OSError: the run directory cannot be written; what is in it is complete.
         """
-        with self.checkpointer.save_on_exit():
+        trackers = self.trackers.running(self.run.path, self.config, self.finished_epochs)
+        with self.checkpointer.save_on_exit(), trackers:
             if self.finished_epochs == 0:
                 self.checkpointer.save()
             if self._due(self.config.run.grid_every) and self._grid_missing():
@@ -296,10 +300,9 @@ class TrainingLoop:
             **metrics,
             "peak_memory_bytes": peak_memory_bytes(),
         }
-        complaint = self.processes.run_on_main(lambda: self.run.append_metrics(row))
+        self.processes.run_on_main(lambda: self.run.append_metrics(row))
         self.progress.epoch(row, self.algorithm.console)
-        if complaint:
-            self.progress.note(complaint)
+        self.trackers.log_metrics(row)
         return row
 
     def call_back(self, row: dict[str, Any], images: EpochImages) -> None:
@@ -319,6 +322,7 @@ class TrainingLoop:
             evaluation = evaluate(self.policy, self._scores, first, run.grid_images, run.seed, plan)
         path = self.run.grid_path(self.finished_epochs)
         self.processes.run_on_main(lambda: save_grid(path, evaluation.images, evaluation.captions()))
+        self.trackers.log_images(self.finished_epochs, path)
         return evaluation
 
     def _scores(self, images: Tensor, prompts: Sequence[Prompt]) -> Tensor:
