@@ -78,13 +78,17 @@ class SampleSection(_Section):
         le=1,
         description="Noise of DDIM steps. 0 is deterministic, for algorithms that need no log-probabilities.",
     )
-    sampler: Literal["flow-sde", "dance-sde", "cps"] = Field("flow-sde", description="Stochastic step of flow models.")
+    sampler: str = Field(
+        "flow-sde", description="Stochastic step of flow models: flow-sde, dance-sde, cps or one of your own."
+    )
     stochastic: bool | None = Field(
         None,
         description="Whether training rollouts draw noise. `null` draws it only if the algorithm needs log- "
         "probabilities.",
     )
-    noise_level: float = Field(0.7, gt=0, description="Noise of the steps of flow models: `a` or `eta` of the sampler.")
+    noise_level: float = Field(
+        0.7, gt=0, description="Noise of the steps of flow models. The sampler defines its meaning."
+    )
     sde_window_size: int | None = Field(
         None, ge=1, description="Number of steps that draw noise and are trained. `null` selects all steps."
     )

@@ -39,7 +39,7 @@ def test_a_every_step_of_a_trajectory(trajectory):
     latents = trajectory["latents"]
     for i, t in enumerate(trajectory["timesteps"]):
         step = ddim.transition(trajectory["noise_pred"][:, i], latents[:, i], ALPHAS[t], _previous(t), eta=1.0)
-        assert_close(step.x0, trajectory["pred_x0"][:, i], **ULPS)
+        assert_close(step.x0, trajectory["pred_x0"][:, i], rtol=1e-6, atol=2e-6)  # divided by a small sqrt(alpha)
         log_prob = gaussian.log_prob(latents[:, i + 1], step.mean, step.std)
         assert_close(log_prob, trajectory["log_prob"][:, i], **ULPS)
 

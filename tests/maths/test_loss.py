@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from stepcredit.maths import credit, flow, gaussian, loss
+from stepcredit.maths import credit, gaussian, loss
+from stepcredit.maths.flow import flow_step
+from stepcredit.policy.samplers import SAMPLERS
 
 # Ratios 1, 1.1, 1.5, 0.5 at clip range 0.2.
 RATIO = torch.tensor([1.0, 1.1, 1.5, 0.5])
@@ -99,7 +101,7 @@ def test_prediction_kl_is_the_kl_of_a_step_without_its_scale():
     x, v, base = torch.randn(3, 4, 2, 3, 3, generator=generator, dtype=torch.float64)
     penalty, scales = loss.prediction_kl(v, base), []
     for noise_level in (0.7, 7e-4):
-        step, reference = (flow.flow_sde(w, x, 0.6, 0.5, noise_level) for w in (v, base))
+        step, reference = (SAMPLERS.get("flow-sde")(flow_step(w, x, 0.6, 0.5), noise_level) for w in (v, base))
         scale = gaussian.kl(step.mean, reference.mean, step.std) / penalty
         torch.testing.assert_close(scale, scale[:1].expand(4))
         scales.append(float(scale[0]))

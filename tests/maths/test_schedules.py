@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from stepcredit.maths import Schedule, Transition, ddim, flow, schedules
+from stepcredit.maths import Schedule, Transition, ddim, schedules
+from stepcredit.maths.flow import flow_step
+from stepcredit.policy.samplers import SAMPLERS
 
 ALL = torch.ones(4, dtype=torch.bool)
 ALPHA, ALPHA_PREV = 0.36, 0.64
@@ -47,13 +49,16 @@ def test_the_output_scale_of_ddim(kind, eta):
 
 
 @pytest.mark.parametrize("levels", [(1.0, 0.9), (0.6, 0.5), (0.2, 0.0)])
-@pytest.mark.parametrize("sampler", [*flow.SAMPLERS, "euler"])
+@pytest.mark.parametrize("sampler", ["flow-sde", "dance-sde", "cps", "euler"])
 def test_the_output_scale_of_flow_steps(sampler, levels):
-    noise, name = (0.0, "cps") if sampler == "euler" else (0.7, sampler)
-    gradient, found = at(lambda output, x: flow.transition(output, x, *levels, noise, name))
+    def transition(output, x):
+        step = flow_step(output, x, *levels)
+        return step.euler() if sampler == "euler" else SAMPLERS.get(sampler)(step, 0.7)
+
+    gradient, found = at(transition)
     s, following = levels
     std = float(found.stds)
-    c = math.sqrt(following**2 - std**2) if name == "cps" else following - std**2 / (2 * s)
+    c = math.sqrt(following**2 - std**2) if sampler == "cps" else following - std**2 / (2 * s)
     assert float(gradient) == pytest.approx(c * (1 - s) - s * (1 - following), rel=1e-6)
     assert found.output_scales.tolist() == pytest.approx([abs(float(gradient))])
     assert found.native_scales.tolist() == pytest.approx([abs(float(gradient)) / std if std else 0])
@@ -61,7 +66,7 @@ def test_the_output_scale_of_flow_steps(sampler, levels):
 
 def test_the_native_scale_of_the_published_flow_step():
     """PCPO's w(t) = sqrt(d) / k (1 + (1 - t) k^2 / (2 t)), k = a sqrt(t / (1 - t))."""
-    _, found = at(lambda output, x: flow.transition(output, x, 0.6, 0.5, 0.7, "flow-sde"))
+    _, found = at(lambda output, x: SAMPLERS.get("flow-sde")(flow_step(output, x, 0.6, 0.5), 0.7))
     k = 0.7 * math.sqrt(0.6 / 0.4)
     assert found.native_scales.tolist() == pytest.approx([math.sqrt(0.1) / k * (1 + 0.4 * k**2 / 1.2)])
 
@@ -96,7 +101,7 @@ def test_the_model_output_takes_noised_latents_back_to_the_clean_ones():
     diffused = schedules.noised(x0, noise, math.sqrt(ALPHA), math.sqrt(1 - ALPHA))
     torch.testing.assert_close(ddim.transition(noise, diffused, ALPHA, ALPHA_PREV, 0.0).x0, x0)
     mixed = schedules.noised(x0, noise, 0.4, 0.6)
-    torch.testing.assert_close(flow.euler(noise - x0, mixed, 0.6, 0.5).x0, x0)
+    torch.testing.assert_close(flow_step(noise - x0, mixed, 0.6, 0.5).x0, x0)
 
 
 # Scaling to mean 1

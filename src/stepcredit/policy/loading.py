@@ -19,6 +19,7 @@ from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.replay.reentry import undecorated_call
 from stepcredit.policy.replay.schedulers import recording_scheduler
+from stepcredit.policy.samplers import SAMPLERS
 from stepcredit.shapes import pipeline as embedded
 
 _REQUIRED_ARGUMENTS = ("prompt", "num_inference_steps", "generator", "output_type")
@@ -44,6 +45,7 @@ def make_policy(pipeline: DiffusionPipeline, config: TrainConfig, *, safety_chec
         pipeline.safety_checker = None
     if config.model.vae_tiling:
         pipeline.vae.enable_tiling()
+    SAMPLERS.get(config.sample.sampler, config.run.plugins)
     adapter = attach(pipeline, config.model, config.run.seed)
     return PipelinePolicy(pipeline, adapter, config.sample, embedded.CALL.get(config.model.path))
 

@@ -13,6 +13,7 @@ from stepcredit.credit import build_credit
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
 from stepcredit.plugins import load_plugins
+from stepcredit.policy.samplers import SAMPLERS
 from stepcredit.prompts import load_prompts
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.runs.directory import RunDirectory
@@ -65,6 +66,7 @@ def assemble(config: TrainConfig, directory: RunDirectory, objects: Objects, pro
     credit = objects.credit or build_credit(config.credit, config.run.seed)
     reward = objects.reward or build_reward(config.reward)
     algorithm = build_algorithm(config.train)
+    SAMPLERS.get(config.sample.sampler)
     require_noise(config.train.algorithm, algorithm.needs, config.sample)
     policy = _load_policy(config, objects)
     config = _measure_microbatch(config, policy, prompts, processes)

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError
-from stepcredit.maths import Schedule, Transition, ddim, flow, schedules
+from stepcredit.maths import Schedule, Transition, ddim, schedules
+from stepcredit.maths.flow import flow_step
 from stepcredit.policy.replay.step_hooks import StepHook
+from stepcredit.policy.samplers import FlowSampler, build_sampler
 
 
 def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingDDIMScheduler | RecordingFlowScheduler:
@@ -151,7 +153,7 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
 class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     """FlowMatchEulerDiscreteScheduler that calls `hook` for every step. Without a hook it is the stock scheduler.
 
-    `sampler` names the stochastic step, see `maths.flow`. With noise 0 it is the stock Euler step.
+    `sampler` makes the stochastic step, see `policy.samplers`. With noise 0 it is the stock Euler step.
     """
 
     hook: StepHook | None = None
@@ -159,7 +161,8 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
     sigmas: Tensor
     levels: Tensor
     schedules: _Schedules
-    sampler: flow.SamplerName
+    sampler: FlowSampler
+    sampler_name: str
 
     @classmethod
     def replacing(cls, stock: Any, sample: SampleSection) -> RecordingFlowScheduler:
@@ -169,12 +172,12 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
             options["shift"] = stock.config.get("flow_shift") or 1.0
         replacement: RecordingFlowScheduler = cls(**options)
         replacement.schedules = _Schedules()
-        replacement.sampler = sample.sampler
+        replacement.sampler, replacement.sampler_name = build_sampler(sample), sample.sampler
         return replacement
 
     @property
     def description(self) -> str:
-        return f"{self.sampler} steps on flow-matching sigmas, velocity prediction"
+        return f"{self.sampler_name} steps on flow-matching sigmas, velocity prediction"
 
     def noise_scale(self, sample: SampleSection) -> float:
         return sample.noise_level
@@ -203,7 +206,8 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
         """p(x_next | x), where row n is at step `steps[n]`."""
         at = torch.tensor(steps)
         sigma, next_sigma = self.levels[at], self.levels[at + 1]
-        return flow.transition(model_output, sample, sigma, next_sigma, noise, self.sampler, self.levels[1])
+        step = flow_step(model_output, sample, sigma, next_sigma, self.levels[1])
+        return step.euler() if noise == 0 else self.sampler(step, noise)
 
     def noise_levels(self) -> tuple[Tensor, Tensor]:
         """(alphas, sigmas), see `Schedule`."""
