@@ -45,7 +45,8 @@ def main(jpeg: str, warmth: str) -> None:
     assert trajectory.x0 is not None
     similarity = cosine_to_final(trajectory.x0, trajectory.final)
     weights = contribution_weights(similarity, 1)
-    predicted = _decode(trajectory.x0[0, list(SHOWN)])
+    with torch.no_grad():
+        predicted = policy.decode(trajectory.x0[0, list(SHOWN)])
 
     figure = plt.figure(figsize=(12, 3.6), dpi=150)
     left, right = figure.subfigures(1, 2, width_ratios=[1.45, 1])
@@ -53,13 +54,6 @@ def main(jpeg: str, warmth: str) -> None:
     rows = [("before", None), ("small JPEG", jpeg), ("warm colors", warmth)]
     _draw_samples(right, [(name, _samples(run)) for name, run in rows])
     figure.savefig(OUT, facecolor="white")
-
-
-def _decode(latents: Tensor) -> Tensor:
-    pipeline = load_pipeline(recipes.load(None, []).model)
-    with torch.no_grad():
-        images = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
-    return images / 2 + 0.5
 
 
 def _samples(run: str | None) -> Tensor:

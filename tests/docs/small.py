@@ -59,9 +59,7 @@ def _train(arguments: list[str]) -> list[str]:
     resumed = "--resume" in arguments
     kept = [argument for argument in arguments if not argument.startswith((*_DROPPED, "train.epochs"))]
     kept = [_LARGE_RECIPE.sub("embedded_jpeg", argument) for argument in kept]
-    if any(argument in {f"reward.name={name}" for name in _DOWNLOADS} for argument in kept) or kept != arguments:
-        kept = [argument for argument in kept if "dtype" not in argument]
-    kept = [_local(argument) for argument in kept]
+    kept = [_local(argument) for argument in kept if "dtype" not in argument]
     if resumed:
         longer = any(argument.startswith("train.epochs") for argument in arguments)
         return [*kept, *(["train.epochs=2"] if longer else [])]
