@@ -270,7 +270,7 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path: Path) -> None:
 
 def test_fewer_epochs_than_are_finished_is_an_error(tmp_path: Path) -> None:
     run = finish(start(tmp_path, toy_config(train={"epochs": 2})))
-    with pytest.raises(InputError, match=r"has finished 2 epochs already: train\.epochs=1 cannot take any back"):
+    with pytest.raises(InputError, match=r"2 epochs.*train\.epochs"):
         resume(tmp_path, toy_config(train={"epochs": 1}))
     assert len(run.metrics()) == 2
 
@@ -455,14 +455,14 @@ def test_a_run_with_a_failing_reward_resumes_after_a_fix(
 ) -> None:
     config = toy_config(run={"checkpoint_every": 3})
     whole = finish(start(tmp_path / "whole", config))
-    path = tmp_path / "mended later"
+    path = tmp_path / "fixed later"
     with pytest.raises(RewardError) as caught:
         finish(start(path, config, reward=Failing(how, 3)))
     assert str(caught.value).startswith(f"epoch 2: reward 'warmth' {what}")
-    assert str(caught.value).endswith(f"mend it and go on with: stepcredit train --resume --run '{path}'")
-    mended = resume(path, config)
-    assert mended.finished_epochs == 1, "checkpointed although none was due"
-    run = finish(mended)
+    assert str(caught.value).endswith(f"resume with: stepcredit train --resume --run '{path}'")
+    fixed = resume(path, config)
+    assert fixed.finished_epochs == 1, "checkpointed although none was due"
+    run = finish(fixed)
     assert rows(run) == rows(whole) and state(run) == state(whole)
 
 
