@@ -37,9 +37,6 @@ ORDER = (
     "__main__",
 )
 
-# To be removed when training/sampling_plan.py and training/recovery.py are split.
-PENDING = tuple((folder, "stepcredit.training.") for folder in ("algorithms", "policy", "evaluation"))
-
 
 def imported_names(path: Path) -> Iterator[str]:
     """The dotted name of every import in a file, including imports in functions and under TYPE_CHECKING."""
@@ -63,8 +60,6 @@ def upward_imports() -> Iterator[str]:
         below = ORDER[: ORDER.index(own)]
         for name in imported_names(path):
             root, _, rest = name.partition(".")
-            if any(own == folder and name.startswith(module) for folder, module in PENDING):
-                continue
             if root == "stepcredit" and rest.partition(".")[0] not in (own, *below):
                 yield f"{file} imports {name}"
 

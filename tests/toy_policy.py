@@ -1,9 +1,9 @@
-"""A policy small enough to train in milliseconds: one learned vector that every trajectory is drawn towards.
+"""A policy that trains in milliseconds. Its only weight is a target that pulls all trajectories.
 
     x0_i = target + x_i / 4,   x_{i+1} ~ N(x_i + (x0_i - x_i) / 2, 0.3^2)
 
-Latents are (B, T+1, 1, 2, 2). An image is 8 x 8: the larger a latent, the redder its quarter and the less blue, so that
-`warmth` rewards a large target.
+Latents are (B, T+1, 1, 2, 2). An image has 8 x 8 pixels. A larger latent makes its quarter of the image redder and less
+blue, so `warmth` rewards a large target.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ToyPolicy:
 
     Attributes:
         last_std: standard deviation of the last step; 0 makes it untrainable.
-        rollouts: (prompt texts, seeds) of every rollout so far.
-        replayed_with_x0: how many replays were given a trajectory that still held its x0.
+        rollouts: (prompt texts, seeds) of all rollouts so far.
+        replayed_with_x0: number of replays of a trajectory that still had its x0.
     """
 
     replay_modes: tuple[str, ...] = ("mixed-steps",)
@@ -145,7 +145,7 @@ class ToyPolicy:
 
 
 def toy_config(**sections: dict[str, Any]) -> TrainConfig:
-    """Three epochs of 2 prompts x 4 images x 4 steps; `sections` are changed keys by section."""
+    """Three epochs of 2 prompts x 4 images x 4 steps; `sections` overrides keys, by section."""
     base: dict[str, dict[str, Any]] = {
         "sample": {"steps": 4, "prompts_per_epoch": 2, "images_per_prompt": 4},
         "train": {"epochs": 3, "updates_per_epoch": 2, "learning_rate": 0.05, "min_count": 8, "weight_decay": 0.0},

@@ -1,4 +1,4 @@
-"""The embedded pipeline through the command line: one small run, looked at from every side."""
+"""A small run of the embedded pipeline through the command line: its files, resuming, sampling and export."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ def reward(images, prompts, metadata):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory in which `whole` is a run of four epochs on the reward of reward.py."""
+    """A working directory with the run `whole`: four epochs on the reward of reward.py."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "reward.py").write_text(REWARD)
     with chdir(folder):
-        said = stepcredit("train", *TINY, "train.epochs=4", "reward.name=reward.py:reward", "--run", "whole")
-        assert (said.code, said.err) == (0, "")
+        result = stepcredit("train", *TINY, "train.epochs=4", "reward.name=reward.py:reward", "--run", "whole")
+        assert (result.code, result.err) == (0, "")
         yield folder
 
 
 @pytest.fixture(autouse=True)
-def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def test_the_run_directory_holds_exactly_what_the_design_says(place: Path) -> None:
-    found = {name.replace("\\", "/") for name in tree(place / "whole")}
-    events = {name for name in found if name.startswith("tensorboard/")}
+def test_run_directory_holds_exactly_the_documented_files(place: Path) -> None:
+    files = {name.replace("\\", "/") for name in tree(place / "whole")}
+    events = {name for name in files if name.startswith("tensorboard/")}
     assert len(events) == 1
-    best = max(rows(place / "whole"), key=lambda row: float(row["reward_mean"]))["epoch"] - 1  # it sampled with those
+    best = max(rows(place / "whole"), key=lambda row: float(row["reward_mean"]))["epoch"] - 1  # sampled the best images
     kept = {best, 3, 4}
-    assert found - events == {
+    assert files - events == {
         "config.yaml",
         "environment.json",
         "metrics.jsonl",
@@ -79,7 +79,7 @@ def test_the_run_directory_holds_exactly_what_the_design_says(place: Path) -> No
     }
 
 
-def test_every_epoch_is_on_policy_and_recorded(place: Path) -> None:
+def test_metrics_of_each_epoch(place: Path) -> None:
     lines = [json.loads(line) for line in (place / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert [line["reward_queries"] for line in lines] == [4, 8, 12, 16]
@@ -89,7 +89,7 @@ def test_every_epoch_is_on_policy_and_recorded(place: Path) -> None:
     assert all(np.mean(line["credit_profile"]) == pytest.approx(1) for line in lines)
 
 
-def test_tensorboard_and_report_take_the_numbers(place: Path) -> None:
+def test_tensorboard_and_report_show_the_metrics(place: Path) -> None:
     events = EventAccumulator(str(place / "whole" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("reward_mean")] == [1, 2, 3, 4]
@@ -99,14 +99,14 @@ def test_tensorboard_and_report_take_the_numbers(place: Path) -> None:
     assert "Mean reward" in page and "credit_similarity_start" in page
 
 
-def test_only_the_weights_moved_between_the_grids(place: Path) -> None:
+def test_grids_differ_only_by_training(place: Path) -> None:
     before, after = (np.asarray(Image.open(place / "whole/samples" / f"epoch_000{epoch}.png")) for epoch in (0, 4))
     assert before.shape[1:] == after.shape[1:]
     assert not np.array_equal(before, after)
 
 
-def test_stock_diffusers_loads_the_weights(place: Path) -> None:
-    """The exported LoRA in the stock pipeline draws what the run itself draws, and the untrained model does not."""
+def test_diffusers_loads_the_lora(place: Path) -> None:
+    """The stock pipeline with the exported LoRA gives the images of the run; without it, it does not."""
     run = RunDirectory.open(place / "whole")
     policy = load_policy(run.config)
     policy.load_state_dict(checkpoint.load(checkpoint.folders(run.checkpoint_root)[-1]).part("policy"))
@@ -124,10 +124,10 @@ def picture(pipeline: Any) -> np.ndarray:
     return images
 
 
-def test_the_run_can_be_sampled_and_differs_from_the_model(place: Path) -> None:
+def test_samples_of_run_and_model_differ(place: Path) -> None:
     for source in ("whole", "embedded"):
-        said = stepcredit("sample", source, "--prompt", "a red circle on a blue background", "--out", f"of-{source}")
-        assert (said.code, said.err) == (0, "")
+        result = stepcredit("sample", source, "--prompt", "a red circle on a blue background", "--out", f"of-{source}")
+        assert (result.code, result.err) == (0, "")
         assert set(tree(place / f"of-{source}")) == {
             "samples.jsonl",
             "0000_a-red-circle-on-a-blue-background.png",
@@ -138,16 +138,14 @@ def test_the_run_can_be_sampled_and_differs_from_the_model(place: Path) -> None:
     assert trained.shape == stock.shape and not np.array_equal(trained, stock)
 
 
-def test_ctrl_c_stops_a_run_that_then_ends_as_if_it_had_not_come(place: Path) -> None:
-    """A real signal to a real process in epoch 2, then on to the end."""
+def test_interrupted_run_resumes_exactly(place: Path) -> None:
+    """A process gets SIGINT in epoch 2, and the run is then resumed to the end."""
     (place / "stop").write_text("4")
     command = [sys.executable, "-m", "stepcredit", "train", *TINY, "train.epochs=4", "reward.name=reward.py:reward"]
     code, err = interrupted([*command, "--run", "stopped run"])
     assert code == 130
-    assert err == (
-        "stepcredit: interrupted; kept stopped run/checkpoints/epoch_0001, "
-        "go on with: stepcredit train --resume --run 'stopped run'\n"
-    )
+    assert "stopped run/checkpoints/epoch_0001" in err
+    assert "stepcredit train --resume --run 'stopped run'" in err
     assert (place / "stopped run" / "report.html").exists()
     (place / "stop").unlink()
     assert stepcredit("train", "--resume", "--run", "stopped run").code == 0
@@ -158,7 +156,7 @@ def test_ctrl_c_stops_a_run_that_then_ends_as_if_it_had_not_come(place: Path) ->
 
 
 def interrupted(command: list[str]) -> tuple[int, str]:
-    """Exit code and stderr of a process that gets SIGINT as soon as its reward says that it waits for a signal."""
+    """Exit code and stderr of a process that gets SIGINT when its reward prints that it waits."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -179,21 +177,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(place: Path) -> None:
     assert newest_checkpoint(place / "parts") == newest_checkpoint(place / "whole")
 
 
-def test_all_weights_are_exported_under_the_name_of_what_they_are(place: Path) -> None:
-    said = stepcredit(
+def test_full_fine_tuning_exports_the_denoiser(place: Path) -> None:
+    result = stepcredit(
         "train", *TINY, "train.epochs=1", "model.adapter=full", "train.learning_rate=1e-4", "--run", "full"
     )
-    assert said.code == 0
-    assert "  weights   full/unet\n" in said.out
+    assert result.code == 0
+    assert "full/unet" in result.out
     assert not (place / "full" / "lora").exists()
     trained = UNet2DConditionModel.from_pretrained(place / "full" / "unet").state_dict()
     saved = load_file(sorted((place / "full" / "checkpoints").iterdir())[-1] / "tensors.safetensors")
     assert all(torch.equal(trained[name], saved[f"policy.{name}"]) for name in trained)
 
 
-def test_a_measured_micro_batch_is_written_down(place: Path) -> None:
-    said = stepcredit("train", *TINY, "train.epochs=1", "train.microbatch=auto", "--run", "auto")
-    assert said.code == 0
+def test_measured_microbatch_is_recorded(place: Path) -> None:
+    result = stepcredit("train", *TINY, "train.epochs=1", "train.microbatch=auto", "--run", "auto")
+    assert result.code == 0
     assert RunDirectory.open(place / "auto").config.train.microbatch == 4
     assert rows(place / "auto")[0]["ratio_max_deviation"] == 0
     assert stepcredit("train", "--resume", "--run", "auto", "train.epochs=2").code == 0
@@ -202,12 +200,12 @@ def test_a_measured_micro_batch_is_written_down(place: Path) -> None:
 # Models that cannot be trained
 
 
-def test_a_folder_that_is_no_pipeline(place: Path) -> None:
+def test_folder_without_a_pipeline(place: Path) -> None:
     (place / "empty").mkdir()
-    assert refused("train", "model.path=empty").startswith("empty is not a diffusers pipeline folder")
+    assert "empty" in refused("train", "model.path=empty")
 
 
-def test_a_pipeline_that_draws_no_text(place: Path) -> None:
+def test_pipeline_without_text_input(place: Path) -> None:
     unet = UNet2DModel(
         8, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
     )
@@ -216,6 +214,6 @@ def test_a_pipeline_that_draws_no_text(place: Path) -> None:
         assert "DDPMPipeline" in refused(*command)
 
 
-def test_a_hub_id_that_cannot_be_reached(place: Path) -> None:
+def test_unknown_hub_id(place: Path) -> None:
     for command in (["train", "model.path=no/such"], ["sample", "no/such", "--prompt", "a"]):
-        assert refused(*command).startswith("no folder 'no/such', and the hub did not serve a model of that name")
+        assert "'no/such'" in refused(*command)
