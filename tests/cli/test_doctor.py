@@ -1,8 +1,9 @@
-"""`stepcredit doctor`: what it prints of models it can train, and the one line about those it cannot."""
+"""`stepcredit doctor`: its output for models that can be trained, and errors for others."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ CALL = {
     "sd3": ["sample.call.height=16", "sample.call.width=16", "sample.call.max_sequence_length=12"],
     "pixart_sigma": ["sample.call.height=16", "sample.call.width=16", "sample.call.use_resolution_binning=false"],
 }
-"""Overrides that keep a tiny model tiny."""
+"""Overrides that keep the images of a tiny model small."""
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def _memory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepcredit.policy.checks.doctor.available_memory_bytes", lambda _: 2 * GB)
 
 
-def told(*arguments: str | Path) -> dict[str, str]:
-    """The lines that the doctor prints, by what they are about."""
+def text_of(*arguments: str | Path) -> dict[str, str]:
+    """The lines that the doctor prints, by their topic."""
     said = stepcredit("doctor", *arguments)
     assert (said.code, said.err) == (0, ""), said
     lines = [line.split(maxsplit=1) for line in said.out.splitlines()]
@@ -53,7 +54,7 @@ def told(*arguments: str | Path) -> dict[str, str]:
     return {topic: text for topic, text in lines}
 
 
-def found(*arguments: str | Path) -> dict[str, Any]:
+def json_of(*arguments: str | Path) -> dict[str, Any]:
     said = stepcredit("doctor", *arguments, "--json")
     assert (said.code, said.err) == (0, ""), said
     tree: dict[str, Any] = json.loads(said.out)
@@ -61,32 +62,25 @@ def found(*arguments: str | Path) -> dict[str, Any]:
 
 
 def test_the_embedded_model_in_words() -> None:
-    lines = told("embedded", "model.device=cpu")
+    lines = text_of("embedded", "model.device=cpu")
     assert lines["model"] == "embedded: StableDiffusionPipeline, family sd, latents 4x8x8, float32"
     assert lines["sampler"] == "DDIM steps, epsilon prediction"
-    assert lines["replay"] == "4 steps of 2 images replay exact (mixed-steps)"
-    assert lines["trained"] == (
-        "LoRA of rank 4: 25,088 of 2,230,916 weights of the denoiser; a gradient reaches all of it"
-    )
-    assert lines["memory"] == (
-        "12.3 MB for weights and optimizer, 2.94 MB per image of a micro-batch, 47 MB for the 16 of this configuration"
-    )
-    assert lines["suggested"].endswith("fits into the 2.0 GB free on cpu")
+    assert "exact" in lines["replay"]
+    assert lines["trained"].startswith("LoRA of rank 4: 25,088 of 2,230,916 weights")
+    assert "12.3 MB" in lines["memory"] and "2.94 MB per image" in lines["memory"] and "47 MB" in lines["memory"]
+    assert "2.0 GB free on cpu" in lines["suggested"]
 
 
 def test_a_flow_model_in_a_folder(folders: dict[str, Path]) -> None:
-    lines = told(folders["sd3"], *CALL["sd3"], "model.device=cpu")
+    lines = text_of(folders["sd3"], *CALL["sd3"], "model.device=cpu")
     assert lines["model"] == f"{folders['sd3']}: StableDiffusion3Pipeline, family sd3, latents 4x8x8, float32"
-    assert lines["sampler"] == (
-        "flow-sde steps on flow-matching sigmas, velocity prediction, in place of FlowMatchEulerDiscreteScheduler, "
-        "whose steps have no density"
-    )
-    assert lines["replay"] == "4 steps of 2 images replay exact (mixed-steps)"
-    assert lines["trained"] == "LoRA of rank 4: 2,304 of 26,992 weights of the denoiser; a gradient reaches all of it"
+    assert lines["sampler"].startswith("flow-sde steps") and "FlowMatchEulerDiscreteScheduler" in lines["sampler"]
+    assert "exact" in lines["replay"]
+    assert lines["trained"].startswith("LoRA of rank 4: 2,304 of 26,992 weights")
 
 
 def test_as_json(folders: dict[str, Path]) -> None:
-    tree = found(folders["sd"], *CALL["sd"], "model.device=cpu")
+    tree = json_of(folders["sd"], *CALL["sd"], "model.device=cpu")
     assert {name: tree[name] for name in ("pipeline", "family", "scheduler", "replaces", "device", "latents")} == {
         "pipeline": "StableDiffusionPipeline",
         "family": "sd",
@@ -111,54 +105,49 @@ def test_as_json(folders: dict[str, Path]) -> None:
 
 def test_overrides_are_those_of_training(folders: dict[str, Path]) -> None:
     asked = ["model.lora_rank=2", "sample.sampler=cps", "sample.steps=3", "sample.noise_level=0.4"]
-    tree = found(folders["sd3"], *CALL["sd3"], *asked)
+    tree = json_of(folders["sd3"], *CALL["sd3"], *asked)
     assert tree["trained"] == 1152
     assert tree["scheduler"].startswith("cps steps")
     assert (tree["check"]["steps"], tree["check"]["trained"]) == (3, [0, 1])
-    lines = told(folders["sd3"], *CALL["sd3"], *asked)
-    assert lines["replay"] == (
-        "2 steps of 2 images replay exact (mixed-steps); not trained, without noise or with too little: step 3 of 3"
-    )
-    large = found(folders["sd3"], *CALL["sd3"][1:], "sample.call.height=32")
+    lines = text_of(folders["sd3"], *CALL["sd3"], *asked)
+    assert lines["replay"].startswith("2 steps of 2 images") and "step 3 of 3" in lines["replay"]
+    large = json_of(folders["sd3"], *CALL["sd3"][1:], "sample.call.height=32")
     assert large["latents"] == [4, 16, 8]
 
 
 def test_guidance_is_the_models_usual_one(folders: dict[str, Path]) -> None:
     """7.5 takes two passes of the denoiser, 1 takes one."""
-    usual, without = (found(folders["sd"], *CALL["sd"], *more) for more in ([], ["sample.guidance=1"]))
+    usual, without = (json_of(folders["sd"], *CALL["sd"], *more) for more in ([], ["sample.guidance=1"]))
     assert usual["sample_bytes"] == pytest.approx(2 * without["sample_bytes"], rel=0.05)
 
 
 def test_every_weight_in_half_precision(folders: dict[str, Path]) -> None:
-    lines = told(folders["sd"], *CALL["sd"], "model.adapter=full", "model.dtype=bfloat16")
+    lines = text_of(folders["sd"], *CALL["sd"], "model.adapter=full", "model.dtype=bfloat16")
     assert lines["model"].endswith(", bfloat16")
-    assert lines["trained"].startswith("every weight: 64,796 of 64,796 weights of the denoiser; ")
+    assert "64,796 of 64,796 weights" in lines["trained"]
 
 
-def test_pixart_is_trained_whole(folders: dict[str, Path]) -> None:
-    assert refused("doctor", folders["pixart_sigma"], *CALL["pixart_sigma"]) == (
-        "diffusers has no LoRA for PixArtSigmaPipeline: set model.adapter=full"
-    )
-    lines = told(folders["pixart_sigma"], *CALL["pixart_sigma"], "model.adapter=full")
+def test_pixart_is_trained_without_lora(folders: dict[str, Path]) -> None:
+    assert "model.adapter=full" in refused("doctor", folders["pixart_sigma"], *CALL["pixart_sigma"])
+    lines = text_of(folders["pixart_sigma"], *CALL["pixart_sigma"], "model.adapter=full")
     assert ", family pixart, " in lines["model"]
-    assert lines["sampler"].endswith(", in place of DPMSolverMultistepScheduler, whose steps have no density")
+    assert "DPMSolverMultistepScheduler" in lines["sampler"]
 
 
 def test_nothing_fits(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepcredit.policy.checks.doctor.available_memory_bytes", lambda _: 123_456)
-    lines = told(folders["sd"], *CALL["sd"], "model.device=cpu")
-    assert lines["suggested"] == "not even one image fits into the 123 kB free on cpu"
+    lines = text_of(folders["sd"], *CALL["sd"], "model.device=cpu")
+    assert "not even one image" in lines["suggested"] and "123 kB" in lines["suggested"]
 
 
-def test_a_folder_that_is_no_model(here: Path) -> None:
+def test_a_folder_without_a_model(here: Path) -> None:
     (here / "empty").mkdir()
-    assert refused("doctor", "empty") == "empty is not a diffusers pipeline folder: it has no model_index.json"
+    assert "model_index.json" in refused("doctor", "empty")
 
 
-def test_a_model_that_cannot_be_reached() -> None:
+def test_a_model_that_cannot_be_downloaded() -> None:
     line = refused("doctor", "no-such/model")
-    assert line.startswith("no folder 'no-such/model', and the hub did not serve a model of that name")
-    assert line.endswith("and give the folder: model.path=FOLDER")
+    assert "'no-such/model'" in line and "model.path=" in line
 
 
 def test_a_pipeline_without_prompts(here: Path) -> None:
@@ -170,14 +159,13 @@ def test_a_pipeline_without_prompts(here: Path) -> None:
         up_block_types=("UpBlock2D",),
     )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(here / "ddpm")
-    assert refused("doctor", "ddpm").startswith("DDPMPipeline takes no prompt: it is not a text-to-image pipeline")
+    assert "DDPMPipeline" in refused("doctor", "ddpm")
 
 
 def test_a_pipeline_that_starts_from_an_image(here: Path) -> None:
     StableDiffusionImg2ImgPipeline(**tiny_sd().components, requires_safety_checker=False).save_pretrained(here / "img")
-    assert refused("doctor", "img") == (
-        "StableDiffusionImg2ImgPipeline takes image beside a prompt: it is not a text-to-image pipeline"
-    )
+    line = refused("doctor", "img")
+    assert "StableDiffusionImg2ImgPipeline" in line and "image" in line
 
 
 def emptied(*names: str) -> Callable[[Path], None]:
@@ -191,11 +179,11 @@ def emptied(*names: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda folder: shutil.rmtree(folder / "vae"), "its vae has no configuration file"),
-        (emptied("text_encoder", "tokenizer"), "comes without its text_encoder and tokenizer: add what is missing"),
-        (emptied("vae"), "comes without its vae: add what is missing"),
-        (emptied("unet"), "comes without its unet: add what is missing"),
-        (emptied("scheduler"), "comes without its scheduler: add what is missing"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "vae"),
+        (emptied("text_encoder", "tokenizer"), "text_encoder and tokenizer"),
+        (emptied("vae"), "vae"),
+        (emptied("unet"), "unet"),
+        (emptied("scheduler"), "scheduler"),
     ],
     ids=["no vae folder", "no text encoder", "no vae", "no unet", "no scheduler"],
 )
@@ -208,16 +196,15 @@ def test_a_part_is_missing(
     assert reason in line and len(line) < 500
 
 
-def test_a_part_that_the_model_does_without(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_an_optional_part_may_be_missing(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["sd3"], tmp_path / "sd3")
     emptied("text_encoder_3", "tokenizer_3")(tmp_path / "sd3")
-    assert found(tmp_path / "sd3", *CALL["sd3"])["check"]["exact"]
+    assert json_of(tmp_path / "sd3", *CALL["sd3"])["check"]["exact"]
 
 
 def test_lora_targets_that_match_nothing(folders: dict[str, Path]) -> None:
     line = refused("doctor", folders["sd3"], *CALL["sd3"], "model.lora_targets=[to_queries]")
-    assert line.startswith("LoRA targets ['to_queries'] match no layer of the transformer; its linear layers end in ")
-    assert "to_q" in line.rpartition("end in ")[2].split(", ")
+    assert "['to_queries']" in line and "to_q" in re.findall(r"\w+", line)
 
 
 def test_a_pipeline_that_does_not_replay(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,21 +221,18 @@ def test_a_pipeline_that_does_not_replay(folders: dict[str, Path], monkeypatch: 
 
     monkeypatch.setattr(PipelinePolicy, "replay", drifting)
     line = refused("doctor", folders["sd"], *CALL["sd"])
-    assert line.startswith("this pipeline does not replay: log-probabilities differ by ")
-    assert "at step 3 of 4" in line and line.endswith("so what would be trained is not what is sampled")
+    assert "step 3 of 4" in line
 
 
 def test_an_argument_that_the_pipeline_does_not_take(folders: dict[str, Path]) -> None:
     line = refused("doctor", folders["sd"], "sample.call.hieght=16")
-    assert line.startswith("unknown argument of StableDiffusionPipeline in sample.call 'hieght' (did you mean 'height'")
+    assert "'hieght' (did you mean 'height'" in line
 
 
-def test_an_override_that_is_none() -> None:
-    assert refused("doctor", "embedded", "height") == "'height' is not an override; write section.key=value"
+def test_a_bad_override() -> None:
+    assert refused("doctor", "embedded", "height").startswith("'height' is not an override")
 
 
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert refused("doctor", "embedded", "model.device=cuda") == (
-        "model.device is 'cuda' but this machine has no CUDA device"
-    )
+    assert "'cuda'" in refused("doctor", "embedded", "model.device=cuda")

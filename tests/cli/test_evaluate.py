@@ -208,6 +208,22 @@ def test_user_code_of_a_run_must_be_named() -> None:
     assert refused("evaluate", name, "--prompts", "mine.txt").endswith("add --reward mine.py:dark")
 
 
+def test_a_run_whose_reward_was_made_in_python_needs_another_reward() -> None:
+    name = run("a")
+    config = Path(name, "config.yaml")
+    config.write_text(config.read_text().replace("name: warmth", "name: python:mine.<lambda>"))
+    assert "python:mine.<lambda>" in refused("evaluate", name, "--prompts", "mine.txt")
+    (found,) = evaluated(name, "--prompts", "mine.txt", "--reward", "warmth")["evaluations"]
+    assert found["trained_on"] == "python:mine.<lambda>" and list(found["sets"][0]["rewards"]) == ["warmth"]
+
+
+def test_a_run_whose_model_was_made_in_python_is_refused() -> None:
+    config = Path(run("a"), "config.yaml")
+    config.write_text(config.read_text().replace("path: embedded", "path: python:mine.Pipeline"))
+    for command in (["evaluate", "a"], ["sample", "a", "--prompt", "x"], ["export", "a", "--out", "out"]):
+        assert "Trainer(model=..., output_dir='a')" in refused(*command)
+
+
 def test_rewards_with_other_options_get_unique_names() -> None:
     names = (
         run("a", "reward.name=jpeg_compressibility"),
@@ -262,7 +278,7 @@ def test_results_are_printed_even_if_the_file_cannot_be_written(monkeypatch: pyt
         (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one per line"),
         (["--prompts", "shape"], "unknown prompt list 'shape' (did you mean 'shapes'?)"),
         (["--prompts", "mine.txt", "--reward", "warmt"], "unknown reward 'warmt' (did you mean 'warmth'?)"),
-        (["--prompts", "mine.txt", "--reward", "mine.py:drak"], "unknown function of mine.py 'drak' (did you mean"),
+        (["--prompts", "mine.txt", "--reward", "mine.py:drak"], "unknown function or class of mine.py 'drak' (did"),
         (["--prompts", "mine.txt", "--cross"], "embedded is a model: a cross table compares runs"),
         (["other/model", "--prompts", "mine.txt"], "embedded is a model: a cross table compares runs"),
         (["--prompts", "mine.txt", "--out", "mine.txt/a.json"], "cannot write to mine.txt/a.json: "),

@@ -1,4 +1,4 @@
-"""`stepcredit export`: the newest weights of a run in each format, and what it refuses."""
+"""`stepcredit export`: the newest weights of a run in each format, and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMATS = ("diffusers", "kohya", "merged")
 
 @pytest.fixture(autouse=True)
 def _tiny_models(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """model.path names one of the tiny families."""
+    """Load one of the tiny families by `model.path`."""
 
     def load_policy(config: TrainConfig, **_: bool) -> Any:
         LOADED.append(config)
@@ -39,7 +39,7 @@ def _tiny_models(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_run(**model: Any) -> Tensor:
-    """A run with two checkpoints; returns what the weights of the newer one draw, averaged if the run averages."""
+    """Write a run with two checkpoints. Returns images of the newer one, with averaged weights if the run has them."""
     section = ModelSection(**{"path": "sd", **model})
     directory = RunDirectory.create("run", TrainConfig(model=section), ["stepcredit"])
     pipeline: Any = FAMILIES[section.path].build(0)
@@ -78,12 +78,10 @@ def test_the_newest_weights_in_every_format(form: str, ema: float | None, here: 
     assert {name: content for name, content in tree(here).items() if not name.startswith("deep")} == before
 
 
-def test_what_it_says() -> None:
+def test_the_output_says_how_to_load_the_weights() -> None:
     make_run()
-    assert stepcredit("export", "run", "--out", "lora").out == (
-        "epoch_0002 of run is in lora/pytorch_lora_weights.safetensors\n"
-        '  load with  pipe.load_lora_weights("lora/pytorch_lora_weights.safetensors")\n'
-    )
+    out = stepcredit("export", "run", "--out", "lora").out
+    assert "epoch_0002" in out and 'pipe.load_lora_weights("lora/pytorch_lora_weights.safetensors")' in out
 
 
 def test_a_run_that_trained_every_weight(here: Path) -> None:
@@ -92,49 +90,46 @@ def test_a_run_that_trained_every_weight(here: Path) -> None:
     pipeline: Any = FAMILIES["sd"].build(0)
     pipeline.unet = type(pipeline.unet).from_pretrained(here / "unet")
     assert torch.equal(images(pipeline), drawn)
-    assert "every weight was trained" in refused("export", "run", "--format", "kohya", "--out", "out")
+    assert "--format diffusers" in refused("export", "run", "--format", "kohya", "--out", "out")
 
 
-def test_a_run_of_another_machine_is_exported_on_the_cpu() -> None:
+def test_weights_are_exported_on_the_cpu() -> None:
     make_run(device="cuda", compile=True, gradient_checkpointing=True)
     assert stepcredit("export", "run", "--out", "lora").code == 0
     model = LOADED[0].model
     assert (model.device, model.compile, model.gradient_checkpointing) == ("cpu", False, False)
 
 
-def test_an_empty_out_is_used_and_an_occupied_one_refused(here: Path) -> None:
+def test_out_must_be_a_new_or_empty_folder(here: Path) -> None:
     make_run()
     (here / "empty").mkdir()
     assert stepcredit("export", "run", "--out", "empty").code == 0
-    line = "exists already and is not an empty folder; choose another --out"
-    assert refused("export", "run", "--out", "empty") == f"empty {line}"
-    assert refused("export", "run", "--out", "run/config.yaml") == f"run/config.yaml {line}"
+    for out in ("empty", "run/config.yaml"):
+        line = refused("export", "run", "--out", out)
+        assert line.startswith(f"{out} exists") and "--out" in line
     assert len(LOADED) == 1, "refused before the model is loaded"
 
 
-def test_out_below_a_file() -> None:
+def test_out_below_a_file_is_refused() -> None:
     make_run()
     line = refused("export", "run", "--out", "run/config.yaml/below")
     assert line.startswith("cannot write to run/config.yaml/below: ") and line.endswith("; choose another --out")
 
 
-def test_what_is_no_run_or_has_no_weights(here: Path) -> None:
-    assert refused("export", "nowhere", "--out", "out").startswith("nowhere holds no run (no config.yaml in it)")
+def test_a_folder_without_a_run_or_a_checkpoint_is_refused(here: Path) -> None:
+    assert refused("export", "nowhere", "--out", "out").startswith("nowhere holds no run")
     RunDirectory.create("young", TrainConfig(), ["stepcredit"])
-    assert refused("export", "young", "--out", "out") == "young holds no checkpoint to export"
+    assert refused("export", "young", "--out", "out").startswith("young holds no checkpoint")
 
 
-def test_formats_are_told() -> None:
+def test_an_unknown_format_is_refused() -> None:
     make_run()
-    assert refused("export", "run", "--format", "khoya", "--out", "out") == (
-        "unknown export format 'khoya' (did you mean 'kohya'?); known: diffusers, kohya, merged"
-    )
+    line = refused("export", "run", "--format", "khoya", "--out", "out")
+    assert "'khoya' (did you mean 'kohya'?)" in line
     assert LOADED == []
 
 
-def test_a_family_without_the_format() -> None:
+def test_a_family_without_the_format_is_refused() -> None:
     RunDirectory.create("flux", TrainConfig(model=ModelSection(path="flux")), ["stepcredit"])
     save(RunDirectory(Path("flux")), attached(FAMILIES["flux"].build(0)), 1)
-    assert refused("export", "flux", "--format", "kohya", "--out", "out") == (
-        "kohya's format is for Stable Diffusion 1.x, 2.x and SDXL, not FluxPipeline; use --format diffusers or merged"
-    )
+    assert "FluxPipeline" in refused("export", "flux", "--format", "kohya", "--out", "out")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.cli.command_line import only_line, refused, stepcredit
 
+from stepcredit.algorithms import ALGORITHMS
 from stepcredit.cli import main
 from stepcredit.credit import CREDIT
 from stepcredit.errors import InputError, Interrupted, StepcreditError
@@ -104,10 +105,11 @@ def test_list_names_everything_there_is() -> None:
     assert names("credit") == CREDIT.names()
     assert names("reward") == REWARDS.names()
     assert names("recipe") == list(packaged())
+    assert names("algorithm") == ALGORITHMS.names()
     assert names("prompt") == ["animals", "animals-held-out", "shapes", "shapes-held-out"]
 
 
-@pytest.mark.parametrize("kind", ["credit", "reward", "prompt", "recipe"])
+@pytest.mark.parametrize("kind", ["credit", "reward", "prompt", "recipe", "algorithm", "sampler", "tracker"])
 def test_list_says_a_line_about_each_and_the_same_as_json(kind: str) -> None:
     said = stepcredit("list", kind)
     parts = json.loads(stepcredit("list", kind, "--json").out)
@@ -118,14 +120,19 @@ def test_list_says_a_line_about_each_and_the_same_as_json(kind: str) -> None:
         assert line.split(maxsplit=1)[0] == part["name"] and part["description"] in line
 
 
+def test_listing_recipes_does_not_import_torch() -> None:
+    code = "import sys; from stepcredit.cli.list import show; show('recipe', False); sys.exit('torch' in sys.modules)"
+    assert process([sys.executable, "-c", code]).returncode == 0
+
+
 # Mistakes
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["list", "recip"], "unknown kind of part 'recip' (did you mean 'recipe'?); known: credit, prompt, recipe,"),
-        (["list"], "Missing argument 'credit|reward|prompt|recipe'."),
+        (["list", "recip"], "unknown kind of part 'recip' (did you mean 'recipe'?); known: "),
+        (["list"], "Missing argument 'credit|reward|prompt|recipe|"),
         (["trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["train", "--rum", "a"], "No such option: --rum"),
         (["sample"], "Missing argument 'RUN|MODEL'."),

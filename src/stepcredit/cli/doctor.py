@@ -1,4 +1,4 @@
-"""`stepcredit doctor`: can this model be trained, how, and with how many images at a time."""
+"""`stepcredit doctor`: check whether a model can be trained, and which batch size fits."""
 
 from __future__ import annotations
 
@@ -15,62 +15,73 @@ if TYPE_CHECKING:
     from stepcredit.policy.checks.doctor import Examination
 
 STEPS = 4
-"""Steps of the trajectory that is replayed; enough to tell whether replays are exact."""
+"""Steps of the trajectory that is replayed: enough to see whether replays are exact."""
 
 
 def doctor(model: str, overrides: Sequence[str], as_json: bool) -> None:
-    """Load a model as `train` would with the same overrides, and print what was found."""
+    """Load a model as `train` would with the same overrides, and print the result of the checks."""
     config = recipes.load(None, [f"model.path={model}", *overrides])
 
-    from stepcredit.policy.checks.doctor import examine  # diffusers takes longest to import
+    from stepcredit.policy.checks.doctor import examine  # diffusers takes seconds to import
     from stepcredit.policy.loading import load_pipeline, make_policy, usual_sampling
     from stepcredit.utils.logging import quiet_libraries
 
     quiet_libraries()
     pipeline = load_pipeline(config.model)
-    asked = {word.partition("=")[0] for word in overrides}
-    usual = {"steps": STEPS, "guidance": usual_sampling(pipeline, model)["guidance"]}
-    sample = {name: value for name, value in usual.items() if f"sample.{name}" not in asked}
+    given = {word.partition("=")[0] for word in overrides}
+    defaults = {"steps": STEPS, "guidance": usual_sampling(pipeline, model)["guidance"]}
+    sample = {name: value for name, value in defaults.items() if f"sample.{name}" not in given}
     config = config.model_copy(update={"sample": config.sample.model_copy(update=sample)})
-    found = examine(make_policy(pipeline, config), config)
-    print(json.dumps(_plain(found), indent=1) if as_json else _text(model, config, found))
+    result = examine(make_policy(pipeline, config), config)
+    print(json.dumps(_plain(result), indent=1) if as_json else _text(model, config, result))
 
 
-def _plain(found: Examination) -> dict[str, Any]:
-    check = {**asdict(found.check), "exact": found.check.max_deviation == 0}
-    return {**asdict(found), "check": check}
+def _plain(result: Examination) -> dict[str, Any]:
+    check = {**asdict(result.check), "exact": result.check.max_deviation == 0}
+    return {**asdict(result), "check": check}
 
 
-def _text(model: str, config: TrainConfig, found: Examination) -> str:
-    adapter = f"LoRA of rank {config.model.lora_rank}" if config.model.adapter == "lora" else "every weight"
-    reached = "a gradient reaches all of it" if not found.idle else f"no gradient reaches {found.idle} of its tensors"
-    latents = "x".join(map(str, found.latents))
-    fits = (
-        f"train.microbatch={found.microbatch} fits into the {_size(found.free_bytes)} free on {found.device}"
-        if found.microbatch
-        else f"not even one image fits into the {_size(found.free_bytes)} free on {found.device}"
-    )
+def _text(model: str, config: TrainConfig, result: Examination) -> str:
     lines = {
-        "model": f"{model}: {found.pipeline}, family {found.family}, latents {latents}, {config.model.dtype}",
-        "sampler": f"{found.scheduler}, in place of {found.replaces}, whose steps have no density"
-        if not found.replaces.startswith("DDIM")
-        else found.scheduler,
-        "replay": str(found.check),
-        "trained": f"{adapter}: {found.trained:,} of {found.weights:,} weights of the denoiser; {reached}",
-        "memory": f"{_size(found.fixed_bytes)} for weights and optimizer, {_size(found.sample_bytes)} per image of a "
-        f"micro-batch{_of_this_configuration(config, found)}",
-        "suggested": fits,
+        "model": f"{model}: {result.pipeline}, family {result.family}, latents {'x'.join(map(str, result.latents))}, "
+        f"{config.model.dtype}",
+        "sampler": _sampler(result),
+        "replay": str(result.check),
+        "trained": _trained(config, result),
+        "memory": f"{_size(result.fixed_bytes)} for weights and optimizer, {_size(result.sample_bytes)} per image of a "
+        f"micro-batch{_microbatch(config, result)}",
+        "suggested": _suggestion(result),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 
-def _of_this_configuration(config: TrainConfig, found: Examination) -> str:
+def _sampler(result: Examination) -> str:
+    if result.replaces.startswith("DDIM"):
+        return result.scheduler
+    return f"{result.scheduler}, instead of {result.replaces}, whose steps have no density"
+
+
+def _trained(config: TrainConfig, result: Examination) -> str:
+    adapter = f"LoRA of rank {config.model.lora_rank}" if config.model.adapter == "lora" else "all weights"
+    gradient = "all get a gradient" if not result.idle else f"{result.idle} tensors get no gradient"
+    return f"{adapter}: {result.trained:,} of {result.weights:,} weights of the denoiser; {gradient}"
+
+
+def _suggestion(result: Examination) -> str:
+    free = f"the {_size(result.free_bytes)} free on {result.device}"
+    if not result.microbatch:
+        return f"not even one image fits into {free}"
+    return f"train.microbatch={result.microbatch} fits into {free}"
+
+
+def _microbatch(config: TrainConfig, result: Examination) -> str:
+    """The memory of a micro-batch of this configuration, if its size is known."""
     if config.images_per_epoch is None:
         return ""
     if config.train.microbatch == "auto":
-        return f", {_size(found.microbatch * found.sample_bytes)} for the {found.microbatch} that auto would choose"
+        return f", {_size(result.microbatch * result.sample_bytes)} for the {result.microbatch} that auto would choose"
     images = microbatch(config.train, config.images_per_epoch)
-    return f", {_size(images * found.sample_bytes)} for the {images} of this configuration"
+    return f", {_size(images * result.sample_bytes)} for the {images} of this configuration"
 
 
 def _size(count: float) -> str:

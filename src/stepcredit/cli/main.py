@@ -201,10 +201,12 @@ def doctor(
 
 @app.command("list")
 def list_parts(
-    kind: Annotated[str, typer.Argument(metavar="credit|reward|prompt|recipe", help="what to list")],
+    kind: Annotated[
+        str, typer.Argument(metavar="credit|reward|prompt|recipe|algorithm|sampler|tracker", help="what to list")
+    ],
     json: Annotated[bool, typer.Option("--json", help="as a JSON array")] = False,
 ) -> None:
-    """List credit rules, rewards, prompt lists or recipes, with a line about each."""
+    """List algorithms, credit rules, prompt lists, recipes, rewards, samplers or trackers."""
     from stepcredit.cli.list import show as command
 
     command(kind, json)

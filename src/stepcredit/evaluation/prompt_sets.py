@@ -55,7 +55,7 @@ def _load(source: Source, name: str) -> PromptSet:
         return PromptSet(name, name, load_prompts(name))
     if not source.is_run:
         raise InputError(f"{source.name} is a model, which has no {name} prompts: give --prompts NAME or FILE")
-    training, held_out = source.config.prompts.source, _held_out_list(source)
+    training, held_out = source.prompt_source, _held_out_list(source)
     if name == HELD_OUT:
         if held_out not in prompt_names():
             raise InputError(

@@ -18,7 +18,8 @@ class RewardSet:
 
     Attributes:
         rewards: by the name in tables.
-        trained_on: for each run, by its name, the name of the reward that it was trained on.
+        trained_on: for each run, by its name, the name of the reward that it was trained on. A reward that a Python
+            program made is not in `rewards`.
     """
 
     rewards: Mapping[str, CheckedReward]
@@ -42,6 +43,8 @@ class _Choice:
 def choose_rewards(sources: Sequence[Source], names: Sequence[str]) -> RewardSet:
     """Build the rewards that the runs were trained on, then those in `names`. Equal rewards are built once.
 
+    A reward that a Python program made cannot be built and is left out.
+
     Args:
         names: registered names, NAME@URL for a reward server, `module:function` or `path/file.py:function`.
 
@@ -49,19 +52,26 @@ def choose_rewards(sources: Sequence[Source], names: Sequence[str]) -> RewardSet
         InputError: no reward at all, one that cannot be built, or a run trained on user code that is not in `names`.
     """
     runs = [source for source in sources if source.is_run]
+    named = [run for run in runs if "reward.name" not in run.config.python_objects]
     choices: dict[str, _Choice] = {}
-    for run in runs:
+    for run in named:
         _require_named(run, names)
         reward = run.config.reward
         choices.setdefault(_identity(reward), _Choice(reward, reward.name, run.name))
     for name in names:
         section = _section(name)
         choices.setdefault(_identity(section), _Choice(section, name, None))
+    if not choices and runs:
+        raise InputError(
+            f"{runs[0].name} was trained on a reward that a Python program made ({runs[0].config.reward.name}): give "
+            "--reward NAME, or evaluate it in Python"
+        )
     if not choices:
         raise InputError(f"{sources[0].name} is a model, which has no reward of its own: give --reward NAME")
     labels = _unique_names(choices)
     rewards = {labels[key]: build_reward(choice.section) for key, choice in choices.items()}
-    return RewardSet(rewards, {run.name: labels[_identity(run.config.reward)] for run in runs})
+    trained_on = {run.name: labels.get(_identity(run.config.reward), run.config.reward.name) for run in runs}
+    return RewardSet(rewards, trained_on)
 
 
 def _require_named(run: Source, names: Sequence[str]) -> None:

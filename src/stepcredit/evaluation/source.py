@@ -32,6 +32,12 @@ class Source:
     def is_run(self) -> bool:
         return self.checkpoint is not None
 
+    @property
+    def prompt_source(self) -> str:
+        """The prompts that the run was trained on. Prompts that were passed in Python are in the run directory."""
+        saved, recorded = RunDirectory(Path(self.name)).prompts_path, self.config.prompts.source
+        return str(saved) if Path(recorded).name == saved.name and saved.is_file() else recorded
+
     def load(
         self, *, steps: int | None = None, guidance: float | None = None, safety_checker: bool = False
     ) -> tuple[Policy, TrainConfig]:
@@ -63,18 +69,21 @@ class Source:
         return self.config.model_copy(update={"sample": self.config.sample.model_copy(update=dict(changes))})
 
 
-def open_source(name: str, purpose: str) -> Source:
+def open_source(name: str, purpose: str, *, runs_only: bool = False) -> Source:
     """Open a run directory, or a model given as a hub id, a folder or a bundled name such as `embedded`.
 
     Args:
         purpose: what the checkpoint is needed for, as error messages write it: "to evaluate".
+        runs_only: refuse models.
 
     Raises:
-        InputError: the folder is neither a run nor a pipeline, or the run has no checkpoint.
+        InputError: the folder is neither a run nor a pipeline, the run has no checkpoint, or its model is a Python
+            object.
     """
     folder = Path(name)
-    if (folder / "config.yaml").is_file():
+    if runs_only or (folder / "config.yaml").is_file():
         directory = RunDirectory.open(folder)
+        _require_named_model(name, directory.config)
         saved = checkpoint.folders(directory.checkpoint_root)
         if not saved:
             raise InputError(f"{name} holds no checkpoint {purpose}")
@@ -82,3 +91,11 @@ def open_source(name: str, purpose: str) -> Source:
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{name} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
     return Source(name, recipes.validate({"model": {"path": name}}, "the command line"), None)
+
+
+def _require_named_model(name: str, config: TrainConfig) -> None:
+    if "model.path" in config.python_objects:
+        raise InputError(
+            f"{name} trained a model that a Python program made ({config.model.path}): pass it again in Python, as in "
+            f"Trainer(model=..., output_dir={name!r}), and use the methods of the Trainer"
+        )

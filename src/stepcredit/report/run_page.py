@@ -71,6 +71,7 @@ def _summary(config: TrainConfig) -> dict[str, str]:
     return {
         "Model": f"{config.model.path}, {config.model.adapter}",
         "Reward": _reward_name(config.reward),
+        "Algorithm": train.algorithm,
         "Credit": f"{credit.name}, window {credit.window}, alpha {credit.alpha:g}",
         "Prompts": config.prompts.source,
         "Each epoch": f"{sample.prompts_per_epoch or 'all'} prompts × {sample.images_per_prompt} images × "
