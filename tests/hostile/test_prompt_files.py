@@ -1,4 +1,4 @@
-"""Prompt files as they should not be."""
+"""Malformed and unusual prompt files."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ ENCODINGS = [
 SUFFIXES = st.sampled_from([".txt", ".jsonl"])
 
 
-def used(folder: Path, content: bytes, suffix: str) -> None:
-    """Read a file of prompts and use them as a run does: draw, keep as JSON."""
+def read_and_draw(folder: Path, content: bytes, suffix: str) -> None:
+    """Read a prompt file and use the prompts as a run does: draw them and write them as JSON."""
     path = folder / f"prompts{suffix}"
     path.write_bytes(content)
     prompts = load_prompts(str(path))
@@ -49,7 +49,7 @@ def used(folder: Path, content: bytes, suffix: str) -> None:
 @cases(fast=20, slow=700)
 def test_any_bytes(tmp_path: Path, cases: int) -> None:
     strategy = st.tuples(st.binary(max_size=300), SUFFIXES)
-    survive(WHAT, "random bytes", cases, strategy, lambda case: used(tmp_path, *case))
+    survive(WHAT, "random bytes", cases, strategy, lambda case: read_and_draw(tmp_path, *case))
 
 
 @cases(fast=20, slow=700)
@@ -58,7 +58,7 @@ def test_any_text_in_any_encoding(tmp_path: Path, cases: int) -> None:
 
     def attempt(case: tuple[list[str], str, str]) -> None:
         lines, encoding, end = case
-        used(tmp_path, end.join(lines).encode(encoding, errors="ignore"), ".txt")
+        read_and_draw(tmp_path, end.join(lines).encode(encoding, errors="ignore"), ".txt")
 
     survive(WHAT, "texts in ten encodings, with and without BOM", cases, strategy, attempt)
 
@@ -69,20 +69,22 @@ def test_any_json_per_line(tmp_path: Path, cases: int) -> None:
     strategy = st.lists(st.one_of(objects, JSON_VALUES), max_size=4)
 
     def attempt(lines: list[object]) -> None:
-        used(tmp_path, "\n".join(map(json.dumps, lines)).encode(), ".jsonl")
+        read_and_draw(tmp_path, "\n".join(map(json.dumps, lines)).encode(), ".jsonl")
 
     survive(WHAT, "JSON values of every kind", cases, strategy, attempt)
 
 
 @cases(fast=15, slow=500)
-def test_a_sound_file_damaged(tmp_path: Path, cases: int) -> None:
-    sound = b'{"prompt": "a red fox", "tag": 1}\n"two dogs"\n{"prompt": "\\u00e9t\\u00e9"}\n'
-    found = survive(WHAT, "bytes of a sound file changed", cases, damaged(sound), lambda c: used(tmp_path, c, ".jsonl"))
+def test_a_damaged_valid_file(tmp_path: Path, cases: int) -> None:
+    valid = b'{"prompt": "a red fox", "tag": 1}\n"two dogs"\n{"prompt": "\\u00e9t\\u00e9"}\n'
+    found = survive(
+        WHAT, "bytes of a valid file changed", cases, damaged(valid), lambda c: read_and_draw(tmp_path, c, ".jsonl")
+    )
     assert found[WORKS] and found[REFUSED]
 
 
 @cases(fast=10, slow=300)
-def test_every_prompt_that_is_taken_can_stand_under_a_picture(tmp_path: Path, cases: int) -> None:
+def test_every_accepted_prompt_can_be_a_caption(tmp_path: Path, cases: int) -> None:
     def attempt(text: str) -> None:
         (tmp_path / "p.jsonl").write_text(json.dumps(text))
         prompt = load_prompts(str(tmp_path / "p.jsonl"))[0]
@@ -93,31 +95,31 @@ def test_every_prompt_that_is_taken_can_stand_under_a_picture(tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("text", ["word " * 4000, "x" * 20_000, "\n".join("abc" * 100), "W" * 590])
-def test_a_caption_takes_a_bounded_part_of_the_grid(tmp_path: Path, text: str) -> None:
+def test_captions_have_a_limited_height(tmp_path: Path, text: str) -> None:
     save_grid(tmp_path / "grid.png", torch.zeros(1, 3, 16, 16), [f"{text}\n0.5"])
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.height < 160 + 40 + 17 * 15
 
 
-def test_the_end_of_a_long_caption_is_cut_off_and_its_score_is_not() -> None:
+def test_long_captions_are_truncated_before_the_score() -> None:
     font = ImageFont.load_default(13)
     lines = [line for line, _ in _caption("word " * 400 + "\n0.5", 160, font)]
     assert lines[-2:] == ["...", "0.5"] and len(lines) == 13
     assert [line for line, _ in _caption("a cat\n0.5", 160, font)] == ["a cat", "0.5"]
 
 
-def test_more_images_than_memory_holds_are_refused_before_they_are_listed() -> None:
+def test_too_many_images_are_refused() -> None:
     prompts = [Prompt("a lake")] * 10
-    with pytest.raises(InputError, match="10 prompts of 9223372036854775807 images each are more than 10000000 images"):
+    with pytest.raises(InputError, match="10 prompts of 9223372036854775807 images"):
         draw_prompts(prompts, epoch=0, seed=0, count=None, order="fixed", images_per_prompt=2**63 - 1)
     with pytest.raises(InputError, match="9223372036854775807 prompts of 1 images"):
         draw_prompts(prompts, epoch=0, seed=0, count=2**63 - 1, order="random", images_per_prompt=1)
 
 
 @pytest.mark.parametrize("lines", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_very_many_lines(tmp_path: Path, lines: int) -> None:
+def test_many_lines(tmp_path: Path, lines: int) -> None:
     content = b"".join(b"a lake %d\n\n" % number for number in range(lines))
-    assert outcome_of(lambda: used(tmp_path, content, ".txt")) == WORKS
+    assert outcome_of(lambda: read_and_draw(tmp_path, content, ".txt")) == WORKS
     assert len(load_prompts(str(tmp_path / "prompts.txt"))) == lines
     record(WHAT, f"{lines:,} prompts, every other line empty", WORKS)
 
@@ -137,22 +139,22 @@ def test_very_many_lines(tmp_path: Path, lines: int) -> None:
         (b"[" * 100_000, ".jsonl", "line 1 is not JSON"),
     ],
 )  # fmt: skip
-def test_what_no_prompt_can_be_is_named(tmp_path: Path, content: bytes, suffix: str, complaint: str) -> None:
+def test_errors_of_the_command_line(tmp_path: Path, content: bytes, suffix: str, complaint: str) -> None:
     path = tmp_path / f"p{suffix}"
     path.write_bytes(content)
-    said = stepcredit("sample", "embedded", "--prompts", str(path), "--out", str(tmp_path / "out"))
-    assert said.code == 2 and complaint in said.err and said.err.count("\n") == 1, said
+    result = stepcredit("sample", "embedded", "--prompts", str(path), "--out", str(tmp_path / "out"))
+    assert result.code == 2 and complaint in result.err and result.err.count("\n") == 1, result
     record(WHAT, "named by hand, through the command line", REFUSED)
 
 
-def test_long_and_strange_prompts_are_sampled(tmp_path: Path) -> None:
+def test_long_and_unusual_prompts_are_sampled(tmp_path: Path) -> None:
     texts = ["word " * 2000, "x" * 10_000, "<script>alert(1)</script>", "\U0001f600\u202e\x1b[31m", "日本 é"]
     path = tmp_path / "p.txt"
     path.write_text("\ufeff" + "\r\n".join(texts), encoding="utf-8", newline="")
-    said = stepcredit(
+    result = stepcredit(
         "sample", "embedded", "--prompts", str(path), "--steps", "1", "--out", str(tmp_path / "out"), "--guidance", "1"
     )
-    assert said.code == 0, said
+    assert result.code == 0, result
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == [text.strip() for text in texts]
     assert len(list((tmp_path / "out").glob("*.png"))) == len(texts)
@@ -160,14 +162,14 @@ def test_long_and_strange_prompts_are_sampled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\udcff", "x" * 20_001])
-def test_a_prompt_of_the_command_line_passes_the_same_gate(tmp_path: Path, text: str) -> None:
-    said = stepcredit("sample", "embedded", "--prompt", text, "--out", str(tmp_path / "out"))
-    assert said.code == 2 and said.err.startswith("stepcredit: --prompt: "), said
+def test_prompts_of_the_command_line_are_checked_too(tmp_path: Path, text: str) -> None:
+    result = stepcredit("sample", "embedded", "--prompt", text, "--out", str(tmp_path / "out"))
+    assert result.code == 2 and result.err.startswith("stepcredit: --prompt: "), result
     record(WHAT, "named by hand, through the command line", REFUSED)
 
 
 @pytest.mark.parametrize("name", ["a\0b.txt", "x" * 5000 + ".txt", "\ud800.txt", ".txt", "/proc/self/mem.txt"])
-def test_a_name_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_impossible_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert outcome_of(lambda: load_prompts(name)) == REFUSED
     record(WHAT, "impossible names", REFUSED)

@@ -1,4 +1,4 @@
-"""Payloads and requests that reach a reward server, and answers that reach its client."""
+"""Malformed payloads and requests at a reward server, and malformed answers at its client."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TYPES = (SAFETENSORS, JSON)
 VALID = {content_type: body(pictures(2), content_type) for content_type in TYPES}
 
 
-def taken(content: bytes, content_type: str) -> None:
-    """What is taken is a batch within the limits."""
+def decode_valid(content: bytes, content_type: str) -> None:
+    """Decode a payload; a batch that is accepted must be within the limits."""
     batch = decode(content, content_type, LIMITS)
     count, channels, height, width = batch.images().shape
     assert channels == 3 and 0 < count <= LIMITS.images and 0 < count * height * width <= LIMITS.pixels
@@ -39,17 +39,17 @@ def taken(content: bytes, content_type: str) -> None:
 @cases(fast=40, slow=1500)
 def test_damaged_payloads(cases: int) -> None:
     strategy = st.sampled_from(TYPES).flatmap(lambda kind: st.tuples(damaged(VALID[kind]), st.just(kind)))
-    found = survive(PAYLOAD, "bytes of a sound one changed, cut, doubled", cases, strategy, lambda c: taken(*c))
+    found = survive(PAYLOAD, "bytes of a valid one changed, cut, doubled", cases, strategy, lambda c: decode_valid(*c))
     assert found[WORKS] and found[REFUSED]
 
 
 @cases(fast=30, slow=900)
 def test_payloads_of_any_json(cases: int) -> None:
-    sound = json.loads(VALID[JSON])
+    valid = json.loads(VALID[JSON])
     keys = st.sampled_from(["images", "prompts", "metadata"]) | TEXT
 
     def attempt(changes: dict[str, Any]) -> None:
-        taken(json.dumps({**sound, **changes}).encode(), JSON)
+        decode_valid(json.dumps({**valid, **changes}).encode(), JSON)
 
     survive(
         PAYLOAD, "values of every kind under every key", cases, st.dictionaries(keys, JSON_VALUES, max_size=2), attempt
@@ -64,7 +64,7 @@ LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_chara
 
 @cases(fast=15, slow=600)
 def test_any_request(cases: int) -> None:
-    """The server answers what it was asked or one line of JSON, and lives on."""
+    """The server sends the requested answer or one line of JSON, and continues to run."""
     app = app_of(request_bytes=10**5, images=4, pixels=400)
     damages = st.sampled_from(TYPES).flatmap(lambda kind: st.tuples(st.just(kind), damaged(VALID[kind])))
     content = (
@@ -107,15 +107,15 @@ async def ask(
 
 @cases(fast=20, slow=600)
 def test_any_answer(cases: int) -> None:
-    """The client gives finite scores or one line, whatever the server says."""
-    said: list[httpx.Response] = []
+    """The client returns finite scores or raises a one-line error."""
+    answers: list[httpx.Response] = []
     client = RemoteReward(
         "sum",
         Servers(["http://server"]),
         RemoteOptions(retries=1, backoff=0),
         None,
         sleep=lambda _: asyncio.sleep(0),
-        transport=httpx.MockTransport(lambda request: said[0]),
+        transport=httpx.MockTransport(lambda request: answers[0]),
     )
     scores = st.lists(st.floats() | st.integers() | JSON_VALUES, max_size=3)
     contents = st.fixed_dictionaries({"scores": scores | st.just([0.5, 1])}) | JSON_VALUES
@@ -125,7 +125,7 @@ def test_any_answer(cases: int) -> None:
 
     def attempt(case: tuple[int, bytes, dict[str, str]]) -> None:
         status, content, headers = case
-        said[:] = [httpx.Response(status, content=content, headers=headers)]
+        answers[:] = [httpx.Response(status, content=content, headers=headers)]
         found = checked(client, "sum")(pictures(2), ["a", "b"], [{}, {}])
         assert found.shape == (2,) and found.isfinite().all()
 
@@ -133,7 +133,7 @@ def test_any_answer(cases: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "::ffff:0.0.0.0", "192.0.2.1", "255.255.255.255"])  # noqa: S104
-def test_nothing_beyond_loopback_is_served_without_a_token(host: str) -> None:
+def test_other_machines_need_a_token(host: str) -> None:
     with pytest.raises(InputError, match="is open to other machines: set STEPCREDIT_REWARD_TOKEN or --token-file"):
         listen(host, 0, has_token=False)
     record("reward server without a token", "addresses that other machines reach", REFUSED)

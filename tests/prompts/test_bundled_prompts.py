@@ -1,6 +1,6 @@
-"""The bundled lists hold what they say; those of the shapes world are made again here and compared.
+"""The bundled lists. Those of the shapes world are generated here again and compared.
 
-`python tests/prompts/test_bundled_prompts.py` writes the shapes lists anew.
+`python tests/prompts/test_bundled_prompts.py` rewrites the shapes lists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHAPES = ATTRIBUTES["shape"]
 
 
 def training_captions() -> list[str]:
-    """64 captions open to training. Every 8 of them show each shape twice and each color once on either side."""
+    """64 training captions. Each block of 8 has every shape twice, and every color once on either side."""
     rng = np.random.default_rng(0)
     captions: dict[str, None] = {}
     while len(captions) < COUNT:
@@ -50,26 +50,26 @@ def texts(name: str) -> list[str]:
     return [prompt.text for prompt in load_prompts(name)]
 
 
-def test_every_list_is_described_and_every_file_is_a_list() -> None:
+def test_every_list_has_a_description_and_a_file() -> None:
     assert list(prompt_names()) == ["animals", "animals-held-out", "shapes", "shapes-held-out"]
     assert sorted(path.stem for path in DATA.iterdir()) == sorted(prompt_names())
     assert all(line and "\n" not in line for line in prompt_names().values())
 
 
 @pytest.mark.parametrize("name", prompt_names())
-def test_prompts_are_distinct_and_neat(name: str) -> None:
+def test_prompts_are_distinct_and_without_extra_white_space(name: str) -> None:
     prompts = load_prompts(name)
     assert len({prompt.text for prompt in prompts}) == len(prompts)
     assert all(prompt.text == " ".join(prompt.text.split()) != "" and prompt.metadata == {} for prompt in prompts)
 
 
 @pytest.mark.parametrize(("name", "expected"), SHAPES_LISTS.items())
-def test_the_shapes_lists_are_what_the_world_makes(name: str, expected: list[str]) -> None:
+def test_the_shapes_lists_can_be_generated_again(name: str, expected: list[str]) -> None:
     assert texts(name) == expected
 
 
 @pytest.mark.parametrize(("name", "held_out"), [("shapes", False), ("shapes-held-out", True)])
-def test_the_shapes_lists_are_captions_of_their_side(name: str, held_out: bool) -> None:
+def test_the_shapes_lists_respect_the_held_out_split(name: str, held_out: bool) -> None:
     captions = texts(name)
     assert len(captions) == COUNT
     assert all({"shape", "foreground", "background"} <= parse(text).keys() for text in captions)

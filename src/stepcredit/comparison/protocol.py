@@ -14,9 +14,8 @@ from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
 from stepcredit.plugins import load_plugins
 from stepcredit.prompts import load_prompts
-from stepcredit.registry import require_options
 from stepcredit.rewards import REWARDS
-from stepcredit.rewards.core.user import load_user_reward
+from stepcredit.rewards.core.definition import require_reward_options
 from stepcredit.runs import recipes
 
 SHAPES_MODELS = ("embedded", "embedded-flow")
@@ -255,9 +254,6 @@ def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
 def _require_reward(where: str, name: str, options: Mapping[str, Any]) -> None:
     """Check that the reward exists and has these options. It is not built, because that may load weights."""
     try:
-        if ":" in name:
-            load_user_reward(name, options)
-        else:
-            require_options(REWARDS.get(name), name, options)
+        require_reward_options(REWARDS.get(name), name, options)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

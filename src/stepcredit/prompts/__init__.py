@@ -1,4 +1,4 @@
-"""Prompts: where they come from, and which of them an epoch is trained on.
+"""Prompts: sources, and the draw of an epoch's prompts.
 
 To add a source, add one file here with a function under `@register_prompts(key)`. The function takes the source as the
 user wrote it and returns (or yields) strings, dicts with the key `prompt`, or Prompts. The key decides which sources
@@ -19,7 +19,7 @@ from inspect import getdoc
 from os import PathLike, fspath
 from typing import Any, Protocol, runtime_checkable
 
-from stepcredit.errors import InputError, shortened, unknown
+from stepcredit.errors import InputError, StepcreditError, shortened, unknown
 from stepcredit.prompts._rows import prompt_text, to_prompt
 from stepcredit.prompts.draw import draw_prompts
 from stepcredit.registry import Registered, Registry
@@ -56,7 +56,7 @@ def register_prompts(key: str) -> Callable[[Registered], Registered]:
 
 
 COLUMNS = ("prompt", "text")
-"""Where a data set has its prompts: the first of these columns that it has."""
+"""Columns of a data set that may hold the prompts; the first one that exists is used."""
 
 
 @runtime_checkable
@@ -74,15 +74,20 @@ PromptsLike = str | PathLike[str] | Sequence[str | Mapping[str, Any] | Prompt] |
 
 
 def prompt_names() -> dict[str, str]:
-    """The prompt lists that have a name, each with a line about it."""
+    """{name: description} of the prompt lists that have a name."""
     return {name: (getdoc(PROMPTS.get(name)) or "").partition("\n")[0] for name in PROMPTS.names() if _is_name(name)}
 
 
 def load_prompts(source: str) -> list[Prompt]:
-    """The prompts of a named list or of a file (.txt or .jsonl, see those modules), in their order; at least one.
+    """The prompts of a source, in its order; at least one.
+
+    Args:
+        source: name of a prompt list, path of a file (.txt or .jsonl, see `prompts.text` and `prompts.jsonl`), or
+            `module:function` or `path/file.py:function`.
 
     Raises:
-        InputError: no such list (the nearest one is named) or file, or a file that holds no prompts or is malformed.
+        InputError: there is no such source (the message suggests the most similar name), it holds no prompts, a row is
+            not a prompt, or reading it failed.
     """
     read = PROMPTS.get(_key(source))
     try:
@@ -93,10 +98,13 @@ def load_prompts(source: str) -> list[Prompt]:
         raise InputError(f"no prompt file {source}") from error
     except OSError as error:
         raise InputError(f"cannot read prompt file {source}: {error.strerror or error}") from error
-    except ValueError as error:  # a name that no file can have
-        raise InputError(f"cannot read prompt file {shortened(repr(source))}: {error}") from error
+    except StepcreditError:
+        raise
+    except Exception as error:  # a source of the user's own may raise anything
+        message = f"{type(error).__name__}: {shortened(str(error), 200)}"
+        raise InputError(f"reading the prompts {shortened(repr(source))} raised {message}") from error
     if not prompts:
-        raise InputError(f"{source} holds no prompts: write one per line")
+        raise InputError(f"{source} holds no prompts, expected at least one")
     return prompts
 
 

@@ -7,13 +7,13 @@ template. A test regenerates the shapes captions from `shapes.world`.
 from collections.abc import Callable
 from pathlib import Path
 
-from stepcredit.prompts import PROMPTS
+from stepcredit.prompts import register_prompts
 
 DESCRIPTIONS = {
     "animals": "the 45 animals of the paper's training runs, as bare names",
-    "animals-held-out": "8 animals that are not among them",
+    "animals-held-out": "8 animals that are not in `animals`",
     "shapes": "64 captions of the shapes world to train on; the first 8 cover every shape and color",
-    "shapes-held-out": "64 captions of the shapes world that nothing is ever trained on",
+    "shapes-held-out": "64 captions of the shapes world that are never used in training",
 }
 
 _DATA = Path(__file__).parent / "data"
@@ -28,4 +28,4 @@ def _reader(description: str) -> Callable[[str], list[str]]:
 
 
 for _name, _description in DESCRIPTIONS.items():
-    PROMPTS.register(_name)(_reader(_description))
+    register_prompts(_name)(_reader(_description))

@@ -1,4 +1,4 @@
-"""Which prompts an epoch is trained on."""
+"""Draw the prompts of an epoch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from stepcredit.errors import InputError
 from stepcredit.types import Prompt
 from stepcredit.utils.seeds import Stream, epoch_generator
 
-MOST_IMAGES = 10**7
-"""Images of an epoch."""
+MAX_IMAGES = 10**7
+"""Images per epoch at most."""
 
 
 def draw_prompts(
@@ -22,27 +22,26 @@ def draw_prompts(
     order: Literal["fixed", "random"],
     images_per_prompt: int,
 ) -> list[Prompt]:
-    """The prompts of one epoch, one entry per image: a pure function of its arguments, so a resumed run draws the same.
+    """The prompts of one epoch, one entry per image. Equal arguments give equal prompts, also in a resumed run.
 
     Args:
-        prompts: the source, not empty.
-        epoch: at least 0; matters for `random` only.
-        seed: of the run, at least 0; matters for `random` only.
-        count: prompts of an epoch, None for as many as there are.
-        order: `fixed` takes the first `count` every epoch; `random` draws `count` with replacement, as DDPO does.
-        images_per_prompt: how often each drawn prompt is repeated, consecutively.
+        prompts: all prompts, at least one.
+        epoch: at least 0; only used by `random`.
+        seed: of the run, at least 0; only used by `random`.
+        count: number of prompts per epoch; None for all.
+        order: `fixed` uses the first `count` prompts in every epoch; `random` draws `count` with replacement, as DDPO.
+        images_per_prompt: number of consecutive repetitions of each prompt.
 
     Returns:
         count * images_per_prompt prompts.
 
     Raises:
-        InputError: `fixed` and fewer than `count` prompts (repeating them would weigh some more than others unasked),
-            or more than MOST_IMAGES in all.
+        InputError: fewer than `count` prompts with `fixed`, or more than MAX_IMAGES images.
     """
     count = len(prompts) if count is None else count
-    if count * images_per_prompt > MOST_IMAGES:
+    if count * images_per_prompt > MAX_IMAGES:
         raise InputError(
-            f"{count} prompts of {images_per_prompt} images each are more than {MOST_IMAGES} images an epoch: "
+            f"{count} prompts of {images_per_prompt} images each exceed {MAX_IMAGES} images per epoch: "
             "lower sample.prompts_per_epoch or sample.images_per_prompt"
         )
     if order == "random":

@@ -14,11 +14,11 @@ from stepcredit.config import MIXTURE, ComponentSection, RewardSection
 from stepcredit.errors import InputError, RewardError, shortened
 from stepcredit.registry import Registered, Registry
 from stepcredit.rewards.core.checked import CheckedReward, checked
+from stepcredit.rewards.core.definition import make_reward
 from stepcredit.rewards.core.mixture import Mixture
 from stepcredit.rewards.core.naming import object_name
 from stepcredit.rewards.core.scores import Scores, join
 from stepcredit.rewards.core.signature import EXPECTED, full_signature
-from stepcredit.rewards.core.user import make_reward
 from stepcredit.rewards.remote.client import remote_reward
 from stepcredit.rewards.remote.ray import ray_reward
 

@@ -1,27 +1,17 @@
-"""Rewards of the user's own, named in a recipe: `module:function` or `path/file.py:function`."""
+"""From a registered or imported class or function to a reward."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from stepcredit.errors import InputError
-from stepcredit.plugins import load_attribute
-from stepcredit.registry import bind, construct
+from stepcredit.registry import bind, construct, require_options
 from stepcredit.rewards.core.signature import argument_count, full_signature
 from stepcredit.types import RewardFunction
-
-
-def load_user_reward(name: str, options: Mapping[str, Any]) -> RewardFunction:
-    """The reward `module:function` or `path/file.py:function`; see `make_reward` for what it may be.
-
-    Raises:
-        InputError: the module or file cannot be imported or has no such function, or as in `make_reward`.
-    """
-    return make_reward(load_attribute(name), name, options)
 
 
 def make_reward(definition: Callable[..., Any], name: str, options: Mapping[str, Any]) -> RewardFunction:
@@ -37,6 +27,11 @@ def make_reward(definition: Callable[..., Any], name: str, options: Mapping[str,
     if inspect.isclass(definition):
         return full_signature(_instance(definition, name, options), name)
     return full_signature(bind(definition, name, options, argument_count(definition, name)), name)
+
+
+def require_reward_options(definition: Callable[..., Any], name: str, options: Iterable[str]) -> None:
+    """InputError for an option that the reward does not have. The reward is not instantiated."""
+    require_options(definition, name, options, 0 if inspect.isclass(definition) else argument_count(definition, name))
 
 
 def _instance(kind: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
