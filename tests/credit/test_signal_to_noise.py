@@ -22,7 +22,7 @@ from stepcredit.credit import build_credit
 from stepcredit.credit.signal_to_noise import SignalToNoise
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
-from stepcredit.maths.signal import agreement, reliability_factors
+from stepcredit.maths.gradient_signal import agreement, reliability_factors
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.types import MeasuringCredit, Prompt, Trajectory
 

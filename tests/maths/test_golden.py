@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from stepcredit.maths import Transition, advantage, credit, ddim, gaussian, loss
+from stepcredit.maths import Transition, credit, ddim, gaussian, loss, running_statistics
 
 DATA = Path(__file__).parents[1] / "data"
 ULPS = {"rtol": 1e-6, "atol": 1e-6}
@@ -107,7 +107,7 @@ def test_d_per_prompt_tracker():
     with np.load(DATA / "d_stat_update.npz", allow_pickle=False) as arrays:
         prompts = [arrays[f"prompts_{k}"].tolist() for k in range(4)]
         names = arrays["prompt_names"].tolist()
-    tracker = advantage.PromptStatistics(buffer_size=32, min_count=16)
+    tracker = running_statistics.PromptStatistics(buffer_size=32, min_count=16)
     for k in range(4):
         result = tracker.update(prompts[k], golden[f"rewards_{k}"])
         assert_close(result, golden[f"advantages_{k}"].float(), **ULPS)

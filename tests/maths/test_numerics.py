@@ -15,12 +15,8 @@ from tests.training.test_trainer import start
 from torch import Tensor
 
 from stepcredit.maths import Transition, credit, gaussian, loss
-from stepcredit.maths.advantage import (
-    PromptStatistics,
-    StepStatistics,
-    group_advantages,
-    standardize,
-)
+from stepcredit.maths.advantage import group_advantages, standardize
+from stepcredit.maths.running_statistics import PromptStatistics, StepStatistics
 from stepcredit.types import Prompt
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

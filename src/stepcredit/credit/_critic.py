@@ -1,4 +1,4 @@
-"""A small network that learns, from what is predicted at a step, how the finished image will be rewarded."""
+"""A small network that predicts the reward of an image from the clean latents predicted at a step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ MAX_GRAD_NORM = 1.0
 class Critic:
     """V: features (N, F) -> (N,), two hidden layers of ReLU neurons, trained by AdamW on the CPU in float32.
 
-    At first weights into a hidden layer are N(0, 2 / fan-in), biases and the output layer 0: a new critic says 0.
+    Weights into a hidden layer are initialized from N(0, 2 / fan-in); biases and the output layer are 0, so a new
+    critic returns 0.
 
     Args:
-        rng: draws the first weights.
+        rng: draws the initial weights.
     """
 
     def __init__(self, features: int, hidden: int, learning_rate: float, rng: np.random.Generator) -> None:
@@ -41,7 +42,7 @@ class Critic:
         return self._forward(features)
 
     def fit(self, features: Tensor, targets: Tensor, order: Sequence[Tensor], clip_range: float) -> None:
-        """One step of the optimizer on each of `order`, rows of `features` and `targets`."""
+        """One optimizer step on each batch in `order`, which holds indices of `features` and `targets`."""
         before = self.values(features)
         for rows in order:
             loss = clipped_value_loss(self._forward(features[rows]), before[rows], targets[rows], clip_range).mean()
@@ -52,16 +53,16 @@ class Critic:
 
     @torch.no_grad()
     def active(self, features: Tensor, threshold: float) -> list[Tensor]:
-        """Of each hidden layer, which neurons are more active than `threshold`: (H,) bool each."""
-        found, outputs = [], features
+        """Neurons whose activity exceeds `threshold`: (H,) bool for each hidden layer."""
+        active, outputs = [], features
         for layer in self.layers[:-1]:
             outputs = layer(outputs).relu()
-            found.append(neuron_activity(outputs) > threshold)
-        return found
+            active.append(neuron_activity(outputs) > threshold)
+        return active
 
     @torch.no_grad()
     def reset(self, neurons: Sequence[Tensor], rng: np.random.Generator) -> None:
-        """Give `neurons`, (H,) bool of each hidden layer, the weights of a new critic, in and out, and no momentum."""
+        """Give `neurons`, (H,) bool per hidden layer, new incoming and outgoing weights, and clear their momentum."""
         new = [self._initial(layer, rng) for layer in self.layers]
         for number, chosen in enumerate(neurons):
             incoming, outgoing = self.layers[number], self.layers[number + 1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.credit import FactorRule, register_credit
-from stepcredit.maths.signal import agreement, reliability_factors
+from stepcredit.maths.gradient_signal import agreement, reliability_factors
 from stepcredit.types import StepGradient, Trajectory
 
 

@@ -30,14 +30,14 @@ def per_sample(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     """
     value = torch.as_tensor(value, dtype=x.dtype)
     if value.ndim == 0:
-        # Left on the CPU if it is there, as in diffusers: CUDA divides by a CPU scalar through its reciprocal.
+        # A CPU scalar stays on the CPU, as in diffusers: CUDA divides by it through its reciprocal.
         return value
     require_shape(name, value, (x.shape[0],), "give one value for the batch, or one per sample")
     return moved(value, x.device).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; nobody waits for a copy to an accelerator."""
+    """`tensor` on `device`; a copy to CUDA does not block."""
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 

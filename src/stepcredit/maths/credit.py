@@ -1,8 +1,8 @@
-"""Step credit: how much of a trajectory's advantage each denoising step is trained on.
+"""Step credit: how much of a trajectory's advantage each denoising step trains on.
 
-A rule is a matrix of weights w (B, T) whose rows sum to 1. `reward_to_go` and `multiplier` turn it into the factor
-M / A that each step's advantage is scaled by; `step_advantages` does both. Rules that give such factors themselves, of
-mean 1 over the trained steps, are in `maths.schedules`; `scaled_advantages` takes them as they are.
+A rule of weights is a matrix w (B, T) whose rows sum to 1. `reward_to_go` and `multiplier` turn it into the factors
+M / A that scale the advantage of each step; `step_advantages` does both. For a rule of factors, with mean 1 over the
+trained steps, see `scaled_advantages` and `maths.schedules`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from stepcredit.maths._checks import require_dims, require_shape, upcast
 
 MIN_TOTAL_GAIN = 1e-6
-"""Total similarity gain below which a trajectory's contributions are noise and its credit falls back to linear."""
+"""A trajectory with a smaller total gain of similarity gets linear credit: its contributions are noise."""
 
 
 def cosine_to_final(x0: Tensor, final: Tensor) -> Tensor:
@@ -21,8 +21,8 @@ def cosine_to_final(x0: Tensor, final: Tensor) -> Tensor:
 
         s_i = <x0_i, final> / (|x0_i| |final|),  i = 0..T-1;   s_T = 1
 
-    Source: CoCA (arXiv 2505.19196) as released, `pipeline_with_logprob_coca.py`. Always in float32 or more: in half
-    precision, which the released code uses, the error is as large as the late gains.
+    Source: CoCA (arXiv 2505.19196) as released, `pipeline_with_logprob_coca.py`. Computed in float32 or
+    float64: in half precision, which the released code uses, the error is as large as the gains of late steps.
 
     Args:
         x0: (B, T, *L), predicted clean latents from the guided model output.
@@ -35,8 +35,8 @@ def cosine_to_final(x0: Tensor, final: Tensor) -> Tensor:
         ValueError: `x0` has no latent dimensions, or `final` does not match it.
 
     Degenerate: a zero vector has cosine 0 with everything, so a zero final latent gives a row of zeros, s_T included.
-    Latents whose squares overflow or vanish (all beyond 1e19, or all below 1e-19 in float32) give a finite number that
-    means nothing.
+    For latents whose squares overflow or underflow (all above 1e19, or all below 1e-19 in float32) the result is finite
+    but meaningless.
     """
     require_dims("x0", x0, 3, "(B, T, *L)", exact=False)
     require_shape("final", final, (x0.shape[0], *x0.shape[2:]), "give the last latents of the trajectories of x0")
@@ -47,12 +47,12 @@ def cosine_to_final(x0: Tensor, final: Tensor) -> Tensor:
 
 
 def contrast_to_group(x0: Tensor, final: Tensor, groups: Sequence[str]) -> Tensor:
-    """As `cosine_to_final`, of what sets a trajectory apart from the others of its group.
+    """`cosine_to_final` after subtracting the mean final latent of the trajectory's group.
 
         s_i = cos(x0_i - m, final - m),  i = 0..T-1;   s_T = 1,   m = mean of the group's final latents
 
-    A group advantage rewards what made an image better than its siblings, so it is how early that difference was
-    settled that should count, not how early the prompt's common layout was. Ours, no source.
+    A group advantage rewards the difference between an image and the others of its group. This similarity measures how
+    early that difference was settled, not how early the layout that all of them share was. Source: ours.
 
     Args:
         x0: (B, T, *L), predicted clean latents from the guided model output.
@@ -90,8 +90,8 @@ def uniform_weights(steps: int, *, device: torch.device | None = None, dtype: to
 def linear_weights(steps: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """1/T on every step, so the reward-to-go falls as (T - i)/T: the paper's uniform credit assignment (UCA).
 
-    The released `train_uca.py` indexes this by position in a shuffled loop instead of by step; this is the rule as
-    intended. Returns (1, T), which broadcasts over trajectories. Raises ValueError if steps < 1.
+    The released `train_uca.py` indexes these by position in a shuffled loop instead of by step; this is the intended
+    rule. Returns (1, T), which broadcasts over trajectories. Raises ValueError if steps < 1.
     """
     return torch.ones(1, _positive("steps", steps), device=device, dtype=dtype) / steps
 
@@ -101,13 +101,14 @@ def contribution_gain(similarity: Tensor, window: int) -> tuple[Tensor, Tensor]:
 
         m_k = mean of s_1..s_T over window k;   g_0 = m_0 - s_0,   g_k = m_k - m_{k-1}
 
-    Step i acts between s_i and s_{i+1}, hence the windows start at s_1. The first gain runs from a point to a mean, the
-    others from mean to mean: on a straight similarity curve the first window gets (W + 1) / (2 W) of a full share.
+    Step i acts between s_i and s_{i+1}, so the windows start at s_1. The first gain is the difference between a mean
+    and a single value, all others between two means: if s is linear in i, the first window gets (W + 1) / (2 W) of the
+    share of the others.
 
     Args:
         similarity: (B, T + 1), from `cosine_to_final`.
-        window: W >= 1 steps per window, clamped to T. A last window shorter than W keeps its own length (the released
-            code requires W to divide T).
+        window: W >= 1 steps per window, clamped to T. The last window may be shorter than W (the
+            released code requires W to divide T).
 
     Returns:
         gains (B, K) with K = ceil(T / W), and the window sizes (K,), int64, which sum to T.
@@ -125,12 +126,12 @@ def contribution_gain(similarity: Tensor, window: int) -> tuple[Tensor, Tensor]:
 
 
 def contribution_weights(similarity: Tensor, window: int, clamp: bool = False) -> Tensor:
-    """CoCA: credit in proportion to the similarity gained in the step's window.
+    """CoCA's weights: in proportion to the gain of similarity in the window of the step.
 
         w_i = g_k / (sum g) / |window k|,   k = the window of step i
 
     Source: arXiv 2505.19196 as released, `pipeline_with_logprob_coca.py` (with the division by the window length). The
-    weights depend on the final latent, so this weights the policy gradient by step; it is not potential-based shaping.
+    weights depend on the final latent, so this is a weighting of the policy gradient and not potential-based shaping.
 
     Args:
         similarity: (B, T + 1), from `cosine_to_final`.
@@ -144,9 +145,9 @@ def contribution_weights(similarity: Tensor, window: int, clamp: bool = False) -
     Raises:
         ValueError: window < 1, or `similarity` holds no step.
 
-    Degenerate: rows of `degenerate_rows` get 1/T. It is the signed gains that decide, so `clamp` does not change which.
-    Just above their limit the weights of a similarity that rose and fell again are as large as 2e6, finite, and still
-    sum to 1 up to rounding of that size; step advantages are clipped by `train.advantage_clip`.
+    Degenerate: the rows of `degenerate_rows` get 1/T. The signed gains decide which rows these are, whatever `clamp`.
+    If the total gain is just above the limit, and the similarity rose and fell, weights may be as large as 2e6. They
+    are finite and sum to 1 up to rounding; `train.advantage_clip` limits the step advantages.
     """
     gains, sizes = contribution_gain(similarity, window)
     degenerate = _degenerate(gains).unsqueeze(1)
@@ -160,26 +161,26 @@ def contribution_weights(similarity: Tensor, window: int, clamp: bool = False) -
 
 
 def degenerate_rows(similarity: Tensor, window: int) -> Tensor:
-    """Trajectories (B,) bool whose total gain is below 1e-6 or negative, which `contribution_weights` gives 1/T.
+    """Trajectories (B,) bool whose total gain is below 1e-6; `contribution_weights` gives them 1/T.
 
-    A constant similarity, identical latents or a zero final latent end up here; so does a trajectory that moved away
-    from its final latent, whose normalized weights would all change sign. NaN rows do not: their weights stay NaN.
+    Examples: constant similarity, identical latents, a zero final latent, and a trajectory that moved away from its
+    final latent (dividing by its negative total would change the sign of all weights). Rows with NaN are not included:
+    their weights are NaN.
     """
     return _degenerate(contribution_gain(similarity, window)[0])
 
 
 def mean_over_batch(weights: Tensor) -> Tensor:
-    """Every row replaced by the mean row, (B, T): the schedule of a rule without its per-trajectory part.
+    """Every row replaced by the mean row, (B, T): the schedule of a rule without its credit for single trajectories.
 
-    The control that tells credit from schedule. The mean is over the rows given; gather them first when the batch is
-    spread over processes.
+    With several processes, gather the rows first.
     """
     require_dims("weights", weights, 2, "(B, T)")
     return upcast(weights).mean(0, keepdim=True).repeat(weights.shape[0], 1)
 
 
 def reward_to_go(weights: Tensor) -> Tensor:
-    """Credit not yet spent: G_i = sum over j >= i of w_j.
+    """Credit not yet earned before step i: G_i = sum over j >= i of w_j.
 
     Args:
         weights: (B, T), rows summing to 1.
@@ -205,12 +206,14 @@ def multiplier(reward_to_go: Tensor, alpha: float) -> Tensor:
         ValueError: alpha outside [0, 1].
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}, expected a number in [0, 1]: 0 is the credit rule alone, 1 is none of it")
+        raise ValueError(
+            f"alpha is {alpha}, expected a number in [0, 1]: 0 is the credit rule alone, 1 is no step credit"
+        )
     return alpha + (1 - alpha) * upcast(reward_to_go)
 
 
 def step_advantages(advantage: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    """What each step trains on: M_i = A (alpha + (1 - alpha) G_i).
+    """Step advantages of a rule of weights: M_i = A (alpha + (1 - alpha) G_i).
 
     Args:
         advantage: (B,), per trajectory, standardized and clipped.
@@ -230,7 +233,7 @@ def step_advantages(advantage: Tensor, weights: Tensor, alpha: float) -> Tensor:
 
 
 def scaled_advantages(advantage: Tensor, factors: Tensor, alpha: float) -> Tensor:
-    """M_i = A (alpha + (1 - alpha) m_i).
+    """Step advantages of a rule of factors: M_i = A (alpha + (1 - alpha) m_i).
 
     Args:
         advantage: (B,), per trajectory, standardized and clipped.

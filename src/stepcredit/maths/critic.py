@@ -1,4 +1,4 @@
-"""A critic of steps: what it regresses, how good it is, and which of its neurons are active."""
+"""A critic of denoising steps: its loss, its explained variance, and the activity of its neurons."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from stepcredit.maths._checks import require_dims, require_shape, upcast
 
 
 def temporal_advantages(advantage: Tensor, values: Tensor, alpha: float) -> Tensor:
-    """What the critic did not expect of the trajectory: M_i = A - (1 - alpha) V_i.
+    """Advantage minus the critic's value: M_i = A - (1 - alpha) V_i.
 
-    The undiscounted return of every step is A, since the reward comes at the end and nothing before it. V_i must not
-    depend on what step i drew; then it is a baseline, and the expected gradient stays that of A. Source: TDPO (arXiv
-    2402.08552), the temporal reward, there with alpha = 0.
+    The undiscounted return of every step is A, because the only reward comes at the end. V_i must not depend on the
+    noise of step i. Then V is a baseline, and the expected gradient is that of A. Source: the temporal reward of TDPO
+    (arXiv 2402.08552), where alpha = 0.
 
     Args:
         advantage: (B,), A.
-        values: (B, T), what the critic said before it saw A.
+        values: (B, T), the critic's values, computed before it learned from A.
         alpha: in [0, 1]; 1 is exactly A at every step.
 
     Returns:
@@ -24,32 +24,34 @@ def temporal_advantages(advantage: Tensor, values: Tensor, alpha: float) -> Tens
     Raises:
         ValueError: not one advantage per trajectory, or alpha outside [0, 1].
 
-    Degenerate: a critic that says 0 gives exactly A; one that says c everywhere gives A - (1 - alpha) c.
+    Degenerate: V = 0 gives exactly A; a constant V = c gives A - (1 - alpha) c.
     """
     require_dims("values", values, 2, "(B, T)")
     require_shape("advantage", advantage, (len(values),), "give one per trajectory")
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}, expected a number in [0, 1]: 0 is the credit rule alone, 1 is none of it")
+        raise ValueError(
+            f"alpha is {alpha}, expected a number in [0, 1]: 0 is the credit rule alone, 1 is no step credit"
+        )
     return upcast(advantage).unsqueeze(1) - (1 - alpha) * upcast(values)
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip_range: float) -> Tensor:
-    """PPO's value loss, one entry each: the larger of two squared errors.
+    """PPO's value loss per entry: the larger of two squared errors.
 
         1/2 max( (V - R)^2, (clamp(V, V_old - c, V_old + c) - R)^2 )
 
     Source: TDPO as released (`train_tdpo.py`), c = 0.2. Gradients flow through `values` only.
 
     Args:
-        values: any shape, what the critic says now.
-        old_values: same shape, what it said before this epoch's learning.
+        values: any shape, V, the current values.
+        old_values: same shape, V_old, the values before the epoch's updates of the critic.
         targets: same shape, R.
         clip_range: c > 0.
 
     Raises:
         ValueError: shapes differ, or c is not positive.
 
-    Degenerate: a value that moved further than c towards its target has no gradient left.
+    Degenerate: a value that moved further than c towards its target has gradient 0.
     """
     if not clip_range > 0:
         raise ValueError(f"clip_range is {clip_range}, expected a number > 0: use math.inf for no clipping")
@@ -61,9 +63,9 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, clip
 
 
 def explained_variance(values: Tensor, targets: Tensor) -> float:
-    """1 - mean (R - V)^2 / variance of R: 1 is a perfect critic, 0 one that says the mean; below 0 is worse than that.
+    """1 - mean (R - V)^2 / variance of R: 1 for a perfect critic, 0 for the mean of R, negative for a worse one.
 
-    Degenerate: targets that are all alike give 0.
+    Degenerate: equal targets give 0.
     """
     require_shape("targets", targets, tuple(values.shape), "give one target per value")
     spread = float(targets.var(correction=0))
@@ -71,16 +73,16 @@ def explained_variance(values: Tensor, targets: Tensor) -> float:
 
 
 def neuron_activity(outputs: Tensor) -> Tensor:
-    """How active each neuron of a layer is, beside the others: (H,), of mean 1.
+    """Activity of each neuron relative to its layer: (H,), with mean 1.
 
         s_h = E[|output_h|] / (mean over the layer of E[|output|])
 
-    Source: the dormant-neuron score (arXiv 2302.12902), which TDPO-R resets by.
+    Source: the dormant-neuron score (arXiv 2302.12902), by which TDPO-R selects neurons to reset.
 
     Args:
-        outputs: (N, H), of a layer after its activation function, for N inputs.
+        outputs: (N, H), outputs of the layer for N inputs, after the activation function.
 
-    Degenerate: a layer that is silent everywhere has activity 0 in every neuron.
+    Degenerate: 0 for every neuron of a layer whose outputs are all 0.
     """
     require_dims("outputs", outputs, 2, "(N, H)")
     mean = upcast(outputs).abs().mean(0)

@@ -1,4 +1,4 @@
-"""The Gaussian of one denoising step: density, divergence, draw."""
+"""The Gaussian of one denoising step: log-density, KL divergence, sampling."""
 
 import math
 
@@ -16,11 +16,10 @@ def log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
         mean_D[ -(x - mean)^2 / (2 std^2) - log std - log sqrt(2 pi) ]
 
-    The mean over D, not the sum, is the convention of DDPO (`ddim_with_logprob.py`) and of the released CoCA code. A
-    ratio exp(new - old) of these is therefore the D-th root of the true likelihood ratio, and clip ranges are tuned to
-    that scale.
+    The mean over D, instead of the sum, is the convention of DDPO (`ddim_with_logprob.py`) and of the released CoCA
+    code. So a ratio exp(new - old) is the D-th root of the true likelihood ratio, and clip ranges refer to this scale.
 
-    Gradients flow through `mean` only; `x` and `std` are taken as given.
+    Gradients flow through `mean` only; `x` and `std` are constants.
 
     Args:
         x: (B, *L), the latent that was reached.
@@ -33,13 +32,13 @@ def log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Raises:
         ValueError: `x` and `mean` differ in shape, or `std` does not broadcast to `mean` at equal rank.
 
-    Degenerate: where std == 0 the step is deterministic and has no density; those elements count 0, with zero gradient,
-    so the ratio of such a step is exactly 1. So does a std whose square is no normal number of its precision (below
-    1.1e-19 in float32). Everything else is finite as long as |x - mean| < 1e19 and |x - mean| / std < 1e19.
+    Degenerate: where std == 0 the step is deterministic and has no density. Such elements count 0, with zero gradient,
+    so the ratio of the step is exactly 1. The same holds if std^2 is subnormal (std below 1.1e-19 in float32). All
+    other results are finite if |x - mean| < 1e19 and |x - mean| / std < 1e19.
 
-    Half precision: computed in float32. Give the `x` that was rounded to the dtype the pipeline consumes, not the draw
-    before rounding: a replay can only know the former, and the density of the latter differs by about
-    |x| |x - mean| / (256 std^2) an element in bfloat16.
+    Half precision is computed in float32. Pass `x` after rounding to the dtype of the pipeline: a replay knows only the
+    rounded latent, and in bfloat16 the density before rounding differs by about |x| |x - mean| / (256 std^2) per
+    element.
     """
     require_dims("mean", mean, 2, "(B, *L)", exact=False)
     require_shape("x", x, tuple(mean.shape), "give x and mean of the same step and batch")
@@ -55,7 +54,7 @@ def kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
         mean_D[ (mean - reference_mean)^2 / (2 std^2) ]
 
     Both policies share the step's std, so the KL is exact and symmetric. Source: the KL term of Flow-GRPO
-    (arXiv 2505.05470). Gradients flow through `mean` only; the reference and `std` are taken as given.
+    (arXiv 2505.05470). Gradients flow through `mean` only; the reference and `std` are constants.
 
     Args:
         mean: (B, *L), of the policy.
@@ -68,7 +67,7 @@ def kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
     Raises:
         ValueError: the means differ in shape, or `std` does not broadcast to `mean` at equal rank.
 
-    Degenerate: 0, with zero gradient, where std == 0 (the true value would be infinite) or vanishes as in `log_prob`.
+    Degenerate: 0, with zero gradient, where std == 0 (the true value is infinite) or subnormal as in `log_prob`.
     """
     require_dims("mean", mean, 2, "(B, *L)", exact=False)
     require_shape("reference_mean", reference_mean, tuple(mean.shape), "give both means of the same step and batch")

@@ -1,4 +1,4 @@
-"""What of a latent says where things are: its coarse cells, without color and texture."""
+"""The layout of a latent: its coarse cells, without color and texture."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from stepcredit.maths._checks import require_dims, upcast
 
 
 def layout(latents: Tensor, cells: int) -> Tensor:
-    """Latents averaged over a coarse grid, less each channel's own mean.
+    """Latents averaged over a coarse grid, minus the mean of each channel.
 
-    Averaging takes away texture, the mean over places takes away what is the same everywhere, most of all color. Ours,
-    no source.
+    The average removes texture. Subtracting the mean over positions removes what is the same everywhere, above all
+    color. Source: ours.
 
     Args:
-        latents: (N, C, H, W), or (N, tokens, C) of models that pack them, which have no grid here and are only freed of
-            their mean over tokens. Others, (N, L), are taken as they are.
-        cells: at least 1; a side of more places is averaged to so many cells.
+        latents: (N, C, H, W). Packed latents (N, tokens, C) are not averaged; only their mean over tokens is
+            subtracted. Latents (N, L) do not change.
+        cells: at least 1; a longer side is averaged to this number of cells.
 
     Returns:
         (N, F), float32 or more.
@@ -23,7 +23,7 @@ def layout(latents: Tensor, cells: int) -> Tensor:
     Raises:
         ValueError: cells < 1.
 
-    Degenerate: a latent that is the same everywhere, and any at cells = 1, gives zeros, up to rounding.
+    Degenerate: a constant latent, and any latent at cells = 1, gives 0 up to rounding.
     """
     if cells < 1:
         raise ValueError(f"cells is {cells}, expected at least 1")

@@ -1,4 +1,4 @@
-"""The clipped policy-gradient objective and the numbers that tell whether it is healthy."""
+"""The clipped policy-gradient objective, and diagnostics of it."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from stepcredit.maths._checks import require_dims, require_shape, upcast
 
 LARGEST_LOG_RATIO = 20.0
-"""Where the surrogate cuts log ratios: exp of more soon overflows, and infinity times 0 is no gradient."""
+"""The surrogate clamps log ratios to this value: a larger exp overflows, and its gradient becomes NaN."""
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -29,9 +29,9 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
     Raises:
         ValueError: shapes differ, or clip_range is not positive.
 
-    Degenerate: before any update r = 1 exactly, the loss is -A and its gradient -A d(log_prob). A policy that has run
-    away, by more than 20 nats per latent element, gets no gradient from the entry instead of one that overflows: for
-    finite log-probs and any finite A below 1e29, loss and gradient are finite.
+    Degenerate: before any update r = 1 exactly, the loss is -A and its gradient is -A d(log_prob). If the policy moved
+    by more than 20 nats per latent element, the gradient of the entry is 0. For finite log-probs and A below 1e29, loss
+    and gradient are finite.
     """
     require_shape("advantage", advantage, tuple(log_prob.shape), "give one advantage per log-prob")
     ratio = _log_ratio(log_prob, old_log_prob).clamp(max=LARGEST_LOG_RATIO).exp()
@@ -41,13 +41,13 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
 
 
 def prediction_kl(output: Tensor, reference_output: Tensor) -> Tensor:
-    """Squared distance of two model outputs, averaged over the latent elements: a pull towards the reference.
+    """Squared distance of two model outputs, averaged over the latent elements: a penalty towards the reference.
 
         mean_D[ (output - reference_output)^2 ]
 
-    Not a KL divergence, but the penalty in velocity or noise space that Flow-GRPO-style trainers use in its place.
-    `gaussian.kl` is this times a factor of the step that grows like 1 / std^2; without the factor every step counts
-    alike, and steps of tiny variance do not outweigh all others. Gradients flow through `output` only.
+    Flow-GRPO-style trainers use this penalty in velocity or noise space instead of a KL divergence. `gaussian.kl` is
+    this times a factor of the step that grows like 1 / std^2, so that steps of tiny variance dominate. Without the
+    factor all steps count equally. Gradients flow through `output` only.
 
     Args:
         output: (B, *L), the guided model output (`Transition.output`).
@@ -74,8 +74,8 @@ def average(values: Tensor, weights: Tensor | None = None) -> Tensor:
 def approx_kl(log_prob: Tensor, old_log_prob: Tensor, weights: Tensor | None = None) -> Tensor:
     """0.5 mean( (log_prob - old_log_prob)^2 ): how far the policy moved since the rollout, a 0-d tensor, no gradient.
 
-    The second-order estimate of the KL of http://joschu.net/blog/kl-approx.html, on per-element log-probs as in DDPO;
-    it is therefore comparable between runs of one latent size, not across sizes. The mean is `average`.
+    The second-order estimate of the KL of http://joschu.net/blog/kl-approx.html, on log-probs per latent element as in
+    DDPO. Compare it between runs of the same latent size only. The mean is `average`.
     """
     return 0.5 * average(_log_ratio(log_prob, old_log_prob).detach() ** 2, weights)
 
@@ -83,8 +83,8 @@ def approx_kl(log_prob: Tensor, old_log_prob: Tensor, weights: Tensor | None = N
 def clip_fraction(log_prob: Tensor, old_log_prob: Tensor, clip_range: float, weights: Tensor | None = None) -> Tensor:
     """Fraction of entries with |r - 1| > clip_range, in [0, 1], a 0-d tensor, no gradient.
 
-    Counts entries outside the range whatever the sign of their advantage, as DDPO does; only some of them have their
-    gradient cut. The fraction is an `average`.
+    As in DDPO, this counts entries whatever the sign of their advantage, though only one sign clips the gradient. The
+    fraction is an `average`.
     """
     _bounds(clip_range)
     return average(upcast((_ratio(log_prob, old_log_prob).detach() - 1).abs() > clip_range), weights)

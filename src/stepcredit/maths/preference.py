@@ -1,4 +1,4 @@
-"""Pairwise preferences after Bradley and Terry (Biometrika 39, 1952): how sure a judge is, and how to learn from it."""
+"""Pairwise preferences after Bradley and Terry (Biometrika 39, 1952)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def probability(left: Tensor, right: Tensor, temperature: float = 1.0) -> Tensor
     """P(left is preferred) = sigmoid((left - right) / temperature).
 
     Args:
-        left, right: of one shape, utilities.
-        temperature: above 0, in the unit of the utilities. The smaller it is, the surer the judge.
+        left, right: utilities of one shape.
+        temperature: above 0, in units of the utilities. A low temperature makes preferences certain.
 
     Returns:
-        Of that shape, from 0 to 1; 1/2 for equal utilities.
+        The shape of `left`, in [0, 1]; 1/2 for equal utilities.
     """
     require_shape("right", right, tuple(left.shape), "give one utility for each of left")
     if not temperature > 0:
@@ -25,14 +25,14 @@ def probability(left: Tensor, right: Tensor, temperature: float = 1.0) -> Tensor
 
 
 def negative_log_likelihood(left: Tensor, right: Tensor, left_preferred: Tensor) -> Tensor:
-    """Mean over pairs of -log P(what was preferred), at temperature 1.
+    """Mean over pairs of -log P(observed preference), at temperature 1.
 
     Args:
-        left, right: of one shape, scores, with gradients.
-        left_preferred: of that shape, bool.
+        left, right: scores of one shape, with gradients.
+        left_preferred: same shape, bool.
 
     Returns:
-        A scalar, at least 0; log 2 where all scores are equal.
+        A 0-d tensor, at least 0; log 2 if all scores are equal.
     """
     require_shape("right", right, tuple(left.shape), "give one score for each of left")
     require_shape("left_preferred", left_preferred, tuple(left.shape), "give one preference per pair")
@@ -41,7 +41,7 @@ def negative_log_likelihood(left: Tensor, right: Tensor, left_preferred: Tensor)
 
 
 def agreement(left: Tensor, right: Tensor, left_preferred: Tensor) -> float:
-    """Partition of pairs whose preferred side has the higher score, all of one shape; equal scores count one half."""
+    """Share of pairs whose preferred side has the higher score; equal scores count one half. All of one shape."""
     require_shape("right", right, tuple(left.shape), "give one score for each of left")
     require_shape("left_preferred", left_preferred, tuple(left.shape), "give one preference per pair")
     higher = (left > right).float() + 0.5 * (left == right).float()

@@ -1,11 +1,12 @@
-"""Training on some of the steps, drawn so that the expected gradient is that of all of them.
+"""Sampling of the steps to train on, without bias of the expected gradient.
 
-Of each trajectory a fixed number of steps is drawn without replacement, step i with probability pi_i; its loss counts
-1 / pi_i. That is the Horvitz-Thompson estimator (1952): whatever the pi_i > 0 and however the draws hang together,
+A fixed number of steps is drawn from each trajectory without replacement, step i with probability pi_i, and the loss of
+a drawn step is weighted by 1 / pi_i. This is the Horvitz-Thompson estimator (1952): for any pi_i > 0, and whether or
+not the draws are independent,
 
     E[ sum over the drawn i of f_i / pi_i ] = sum over all i of f_i
 
-and its variance is least where pi_i is in proportion to |f_i|, and 0 where all of them are drawn.
+The variance is smallest if pi_i is proportional to |f_i|, and 0 if all steps are drawn.
 """
 
 import torch
@@ -14,14 +15,14 @@ from torch import Tensor
 from stepcredit.maths._checks import require_dims, require_shape
 
 UNIFORM_SHARE = 0.1
-"""How much of the probability is spread evenly over the steps, so that no weight is larger than T / (0.1 k)."""
+"""Share of the probability that is equal for all steps, so that no weight exceeds T / (0.1 k)."""
 
 
 def step_scores(advantages: Tensor, native_scales: Tensor, trainable: Tensor) -> Tensor:
-    """|M_i| n_i: what the credit rule and the sampler make of a step together, (B, T), float64 on the CPU.
+    """|M_i| n_i: how much a step counts by the credit rule and the sampler, (B, T), float64 on the CPU.
 
-    The gradient of a step's loss is M_i times that of its log-probability, whose size is in proportion to n_i times
-    the size of the model's own gradient; the latter is not known before it is computed, and taken to be alike.
+    The gradient of a step's loss is M_i times that of its log-probability. The norm of the latter is proportional to
+    n_i times the norm of the model's own gradient, which is unknown and assumed to be equal at all steps.
 
     Args:
         advantages: M, (B, T).
@@ -43,22 +44,22 @@ def step_scores(advantages: Tensor, native_scales: Tensor, trainable: Tensor) ->
 
 
 def inclusion_probabilities(scores: Tensor, trainable: Tensor, count: int) -> Tensor:
-    """pi, (B, T), float64: with which probability each step is drawn, when `count` are.
+    """pi, (B, T), float64: the probability of each step if `count` steps are drawn.
 
         pi_i = min(1, c q_i),   q_i = 0.9 score_i / (sum of scores) + 0.1 / (trained steps)
 
-    over the trained steps, with c such that they sum to `count`. Steps that c q would draw more than once are drawn
-    for certain, and the others share what is left.
+    over the trained steps, with c such that pi sums to `count`. Steps with c q_i > 1 are always drawn, and the others
+    share the rest.
 
     Args:
-        scores: (B, T), finite, not negative; equal ones are uniform sampling.
+        scores: (B, T), finite, at least 0; equal scores are uniform sampling.
         trainable: (T,) bool.
         count: k >= 1.
 
     Raises:
         ValueError: the shapes do not match, or `count` is less than 1.
 
-    Degenerate: 1 for every trained step where there are no more than `count`; a row without any score is uniform.
+    Degenerate: 1 for every trained step if there are at most `count`. A row of zeros is uniform.
     """
     require_dims("scores", scores, 2, "(B, T)")
     require_shape("trainable", trainable, (scores.shape[1],), "give one flag per step")
@@ -84,14 +85,14 @@ def inclusion_probabilities(scores: Tensor, trainable: Tensor, count: int) -> Te
 
 
 def systematic_draw(probabilities: Tensor, start: Tensor) -> Tensor:
-    """Steps (B, T) bool drawn with those probabilities, as many of each row as they sum to, from one number per row.
+    """Steps (B, T) bool drawn with these probabilities; each row draws as many steps as its probabilities sum to.
 
-    The probabilities are laid end to end, and the steps are drawn in which start, start + 1, start + 2, ... lie. Steps
-    next to each other are seldom drawn together, so the drawn ones are spread over the trajectory. Source: systematic
+    The probabilities divide an interval into parts, and the parts that contain start, start + 1, start + 2, ... are
+    drawn. Neighboring steps are rarely drawn together, so the drawn steps cover the trajectory. Source: systematic
     sampling with unequal probabilities (Madow, 1949).
 
     Args:
-        probabilities: (B, T), from `inclusion_probabilities`: in [0, 1], rows of whole sums.
+        probabilities: (B, T), from `inclusion_probabilities`: in [0, 1]; each row sums to an integer.
         start: (B,), uniform in [0, 1).
 
     Raises:
@@ -105,6 +106,6 @@ def systematic_draw(probabilities: Tensor, start: Tensor) -> Tensor:
     lengths = probabilities.double().masked_fill(certain, 0)
     ends = lengths.cumsum(1)
     whole = ends[:, -1:].round()
-    ends = torch.where(ends == ends[:, -1:], whole, ends)  # a last end just short of it would lose a step now and then
+    ends = torch.where(ends == ends[:, -1:], whole, ends)  # a sum just below the integer would lose a step
     passed = (ends - start.double().unsqueeze(1)).ceil()
     return certain | (torch.diff(passed, dim=1, prepend=torch.zeros_like(whole)) > 0)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.distributed.partition import Partition
-from stepcredit.maths.advantage import PromptStatistics, StepStatistics, group_advantages, standardize
+from stepcredit.maths.advantage import group_advantages, standardize
+from stepcredit.maths.running_statistics import PromptStatistics, StepStatistics
 from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError, RewardError
-from stepcredit.maths.advantage import EPSILON
+from stepcredit.maths._moments import EPSILON
 from stepcredit.rewards import Scores, build_reward, checked
 from stepcredit.rewards.core.scores import Component, mix
 from stepcredit.rewards.jpeg import JpegCompressibility

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepcredit.maths.advantage import EPSILON
+from stepcredit.maths._moments import EPSILON
 from stepcredit.rewards.core.scores import Component, Scores, join, mix
 
 PROMPTS = ["a", "b", "a", "b"]

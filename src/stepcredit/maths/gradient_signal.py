@@ -1,4 +1,4 @@
-"""How much of a step's policy gradient is signal: what gradients of independent images have in common."""
+"""Signal in the policy gradient of a step: what the gradients of independent images have in common."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -14,20 +14,20 @@ def agreement(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
         signal = mean over a < b of <g_a, g_b>,   power = mean over a of |g_a|^2
 
-    The expectation of `signal` is the squared length of the expected gradient, that of `power` the same plus the
-    variance of one estimate.
+    The expectation of `signal` is the squared norm of the expected gradient. The expectation of `power` is the same
+    plus the variance of one estimate.
 
     Args:
         gradients: k >= 2, flat, of the same length.
 
     Returns:
-        two numbers; `signal` may be negative.
+        Two 0-d tensors; `signal` may be negative.
 
     Raises:
         ValueError: fewer than two gradients, or of different lengths.
     """
     if len(gradients) < 2:
-        raise ValueError(f"gradients has {len(gradients)} entry, expected at least 2: one cannot agree with another")
+        raise ValueError(f"gradients has {len(gradients)} entry, expected at least 2")
     for gradient in gradients:
         require_shape("gradients", gradient, tuple(gradients[0].shape), "give estimates of one gradient")
     count, squares = len(gradients), torch.stack([gradient.square().sum() for gradient in gradients]).sum()
@@ -36,26 +36,26 @@ def agreement(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def reliability_factors(signal: Tensor, power: Tensor, prior: float) -> Tensor:
-    """How strongly to train on each step, given what is signal in its gradient.
+    """Factors of steps by the signal in their gradients.
 
         m_i in proportion to sqrt(r_i / power_i),   r_i = (signal_i / power_i + prior r) / (1 + prior),
-        r = sum of signal / sum of power, both cut at 0
+        r = sum of signal / sum of power, both at least 0
 
-    With r alone (prior -> infinity) every step moves the weights alike, whatever the length of its gradient; with
-    prior = 0 a step is scaled by the length of its expected gradient over its power, as a matched filter scales
-    estimates of one direction. Between them a step whose signal is not yet seen keeps part of what all steps share.
+    With prior -> infinity, every step moves the weights equally, whatever the norm of its gradient. With prior = 0, the
+    factor is the norm of the expected gradient over its power, as in a matched filter. In between, a step without
+    measured signal keeps a part of the average.
 
     Args:
-        signal, power: (T,), sums or means over measurements; power >= 0.
+        signal, power: (T,), sums or means over measurements; power is at least 0.
         prior: at least 0.
 
     Returns:
-        (T,), non-negative, of no particular scale.
+        (T,), non-negative; their scale has no meaning.
 
     Raises:
         ValueError: the shapes differ, or a negative prior.
 
-    Degenerate: 0 for a step without power. Where no step shows signal, r_i counts as 1.
+    Degenerate: 0 for a step without power. If no step has signal, all r_i are 1.
     """
     if prior < 0:
         raise ValueError(f"prior is {prior}, expected 0 or more")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stepcredit.maths.signal import agreement, reliability_factors
+from stepcredit.maths.gradient_signal import agreement, reliability_factors
 
 
 def test_agreement_by_hand() -> None:
