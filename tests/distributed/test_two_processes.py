@@ -162,7 +162,7 @@ def test_processes_exit_without_an_abort(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("sd", "sd3", "flux"), pytest.param(tuple(FAMILIES), marks=pytest.mark.slow)])
 def test_families_replay_exactly_with_sharded_weights(names: tuple[str, ...]) -> None:
     """With FSDP2 on two processes, trajectories, replays and the sum of the gradients are those of one process."""
-    words = [*launcher(2), "tests.families.shared_out", *names]
+    words = [*launcher(2), "tests.families.sharded", *names]
     said = subprocess.run(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)

@@ -1,7 +1,7 @@
-"""What the schedule of a trajectory says of its steps, and the fixed step weights that are read from it.
+"""The schedule of a trajectory, noising to its levels, and step weights computed from it.
 
-A fixed rule needs no image: it scales every trajectory's advantage by the same factor M_i / A at step i. Weights become
-such factors through `mean_one`.
+The weights serve credit rules that need no image: at step i such a rule scales the advantage of every trajectory by the
+same factor M_i / A. `mean_one` turns weights into these factors.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Schedule:
     Attributes:
         stds: (T,), standard deviation of the step's noise; 0 is a deterministic step.
         output_scales: (T,), |d mean / d model output|, see `of_units`.
-        step_sizes: (T,), the time that the step covers, as a share of the whole schedule: the difference of the noise
-            levels for a flow, that of the timesteps over their number for DDIM (which makes them all equal).
+        step_sizes: (T,), the part of the schedule that the step covers: for a flow the difference of the noise levels,
+            for DDIM the difference of the timesteps divided by their number (so that all are equal).
         alphas: (T + 1,) float32, the coefficient of the clean latent in x_0 to x_T.
         sigmas: (T + 1,) float32, the standard deviation of the noise in x_0 to x_T.
     """
@@ -40,11 +40,12 @@ class Schedule:
 
     @property
     def native_scales(self) -> Tensor:
-        """(T,), how strongly the model output moves the log-probability of each step: |d mean / d output| / std.
+        """(T,), how strongly the model output changes the log-probability of each step: |d mean / d output| / std.
 
-        The gradient of log N(x; mean, std) by the model output is z (d mean / d output) / std with z standard normal,
-        so this is its root mean square per latent element. It is a property of the sampler and scales every policy
-        gradient, whatever the credit. Source: w(t) = C(t) / sigma_t of PCPO (arXiv 2509.25774), proposition 1.
+        The gradient of log N(x; mean, std) by the model output is z (d mean / d output) / std with z standard normal.
+        The native scale is its root mean square per latent element. It depends on the sampler only, and scales every
+        policy gradient independently of the credit. Source: w(t) = C(t) / sigma_t of PCPO (arXiv 2509.25774),
+        proposition 1.
 
         Degenerate: 0 for a step without noise, which has no density.
         """
@@ -53,9 +54,9 @@ class Schedule:
 
 
 def of_units(units: Sequence[Transition], step_sizes: Sequence[float], alphas: Tensor, sigmas: Tensor) -> Schedule:
-    """The schedule of a trajectory from one `unit` transition per step: model output 1 at latent 0, both (1, 1).
+    """The schedule from one unit transition per step: its model output is 1 and its latent 0, both (1, 1).
 
-    The mean of every sampler is linear, mean = p x + q output, so q = d mean / d output is the mean of that transition:
+    The mean of every sampler is linear, mean = p x + q output. The mean of a unit transition is q = d mean / d output:
 
     | step | q |
     |---|---|
@@ -65,7 +66,7 @@ def of_units(units: Sequence[Transition], step_sizes: Sequence[float], alphas: T
     | flow, with c as in `maths.flow` | c (1 - s) - s (1 - s') |
 
     Args:
-        units: T of them, in float64, because q is a small difference of larger numbers.
+        units: T transitions in float64, because q is a small difference of larger numbers.
         step_sizes: T numbers, see `Schedule`.
         alphas, sigmas: (T + 1,), see `Schedule`.
 
@@ -106,7 +107,7 @@ def noised(x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tens
 
 
 def mean_one(weights: Tensor, trainable: Tensor) -> Tensor:
-    """Scale weights so that those of the trained steps have mean 1.
+    """Scale weights to mean 1 over the trained steps.
 
         m_i = w_i / (mean of w over the trained steps),   0 at the others
 
@@ -120,7 +121,7 @@ def mean_one(weights: Tensor, trainable: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not match.
 
-    Degenerate: weights that are all 0 on the trained steps become all 1 there (see `weightless_rows`).
+    Degenerate: if all weights of the trained steps are 0, they become 1 (see `weightless_rows`).
     """
     require_shape("trainable", trainable, (weights.shape[-1],), "give one flag per step")
     kept = torch.where(trainable, upcast(weights), 0)
@@ -130,12 +131,12 @@ def mean_one(weights: Tensor, trainable: Tensor) -> Tensor:
 
 
 def weightless_rows(weights: Tensor, trainable: Tensor) -> Tensor:
-    """Rows (B,) bool of weights (B, T) that are 0 on all trained steps, which `mean_one` makes equal."""
+    """(B,) bool: the rows of weights (B, T) that are 0 at all trained steps; `mean_one` makes their weights equal."""
     return ~torch.where(trainable, weights, 0).any(-1)
 
 
 def discount_weights(steps: int, gamma: float) -> Tensor:
-    """gamma^i, (T,), i = 0 the noisiest step: early steps count more.
+    """gamma^i, (T,), with i = 0 the noisiest step: early steps get more weight.
 
     Source: the discounted log-ratios of the dense-reward view (arXiv 2402.08265), with gamma = 0.9.
 
@@ -152,11 +153,11 @@ def discount_weights(steps: int, gamma: float) -> Tensor:
 
 
 def step_size_weights(schedule: Schedule) -> Tensor:
-    """d_i / (native scale of i), (T,), with d the step sizes: every step moves the policy in proportion to its length.
+    """d_i / (native scale of i), (T,), with d the step sizes: the effect of a step is proportional to its size.
 
-    Source: PCPO (arXiv 2509.25774), which makes the native scale proportional to d_i: by such weights for flows
-    (proposition 2), and for diffusion models, where all d_i are equal, by another noise schedule. Here the noise stays
-    as it is and weights do both.
+    Source: PCPO (arXiv 2509.25774), which makes the native scale proportional to d_i. For flows it does so by these
+    weights (proposition 2), for diffusion models, where all d_i are equal, by a different noise schedule. Here weights
+    serve both.
 
     Degenerate: 0 where `inverse_scale_weights` is.
     """
@@ -164,7 +165,7 @@ def step_size_weights(schedule: Schedule) -> Tensor:
 
 
 def inverse_scale_weights(schedule: Schedule) -> Tensor:
-    """1 / native scale, (T,): every step moves the policy alike.
+    """1 / native scale, (T,): all steps have the same effect on the policy.
 
     Degenerate: 0 for a step without noise, and where the native scale is 0 or infinite.
     """
@@ -174,10 +175,9 @@ def inverse_scale_weights(schedule: Schedule) -> Tensor:
 
 
 def relative_changes(latents: Tensor) -> Tensor:
-    """|x_{i+1} - x_i| / |x_i| in the L1 norm, (B, T): how much of the latent each step changed.
+    """|x_{i+1} - x_i| / |x_i| in the L1 norm, (B, T): the relative change of the latent at each step.
 
-    Source: the relative L1 distance by which GCPO (arXiv 2510.21583) cuts trajectories; the use as a step weight
-    is ours.
+    Source: GCPO (arXiv 2510.21583) splits trajectories by this distance. Its use as a step weight is new here.
 
     Args:
         latents: (B, T + 1, *L).
@@ -199,10 +199,10 @@ def relative_changes(latents: Tensor) -> Tensor:
 
 
 def kept_steps(trainable: Tensor, dropped: int) -> Tensor:
-    """1 for every trained step but the last `dropped` of them, else 0, (T,).
+    """(T,): 1 for the trained steps except the last `dropped` of them, 0 for all others.
 
     Raises:
-        ValueError: `dropped` is negative, or no trained step would be left.
+        ValueError: `dropped` is negative or leaves no trained step.
     """
     count = int(trainable.sum())
     if not 0 <= dropped < count:

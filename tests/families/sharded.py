@@ -1,9 +1,9 @@
-"""Started by torchrun: each family with its weights shared out (FSDP2) over the processes, against the same ones whole.
+"""Run by torchrun: compares each family with sharded weights (FSDP2) with the same family with full weights.
 
-    torchrun --nproc-per-node 2 -m tests.families.shared_out sd flux
+    torchrun --nproc-per-node 2 -m tests.families.sharded sd flux
 
-prints a JSON object: by family and adapter, largest |log ratio| of the self-check and its replay mode; against whole
-weights, the largest difference of latents and the relative difference of gradients.
+It prints a JSON object. For each family and adapter: the largest |log ratio| of the replay check, its replay mode, the
+largest difference of latents and the relative difference of gradients.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from stepcredit.types import Plan, Trajectory
 PLAN = Plan(4, range(4), batch=2)
 
 
-def compared(name: str, adapter: str) -> dict[str, Any]:
-    whole, shared = (policy(name, adapter, shard) for shard in (False, True))
-    assert not is_sharded(denoiser(whole)) and is_sharded(denoiser(shared))
-    trajectory, again = (each.rollout(PROMPTS, SEEDS, PLAN).trajectory for each in (whole, shared))
-    replay_check(whole, trajectory, batch=2)
-    check = replay_check(shared, again, batch=2)
-    # Gradients of shared-out weights are added up over processes; a LoRA is each process's own.
+def compare(name: str, adapter: str) -> dict[str, Any]:
+    full, sharded = (policy(name, adapter, shard) for shard in (False, True))
+    assert not is_sharded(denoiser(full)) and is_sharded(denoiser(sharded))
+    trajectory, again = (each.rollout(PROMPTS, SEEDS, PLAN).trajectory for each in (full, sharded))
+    replay_check(full, trajectory, batch=2)
+    check = replay_check(sharded, again, batch=2)
+    # Gradients of sharded weights are summed over the processes; each process has its own LoRA.
     copies = distributed.get_world_size() if adapter == "full" else 1
-    expected, found = gradient(whole, trajectory), gradient(shared, trajectory) / copies
+    expected, found = gradient(full, trajectory), gradient(sharded, trajectory) / copies
     return {
         "deviation": check.max_deviation,
         "mode": check.mode,
@@ -56,7 +56,7 @@ def denoiser(policy: PipelinePolicy) -> torch.nn.Module:
 
 
 def gradient(policy: PipelinePolicy, trajectory: Trajectory) -> Tensor:
-    """Of the log-probability of step 1, over all trained weights."""
+    """The gradient of the log-probability of step 1 by all trained weights."""
     log_prob(policy, trajectory, 1).sum().backward()
     return torch.cat(
         [
@@ -71,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     found = {
-        f"{name} {adapter}": compared(name, adapter)
+        f"{name} {adapter}": compare(name, adapter)
         for name in sys.argv[1:]
         for adapter in ("full", "lora")
         if adapter == "full" or name not in WITHOUT_LORA
