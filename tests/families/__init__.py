@@ -1,4 +1,4 @@
-"""A tiny random pipeline of each diffusers family: genuine classes, built without network, sampled in milliseconds."""
+"""A tiny random pipeline of each diffusers family: the real classes, built offline, sampled in milliseconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.families import flux, flux2_klein, pixart_sigma, qwen_image, sana, sd
 
 @dataclass(frozen=True)
 class TinyFamily:
-    """How to build and call one.
+    """How to build and call a tiny pipeline.
 
     Attributes:
-        build: seed -> pipeline, in eval mode, without progress bar, the same weights for the same seed.
-        call: arguments of `__call__` that keep it small, besides prompt, steps, guidance and generator.
-        guidance: a scale at which guidance matters, for the argument `families.Family.guidance` names.
+        build: seed -> pipeline in eval mode without progress bar; equal seeds give equal weights.
+        call: arguments of `__call__` that keep it small, in addition to prompt, steps, guidance and generator.
+        guidance: a scale that has a visible effect, passed as the argument `families.Family.guidance`.
     """
 
     build: Callable[[int], DiffusionPipeline]

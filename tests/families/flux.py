@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from tests.families.parts import enliven, flow_vae, ready, seeded
+from tests.families.parts import flow_vae, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH, tiny_t5, tiny_t5_tokenizer, tiny_text_encoder, tiny_tokenizer
 
 CALL: dict[str, Any] = {"height": 16, "width": 16, "max_sequence_length": 12}
@@ -36,6 +36,6 @@ def build(seed: int = 0, layers: int = 1) -> FluxPipeline:
                 tokenizer=tokenizer,
                 text_encoder_2=tiny_t5(),
                 tokenizer_2=tiny_t5_tokenizer(),
-                transformer=enliven(transformer),
+                transformer=randomize(transformer),
             )
         )

@@ -10,7 +10,7 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
-from tests.families.parts import byte_tokenizer, enliven, qwen3_config, ready, seeded
+from tests.families.parts import byte_tokenizer, qwen3_config, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH
 from transformers import Qwen3ForCausalLM
 
@@ -52,6 +52,6 @@ def build(seed: int = 0, layers: int = 1) -> Flux2KleinPipeline:
                 vae=vae,
                 text_encoder=Qwen3ForCausalLM(qwen3_config(tokenizer, layers=3)),
                 tokenizer=tokenizer,
-                transformer=enliven(transformer),
+                transformer=randomize(transformer),
             )
         )

@@ -1,4 +1,4 @@
-"""What several tiny pipelines share: seeding, a byte tokenizer with a chat template, a Qwen3, an AutoencoderKL."""
+"""Parts of several tiny pipelines: seeding, a byte tokenizer with a chat template, a Qwen3, an AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CHAT_TEMPLATE = (
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw weights from `seed`, and leave the random state as it was."""
+    """Seed the global generator inside the context and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def ready(pipeline: DiffusionPipeline) -> Any:
-    """`pipeline` in eval mode, silent."""
+    """`pipeline` in eval mode, without progress bar."""
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.eval()
@@ -67,10 +67,10 @@ def flow_vae() -> AutoencoderKL:
     return tiny_vae(shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False)
 
 
-def enliven(denoiser: nn.Module, gain: float = 1.0) -> nn.Module:
-    """Draw every matrix anew, with `gain` over the square root of its inputs, and every all-zero or unset vector.
+def randomize(denoiser: nn.Module, gain: float = 1.0) -> nn.Module:
+    """Redraw every matrix with std `gain` / sqrt(inputs), and every all-zero or unset vector.
 
-    Stock initializations leave last layers at zero, some parameters unset, and prompts of hardly any weight.
+    Stock initializations leave last layers zero and some parameters unset, and give prompts almost no influence.
     """
     with torch.no_grad():
         for parameter in denoiser.parameters():

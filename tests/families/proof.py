@@ -1,4 +1,4 @@
-"""What is claimed of every family, measured on its tiny pipeline."""
+"""Measurements on the tiny pipeline of a family, for tests and for `benchmarks/families.py`."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from stepcredit.runs.recipes import validate
 from stepcredit.types import Plan
 
 WITHOUT_LORA = ("pixart_sigma",)
-"""Families whose diffusers pipeline has no LoRA loader: every weight is trained."""
+"""Families whose diffusers pipeline has no LoRA loader: all weights are trained."""
 
 GENTLE = ("sd-sample", "flux-true-cfg", "pixart_sigma")
-"""Those that a larger step of the optimizer throws off: their output is the clean image, or guided twice."""
+"""Families that need a smaller learning rate: their output is the clean image, or guidance is applied twice."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found of one family.
+    """The measurements of one family.
 
     Attributes:
-        check: the self-check of four images sampled two at a time, after the weights moved.
-        trained: trained tensors.
-        idle: those of them that no gradient reaches.
+        check: replay check of four images sampled two at a time, with perturbed weights.
+        trained: number of trained tensors.
+        idle: number of trained tensors that no gradient reaches.
         before, after: mean warmth of the same images before and after two epochs of training on it.
         reloaded: largest difference of images between the trained pipeline and a stock one that loaded its export.
-        overhead: median milliseconds of a replay beyond those inside the denoiser.
+        overhead: median milliseconds of a replay outside the denoiser.
     """
 
     check: ReplayCheck
@@ -56,7 +56,7 @@ class Proof:
 
 
 def configuration(name: str, **sections: Any) -> TrainConfig:
-    """Settings of a tiny family: its LoRA where there is one, four steps."""
+    """The configuration of a tiny family: four steps, with a LoRA if the family has a loader for it."""
     family = FAMILIES[name]
     base: dict[str, dict[str, Any]] = {
         "model": {"adapter": "full" if name in WITHOUT_LORA else "lora"},
@@ -82,14 +82,14 @@ def prove(name: str) -> Proof:
 
 
 def moved(name: str, **sections: Any) -> PipelinePolicy:
-    """A policy of the family whose weights are not those it started from."""
+    """A policy of the family with perturbed weights."""
     policy = make_policy(FAMILIES[name].build(0), configuration(name, **sections))
     perturb(policy, 0.02 if name in WITHOUT_LORA else 0.1)
     return policy
 
 
 def idle(policy: PipelinePolicy, step: int) -> int:
-    """Trained tensors that no gradient reaches."""
+    """Number of trained tensors that no gradient reaches."""
     trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
     log_prob(policy, trajectory, step).sum().backward()
     missed = [parameter.grad is None or not bool(parameter.grad.any()) for parameter in policy.parameters()]
@@ -99,7 +99,7 @@ def idle(policy: PipelinePolicy, step: int) -> int:
 
 
 def raised(name: str) -> tuple[float, float]:
-    """Mean warmth of the same 32 images before and after two epochs of the trainer on it, every weight trained."""
+    """Mean warmth of the same 32 images before and after two epochs of full fine-tuning on it."""
     pipeline = FAMILIES[name].build(0)
     unguided = family_of(pipeline).unguided
     config = configuration(
@@ -128,7 +128,7 @@ def raised(name: str) -> tuple[float, float]:
 
 
 def reloaded(name: str, policy: PipelinePolicy) -> float:
-    """Largest pixel difference between the policy's pipeline and a stock one with its exported weights."""
+    """Largest pixel difference between the policy's pipeline and a stock one that loaded its exported weights."""
     family = FAMILIES[name]
     stock = family.build(0)
     untrained = images(stock, family)
@@ -139,12 +139,12 @@ def reloaded(name: str, policy: PipelinePolicy) -> float:
         else:
             stock.load_lora_weights(weights.parent, weight_name=weights.name)
     ours, theirs = (images(pipeline, family) for pipeline in (policy.pipeline, stock))
-    assert (ours - untrained).abs().max() > 1e-3, "these weights change nothing"
+    assert (ours - untrained).abs().max() > 1e-3, "the trained weights change nothing"
     return float((ours - theirs).abs().max())
 
 
 def images(pipeline: Any, family: TinyFamily) -> Tensor:
-    """Images of a pipeline called as anybody would."""
+    """Two images of three steps."""
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS[:2]]
     texts = [prompt.text for prompt in PROMPTS[:2]]
     result: Tensor = pipeline(
@@ -154,7 +154,7 @@ def images(pipeline: Any, family: TinyFamily) -> Tensor:
 
 
 def overhead_ms(policy: PipelinePolicy, steps: int = 20) -> float:
-    """Median time that a replay of four images spends outside the denoiser, after the first."""
+    """Median time in milliseconds that a replay of four images spends outside the denoiser."""
     trajectory = policy.rollout(PROMPTS, SEEDS, Plan(steps, range(steps))).trajectory
     denoiser = getattr(policy.pipeline, policy.denoiser)
     clock = [0.0, 0.0]

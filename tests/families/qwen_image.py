@@ -10,7 +10,7 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from tests.families.parts import byte_tokenizer, enliven, ready, seeded
+from tests.families.parts import byte_tokenizer, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
@@ -70,6 +70,6 @@ def build(seed: int = 0, layers: int = 2) -> QwenImagePipeline:
                 vae=vae,
                 text_encoder=text_encoder(tokenizer),
                 tokenizer=tokenizer,
-                transformer=enliven(transformer),
+                transformer=randomize(transformer),
             )
         )

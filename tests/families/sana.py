@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
-from tests.families.parts import byte_tokenizer, enliven, ready, seeded
+from tests.families.parts import byte_tokenizer, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH
 from transformers import Gemma2Config, Gemma2Model
 
@@ -71,7 +71,7 @@ def build(seed: int = 0, layers: int = 1) -> SanaPipeline:
                 tokenizer=tokenizer,
                 text_encoder=Gemma2Model(words),
                 vae=autoencoder(),
-                transformer=enliven(transformer),
+                transformer=randomize(transformer),
                 scheduler=DPMSolverMultistepScheduler(
                     prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
                 ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from tests.families.parts import enliven, flow_vae, ready, seeded
+from tests.families.parts import flow_vae, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH, tiny_t5, tiny_t5_tokenizer, tiny_text_encoder, tiny_tokenizer
 from transformers import CLIPTextModelWithProjection
 
@@ -40,7 +40,7 @@ def build(seed: int = 0, layers: int = 2) -> StableDiffusion3Pipeline:
         )
         return ready(
             StableDiffusion3Pipeline(
-                transformer=enliven(transformer),
+                transformer=randomize(transformer),
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
                 vae=flow_vae(),
                 text_encoder=tiny_text_encoder(tokenizer, CLIPTextModelWithProjection),

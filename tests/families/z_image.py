@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
-from tests.families.parts import byte_tokenizer, enliven, flow_vae, qwen3_config, ready, seeded
+from tests.families.parts import byte_tokenizer, flow_vae, qwen3_config, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH
 from transformers import Qwen3Model
 
@@ -33,6 +33,6 @@ def build(seed: int = 0, layers: int = 1) -> ZImagePipeline:
                 vae=flow_vae(),
                 text_encoder=Qwen3Model(qwen3_config(tokenizer, layers=2)),
                 tokenizer=tokenizer,
-                transformer=enliven(transformer),
+                transformer=randomize(transformer),
             )
         )

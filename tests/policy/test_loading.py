@@ -51,7 +51,7 @@ def refusal(path: Path | str) -> str:
     return text
 
 
-def test_a_folder_becomes_a_policy_that_samples_as_the_pipeline_it_holds(saved: Path) -> None:
+def test_a_policy_of_a_folder_samples_like_its_pipeline(saved: Path) -> None:
     config = TrainConfig.model_validate(
         {"model": {"path": str(saved), "device": "cpu"}, "sample": {"steps": 2, "guidance": 5.0}}
     )
@@ -62,7 +62,7 @@ def test_a_folder_becomes_a_policy_that_samples_as_the_pipeline_it_holds(saved: 
 
 
 @pytest.mark.parametrize("path", ["folder", "embedded"])
-def test_every_part_has_the_dtype_asked_for(path: str, saved: Path) -> None:
+def test_every_part_has_the_configured_dtype(path: str, saved: Path) -> None:
     path = str(saved) if path == "folder" else path
     pipeline = load_pipeline(ModelSection(path=path, dtype="bfloat16", device="cpu"))
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
@@ -70,7 +70,7 @@ def test_every_part_has_the_dtype_asked_for(path: str, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [tiny_sd, tiny_sdxl, tiny_pixart])
-def test_text_to_image_pipelines_of_ddim_models_are_taken(build: Callable[[], Any]) -> None:
+def test_text_to_image_pipelines_are_accepted(build: Callable[[], Any]) -> None:
     require_text_to_image(build())
 
 
@@ -108,7 +108,7 @@ def test_a_pipeline_that_starts_from_an_image(kind: Any, tmp_path: Path) -> None
     ],
     ids=["inverted sigmas", "another noise schedule", "another prediction"],
 )
-def test_a_scheduler_that_ours_cannot_stand_in_for(scheduler: Any, message: str) -> None:
+def test_an_unsupported_scheduler(scheduler: Any, message: str) -> None:
     pipeline = tiny_sd()
     pipeline.scheduler = scheduler
     with pytest.raises(InputError, match=message):
@@ -159,7 +159,7 @@ def test_a_damaged_folder(damage: Callable[[Path], Any], message: str, saved: Pa
 
 
 @pytest.mark.parametrize("path", ["no-such/model", "no_such_folder/", "/no/such/folder", "not a name"])
-def test_a_model_that_is_nowhere(path: str) -> None:
+def test_a_model_that_does_not_exist(path: str) -> None:
     text = refusal(path)
     assert text.startswith(f"no folder '{path}'") and "model.path=FOLDER" in text
 
@@ -178,7 +178,7 @@ def test_a_pipeline_saved_without_an_optional_part(tmp_path: Path) -> None:
     assert load_pipeline(ModelSection(path=str(tmp_path))).text_encoder_3 is None
 
 
-def test_cuda_on_a_machine_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(InputError, match=r"^model\.device is 'cuda:1' but this machine has no CUDA device$"):
@@ -190,7 +190,7 @@ def test_a_device_that_does_not_exist() -> None:
         resolve_device("gpu")
 
 
-def test_training_leaves_the_safety_checker_out_and_sampling_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_safety_checker_is_off_in_training_and_optional_in_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     def flagging(_: Any) -> Any:
         pipeline = tiny_sd()
         pipeline.safety_checker = torch.nn.Identity()

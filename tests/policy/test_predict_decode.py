@@ -29,7 +29,7 @@ def recorded(request: pytest.FixtureRequest) -> tuple[str, PipelinePolicy, Rollo
     return request.param, policy, rollout(policy)
 
 
-def test_a_prediction_at_the_recorded_latents_is_the_replay(recorded: tuple[str, PipelinePolicy, Rollout]) -> None:
+def test_a_prediction_at_the_recorded_latents_equals_the_replay(recorded: tuple[str, PipelinePolicy, Rollout]) -> None:
     _, policy, result = recorded
     trajectory = result.trajectory
     with torch.no_grad():
@@ -50,7 +50,7 @@ def without_guidance(name: str, policy: PipelinePolicy) -> PipelinePolicy:
     return PipelinePolicy(policy.pipeline, policy.adapter, sample)
 
 
-def test_an_unguided_prediction_is_the_replay_of_a_rollout_without_guidance(
+def test_an_unguided_prediction_equals_the_replay_of_a_rollout_without_guidance(
     recorded: tuple[str, PipelinePolicy, Rollout],
 ) -> None:
     name, policy, result = recorded
@@ -67,7 +67,7 @@ def test_an_unguided_prediction_is_the_replay_of_a_rollout_without_guidance(
         assert torch.equal(found.output, guided.output) == (name == "flux")
 
 
-def test_the_decoded_final_latents_are_the_images_of_the_rollout(
+def test_the_decoded_final_latents_equal_the_images_of_the_rollout(
     recorded: tuple[str, PipelinePolicy, Rollout],
 ) -> None:
     _, policy, result = recorded
@@ -78,7 +78,7 @@ def test_the_decoded_final_latents_are_the_images_of_the_rollout(
     assert gradient.isfinite().all() and gradient.any()
 
 
-def test_an_unguided_prediction_calls_the_denoiser_without_the_unconditional_half() -> None:
+def test_an_unguided_prediction_halves_the_denoiser_batch() -> None:
     policy = tiny_policy()
     trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
     rows: list[int] = []
@@ -88,7 +88,7 @@ def test_an_unguided_prediction_calls_the_denoiser_without_the_unconditional_hal
     assert rows == [4, 2]
 
 
-def test_an_unguided_prediction_has_the_prompts_of_its_rows() -> None:
+def test_an_unguided_prediction_uses_the_prompts_of_its_rows() -> None:
     policy = tiny_policy()
     trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
     latents = trajectory.latents[[0], 1].expand(3, -1, -1, -1)
@@ -123,7 +123,7 @@ def test_decoding_needs_no_rollout() -> None:
     assert torch.equal(tiny_policy().decode(latents), rollout(tiny_policy()).images)
 
 
-def test_tiled_decoding_is_that_of_the_rollout() -> None:
+def test_tiled_decoding_equals_that_of_the_rollout() -> None:
     policy = tiny_policy()
     plain = rollout(policy)
     policy.pipeline.vae.enable_tiling()
@@ -152,7 +152,7 @@ def finite_difference(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple
 
 
 @pytest.mark.parametrize("name", ["sd", "flux"])
-def test_gradients_by_latents_are_those_of_finite_differences(name: str) -> None:
+def test_gradients_by_latents_equal_finite_differences(name: str) -> None:
     policy = in_double(name)
     trajectory = rollout(policy).trajectory
     assert trajectory.latents.dtype == torch.float64
@@ -167,7 +167,7 @@ def test_gradients_by_latents_are_those_of_finite_differences(name: str) -> None
 
 
 @pytest.mark.parametrize("guided", [True, False])
-def test_gradients_by_weights_reach_everything_that_is_trained(guided: bool) -> None:
+def test_gradients_reach_all_trained_weights(guided: bool) -> None:
     policy = moved("sd")
     trajectory = rollout(policy).trajectory
     policy.predict(trajectory, trajectory.latents[:, 0], STEP, guided=guided).output.sum().backward()

@@ -71,7 +71,7 @@ def drawn(policy: PipelinePolicy, run: Path) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in to_pil(images)])
 
 
-def test_samples_of_a_run_are_drawn_with_its_averages(model: Path) -> None:
+def test_sample_grids_use_the_moving_average(model: Path) -> None:
     run, out = trained(model, "run", "model.ema=0.9"), model.parent / "out"
     said = stepcredit("sample", run, "--prompt", "a cat", "--images", "2", "--out", out)
     assert said.code == 0, said

@@ -14,7 +14,7 @@ from stepcredit.errors import InputError
 from stepcredit.policy.adapters import AveragedAdapter, FullAdapter, LoraAdapter, denoiser_name
 
 
-def test_the_section_names_the_adapter() -> None:
+def test_the_configuration_selects_the_adapter() -> None:
     assert isinstance(attached(tiny_sd()), LoraAdapter)
     assert isinstance(attached(tiny_sd(), adapter="full"), FullAdapter)
     assert isinstance(attached(tiny_sd(), adapter="full", ema=0.0), AveragedAdapter)
@@ -43,7 +43,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     assert plain and all(torch.equal(left, right) for left, right in zip(plain, recomputed, strict=True))
 
 
-def test_a_denoiser_that_cannot_recompute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denoiser_without_gradient_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny_sd()
     monkeypatch.setattr(type(pipeline.unet), "_supports_gradient_checkpointing", False)
     with pytest.raises(InputError, match=r"UNet2DConditionModel .*model\.gradient_checkpointing=false"):
@@ -61,7 +61,7 @@ def compiled(denoiser: torch.nn.Module) -> set[str]:
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_the_repeated_blocks_are_compiled_where_the_model_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_repeated_blocks_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks, whole, plain = tiny_sd(), tiny_sd(), tiny_sd()
     attached(plain)
     attached(blocks, compile=True)
@@ -73,7 +73,7 @@ def test_the_repeated_blocks_are_compiled_where_the_model_names_them(monkeypatch
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_model_without_the_blocks_it_names_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_repeated_blocks_is_compiled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny_sd()
     monkeypatch.setattr(type(pipeline.unet), "_repeated_blocks", ["NoSuchBlock"])
     attached(pipeline, compile=True)

@@ -98,7 +98,7 @@ def test_the_average_is_what_is_exported() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_averages_are_shown_and_the_weights_come_back_bit_for_bit(kind: str) -> None:
+def test_averaged_swaps_the_weights_and_restores_them_exactly(kind: str) -> None:
     pipeline = tiny_sd()
     adapter = attached(pipeline, adapter=kind, ema=0.999)
     before = images(pipeline)
@@ -133,7 +133,7 @@ def test_a_checkpoint_restores_weights_averages_and_warm_up(kind: str, tmp_path:
     assert int(adapter.state_dict()["ema.updates"]) == 4
 
 
-def test_averages_are_float32_and_apart_from_the_weights() -> None:
+def test_averages_are_float32_copies() -> None:
     adapter = attached(tiny_sd().to(dtype=torch.bfloat16), adapter="full", dtype="bfloat16", ema=0.9)
     state = copied(adapter.state_dict())
     averages = {name: value for name, value in state.items() if name.startswith("ema.") and name != "ema.updates"}
@@ -152,7 +152,7 @@ def test_a_state_without_these_averages_is_refused(other: dict[str, Any]) -> Non
     assert same(adapter.state_dict(), before)
 
 
-def test_what_needs_the_trained_weights_is_refused_while_averages_are_shown() -> None:
+def test_inside_averaged_the_trained_weights_cannot_be_used() -> None:
     adapter = attached(tiny_sd(), ema=0.5)
     state = copied(adapter.state_dict())
     for mistake in (adapter.state_dict, adapter.stepped, lambda: adapter.load_state_dict(state)):

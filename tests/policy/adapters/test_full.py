@@ -28,7 +28,7 @@ def test_every_weight_of_the_denoiser_and_no_other_is_trained() -> None:
     )
 
 
-def test_the_reference_is_the_base_and_ends_bit_for_bit() -> None:
+def test_reference_restores_the_base_model_and_then_the_weights_exactly() -> None:
     pipeline = tiny_sd()
     adapter = attached(pipeline, adapter="full")
     shift(adapter, 0.05)
@@ -40,7 +40,7 @@ def test_the_reference_is_the_base_and_ends_bit_for_bit() -> None:
     assert all(left is right for left, right in zip(adapter.parameters(), before, strict=True))
 
 
-def test_the_reference_ends_when_its_body_fails() -> None:
+def test_reference_restores_the_weights_after_an_exception() -> None:
     adapter = attached(tiny_sd(), adapter="full")
     shift(adapter)
     trained = copied(adapter.state_dict())
@@ -49,7 +49,7 @@ def test_the_reference_ends_when_its_body_fails() -> None:
     assert same(adapter.state_dict(), trained)
 
 
-def test_state_goes_round() -> None:
+def test_the_state_can_be_saved_and_loaded() -> None:
     pipeline, other = tiny_sd(), tiny_sd(seed=1)
     adapter, restored = attached(pipeline, adapter="full"), attached(other, adapter="full")
     shift(adapter, 0.05)
@@ -100,7 +100,7 @@ def test_bfloat16_weights_compute_in_bfloat16() -> None:
 )  # RMSNorm under autocast: slower, not wrong
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "-" not in name])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_family_trains_all_that_it_uses(name: str, dtype: str) -> None:
+def test_every_family_has_gradients_for_the_weights_it_uses(name: str, dtype: str) -> None:
     """Some weights have no gradient: those of layers whose output the pipeline does not use."""
     tiny = FAMILIES[name]
     pipeline: Any = tiny.build(0).to(dtype=getattr(torch, dtype))

@@ -24,13 +24,13 @@ def adapted_layers(denoiser: Any) -> dict[str, LoraLayer]:
     return {name: part for name, part in denoiser.named_modules() if isinstance(part, LoraLayer)}
 
 
-def test_an_untrained_lora_leaves_the_pipeline_as_it_was() -> None:
+def test_an_untrained_lora_does_not_change_images() -> None:
     pipeline = tiny_sd()
     attached(pipeline)
     assert torch.equal(images(pipeline), images(tiny_sd()))
 
 
-def test_lora_takes_the_targets_and_rank_asked_for() -> None:
+def test_lora_has_the_configured_targets_and_rank() -> None:
     pipeline = tiny_sd()
     adapter = attached(pipeline, lora_rank=3, lora_targets=["to_q"])
     layers = adapted_layers(pipeline.unet)
@@ -47,7 +47,7 @@ def test_lora_scales_by_alpha_over_rank_without_dropout() -> None:
     assert {type(layer.lora_dropout["default"]) for layer in layers} == {torch.nn.Identity}
 
 
-def test_lora_starts_from_its_seed_and_leaves_the_global_generator_alone() -> None:
+def test_lora_is_initialized_from_its_seed_only() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     pipeline = tiny_sd()
@@ -69,7 +69,7 @@ def test_every_trained_matrix_of_every_family_has_a_gradient(name: str) -> None:
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in adapter.parameters())
 
 
-def test_excluded_layers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excluded_layers_get_no_lora(monkeypatch: pytest.MonkeyPatch) -> None:
     everywhere = tiny_sd()
     attached(everywhere)
     first, *others = adapted_layers(everywhere.unet)
@@ -86,7 +86,7 @@ def test_targets_that_are_all_excluded(monkeypatch: pytest.MonkeyPatch) -> None:
         attached(tiny_sd(), lora_targets=["to_q"])
 
 
-def test_targets_that_match_nothing_are_told_with_what_there_is() -> None:
+def test_targets_without_a_match_list_the_layers() -> None:
     with pytest.raises(InputError) as refused:
         attached(tiny_sd(), lora_targets=["no_such_layer", "o_q"])
     told = re.fullmatch(
@@ -106,7 +106,7 @@ def test_layers_that_cannot_hold_a_lora() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_pipeline_that_diffusers_has_no_lora_for() -> None:
+def test_a_pipeline_without_lora_support() -> None:
     with pytest.raises(InputError, match=r"no LoRA for PixArtSigmaPipeline: set model\.adapter=full"):
         attached(tiny_pixart())
 
@@ -127,7 +127,7 @@ def test_only_the_adapter_is_trainable() -> None:
     assert not any(module.training for module in getattr(pipeline, denoiser_name(pipeline)).modules())
 
 
-def test_the_reference_is_the_base_and_ends_bit_for_bit() -> None:
+def test_reference_restores_the_base_model_and_then_the_weights_exactly() -> None:
     pipeline = tiny_sd()
     adapter = attached(pipeline)
     shift(adapter)
@@ -139,7 +139,7 @@ def test_the_reference_is_the_base_and_ends_bit_for_bit() -> None:
     assert all(left is right and left.requires_grad for left, right in zip(adapter.parameters(), before, strict=True))
 
 
-def test_state_goes_round() -> None:
+def test_the_state_can_be_saved_and_loaded() -> None:
     pipeline, other = tiny_sd(), tiny_sd()
     adapter, restored = attached(pipeline), attached(other, seed=9)
     shift(adapter)
@@ -155,7 +155,7 @@ def test_the_state_of_another_adapter_is_refused(options: dict[str, Any]) -> Non
         attached(tiny_sd()).load_state_dict(state)
 
 
-def test_nothing_is_averaged_unless_asked_for() -> None:
+def test_there_is_no_moving_average_by_default() -> None:
     adapter = attached(tiny_sd())
     before = copied(adapter.state_dict())
     shift(adapter)

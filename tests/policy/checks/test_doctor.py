@@ -61,15 +61,15 @@ def test_a_sound_model() -> None:
         ("sd3", "flow-sde steps on flow-matching sigmas, velocity prediction"),
     ],
 )
-def test_the_steps_it_is_sampled_with(name: str, scheduler: str) -> None:
+def test_the_description_of_the_scheduler(name: str, scheduler: str) -> None:
     assert examined(name).scheduler == scheduler
 
 
-def test_the_mode_of_replay_that_is_exact() -> None:
+def test_the_exact_replay_mode() -> None:
     assert examined("sd3-skip-layer-guidance").check.mode == "full-loop"
 
 
-def test_weights_and_what_they_take_in_memory() -> None:
+def test_the_memory_of_weights() -> None:
     plain = FAMILIES["sd"].build(0)
     whole, of_unet = weights(plain), sum(parameter.numel() for parameter in plain.unet.parameters())
     full, lora = examined("sd", model={"adapter": "full"}), examined("sd", model={"lora_rank": 2})
@@ -95,7 +95,7 @@ def test_half_precision_halves_the_frozen_weights() -> None:
     assert halved.sample_bytes < 0.8 * usual.sample_bytes
 
 
-def test_memory_of_an_image_is_in_proportion() -> None:
+def test_the_memory_of_an_image_grows_with_its_size() -> None:
     """Guidance doubles the batch; four times the area, but for attention, takes four times as much."""
     usual = examined("sd").sample_bytes
     assert examined("sd", sample={"guidance": 1.0}).sample_bytes == pytest.approx(usual / 2, rel=0.05)
@@ -106,7 +106,7 @@ def test_memory_of_an_image_is_in_proportion() -> None:
     assert spared < 0.5 * usual
 
 
-def test_what_a_forward_saves_is_counted_once() -> None:
+def test_each_saved_tensor_is_counted_once() -> None:
     """The input of each product, and the weight that both of them use."""
     weight = torch.ones(8, 8, requires_grad=True)
     given = torch.ones(16, 8, requires_grad=True)
@@ -161,7 +161,7 @@ def test_a_model_that_does_not_replay() -> None:
         examine(policy, config)
 
 
-def test_auto_is_what_fits_at_most_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fitting_microbatch_is_at_most_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda device: 1 << 40)
@@ -175,14 +175,14 @@ def test_auto_is_what_fits_at_most_the_images(monkeypatch: pytest.MonkeyPatch) -
     assert fitting_microbatch(policy, images=100, update=1) == 4
 
 
-def test_auto_is_at_most_an_update_where_steps_cannot_be_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fitting_microbatch_is_at_most_an_update_if_steps_cannot_be_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     policy.replay_modes = ("one-step",)
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda device: 1 << 40)
     assert fitting_microbatch(policy, images=100, update=3) == 3
 
 
-def test_auto_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_microbatch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available_memory_bytes", lambda device: 0)
     with pytest.raises(InputError, match=r"0 MiB free.* set model\.gradient_checkpointing=true"):
         fitting_microbatch(tiny_policy(), images=4, update=4)

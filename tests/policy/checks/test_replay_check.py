@@ -37,7 +37,7 @@ def test_split_rollouts_are_exact_in_their_own_batches() -> None:
     assert replay_check(policy, trajectory, batch=3, microbatch=2).max_deviation <= 1e-6
 
 
-def test_training_batches_that_round_otherwise_are_refused_with_the_remedy(
+def test_microbatches_that_round_differently_are_refused(
     recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, trajectory = recorded
@@ -53,7 +53,7 @@ def test_training_batches_that_round_otherwise_are_refused_with_the_remedy(
     assert replay_check(policy, trajectory, batch=4, microbatch=4).max_deviation == 0.0
 
 
-def test_the_trajectory_is_replayed_whole_where_only_that_is_exact(
+def test_the_first_exact_mode_is_chosen(
     recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, trajectory = recorded
@@ -70,7 +70,7 @@ def test_the_trajectory_is_replayed_whole_where_only_that_is_exact(
     assert check.mode == policy.replay_mode == "full-loop" and check.max_deviation == 0.0
 
 
-def test_steps_without_variance_are_left_out() -> None:
+def test_steps_without_variance_are_skipped() -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
     check = replay_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory)
     assert check.trained == (0, 1, 2)
@@ -124,7 +124,7 @@ def test_the_step_that_differs_is_named(recorded: tuple[PipelinePolicy, Trajecto
         replay_check(policy, replace(trajectory, log_probs=log_probs, trainable=trainable))
 
 
-def test_a_replay_that_is_not_a_number(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
+def test_a_replay_with_nan(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
     policy, trajectory = recorded
     log_probs = trajectory.log_probs.clone()
     log_probs[0, 1] = torch.nan
@@ -139,7 +139,7 @@ def test_frozen_weights(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
         replay_check(policy, trajectory)
 
 
-def test_micro_batches_that_are_cut_wrongly(
+def test_microbatches_with_wrong_rows(
     recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, trajectory = recorded
@@ -161,7 +161,7 @@ def test_a_trajectory_with_nothing_to_train(recorded: tuple[PipelinePolicy, Traj
         replay_check(policy, replace(trajectory, trainable=torch.zeros(4, dtype=torch.bool)))
 
 
-def test_a_pipeline_that_fails_with_steps_mixed_is_replayed_step_by_step(
+def test_a_pipeline_that_fails_with_mixed_steps_is_replayed_step_by_step(
     recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, trajectory = recorded
@@ -177,7 +177,7 @@ def test_a_pipeline_that_fails_with_steps_mixed_is_replayed_step_by_step(
     assert check.mode == "one-step" and check.max_deviation == 0.0
 
 
-def test_a_failure_with_one_step_is_told_as_it_is(
+def test_an_error_outside_mixed_steps_propagates(
     recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, trajectory = recorded
@@ -190,7 +190,7 @@ def test_a_failure_with_one_step_is_told_as_it_is(
         replay_check(policy, trajectory)
 
 
-def test_the_check_mixes_as_many_steps_as_it_can(
+def test_the_check_mixes_as_many_steps_as_possible(
     recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, trajectory = recorded

@@ -48,7 +48,7 @@ def test_a_lora_of_every_family_loads_into_the_stock_pipeline(name: str, alpha: 
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_CLASS)
-def test_a_merged_pipeline_of_every_family_loads_as_a_whole(name: str, tmp_path: Path) -> None:
+def test_a_merged_pipeline_of_every_family_loads(name: str, tmp_path: Path) -> None:
     tiny = FAMILIES[name]
     pipeline: Any = tiny.build(0)
     adapter = attached(pipeline, lora_rank=4, lora_alpha=16.0)
@@ -63,7 +63,7 @@ def test_a_merged_pipeline_of_every_family_loads_as_a_whole(name: str, tmp_path:
     assert (images(whole, tiny) - trained).abs().max() <= MERGED
 
 
-def test_an_exported_lora_says_alpha_equals_rank_to_every_reader(tmp_path: Path) -> None:
+def test_an_exported_lora_has_alpha_equal_to_rank(tmp_path: Path) -> None:
     pipeline = tiny_sd()
     adapter = attached(pipeline, lora_rank=4, lora_alpha=8.0)
     shift(adapter)
@@ -75,7 +75,7 @@ def test_an_exported_lora_says_alpha_equals_rank_to_every_reader(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["sd", "pixart_sigma"])
-def test_a_denoiser_trained_whole_loads_by_itself(name: str, tmp_path: Path) -> None:
+def test_a_fully_trained_denoiser_loads_by_itself(name: str, tmp_path: Path) -> None:
     tiny = FAMILIES[name]
     pipeline: Any = tiny.build(0)
     part = denoiser_name(pipeline)
@@ -88,7 +88,7 @@ def test_a_denoiser_trained_whole_loads_by_itself(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["sd", "pixart_sigma"])
-def test_a_denoiser_trained_whole_merges_as_it_is(name: str, tmp_path: Path) -> None:
+def test_a_fully_trained_denoiser_merges_unchanged(name: str, tmp_path: Path) -> None:
     tiny = FAMILIES[name]
     pipeline: Any = tiny.build(0)
     adapter = attached(pipeline, adapter="full")
@@ -155,9 +155,7 @@ def test_an_unknown_format(tmp_path: Path) -> None:
         ("merged", "full", 'DiffusionPipeline.from_pretrained("out")'),
     ],
 )
-def test_what_to_type_to_load_it(
-    form: str, kind: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loading_hint(form: str, kind: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pipeline = tiny_sd()
     assert loading_hint(pipeline, write(pipeline, attached(pipeline, adapter=kind), form, Path("out"))) == hint

@@ -115,7 +115,7 @@ def test_other_families_have_no_such_format(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_denoiser_trained_whole_is_no_lora(tmp_path: Path) -> None:
+def test_a_fully_trained_denoiser_is_refused(tmp_path: Path) -> None:
     pipeline = tiny_sd()
     attached(pipeline, adapter="full")
     with pytest.raises(InputError, match="all weights were trained; use --format diffusers or merged"):

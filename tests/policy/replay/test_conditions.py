@@ -125,7 +125,7 @@ def test_gradient_checkpointing_changes_neither_ratio_nor_gradient(name: str) ->
 
 
 @pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
-def test_train_mode_is_eval_mode(name: str) -> None:
+def test_train_mode_changes_nothing(name: str) -> None:
     policy = moved(name)
     trajectory = trajectory_of(policy)
     getattr(policy.pipeline, policy.denoiser).train()
@@ -134,7 +134,7 @@ def test_train_mode_is_eval_mode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
-def test_attention_slicing_switched_off_again(name: str) -> None:
+def test_attention_slicing_can_be_switched_on_and_off(name: str) -> None:
     def on_and_off(policy: PipelinePolicy) -> None:
         policy.pipeline.enable_attention_slicing()
         policy.pipeline.disable_attention_slicing()
@@ -145,7 +145,7 @@ def test_attention_slicing_switched_off_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNET_AND_TRANSFORMERS)
-def test_vae_tiling_is_for_images_alone(name: str) -> None:
+def test_vae_tiling_changes_images_but_not_latents(name: str) -> None:
     plain, tiled = moved(name), moved(name, model={"vae_tiling": True})
     tiled.pipeline.vae.tile_latent_min_size, tiled.pipeline.vae.tile_sample_min_size = 4, 8
     trajectory = trajectory_of(tiled)
@@ -198,7 +198,7 @@ def test_a_compiled_denoiser(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.usefixtures("aot_eager")
-def test_a_denoiser_that_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denoiser_compiled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one is that names no repeated blocks."""
     monkeypatch.setattr(SD3Transformer2DModel, "_repeated_blocks", None)
     policy = small("sd3", compile=True)
@@ -281,7 +281,7 @@ def test_samplers_draw_different_trajectories() -> None:
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("sd", "flow-sde"), ("sd3", "cps")])
-def test_steps_of_little_noise_are_sampled_and_not_trained(name: str, sampler: str) -> None:
+def test_steps_with_too_little_noise_are_not_trained(name: str, sampler: str) -> None:
     sample = {"sampler": sampler, "noise_level": 0.4}
     usual = moved(name, sample=sample | {"min_std": 0.0})
     everything = trajectory_of(usual)
@@ -322,7 +322,7 @@ def stock_trajectory(name: str) -> tuple[Tensor, Tensor]:
 
 @STOCK
 @pytest.mark.parametrize("name", ["sd", "sd3", "flux", "z_image", "sana"])
-def test_without_noise_a_trajectory_is_the_stock_pipelines_own(name: str) -> None:
+def test_a_trajectory_without_noise_equals_the_stock_pipeline(name: str) -> None:
     config = configuration(name, sample={"evaluation_noise": False, "batch": 4})
     policy = make_policy(FAMILIES[name].build(0), config)
     rollout = policy.rollout(PROMPTS, SEEDS, evaluation_plan(config, 4))
@@ -345,7 +345,7 @@ def test_a_rollout_that_needs_no_density_trains_its_deterministic_steps(name: st
         assert replayed.mean.requires_grad
 
 
-def test_grids_of_flow_models_draw_no_noise_unless_asked() -> None:
+def test_grids_of_flow_models_are_deterministic_by_default() -> None:
     trajectories = {}
     for noise in (None, False, True):
         config = configuration("sd3", sample={"evaluation_noise": noise})
@@ -358,7 +358,7 @@ def test_grids_of_flow_models_draw_no_noise_unless_asked() -> None:
 
 @STOCK
 @pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
-def test_outside_a_window_steps_are_those_of_the_stock_scheduler(name: str) -> None:
+def test_steps_outside_a_window_equal_the_stock_scheduler(name: str) -> None:
     config = configuration(name, sample={"sde_window_size": 2, "sde_window_start": 1, "batch": 4})
     policy = make_policy(FAMILIES[name].build(0), config)
     plan = training_plan(config, Needs(density=True), 4)
@@ -389,7 +389,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
-def test_a_window_is_trained_and_nothing_else(tmp_path: Path, replayed: list[int]) -> None:
+def test_only_the_window_is_trained(tmp_path: Path, replayed: list[int]) -> None:
     run = trainer(tmp_path, "sd3", sample={"sde_window_size": 2, "sde_window_start": 1})
     before = [parameter.detach().clone() for parameter in run.policy.parameters()]
     run.train()
@@ -399,7 +399,7 @@ def test_a_window_is_trained_and_nothing_else(tmp_path: Path, replayed: list[int
     assert any(not torch.equal(left, right) for left, right in zip(before, after, strict=True))
 
 
-def test_a_moving_window_is_trained_where_it_is(tmp_path: Path, replayed: list[int]) -> None:
+def test_a_moving_window_is_trained(tmp_path: Path, replayed: list[int]) -> None:
     sample = {"sde_window_size": 1, "sde_window_every": 1, "evaluation_steps": 2}
     run = trainer(tmp_path, "sd3", sample=sample, train={"epochs": 2})
     run.train()

@@ -1,4 +1,4 @@
-"""The double of a pipeline runs its code, and whatever it does stays with the double."""
+"""A proxy runs the code of its pipeline, and everything it sets stays on the proxy."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from stepcredit.policy.replay.pipeline_proxy import pipeline_proxy
 META = torch.device("meta")
 
 
-def test_a_double_is_of_the_same_class_and_has_the_same_parts() -> None:
+def test_a_proxy_has_the_same_class_name_and_components() -> None:
     pipeline = tiny_sd()
-    double = pipeline_proxy(pipeline, META)
-    assert isinstance(double, type(pipeline)) and type(double).__name__ == "StableDiffusionPipeline"
-    assert all(getattr(double, name) is part for name, part in pipeline.components.items())
-    assert double.vae_scale_factor == pipeline.vae_scale_factor
+    proxy = pipeline_proxy(pipeline, META)
+    assert isinstance(proxy, type(pipeline)) and type(proxy).__name__ == "StableDiffusionPipeline"
+    assert all(getattr(proxy, name) is part for name, part in pipeline.components.items())
+    assert proxy.vae_scale_factor == pipeline.vae_scale_factor
 
 
-def test_doubles_of_one_class_share_theirs() -> None:
+def test_proxies_of_one_class_share_their_class() -> None:
     assert type(pipeline_proxy(tiny_sd(), META)) is type(pipeline_proxy(tiny_sd(1), META))
 
 
@@ -31,41 +31,41 @@ def test_it_knows_its_device() -> None:
     assert pipeline._execution_device == torch.device("cpu")
 
 
-def test_replaced_attributes_are_those_of_the_double_alone() -> None:
+def test_attributes_set_on_the_proxy_stay_there() -> None:
     pipeline = tiny_sd()
     own = pipeline.scheduler
-    double = pipeline_proxy(pipeline, META)
-    double.scheduler, double.encode_prompt = "mine", lambda: "encoded"
-    assert (double.scheduler, double.encode_prompt()) == ("mine", "encoded")
+    proxy = pipeline_proxy(pipeline, META)
+    proxy.scheduler, proxy.encode_prompt = "mine", lambda: "encoded"
+    assert (proxy.scheduler, proxy.encode_prompt()) == ("mine", "encoded")
     assert pipeline.scheduler is own and "encode_prompt" not in pipeline.__dict__
 
 
-def test_what_its_methods_assign_stays_with_it() -> None:
+def test_attributes_set_by_its_methods_stay_on_the_proxy() -> None:
     pipeline = tiny_sd()
-    double = pipeline_proxy(pipeline, META)
-    double._guidance_scale = 7.0
-    assert double.guidance_scale == 7.0 and not hasattr(pipeline, "_guidance_scale")
+    proxy = pipeline_proxy(pipeline, META)
+    proxy._guidance_scale = 7.0
+    assert proxy.guidance_scale == 7.0 and not hasattr(pipeline, "_guidance_scale")
 
 
-def test_it_draws_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_shows_no_progress_bar(capfd: pytest.CaptureFixture[str]) -> None:
     pipeline = tiny_sd()
     pipeline.set_progress_bar_config(disable=False)
-    double = pipeline_proxy(pipeline, META)
-    with double.progress_bar(total=3) as bar:
+    proxy = pipeline_proxy(pipeline, META)
+    with proxy.progress_bar(total=3) as bar:
         bar.update()
         bar.update(2)
-    assert list(double.progress_bar([1, 2])) == [1, 2]
-    assert list(double.progress_bar(iterable=iter("ab"))) == ["a", "b"]
+    assert list(proxy.progress_bar([1, 2])) == [1, 2]
+    assert list(proxy.progress_bar(iterable=iter("ab"))) == ["a", "b"]
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
 
 
-def test_its_bar_lets_errors_through() -> None:
+def test_its_progress_bar_does_not_catch_exceptions() -> None:
     with pytest.raises(KeyError), pipeline_proxy(tiny_sd(), META).progress_bar(total=1):
         raise KeyError
 
 
-def test_rollouts_and_replays_leave_the_pipeline_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+def test_rollouts_and_replays_do_not_change_the_pipeline(capfd: pytest.CaptureFixture[str]) -> None:
     pipeline = tiny_sd()
     pipeline.set_progress_bar_config(disable=False)
     policy = tiny_policy(pipeline)
@@ -81,7 +81,7 @@ def test_rollouts_and_replays_leave_the_pipeline_as_it_was(capfd: pytest.Capture
     assert capfd.readouterr().err == ""
 
 
-def test_a_users_own_attributes_are_kept_and_used() -> None:
+def test_custom_attributes_of_the_pipeline_are_used_and_kept() -> None:
     pipeline = tiny_sd()
     own, asked = pipeline.encode_prompt, []
 

@@ -70,12 +70,14 @@ def test_steps_replay_in_any_order(lora_trajectory: tuple[PipelinePolicy, Trajec
 
 
 @pytest.mark.parametrize("rows", [[0], [2], [1, 3], [3, 1, 0]])
-def test_rows_are_replayed_on_their_own(lora_trajectory: tuple[PipelinePolicy, Trajectory], rows: list[int]) -> None:
+def test_rows_can_be_replayed_without_the_rest_of_the_batch(
+    lora_trajectory: tuple[PipelinePolicy, Trajectory], rows: list[int]
+) -> None:
     policy, trajectory = lora_trajectory
     assert max(deviations(policy, trajectory, torch.tensor(rows))) <= 1e-6
 
 
-def test_joined_rollout_batches_replay() -> None:
+def test_batches_of_a_rollout_replay_together() -> None:
     policy = tiny_policy()
     perturb(policy)
     trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3)).trajectory
@@ -85,13 +87,13 @@ def test_joined_rollout_batches_replay() -> None:
     assert max(deviations(policy, trajectory, torch.tensor([0, 3]))) <= 1e-6
 
 
-def test_a_replay_reads_the_weights_of_now(lora_trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
+def test_a_replay_uses_the_current_weights(lora_trajectory: tuple[PipelinePolicy, Trajectory]) -> None:
     policy, trajectory = recorded(tiny_policy())
     perturb(policy, seed=1)
     assert min(deviations(policy, trajectory)) > 1e-4
 
 
-def test_a_replay_reads_its_own_samples_prompt() -> None:
+def test_a_replay_uses_the_prompts_of_its_rows() -> None:
     policy, trajectory = recorded(tiny_policy())
     alone = policy.replay(trajectory, 0, torch.tensor([2])).mean
     torch.testing.assert_close(policy.replay(trajectory, 0).mean[2:3], alone, atol=1e-5, rtol=1e-5)
@@ -126,7 +128,7 @@ def test_gradient_reaches_every_weight_of_the_denoiser() -> None:
     assert all(parameter.grad is None for part in others for parameter in part.parameters())
 
 
-def test_gradient_is_that_of_finite_differences() -> None:
+def test_gradients_by_weights_equal_finite_differences() -> None:
     policy, trajectory = recorded(tiny_policy(tiny_sd().to(dtype=torch.float64)))
     for parameter in policy.parameters():
         parameter.data = parameter.data.double()
@@ -171,7 +173,7 @@ class Silent(StableDiffusionPipeline):
         """Returns before any step."""
 
 
-def test_a_pipeline_that_never_steps_is_told() -> None:
+def test_a_pipeline_that_never_steps() -> None:
     policy = tiny_policy()
     trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
     policy.pipeline.__class__ = Silent

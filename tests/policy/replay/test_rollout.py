@@ -72,7 +72,7 @@ def test_shapes_and_ranges_of_a_trajectory(rollout: Rollout) -> None:
     assert not trajectory.latents.requires_grad and not trajectory.log_probs.requires_grad
 
 
-def test_x0_is_kept_only_when_asked_for() -> None:
+def test_x0_is_recorded_only_on_request() -> None:
     assert tiny_policy(steps=1).rollout(PROMPTS[:1], SEEDS[:1]).trajectory.x0 is None
 
 
@@ -92,7 +92,7 @@ def test_noise_of_a_sample_depends_on_its_seed_alone(rollout: Rollout) -> None:
     assert not torch.equal(trajectory.latents[0, 0], trajectory.latents[1, 0])
 
 
-def test_batch_size_leaves_the_samples_as_they_are(rollout: Rollout) -> None:
+def test_the_batch_size_does_not_change_the_images(rollout: Rollout) -> None:
     split = tiny_policy().rollout(PROMPTS, SEEDS, Plan(4, range(4), batch=3), keep_x0=True)
     assert torch.equal(split.trajectory.latents[:, 0], rollout.trajectory.latents[:, 0])
     assert split.trajectory.prompts == rollout.trajectory.prompts
@@ -102,7 +102,7 @@ def test_batch_size_leaves_the_samples_as_they_are(rollout: Rollout) -> None:
     torch.testing.assert_close(split.images, rollout.images, atol=1e-5, rtol=0)
 
 
-def test_a_batch_is_handed_on_before_the_next_is_begun() -> None:
+def test_a_batch_is_passed_on_before_the_next_starts() -> None:
     policy, seen = tiny_policy(), []
     policy.pipeline.unet.register_forward_pre_hook(lambda *_: seen.append("step"))
     plan = Plan(4, range(4), batch=3)
@@ -110,7 +110,7 @@ def test_a_batch_is_handed_on_before_the_next_is_begun() -> None:
     assert seen == [*["step"] * 4, (3, slice(0, 3)), *["step"] * 4, (1, slice(3, 4))]
 
 
-def test_without_a_tape_the_scheduler_is_stock() -> None:
+def test_without_a_hook_the_scheduler_is_stock() -> None:
     stock, ours = tiny_scheduler(), RecordingDDIMScheduler.replacing(tiny_scheduler(), SampleSection())
     output, sample = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     results = []
@@ -133,7 +133,7 @@ def test_pipelines_see_the_parents_signature(method: str) -> None:
     assert parameters(RecordingFlowScheduler) == parameters(FlowMatchEulerDiscreteScheduler)
 
 
-def test_after_a_rollout_the_pipeline_is_as_before() -> None:
+def test_a_rollout_does_not_change_the_pipeline() -> None:
     pipeline = tiny_sdxl()
     before = dict(pipeline.__dict__)
     policy = tiny_policy(pipeline, steps=2)
@@ -143,7 +143,7 @@ def test_after_a_rollout_the_pipeline_is_as_before() -> None:
     assert not changed
 
 
-def test_a_policys_pipeline_is_saved_for_stock_diffusers(tmp_path: Path) -> None:
+def test_the_pipeline_of_a_policy_can_be_saved(tmp_path: Path) -> None:
     policy = tiny_policy(adapter="full", steps=1)
     policy.rollout(PROMPTS, SEEDS)
     perturb(policy)
@@ -154,7 +154,7 @@ def test_a_policys_pipeline_is_saved_for_stock_diffusers(tmp_path: Path) -> None
     assert all(torch.equal(weights[name], value) for name, value in stock.unet.state_dict().items())
 
 
-def test_a_users_own_encode_prompt_survives() -> None:
+def test_a_custom_encode_prompt_is_used_and_kept() -> None:
     policy = tiny_policy(steps=1)
     original, called = policy.pipeline.encode_prompt, []
 
@@ -198,12 +198,12 @@ def test_a_last_step_without_variance_is_not_trainable() -> None:
         ({"hight": 32}, r"unknown argument of StableDiffusionPipeline in sample\.call 'hight' \(did you mean 'height'"),
     ],
 )
-def test_arguments_that_the_pipeline_cannot_be_given(call: dict[str, Any], message: str) -> None:
+def test_arguments_that_cannot_be_set(call: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         tiny_policy(call=call)
 
 
-def test_a_value_that_the_pipeline_refuses_is_told_in_one_line() -> None:
+def test_a_value_that_the_pipeline_refuses() -> None:
     policy = tiny_policy(call={"height": 17, "width": 16})
     with pytest.raises(InputError, match=r"^StableDiffusionPipeline refuses sample\.call: .*divisible by") as refused:
         policy.rollout(PROMPTS, SEEDS)
@@ -211,7 +211,7 @@ def test_a_value_that_the_pipeline_refuses_is_told_in_one_line() -> None:
     assert policy.scheduler.hook is None and type(policy.pipeline.scheduler) is DDIMScheduler
 
 
-def test_an_argument_that_the_pipeline_takes_reaches_it() -> None:
+def test_arguments_reach_the_pipeline() -> None:
     images = tiny_policy(steps=1, call={"height": 32, "width": 8}).rollout(PROMPTS[:1], SEEDS[:1]).images
     assert images.shape == (1, 3, 32, 8)
 
@@ -228,7 +228,7 @@ class Short(StableDiffusionPipeline):
         return super().__call__(**{**given, "num_inference_steps": given["num_inference_steps"] - 1})
 
 
-def test_a_pipeline_that_makes_other_steps_than_asked_for() -> None:
+def test_a_pipeline_that_takes_too_few_steps() -> None:
     policy = tiny_policy()
     policy.pipeline.__class__ = Short
     with pytest.raises(InputError, match="Short took 3 steps, expected 4"):
@@ -236,7 +236,7 @@ def test_a_pipeline_that_makes_other_steps_than_asked_for() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_batches_are_stored_where_they_belong(batch: int) -> None:
+def test_batches_are_recorded_in_their_rows(batch: int) -> None:
     policy = tiny_policy(guidance=1.0)
     trajectory = policy.rollout(PROMPTS, SEEDS, Plan(4, range(4), batch), keep_x0=True).trajectory
     assert trajectory.x0 is not None and trajectory.latents.is_contiguous()
