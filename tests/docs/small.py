@@ -78,10 +78,12 @@ def _local(argument: str) -> str:
 
 def _compare(arguments: list[str]) -> list[str]:
     kept = [_LARGE_RECIPE.sub("embedded_jpeg", _local(argument)) for argument in arguments]
-    small = {"--learning-rates": "0.012,0.03", "--seeds": "1", "--tuning-seeds": "1", "--jobs": "1"}
+    small = {"--learning-rates": "0.012,0.03", "--seeds": "1", "--tuning-seeds": "1", "--jobs": "1", "--last-epochs": "1"}
     for option, value in small.items():
         if option in kept:
             kept[kept.index(option) + 1] = value
+    if "--last-epochs" not in kept:
+        kept += ["--last-epochs", "1"]
     kept = [argument for argument in kept if not argument.startswith(tuple(_SIZE)) and "train.epochs" not in argument]
     return [kept[0], *_size([]), "train.epochs=1", *kept[1:]]
 

@@ -15,6 +15,8 @@ from tests.docs.blocks import Block, blocks, commands
 from tests.docs.small import small, small_python, small_trainer, stepcredit_arguments
 
 from stepcredit.cli.main import app
+from stepcredit.comparison.comparison_file import read_comparison
+from stepcredit.comparison.protocol import make_protocol
 from stepcredit.runs import recipes
 
 ROOT = Path(__file__).parents[2]
@@ -104,9 +106,11 @@ def parse(arguments: list[str]) -> None:
 
 
 def check_yaml(block: Block) -> None:
-    """A recipe has valid keys. Comparisons are checked by the commands that run them."""
+    """A recipe or comparison has valid keys and values."""
     tree = yaml.safe_load(block.text)
-    if "apiVersion" not in tree and not recipes.is_comparison(tree):
-        path = Path(block.file or "recipe.yaml")
-        path.write_text(block.text)
+    path = Path(block.file or "recipe.yaml")
+    path.write_text(block.text)
+    if recipes.is_comparison(tree):
+        make_protocol(read_comparison(path), {})
+    elif "apiVersion" not in tree:
         recipes.load(path)
