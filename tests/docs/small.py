@@ -78,7 +78,13 @@ def _local(argument: str) -> str:
 
 def _compare(arguments: list[str]) -> list[str]:
     kept = [_LARGE_RECIPE.sub("embedded_jpeg", _local(argument)) for argument in arguments]
-    small = {"--learning-rates": "0.012,0.03", "--seeds": "1", "--tuning-seeds": "1", "--jobs": "1", "--last-epochs": "1"}
+    small = {
+        "--learning-rates": "0.012,0.03",
+        "--seeds": "1",
+        "--tuning-seeds": "1",
+        "--jobs": "1",
+        "--last-epochs": "1",
+    }
     for option, value in small.items():
         if option in kept:
             kept[kept.index(option) + 1] = value
