@@ -1,3 +1,7 @@
+"""What a grid of captioned images looks like."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +33,18 @@ def red(height: int, width: int) -> torch.Tensor:
     ("size", "shown"),
     [((32, 32), (160, 160)), ((200, 180), (200, 180)), ((512, 384), (256, 192)), ((8, 16), (80, 160))],
 )
-def test_pictures_are_shown_between_160_and_256_pixels(
-    tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
-) -> None:
+def test_images_are_drawn_with_160_to_256_pixels(tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]) -> None:
     assert box(grid(tmp_path / "a.png", red(*size), [""]), (255, 0, 0)) == shown
 
 
-def test_small_pictures_are_enlarged_without_smoothing(tmp_path: Path) -> None:
+def test_small_images_are_enlarged_without_smoothing(tmp_path: Path) -> None:
     checks = (torch.arange(32).view(-1, 1) + torch.arange(32)) % 2
     images = torch.stack([checks, 1 - checks, torch.zeros_like(checks)]).unsqueeze(0).float()
     pixels = grid(tmp_path / "a.png", images, [""])[20:180, 20:180]
     assert set(map(tuple, pixels.reshape(-1, 3).tolist())) == {(255, 0, 0), (0, 255, 0)}
 
 
-def test_rows_fill_from_the_left_and_the_paper_is_white(tmp_path: Path) -> None:
+def test_rows_fill_from_the_left_on_a_white_background(tmp_path: Path) -> None:
     pixels = grid(tmp_path / "new" / "a.png", red(32, 32).expand(3, -1, -1, -1), ["a", "b", "c"], columns=2)
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert pixels.shape[1] == 20 + 160 + 20 + 160 + 20
@@ -60,7 +62,7 @@ def test_long_captions_wrap_inside_their_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["Übergröße naïve", "一只猫", "", "\n\nreward 1"])
-def test_captions_of_any_letters_are_drawn(tmp_path: Path, text: str) -> None:
+def test_captions_may_have_any_characters(tmp_path: Path, text: str) -> None:
     assert grid(tmp_path / "a.png", red(32, 32), [text]).size
 
 
@@ -76,11 +78,11 @@ def test_the_same_grid_is_the_same_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    with pytest.raises(ValueError, match=r"shape \(32, 32, 3\); expected \(N,3,H,W\)"):
+    with pytest.raises(ValueError, match=r"\(32, 32, 3\)"):
         save_grid(path, torch.zeros(32, 32, 3), [""])
-    with pytest.raises(ValueError, match="N of at least 1"):
+    with pytest.raises(ValueError, match="N >= 1"):
         save_grid(path, torch.zeros(0, 3, 32, 32), [])
     with pytest.raises(ValueError, match="2 captions for 1 images"):
         save_grid(path, red(32, 32), ["", ""])

@@ -1,9 +1,10 @@
-"""Grids of captioned pictures as one PNG."""
+"""Grids of captioned images as PNG files."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from stepcredit.utils.files import write_atomically
 
-_SMALLEST, _LARGEST = 160, 256  # pixels of a picture's longer side
+_MIN_SIDE, _MAX_SIDE = 160, 256  # pixels of an image's longer side
 _TEXT_SIZE, _LINE_HEIGHT = 13, 17
 _MARGIN, _GAP, _CAPTION_GAP = 20, 20, 6
-_LINES, _LETTERS = 12, 600  # of a caption's paragraph, at most
-_PAPER, _INK, _FAINT, _EDGE = "white", (24, 24, 27), (98, 98, 108), (210, 210, 216)
+_MAX_LINES, _MAX_LETTERS = 12, 600  # of a paragraph of a caption
+_BACKGROUND, _TEXT, _SECONDARY_TEXT, _BORDER = "white", (24, 24, 27), (98, 98, 108), (210, 210, 216)
+_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf", "NotoSans-Regular.ttf")
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -32,21 +34,26 @@ class _Cell:
 
 
 def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: int = 4) -> None:
-    """Write `images` (N,3,H,W) in [0,1] as a PNG, left to right and down, each over its caption.
+    """Write images and their captions as a PNG file, row by row.
 
-    Pictures whose longer side is under 160 pixels are enlarged by a whole factor without smoothing, those over 256 are
-    reduced. Captions are wrapped and end after 12 lines; what follows a caption's first newline is set apart in grey.
-    Values outside [0,1] are clipped and NaN is black.
+    Images whose longer side has fewer than 160 pixels are enlarged by an integer factor without smoothing. Images with
+    more than 256 pixels are reduced. Captions are wrapped to at most 12 lines per paragraph; all paragraphs but the
+    first are gray. Characters that no available font has are drawn as boxes.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1]. Values outside are clipped, and NaN is black.
+        captions: N texts.
+        columns: images per row.
     """
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}; expected (N,3,H,W) with N of at least 1")
+        raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 3, H, W) with N >= 1")
     if len(captions) != len(images):
-        raise ValueError(f"{len(captions)} captions for {len(images)} images; give one each")
+        raise ValueError(f"{len(captions)} captions for {len(images)} images, expected one per image")
     if columns < 1:
-        raise ValueError(f"columns is {columns}; expected at least 1")
+        raise ValueError(f"columns is {columns}, expected at least 1")
     font = _font(captions)
     pictures = [_picture(image) for image in images]
-    width = max(_SMALLEST, pictures[0].width)
+    width = max(_MIN_SIDE, pictures[0].width)
     cells = [_Cell(picture, _caption(text, width, font)) for picture, text in zip(pictures, captions, strict=True)]
     buffer = io.BytesIO()
     _draw(cells, width, min(columns, len(cells)), font).save(buffer, format="PNG")
@@ -54,15 +61,15 @@ def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: i
 
 
 def _picture(image: Tensor) -> Image.Image:
-    """(3,H,W) in [0,1] at the size it is shown."""
+    """The image (3, H, W) at the size at which it is drawn."""
     pixels = (image.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
     picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     longer = max(picture.size)
-    if longer < _SMALLEST:
-        factor = -(-_SMALLEST // longer)
+    if longer < _MIN_SIDE:
+        factor = -(-_MIN_SIDE // longer)
         return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    if longer > _LARGEST:
-        size = [max(1, round(side * _LARGEST / longer)) for side in picture.size]
+    if longer > _MAX_SIDE:
+        size = [max(1, round(side * _MAX_SIDE / longer)) for side in picture.size]
         return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     return picture
 
@@ -71,7 +78,7 @@ def _draw(cells: Sequence[_Cell], width: int, columns: int, font: Font) -> Image
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     size = (2 * _MARGIN + columns * (width + _GAP) - _GAP, 2 * _MARGIN + sum(heights) + _GAP * (len(rows) - 1))
-    sheet = Image.new("RGB", size, _PAPER)
+    sheet = Image.new("RGB", size, _BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     top = _MARGIN
     for row, height in zip(rows, heights, strict=True):
@@ -85,46 +92,46 @@ def _place(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: _Cell, corner: tu
     left, top = corner
     sheet.paste(cell.picture, corner)
     frame = (left - 1, top - 1, left + cell.picture.width, top + cell.picture.height)
-    pen.rectangle(frame, outline=_EDGE)  # a white picture has an edge too
+    pen.rectangle(frame, outline=_BORDER)  # makes a white image visible
     top += cell.picture.height + _CAPTION_GAP
     for number, (line, color) in enumerate(cell.lines):
         pen.text((left, top + number * _LINE_HEIGHT), line, fill=color, font=font)
 
 
 def _font(captions: Sequence[str]) -> Font:
-    """Pillow's own font, or matplotlib's where a caption has letters which that lacks (neither has Chinese)."""
-    if all(caption.isascii() for caption in captions):
-        return ImageFont.load_default(_TEXT_SIZE)
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _TEXT_SIZE - 1)
+    """Pillow's own font. It has ASCII only, so for other captions a font of the system, if there is one."""
+    if not all(caption.isascii() for caption in captions):
+        for name in _SYSTEM_FONTS:
+            with suppress(OSError):
+                return ImageFont.truetype(name, _TEXT_SIZE - 1)
+    return ImageFont.load_default(_TEXT_SIZE)
 
 
 def _caption(text: str, width: int, font: Font) -> list[tuple[str, tuple[int, int, int]]]:
-    """The wrapped lines of a caption, each with its color."""
+    """The wrapped lines of a caption with their colors."""
     return [
-        (line, _FAINT if number else _INK)
+        (line, _SECONDARY_TEXT if number else _TEXT)
         for number, paragraph in enumerate(_paragraphs(text))
-        for line in _cut(_wrap(paragraph[:_LETTERS], width, font), shortened=len(paragraph) > _LETTERS)
+        for line in _cut(_wrap(paragraph[:_MAX_LETTERS], width, font), shortened=len(paragraph) > _MAX_LETTERS)
     ]
 
 
 def _paragraphs(text: str) -> list[str]:
-    """The lines of a caption, of very many the first and the last ones."""
+    """The paragraphs of a caption. If there are too many, the first ones and the last."""
     lines = text.splitlines()
-    return lines if len(lines) <= _LINES else [*lines[: _LINES - 1], lines[-1]]
+    return lines if len(lines) <= _MAX_LINES else [*lines[: _MAX_LINES - 1], lines[-1]]
 
 
 def _cut(lines: Iterator[str], shortened: bool) -> list[str]:
-    """The first lines, ending in dots if there is more."""
+    """The first lines, followed by dots if there are more."""
     kept = list(lines)
-    if len(kept) <= _LINES and not shortened:
+    if len(kept) <= _MAX_LINES and not shortened:
         return kept
-    return [*kept[: _LINES - 1], "..."]
+    return [*kept[: _MAX_LINES - 1], "..."]
 
 
 def _wrap(text: str, width: int, font: Font) -> Iterator[str]:
-    """Lines of at most `width` pixels, broken between words, and inside a word only where it alone is too long."""
+    """Lines of at most `width` pixels. A word is broken only if it does not fit into a line of its own."""
     line = ""
     for word in text.split():
         joined = f"{line} {word}" if line else word
@@ -143,7 +150,7 @@ def _wrap(text: str, width: int, font: Font) -> Iterator[str]:
 
 
 def _fitting(word: str, width: int, font: Font) -> int:
-    """How many leading characters of `word` fit, at least 1."""
+    """The number of leading characters of `word` that fit, at least 1."""
     count = 1
     while count < len(word) and font.getlength(word[: count + 1]) <= width:
         count += 1
