@@ -1,4 +1,4 @@
-"""Recipes and overrides as they should not be."""
+"""Invalid recipes and overrides: each is refused with one line, and what is accepted can be written and read."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ REWARDS = st.sampled_from(
 )
 
 
-def taken(config: TrainConfig) -> None:
-    """What a configuration that is taken must stand: it is written and read back as it is, its parts are built."""
+def use(config: TrainConfig) -> None:
+    """Write an accepted configuration, read it back, and build its parts."""
     text = recipes.dump(config)
     again = recipes.validate(recipes.parse(text, "config.yaml"), "config.yaml")
     assert _same(again.model_dump(), config.model_dump())
@@ -48,7 +48,7 @@ def taken(config: TrainConfig) -> None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal, NaN to NaN as well."""
+    """Equality in which NaN equals NaN."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
     if isinstance(one, list | tuple):
@@ -60,7 +60,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def read(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    taken(recipes.load(path))
+    use(recipes.load(path))
 
 
 @cases(fast=30, slow=800)
@@ -76,7 +76,7 @@ def test_any_bytes(tmp_path: Path, cases: int) -> None:
 
 
 @cases(fast=15, slow=400)
-def test_a_sound_recipe_damaged(tmp_path: Path, cases: int) -> None:
+def test_any_damaged_recipe(tmp_path: Path, cases: int) -> None:
     sound = (recipes.packaged()["embedded_jpeg"]).read_bytes()
     strategy = damaged(sound)
     survive(FILE, "bytes of a packaged recipe changed", cases, strategy, lambda c: read(tmp_path / "a.yaml", c))
@@ -112,7 +112,7 @@ def test_any_override(cases: int) -> None:
 
     def attempt(pairs: list[tuple[str, str]]) -> None:
         names = [pair for pair in pairs if pair[0].strip() not in ("reward.name", "reward")]
-        taken(recipes.load(None, [f"{key}={value}" for key, value in names]))
+        use(recipes.load(None, [f"{key}={value}" for key, value in names]))
 
     found = survive(OVERRIDE, "texts and values of every kind", cases, strategy, attempt)
     assert found[WORKS] and found[REFUSED]
@@ -126,27 +126,27 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (BOMB, "it holds more than 10000 values"),
-        ("reward: {options: &a {x: *a}}", "it has more than 20 levels"),
+        (BOMB, "aliases"),
+        ("reward: {options: &a {x: *a}}", "Circular"),
         ("reward: {options: {x: " + "[" * 5000 + "]" * 5000 + "}}", "nested too deeply"),
-        ("reward: {options: {x: 2024-01-01}}", "it holds a date: quote it"),
-        ("reward: {options: {x: !!binary aGVsbG8=}}", "it holds a bytes"),
-        ("reward: {options: !!set {x}}", "it holds a set"),
-        ("reward: {options: {1: x}}", "the key 1 is a int"),
+        ("reward: {options: {x: 2024-01-01}}", "date"),
+        ("reward: {options: {x: !!binary aGVsbG8=}}", "bytes"),
+        ("reward: {options: !!set {x}}", "set"),
+        ("reward: {options: {1: x}}", "keys"),
         ("run: {seed: 0x" + "f" * 100 + "}", "more than 64 bits"),
         ("run: {seed: " + "9" * 5000 + "}", "is not valid YAML"),
-        ('prompts: {source: "\\ud800"}', "not Unicode"),
-        ("model: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ('prompts: {source: "\\ud800"}', "surrogates"),
+        ("model: !!python/object/apply:os.system ['true']", "python/object/apply"),
         ("? [a]\n: b", "unhashable key"),
         ("[" * 3 + "a", "is not valid YAML"),
         ("x" * 2**20 + "y", "is larger than 1048576 bytes"),
         ("a: b\0", "is not valid YAML"),
     ],
 )  # fmt: skip
-def test_what_no_recipe_may_hold_is_named(
+def test_yaml_that_config_yaml_cannot_hold_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, complaint: str
 ) -> None:
-    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path, **_: taken(config))
+    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path, **_: use(config))
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     said = stepcredit("train", str(path), "--run", str(tmp_path / "run"))
@@ -156,13 +156,13 @@ def test_what_no_recipe_may_hold_is_named(
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "x" * 5000 + ".yaml", "\ud800", "", ".", "/", "a\nb"])
-def test_a_name_that_no_recipe_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_impossible_recipe_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert outcome_of(lambda: recipes.load(name)) == REFUSED
     record(FILE, "impossible names", REFUSED)
 
 
-def test_bytes_of_the_terminal_do_not_reach_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_are_not_printed(tmp_path: Path) -> None:
     said = stepcredit("train", "credit.name=\x1b]0;owned\x07\u202e", "--run", str(tmp_path / "run"))
     assert said.code == 2 and said.err.removesuffix("\n").isprintable(), said
     record(OVERRIDE, "control characters; through the command line", REFUSED)
@@ -170,9 +170,9 @@ def test_bytes_of_the_terminal_do_not_reach_the_terminal(tmp_path: Path) -> None
 
 @cases(fast=10, slow=200)
 def test_any_words_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: int) -> None:
-    """`train` up to the point where it would begin."""
+    """`train` up to the point where training would start."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path, **_: taken(config))
+    monkeypatch.setattr("stepcredit.training.run.start_run", lambda config, path, **_: use(config))
 
     def attempt(words: list[str]) -> str:
         said = stepcredit("train", *words)
