@@ -15,7 +15,7 @@ from stepcredit.rewards import build_reward
 from stepcredit.rewards.remote.token import VARIABLE
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory, environment
-from stepcredit.utils.redaction import masked, secret_place
+from stepcredit.utils.redaction import find_secret, masked
 
 OPTIONS = [
     ({"api_key": "hunter2"}, "api_key"),
@@ -55,7 +55,7 @@ def test_a_configuration_with_a_secret_is_refused_and_the_secret_not_repeated(
 @pytest.mark.parametrize("options", INNOCENT, ids=str)
 def test_what_only_reads_like_a_secret_is_taken(options: dict[str, Any]) -> None:
     assert recipes.validate({"reward": {"name": "a:b", "options": options}}, "mine.yaml").reward.options == options
-    assert secret_place(options) is None
+    assert find_secret(options) is None
 
 
 @pytest.mark.parametrize(

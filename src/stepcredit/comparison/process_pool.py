@@ -95,7 +95,7 @@ class ProcessPool:
             free = [slot for slot in range(len(self._slots)) if slot not in busy]
             for slot in free[: len(waiting)]:
                 # A signal between the start of the process and the append would orphan it.
-                with finished_first(at_any_rate=True):
+                with finished_first(delay_all=True):
                     self._running.append(self._start(waiting.popleft(), slot))
             time.sleep(POLL_SECONDS)
             for running in [running for running in self._running if running.process.poll() is not None]:

@@ -1,4 +1,4 @@
-"""Where the time of an epoch goes, from torch's profiler: a trace to look at and a table to read."""
+"""Profile one epoch with torch's profiler: a trace for a viewer and a table of operations."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from stepcredit.runs.progress import Progress
 
 TRACE, TABLE = "trace.json", "table.txt"
 _ROWS = 40
-_HEAD = """From the start of the epoch to the end of its first update, or to its end if no update was made: later
-updates repeat the first. The profiler adds time of its own to every operation. What runs in other threads, such as a
-reward beside sampling, is not seen.
+_HEADER = """From the start of the epoch to the end of its first update, which later updates repeat, or to the end of
+the epoch if no update was made. The profiler adds overhead to every operation. Other threads, such as that of the
+reward, are not included.
 """
 
 
 def profiled_epoch(first: int, epochs: int) -> int:
-    """Which of the epochs `first` .. `epochs` - 1 to look at: the second, since the first warms up, if there is one."""
+    """The epoch to profile out of `first` .. `epochs` - 1: the second if there is one, since the first warms up."""
     return min(first + 1, epochs - 1)
 
 
 @contextmanager
 def profiled(folder: Path, optimizer: torch.optim.Optimizer, progress: Progress) -> Iterator[None]:
-    """Profile what is done inside, up to the first step of `optimizer`, and write `TRACE` and `TABLE` into `folder`.
+    """Profile the block up to the first step of `optimizer`, then write `TRACE` and `TABLE` into `folder`.
 
-    Every operation takes a third of a kilobyte in the trace and a few in memory, so that a whole epoch of many updates
-    would fit neither a viewer nor the machine. `TRACE` is in Chrome's format (chrome://tracing, ui.perfetto.dev).
-    Nothing is written if what is done inside fails.
+    An operation takes 0.3 kB in the trace and a few kB in memory, so a whole epoch of many updates would be too large.
+    `TRACE` is in Chrome's format (chrome://tracing, ui.perfetto.dev). Nothing is written if the block raises.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells the terminal when it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it prints when it starts and stops
     recorder = profile(activities=_activities())
     running = True
 
-    def stop(*_: Any) -> None:  # a second stop of the profiler is a crash
+    def stop(*_: Any) -> None:  # stopping the profiler twice crashes
         nonlocal running
         if running:
             running = False
@@ -59,7 +58,7 @@ def profiled(folder: Path, optimizer: torch.optim.Optimizer, progress: Progress)
 
 
 def table(recorder: profile) -> str:
-    """The phases of the epoch, then the operations, those with the most time of their own first."""
+    """The phases of the epoch, then the operations, sorted by the time that they take themselves."""
     averages: Any = recorder.key_averages()
     on_device = ProfilerActivity.CUDA in _activities()
     phases = sorted((row for row in averages if row.is_user_annotation), key=lambda row: -row.cpu_time_total)
@@ -67,7 +66,7 @@ def table(recorder: profile) -> str:
     lines += [f"{row.key:<40}{row.cpu_time_total / 1e6:>12.3f}{row.count:>8}" for row in phases]
     by = "self_device_time_total" if on_device else "self_cpu_time_total"
     operations = averages.table(sort_by=by, row_limit=_ROWS, max_name_column_width=60)
-    return "\n".join([_HEAD, *lines, "", operations])
+    return "\n".join([_HEADER, *lines, "", operations])
 
 
 def _activities() -> list[ProfilerActivity]:

@@ -1,4 +1,4 @@
-"""Where a run tells how it goes: to nobody, or to the terminal."""
+"""Progress of a run: not shown, on the console, or through `logging`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_FORMATS: Mapping[str, str] = {}
 
 
 def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:
-    """A bar after `head` and before the other columns and the time; only on a terminal, and gone at the end."""
+    """A progress bar: `head`, bar, `columns`, elapsed and remaining time. Only on terminals, removed at the end."""
     return progress.Progress(
         progress.TextColumn(head),
         progress.BarColumn(bar_width=24),
@@ -31,13 +31,13 @@ def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:
     )
 
 
-def restart(bar: progress.Progress, task: progress.TaskID, completed: int, **changed: Any) -> None:
-    """Count from `completed` on, so that the time left is reckoned from here."""
-    bar.reset(task, completed=completed, **{**bar.tasks[0].fields, **changed})  # reset drops what it is not given
+def restart(bar: progress.Progress, task: progress.TaskID, completed: int, **fields: Any) -> None:
+    """Continue from `completed`. The remaining time is estimated from here on."""
+    bar.reset(task, completed=completed, **{**bar.tasks[0].fields, **fields})  # reset drops fields
 
 
 class Progress:
-    """What a run tells while it goes on. This one keeps it to itself."""
+    """Receives the progress of a run. This base class ignores it."""
 
     def __enter__(self) -> Progress:
         return self
@@ -48,28 +48,28 @@ class Progress:
         return
 
     def start(self, finished: int) -> None:
-        """Begin to count, `finished` epochs being done already."""
+        """Training starts after `finished` epochs."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Show one line of text."""
 
     def phase(self, name: str) -> None:
-        """What is being done from now on."""
+        """A phase of an epoch begins."""
 
     def tick(self, done: int, total: int) -> None:
-        """`done` of `total` updates of the epoch are done."""
+        """`done` of the `total` updates of the epoch are finished."""
 
     def epoch(self, metrics: Mapping[str, Any], formats: Mapping[str, str] = _NO_FORMATS) -> None:
-        """An epoch is over.
+        """An epoch has finished.
 
         Args:
             metrics: its row of metrics.jsonl.
-            formats: figures to show, with their format, see `Algorithm.console`.
+            formats: metrics to show, with their formats; see `Algorithm.console`.
         """
 
 
 class ConsoleProgress(Progress):
-    """A line per epoch, and on a terminal a live bar: epochs, phase, reward, rate, time. A context manager."""
+    """Prints one line per epoch. On a terminal, a live bar also shows epoch, phase, reward, images/s and time."""
 
     def __init__(self, epochs: int, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -98,14 +98,14 @@ class ConsoleProgress(Progress):
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        """Printed as it is: a path or a command that is longer than the terminal is wide stays in one piece."""
+        """Print without wrapping, so that long paths and commands can be copied."""
         self.console.out(text, highlight=False)
 
     def phase(self, name: str) -> None:
         self._bar.update(self._task, phase=name)
 
     def tick(self, done: int, total: int) -> None:
-        """Training is taken for the last half of an epoch."""
+        """The bar assumes that training takes the last half of an epoch."""
         self._bar.update(self._task, completed=self._finished + 0.5 + 0.5 * done / total)
 
     def epoch(self, metrics: Mapping[str, Any], formats: Mapping[str, str] = _NO_FORMATS) -> None:

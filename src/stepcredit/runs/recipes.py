@@ -1,4 +1,4 @@
-"""Recipes: YAML files of a TrainConfig, packaged ones by name, `section.key=value` overrides on top."""
+"""Recipes: YAML files of a TrainConfig, given by path or packaged name, and `section.key=value` overrides."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from pydantic import BaseModel, ValidationError
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened, unknown
-from stepcredit.utils.redaction import secret_place
+from stepcredit.utils.redaction import find_secret
 from stepcredit.utils.safe_yaml import load_plain
 
-_PLACES = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
+_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 DEFAULT = "embedded_jpeg"
-LARGEST_FILE = 2**20
-"""Bytes of a recipe, at most."""
+_MAX_BYTES = 2**20
 
 
 def packaged() -> dict[str, Path]:
-    """Recipes and comparisons that ship with the project, by name: in an installed wheel, or at a checkout's root."""
-    for place in _PLACES:
-        if place.is_dir():
-            return {path.stem: path for path in sorted(place.glob("*.yaml"))}
+    """The recipes and comparisons of the package by name, from the installed wheel or the root of the checkout."""
+    for folder in _FOLDERS:
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return {}
 
 
 def find(recipe: str) -> Path:
-    """The file of a recipe given by path or packaged name."""
+    """The file of a recipe, given by path or packaged name. InputError if there is none."""
     path = Path(recipe)
     if _is_file(path):
         return path
@@ -42,9 +41,14 @@ def find(recipe: str) -> Path:
 
 
 def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The configuration of a recipe (None is all defaults) with `section.key=value` overrides applied.
+    """The configuration of a recipe, with overrides applied.
 
-    Raises InputError with one line that names the key, the nearest valid key where there is one, and the value.
+    Args:
+        recipe: path or packaged name. None starts from the defaults.
+        overrides: `section.key=value` each, with a YAML value.
+
+    Raises:
+        InputError: a key or value is invalid. The message names it, and the most similar key.
     """
     where = str(recipe) if recipe is not None else "the defaults"
     tree = {} if recipe is None else read_tree(find(str(recipe)))
@@ -56,48 +60,48 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
 
 
 def is_comparison(tree: Mapping[str, Any]) -> bool:
-    """Whether the mapping has arms, which no recipe has."""
+    """Whether the mapping is a comparison: it has `arms`, which no recipe has."""
     return "arms" in tree
 
 
 def parsed(override: str) -> tuple[str, Any]:
-    """(key, value) of `section.key=value`; InputError for one that is not."""
+    """(key, value) of `section.key=value`. InputError if it has another form."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.strip().split(".")):
-        raise InputError(f"'{shortened(override)}' is not an override; write section.key=value")
+        raise InputError(f"'{shortened(override)}' is not an override: write section.key=value")
     return key.strip(), parse(text, f"cannot read the value of '{shortened(override)}'")
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set `section.key` in a mapping of sections; InputError if it leads through something else."""
+    """Set `section.key` in a mapping of sections. InputError if `section` is not a mapping."""
     *path, last = key.split(".")
     node = tree
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise InputError(f"'{key}' goes through '{part}', which holds a value, not a section")
+            raise InputError(f"cannot set '{key}': '{part}' is a value, not a section")
     node[last] = value
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, an empty section being one of defaults; InputError if it is not a mapping."""
+    """The mapping in a YAML file. Empty sections become empty mappings. InputError if the file holds anything else."""
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST_FILE + 1)
-        if len(text) > LARGEST_FILE:
-            raise InputError(f"{path} is larger than {LARGEST_FILE} bytes: is it a recipe?")
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise InputError(f"{path} is larger than {_MAX_BYTES} bytes: give a YAML file")
         tree = parse(text.decode("utf-8-sig"), f"{path} is not valid YAML")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise InputError(f"{path} must hold a mapping of sections, not a {type(tree).__name__}")
+        raise InputError(f"{path} holds a {type(tree).__name__}, expected a mapping of sections")
     return {section: {} if body is None else body for section, body in tree.items()}
 
 
 def parse(text: str, complaint: str) -> Any:
-    """The value of a YAML text; InputError that begins with `complaint` if it is not plain (see `plain_yaml`)."""
+    """The value of a YAML text (see `load_plain`). InputError that begins with `complaint` if it is invalid."""
     try:
         return load_plain(text)
     except ValueError as error:
@@ -105,12 +109,16 @@ def parse(text: str, complaint: str) -> Any:
 
 
 def validate(tree: dict[str, Any], where: str) -> TrainConfig:
-    """A TrainConfig of the mapping, or an InputError that says in one line what is wrong and where."""
-    place = secret_place(tree)
-    if place is not None:
+    """The TrainConfig of a mapping. InputError if it is invalid.
+
+    Args:
+        where: how errors name the source of the mapping.
+    """
+    key = find_secret(tree)
+    if key is not None:
         raise InputError(
-            f"{place} in {where} looks like a secret, which config.yaml and the list of processes show to others: "
-            "have it read from an environment variable or a file"
+            f"{key} in {where} looks like a secret, which config.yaml would store in plain text: read it from an "
+            "environment variable or a file instead"
         )
     try:
         return TrainConfig.model_validate(tree)
@@ -120,19 +128,24 @@ def validate(tree: dict[str, Any], where: str) -> TrainConfig:
 
 
 def dump(config: TrainConfig) -> str:
-    """Complete, re-runnable YAML of a configuration."""
+    """A configuration as YAML. All keys are written, also those with default values."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or in a folder that is closed
+    except (OSError, ValueError):  # the name is too long, or the folder cannot be read
         return False
 
 
 def complaint(item: Any, where: str, known: Iterable[str]) -> str:
-    """One line about an error that pydantic found in what `where` says; `known` are the keys that there are."""
+    """One line for an error of pydantic.
+
+    Args:
+        where: how the message names the source of the configuration.
+        known: all valid keys.
+    """
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":

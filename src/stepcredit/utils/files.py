@@ -1,4 +1,4 @@
-"""Folders, files and lines that are there whole or not at all, and what a killed process leaves of others."""
+"""Write folders, files and lines completely or not at all, lock folders, and clean up after killed processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 _PARTIAL, _REPLACED = ".partial_", ".replaced_"
@@ -20,14 +20,14 @@ _PARTIAL, _REPLACED = ".partial_", ".replaced_"
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """Gives a new folder to write into, which takes the place of `target` at the end, or goes if the writing fails.
+    """Yield a new folder. At the end of the block it replaces `target`; if the block raises, it is deleted.
 
-    Everything is on disk before it is renamed. Between the two renames that replace an older folder, and only there, a
-    kill leaves neither. What safetensors cannot write is an OSError like any other.
+    All files are on disk before the folder is renamed. If an older folder is replaced, a kill between the two renames
+    leaves neither. Errors of safetensors are raised as OSError.
     """
     partial, replaced = (target.with_name(f"{prefix}{target.name}") for prefix in (_PARTIAL, _REPLACED))
-    for left in (partial, replaced):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -42,41 +42,41 @@ def written_whole(target: Path) -> Iterator[Path]:
     finally:
         if replaced.exists() and not target.exists():
             replaced.rename(target)
-        for left in (partial, replaced):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[tuple[int, ...]]:
-    """Nobody else works in the folder meanwhile. Yields the file descriptors that hold the lock.
+    """Lock a folder against other processes. Yields the file descriptors that hold the lock.
 
-    It ends with the process, however that ends; a process that inherits the descriptors holds it too. Its empty file
-    goes at the end, and stays, without effect, where the process was killed.
+    The lock ends with the process, however it ends. A process that inherits the descriptors holds it too, which
+    `filelock` does not offer. If the process is killed, an empty file `.lock` remains, without effect.
 
     Raises:
-        BlockingIOError: somebody does.
+        BlockingIOError: another process holds the lock.
     """
     if fcntl is None:
         yield ()
         return
     path = folder / ".lock"
-    descriptor = _held(path)
+    descriptor = _open_locked(path)
     try:
         yield (descriptor,)
     finally:
-        with suppress(OSError):  # what stays has no effect
-            if _same(descriptor, path):
+        with suppress(OSError):  # a file that remains has no effect
+            if _is_file_at(descriptor, path):
                 path.unlink()
         os.close(descriptor)
 
 
-def _held(path: Path) -> int:
-    """A locked descriptor of the file at `path`, not of one that its last holder has just removed."""
+def _open_locked(path: Path) -> int:
+    """A locked descriptor of the file at `path`. Repeats if the last holder has just deleted that file."""
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             _lock(descriptor)
-            if _same(descriptor, path):
+            if _is_file_at(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -84,8 +84,8 @@ def _held(path: Path) -> int:
         os.close(descriptor)
 
 
-def _same(descriptor: int, path: Path) -> bool:
-    """Whether `path` is still the file that was opened."""
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _same(descriptor: int, path: Path) -> bool:
 
 
 def _lock(descriptor: int) -> None:
-    """A disk without locks, such as some network ones, lets everybody in."""
+    """Some network file systems have no locks: there, every process succeeds."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -103,7 +103,7 @@ def _lock(descriptor: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new and never a part."""
+    """Write a file. A reader, or a crash, sees the old content or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -117,20 +117,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def append_whole(path: Path, data: bytes) -> None:
-    """Append `data`, on disk when this returns, or nothing."""
+    """Append `data` completely or not at all. It is on disk when this returns."""
     with path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
             while data:
                 data = data[file.write(data) :]
             os.fsync(file.fileno())
-        except BaseException:  # an interrupt too must leave no torn line
+        except BaseException:  # also after an interrupt
             file.truncate(size)
             raise
 
 
 def sweep(root: Path) -> None:
-    """Delete what processes that were killed have left in `root` and below: unfinished folders and files."""
+    """Delete the unfinished folders and files that killed processes left in `root` and below."""
     for path in [*root.rglob(f"{_PARTIAL}*"), *root.rglob(f"{_REPLACED}*")]:
         shutil.rmtree(path, ignore_errors=True)
     for path in root.rglob(".*.tmp"):

@@ -1,10 +1,10 @@
-"""Keep libraries' own progress bars and advice out of the terminal of a run."""
+"""Silence the progress bars and warnings of libraries during a run."""
 
 from __future__ import annotations
 
 
 def quiet_libraries() -> None:
-    """Errors only from diffusers and transformers; no loading bars."""
+    """Let diffusers and transformers log errors only, and disable their progress bars."""
     import diffusers
     import transformers
 

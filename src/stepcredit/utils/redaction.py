@@ -1,7 +1,7 @@
-"""What must never be written down: keys, tokens, and addresses with a password in them.
+"""Find and mask secrets: API keys, tokens, and URLs with a password.
 
-A run directory is passed on and published, so its config.yaml and environment.json may hold none. This finds what is
-recognizable, by the name of the option or by the shape of the value; a secret that looks like any other word it cannot.
+Run directories are shared and published, so config.yaml and environment.json must not contain secrets. A secret is
+recognized by the name of its option or by its shape; one that looks like an ordinary word is not.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ _SHAPES = re.compile(
     r"|\b(?:hf_|gh[opsu]_|github_pat_|sk-|xox[bp]-|AKIA)[A-Za-z0-9_-]{16,}",
     re.IGNORECASE,
 )
-_GIVEN = re.compile(rf"(?<![\w-])({_NAME})([\"']?\s*[:=]\s*)(?:\"[^\"]+\"|'[^']+'|[^\s,}}&\"']+)", re.IGNORECASE)
+_ASSIGNED = re.compile(rf"(?<![\w-])({_NAME})([\"']?\s*[:=]\s*)(?:\"[^\"]+\"|'[^']+'|[^\s,}}&\"']+)", re.IGNORECASE)
 MASK = "***"
 
 
-def secret_place(tree: Any, place: str = "") -> str | None:
-    """The dotted key of the first secret in a tree of mappings, lists and scalars; None if there is none.
+def find_secret(tree: Any, key: str = "") -> str | None:
+    """The dotted key of the first secret in a tree of mappings, lists and scalars, or None.
 
-    >>> secret_place({"reward": {"options": {"api_key": "x"}}})
+    >>> find_secret({"reward": {"options": {"api_key": "x"}}})
     'reward.options.api_key'
     """
     if isinstance(tree, str):
-        return place if _SHAPES.search(tree) else None
+        return key if _SHAPES.search(tree) else None
     if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            inner = f"{place}.{key}" if place else str(key)
-            if isinstance(value, str) and value and _NAMED.fullmatch(str(key)):
+        for name, value in tree.items():
+            inner = f"{key}.{name}" if key else str(name)
+            if isinstance(value, str) and value and _NAMED.fullmatch(str(name)):
                 return inner
-            if (found := secret_place(value, inner)) is not None:
-                return found
+            if (secret := find_secret(value, inner)) is not None:
+                return secret
     elif isinstance(tree, Sequence):
-        places = (secret_place(value, f"{place}.{number}") for number, value in enumerate(tree))
-        return next((found for found in places if found is not None), None)
+        keys = (find_secret(value, f"{key}.{number}") for number, value in enumerate(tree))
+        return next((secret for secret in keys if secret is not None), None)
     return None
 
 
 def masked(text: str) -> str:
-    """`text` with every secret in it replaced by `***`.
+    """`text` with every secret replaced by `***`.
 
     >>> masked("reward.options.api_key=abc model.path=https://me:pw@host/x")
     'reward.options.api_key=*** model.path=https://***@host/x'
     """
-    return _GIVEN.sub(rf"\1\2{MASK}", _SHAPES.sub(MASK, text))
+    return _ASSIGNED.sub(rf"\1\2{MASK}", _SHAPES.sub(MASK, text))

@@ -1,4 +1,4 @@
-"""Seeds of a run's samples: every image has its own, fixed by the run's seed and the image's place in the run."""
+"""Random seeds of a run. Each image has its own, determined by the run's seed and the image's index."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a random number is for; streams of one run never overlap."""
+    """The purpose of a random number. The streams of a run are independent."""
 
     TRAINING = 0
     EVALUATION = 1
@@ -20,17 +20,17 @@ class Stream(IntEnum):
 
 
 def sample_seeds(run_seed: int, stream: Stream, start: int, count: int) -> list[int]:
-    """Seeds of samples `start` to `start + count - 1` of a stream, each a 63-bit integer.
+    """63-bit seeds of the samples `start` to `start + count - 1` of a stream.
 
-    A sample's noise depends on nothing else, so batch size, number of processes and a resume leave the data unchanged.
+    The noise of a sample depends on its seed only, so batch size, number of processes and resuming do not change it.
     """
     return [_seed(run_seed, stream, index) for index in range(start, start + count)]
 
 
 def epoch_generator(run_seed: int, stream: Stream, epoch: int) -> np.random.Generator:
-    """The generator of one epoch: SHUFFLE orders its images, PROMPTS draws its prompts, STEPS its steps.
+    """The random generator of an epoch: SHUFFLE orders its images, PROMPTS draws its prompts, STEPS its steps.
 
-    CREDIT is what a rule that learns draws: its first state as of epoch 0, then whatever its n-th epoch needs as of n.
+    CREDIT is for credit rules that learn: epoch 0 initializes their state, and epoch n is for their n-th epoch.
     """
     return np.random.default_rng([run_seed, int(stream), epoch])
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as one thing, which can be told to wait for a moment."""
+"""Handle Ctrl-C, SIGTERM and SIGHUP in the same way, and delay them during critical sections."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 @contextmanager
-def finished_first(told: Callable[[], None] = lambda: None, *, at_any_rate: bool = False) -> Iterator[None]:
-    """Let what is inside be finished before one of SIGNALS takes effect; the second one takes effect at once.
+def finished_first(notify: Callable[[], None] = lambda: None, *, delay_all: bool = False) -> Iterator[None]:
+    """Delay the first of SIGNALS until the block has finished. A second signal takes effect at once.
 
-    What a signal does is for the handler that was there before. Signals that were ignored stay so; in other threads
-    than the main one, which get no signals, nothing changes. If what is inside fails, its error is all that is heard.
+    A signal is then passed to the handler that was installed before. Ignored signals stay ignored. Outside the main
+    thread, which alone receives signals, nothing changes. If the block raises, the delayed signal is dropped.
 
     Args:
-        told: called when the first signal has come, wherever the program is.
-        at_any_rate: let the second one wait too, for what takes but a moment.
+        notify: called when the first signal arrives, anywhere in the block.
+        delay_all: delay the second signal too. Use it for short blocks only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -28,15 +28,15 @@ def finished_first(told: Callable[[], None] = lambda: None, *, at_any_rate: bool
     waiting: list[int] = []
 
     def hold(number: int, _frame: object) -> None:
-        if waiting and not at_any_rate:
+        if waiting and not delay_all:
             restore()
             signal.raise_signal(number)
             return
         waiting.append(number)
-        with suppress(RuntimeError):  # it came in the middle of another print
-            told()
+        with suppress(RuntimeError):  # the signal interrupted another print
+            notify()
 
-    previous = _heeded(SIGNALS)
+    previous = _active_handlers(SIGNALS)
 
     def restore() -> None:
         _set(previous)
@@ -53,12 +53,12 @@ def finished_first(told: Callable[[], None] = lambda: None, *, at_any_rate: bool
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """All of SIGNALS raise KeyboardInterrupt inside, as Ctrl-C does; those that were ignored stay so."""
+    """Make all of SIGNALS raise KeyboardInterrupt in the block, as Ctrl-C does. Ignored signals stay ignored."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = _heeded(number for number in SIGNALS if number != signal.SIGINT)
+    previous = _active_handlers(number for number in SIGNALS if number != signal.SIGINT)
     try:
         for number in previous:
             signal.signal(number, interrupt)
@@ -67,8 +67,8 @@ def interruptible() -> Iterator[None]:
         _set(previous)
 
 
-def _heeded(numbers: Iterable[int]) -> dict[int, Any]:
-    """The handlers of those signals that are not ignored, nor handled by other than Python."""
+def _active_handlers(numbers: Iterable[int]) -> dict[int, Any]:
+    """The handlers of the signals that are not ignored and have a Python handler."""
     handlers = {number: signal.getsignal(number) for number in numbers}
     return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from stepcredit.errors import InputError, shortened
 from stepcredit.rewards.core.extras import require_extra
-from stepcredit.utils.redaction import masked, secret_place
+from stepcredit.utils.redaction import find_secret, masked
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -124,7 +124,7 @@ def openai_client(base_url: str, key: str, timeout: float, max_retries: int) -> 
 
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"vlm_judge base_url is '{masked(base_url)}', expected http://... or https://...")
-    if secret_place(base_url) is not None:
+    if find_secret(base_url) is not None:
         raise InputError("vlm_judge base_url must hold no password or key: name the key's variable in api_key_variable")
     # Without a key the client would send OPENAI_API_KEY to any server.
     return openai.OpenAI(base_url=base_url, api_key=key or "none", timeout=timeout, max_retries=max_retries)
