@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.cli.command_line import only_line, refused, stepcredit
 
+from stepcredit import __version__
 from stepcredit.algorithms import ALGORITHMS
 from stepcredit.cli import main
 from stepcredit.credit import CREDIT
@@ -39,25 +39,16 @@ def process(command: list[str], *arguments: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=["script", "module"])
-def test_help_answers_at_once(command: list[str]) -> None:
+def test_the_program_can_be_started(command: list[str]) -> None:
     if not Path(command[0]).exists():
         pytest.skip("the package is not installed as a script")
-    seconds = []
-    for _ in range(10):  # the other test worker may hold the processor: the best try is the program's own time
-        started = time.perf_counter()
-        said = process(command, "--help")
-        seconds.append(time.perf_counter() - started)
-        assert said.returncode == 0 and said.stderr == ""
-        assert "Usage: stepcredit [OPTIONS] COMMAND" in said.stdout
-        assert all(name in said.stdout for name in ("train", "sample", "list"))
-        if seconds[-1] < 0.5:
-            break
-    assert min(seconds) < 0.5
+    said = process(command, "--version")
+    assert (said.returncode, said.stdout, said.stderr) == (0, f"stepcredit {__version__}\n", "")
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["sample", "--help"], ["compare", "--help"], ["report", "--help"], []],
+    [["--help"], ["-h"], ["train", "-h"], ["sample", "--help"], ["compare", "--help"], ["report", "--help"], []],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
-"""The command line. It parses first and imports torch only inside the command that runs."""
+"""The command line: arguments and help texts. Every command imports what it needs, torch included, when it runs."""
 
 from __future__ import annotations
 
+import json as json_
 import os
 import sys
 from collections.abc import Sequence
@@ -10,19 +11,31 @@ from typing import Annotated
 
 import typer
 
+from stepcredit import __version__
 from stepcredit.errors import Interrupted, StepcreditError, printable
 
 app = typer.Typer(
     name="stepcredit",
-    help="Fine-tune text-to-image diffusion models with RL, spreading each image's reward over its denoising steps.",
+    help="Fine-tune text-to-image diffusion and flow models with RL and per-step credit.",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE", help="Python file or module of your own to import first; repeatable"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="fixes the noise")]
+Steps = Annotated[int | None, typer.Option(min=1, help="denoising steps; default: those of the run or model")]
+Guidance = Annotated[float | None, typer.Option(min=0, help="guidance scale; default: that of the run or model")]
+Images = Annotated[int, typer.Option(min=1, help="images per prompt")]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point, returns the exit code: one clear line instead of a traceback for what a user can mend."""
+    """Run the command line and return its exit code. An error of this package is printed as one line."""
     try:
         return _run(arguments)
     except StepcreditError as error:
@@ -36,191 +49,283 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     code: int | None = app(arguments, prog_name="stepcredit", standalone_mode=False)
-    if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
+    if code == Interrupted.exit_code:  # typer returns it for Ctrl-C
         raise Interrupted("interrupted")
     return code or 0
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stepcredit {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+]
+
+
 @app.callback(invoke_without_command=True)
-def _root(context: typer.Context) -> None:
+def _root(context: typer.Context, version: Version = False) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
+Recipe = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RECIPE] [section.key=value ...]", help="recipe file or name, and keys to change"),
+]
+NewRun = Annotated[Path | None, typer.Option(metavar="DIR", help="run directory; default: runs/<recipe>-NNN")]
+Resume = Annotated[bool, typer.Option("--resume", help="resume the run in --run; default: the newest run")]
+
+
 @app.command()
-def train(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[RECIPE] [section.key=value ...]", help="recipe file or name, then overrides"),
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="run directory; runs/<recipe>-NNN by default")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --run (or the newest)")] = False,
-) -> None:
-    """Train a recipe; without one, the embedded pipeline on JPEG compressibility with CoCA, minutes on a laptop."""
+def train(arguments: Recipe = None, run: NewRun = None, resume: Resume = False, plugin: Plugins = None) -> None:
+    """Train a model. Without a recipe, train the bundled one on JPEG compressibility, which takes minutes on a CPU."""
     from stepcredit.cli.train import train as command
 
-    given = arguments or []
-    command([word for word in given if "=" not in word], [word for word in given if "=" in word], run, resume)
+    recipe, overrides = _split(arguments)
+    command(recipe, overrides, run, resume, plugin or [])
+
+
+RunOrModel = Annotated[
+    str, typer.Argument(metavar="RUN|MODEL", help="run directory, hub id, pipeline folder or `embedded`")
+]
+PromptTexts = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="a prompt; repeatable")]
+PromptSource = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="prompt list or file")]
+ImageFolder = Annotated[Path, typer.Option(metavar="DIR", help="folder for the images")]
 
 
 @app.command()
 def sample(
-    source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="run directory, hub id, folder or `embedded`")],
-    prompt: Annotated[list[str] | None, typer.Option(help="a prompt; may be repeated")] = None,
-    prompts: Annotated[str | None, typer.Option(help="a prompt file or bundled list")] = None,
-    out: Annotated[Path, typer.Option(help="folder for the images")] = Path("samples"),
-    images: Annotated[int, typer.Option(min=1, help="images per prompt")] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="denoising steps; the run's own by default")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="guidance scale; the run's own by default")] = None,
+    source: RunOrModel,
+    prompt: PromptTexts = None,
+    prompts: PromptSource = None,
+    out: ImageFolder = Path("samples"),
+    images: Images = 1,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    plugin: Plugins = None,
 ) -> None:
-    """Sample images from a trained run or from a model."""
+    """Sample images from a run or a model."""
     from stepcredit.cli.sample import sample as command
 
+    _load(plugin)
     command(source, prompt or [], prompts, out, images, seed, steps, guidance)
+
+
+RunsOrModel = Annotated[list[str], typer.Argument(metavar="RUN|MODEL...", help="run directories, or a model")]
+PromptSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME|FILE", help="prompt list or file; repeatable; default for a run: `training` and `held-out`"
+    ),
+]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="reward in addition to that of the run; repeatable; NAME@URL uses a reward server"
+    ),
+]
+JsonFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="also write all results to this file")]
+Cross = Annotated[bool, typer.Option("--cross", help="add a table of runs against rewards; several runs always get it")]
 
 
 @app.command()
 def evaluate(
-    sources: Annotated[list[str], typer.Argument(metavar="RUN|MODEL...", help="run directories, or a model")],
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME|FILE", help="may be repeated; of a run `training` and `held-out` by default"),
-    ] = None,
-    reward: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="besides the run's own: may be repeated; NAME@URL asks a reward server"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="file for everything, prompt by prompt")] = None,
-    images: Annotated[int, typer.Option(min=1, help="images per prompt")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="of the noise, and of the bootstrap")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="denoising steps; the run's own by default")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="guidance scale; the run's own by default")] = None,
-    cross: Annotated[
-        bool, typer.Option("--cross", help="add the table of runs against rewards; several runs have it anyway")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+    sources: RunsOrModel,
+    prompts: PromptSets = None,
+    reward: Rewards = None,
+    out: JsonFile = None,
+    images: Images = 4,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    cross: Cross = False,
+    json: Json = False,
+    plugin: Plugins = None,
 ) -> None:
-    """Score a run beside its base model, on training and held-out prompts, with every reward and an interval."""
+    """Score runs before and after training, with confidence intervals, or score a model."""
     from stepcredit.cli.evaluate import evaluate as command
 
+    _load(plugin)
     command(sources, prompts or [], reward or [], out, images, seed, steps, guidance, cross, json)
+
+
+ComparisonSource = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE|RECIPE [section.key=value ...]", help="comparison file, or recipe; and keys to change"
+    ),
+]
+ComparisonFolder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="folder of the comparison; default: runs/<name>")
+]
+Rules = Annotated[str | None, typer.Option(metavar="A,B,...", help="credit rules to compare")]
+FreshSeeds = Annotated[int | None, typer.Option(min=1, help="number of seeds; default: 5")]
+LearningRates = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,...", help="learning rates to choose from for each rule; default: that of the recipe"),
+]
+TuningSeeds = Annotated[int | None, typer.Option(min=1, help="number of seeds for choosing learning rates; default: 2")]
+ComparedRewards = Annotated[str | None, typer.Option(metavar="A,B,...", help="rewards, in place of the recipe's own")]
+Reference = Annotated[
+    str | None, typer.Option(metavar="RULE", help="rule to compare with; default: uniform, or the first rule")
+]
+LastEpochs = Annotated[int | None, typer.Option(min=1, help="epochs at the end to average; default: 3")]
+WatchedRewards = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="rewards to measure without training on them")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="runs at a time; default: one per core, or per CUDA device")]
+SkipFailed = Annotated[bool, typer.Option("--skip-failed", help="report without the runs that fail, and name them")]
 
 
 @app.command()
 def compare(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE|RECIPE [section.key=value ...]", help="comparison file, or recipe; overrides"),
-    ],
-    run: Annotated[Path | None, typer.Option(help="folder; runs/<name> by default, where it goes on")] = None,
-    credit: Annotated[str | None, typer.Option(metavar="A,B,...", help="on a recipe: the rules to compare")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="on a recipe: fresh seeds, 5 by default")] = None,
-    learning_rates: Annotated[
-        str | None, typer.Option(metavar="X,Y,...", help="on a recipe: the grid of every rule; else its own rate")
-    ] = None,
-    tuning_seeds: Annotated[
-        int | None, typer.Option(min=1, help="on a recipe: seeds on which rates are chosen, 2 by default")
-    ] = None,
-    reward: Annotated[str | None, typer.Option(metavar="A,B,...", help="on a recipe: instead of its own")] = None,
-    reference: Annotated[str | None, typer.Option(help="on a recipe: uniform, or the first rule")] = None,
-    last_epochs: Annotated[int | None, typer.Option(min=1, help="on a recipe: the criterion's, 3 by default")] = None,
-    watch: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="on a recipe: rewards to measure and not to train on")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="runs at a time; one per core, or per CUDA device")] = None,
-    skip_failed: Annotated[
-        bool, typer.Option("--skip-failed", help="report without the runs that fail, and name them")
-    ] = False,
+    arguments: ComparisonSource,
+    run: ComparisonFolder = None,
+    credit: Rules = None,
+    seeds: FreshSeeds = None,
+    learning_rates: LearningRates = None,
+    tuning_seeds: TuningSeeds = None,
+    reward: ComparedRewards = None,
+    reference: Reference = None,
+    last_epochs: LastEpochs = None,
+    watch: WatchedRewards = None,
+    jobs: Jobs = None,
+    skip_failed: SkipFailed = False,
+    plugin: Plugins = None,
 ) -> None:
-    """Compare credit rules: each at its best learning rate, on fresh seeds, against one of them. Can be resumed."""
+    """Compare credit rules on fresh seeds, each at its best learning rate. To resume, repeat the command.
+
+    Options from --credit to --watch need a recipe. A comparison file contains these settings itself.
+    """
     from stepcredit.cli.compare import RecipeOptions
     from stepcredit.cli.compare import compare as command
 
+    _load(plugin)
     options = RecipeOptions(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs, watch)
-    given = [word for word in arguments if "=" not in word]
-    command(given, [word for word in arguments if "=" in word], options, run, jobs, skip_failed)
+    source, overrides = _split(arguments)
+    recorded = [f"run.plugins={json_.dumps(plugin)}"] if plugin else []
+    command(source, [*overrides, *recorded], options, run, jobs, skip_failed)
+
+
+RunOrComparison = Annotated[Path, typer.Argument(metavar="RUN|DIR", help="run directory, or folder of a comparison")]
+HtmlFile = Annotated[Path | None, typer.Option(metavar="FILE.html", help="default: report.html in the folder")]
 
 
 @app.command()
-def report(
-    source: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="run directory, or folder of a comparison")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="instead of report.html in the folder")] = None,
-) -> None:
-    """Write one HTML page about a run or a comparison, which needs nothing else to be looked at."""
+def report(source: RunOrComparison, out: HtmlFile = None) -> None:
+    """Write a report of a run or a comparison as one self-contained HTML page."""
     from stepcredit.cli.report import report as command
 
     command(source, out)
 
 
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]
+NewFolder = Annotated[Path, typer.Option(metavar="DIR", help="new folder for the files")]
+Format = Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="format")]
+
+
 @app.command()
-def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run directory")],
-    out: Annotated[Path, typer.Option(help="new folder for the files")],
-    format: Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="who is to read it")] = "diffusers",
-) -> None:
-    """Write a run's newest weights as a LoRA file (for diffusers, or for ComfyUI and A1111) or a whole pipeline."""
+def export(run: Run, out: NewFolder, format: Format = "diffusers") -> None:
+    """Write the newest weights of a run: a LoRA for diffusers, for ComfyUI and A1111 (kohya), or a merged pipeline."""
     from stepcredit.cli.export import export as command
 
     command(run, format, out)
 
 
+ServedRewards = Annotated[
+    list[str], typer.Argument(metavar="NAME...", help="rewards; PUBLIC=NAME serves one under another name")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="port; 0 selects a free one")]
+Host = Annotated[str, typer.Option(help="address to listen on; other machines can connect only with a token")]
+TokenFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="file with the token; default: STEPCREDIT_REWARD_TOKEN")
+]
+ServedOptions = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="option of the reward; with several rewards NAME.key=value; repeatable"),
+]
+MaxBytes = Annotated[int, typer.Option(min=1, help="bytes per request")]
+MaxImages = Annotated[int, typer.Option(min=1, help="images per request")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="pixels per request")]
+Queue = Annotated[int, typer.Option(min=1, help="requests that may wait, per reward")]
+
+
 @app.command("serve-reward")
 def serve_reward(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="rewards, or PUBLIC=NAME for another name")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one")] = 8080,
-    host: Annotated[str, typer.Option(help="address to listen on; beyond this machine it needs a token")] = "127.0.0.1",
-    token_file: Annotated[Path | None, typer.Option(help="holds the token; else STEPCREDIT_REWARD_TOKEN")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="key=value; of several rewards, NAME.key=value")] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="of a request")] = 2**26,
-    max_images: Annotated[int, typer.Option(min=1, help="of a request")] = 256,
-    max_pixels: Annotated[int, typer.Option(min=1, help="of a request")] = 2**25,
-    queue: Annotated[int, typer.Option(min=1, help="requests at a time, per reward")] = 32,
+    names: ServedRewards,
+    port: Port = 8080,
+    host: Host = "127.0.0.1",
+    token_file: TokenFile = None,
+    option: ServedOptions = None,
+    max_bytes: MaxBytes = 2**26,
+    max_images: MaxImages = 256,
+    max_pixels: MaxPixels = 2**25,
+    queue: Queue = 32,
 ) -> None:
-    """Serve rewards over HTTP for `reward.remote` of training runs elsewhere."""
+    """Serve rewards over HTTP, for `reward.remote` of runs on other machines."""
     from stepcredit.cli.serve_reward import serve_reward as command
 
     limits = {"request_bytes": max_bytes, "images": max_images, "pixels": max_pixels, "queue": queue}
     command(names, host, port, token_file, option or [], limits)
 
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="hub id, pipeline folder, `embedded` or `embedded-flow`")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[section.key=value ...]", help="keys as for train, such as model.dtype=bfloat16"),
+]
+
+
 @app.command()
-def doctor(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="hub id, folder, `embedded` or `embedded-flow`")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[section.key=value ...]", help="as for train, e.g. model.dtype=bfloat16"),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
-) -> None:
-    """Check whether a model can be trained exactly, how, and with how many images at a time."""
+def doctor(model: Model, overrides: Overrides = None, json: Json = False) -> None:
+    """Check whether a model can be trained, what would be trained, and which micro-batch fits into memory."""
     from stepcredit.cli.doctor import doctor as command
 
     command(model, overrides or [], json)
 
 
+Kind = Annotated[
+    str, typer.Argument(metavar="credit|reward|prompt|recipe|algorithm|sampler|tracker", help="what to list")
+]
+
+
 @app.command("list")
-def list_parts(
-    kind: Annotated[
-        str, typer.Argument(metavar="credit|reward|prompt|recipe|algorithm|sampler|tracker", help="what to list")
-    ],
-    json: Annotated[bool, typer.Option("--json", help="as a JSON array")] = False,
-) -> None:
+def list_parts(kind: Kind, json: Json = False) -> None:
     """List algorithms, credit rules, prompt lists, recipes, rewards, samplers or trackers."""
     from stepcredit.cli.list import show as command
 
     command(kind, json)
 
 
+Reward = Annotated[str, typer.Argument(metavar="REWARD", help="name, module:function or path/file.py:function")]
+ImageFiles = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files of any size")]
+ScoredPrompts = Annotated[
+    list[str], typer.Option(metavar="TEXT", help="prompt of all images; or repeated, one for each image")
+]
+RewardOptions = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="option of the reward; repeatable")]
+
+
 @app.command()
 def score(
-    reward: Annotated[str, typer.Argument(metavar="REWARD", help="see `stepcredit list reward`, or module:function")],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files of any size")],
-    prompt: Annotated[list[str], typer.Option(help="of all the images; or repeated, one for each")],
-    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="an option of the reward")] = None,
-    json: Annotated[bool, typer.Option("--json", help="as a JSON array")] = False,
+    reward: Reward, images: ImageFiles, prompt: ScoredPrompts, option: RewardOptions = None, json: Json = False
 ) -> None:
     """Score image files with a reward."""
     from stepcredit.cli.score import score as command
 
     command(reward, images, prompt, option or [], json)
+
+
+def _split(arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """(recipes, overrides): an override contains '='."""
+    words = arguments or []
+    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
+
+
+def _load(plugins: Sequence[str] | None) -> None:
+    from stepcredit.plugins import load_plugins
+
+    load_plugins(plugins or [])

@@ -9,18 +9,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, Interrupted
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory, next_run_path
-from stepcredit.runs.progress import ConsoleProgress
 from stepcredit.training.resume import require_same_run
 from stepcredit.utils.signals import interruptible
 
 RUNS = Path("runs")
 
 
-def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool) -> None:
+def train(
+    recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool, plugins: Sequence[str] = ()
+) -> None:
     """Train as the command line asks.
+
+    Args:
+        recipe: at most one recipe.
+        overrides: `section.key=value`.
+        run: the run directory.
+        resume: resume the run in `run`, or the newest one.
+        plugins: to import, in addition to `run.plugins`.
 
     Raises:
         StepcreditError: the run cannot start, or has stopped.
@@ -30,27 +39,35 @@ def train(recipe: Sequence[str], overrides: Sequence[str], run: Path | None, res
     name = recipe[0] if recipe else None
     with _interruptible():
         if resume:
-            _resume(name, overrides, run or _newest_run())
+            _resume(name, overrides, run or _newest_run(), plugins)
         else:
-            _start(name, overrides, run)
+            _start(name, overrides, run, plugins)
 
 
-def _start(recipe: str | None, overrides: Sequence[str], run: Path | None) -> None:
-    config = recipes.load(recipe, overrides)
+def _start(recipe: str | None, overrides: Sequence[str], run: Path | None, plugins: Sequence[str]) -> None:
+    config = _with_plugins(recipes.load(recipe, overrides), plugins)
     stem = Path(recipe or recipes.DEFAULT).stem
+    from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import start_run
 
     start_run(config, lambda: run or next_run_path(RUNS, stem), progress=ConsoleProgress)
 
 
-def _resume(recipe: str | None, overrides: Sequence[str], run: Path) -> None:
+def _resume(recipe: str | None, overrides: Sequence[str], run: Path, plugins: Sequence[str]) -> None:
     """Resume with the run's own configuration, or with a recipe, and the overrides on top."""
     directory = RunDirectory.open(run)
-    config = recipes.load(recipe or directory.config_path, overrides)
+    config = _with_plugins(recipes.load(recipe or directory.config_path, overrides), plugins)
     require_same_run(directory, config)
+    from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import resume_run
 
     resume_run(config, directory, progress=ConsoleProgress)
+
+
+def _with_plugins(config: TrainConfig, plugins: Sequence[str]) -> TrainConfig:
+    """Record the plugins, so that the run can be resumed without naming them again."""
+    names = [*dict.fromkeys([*config.run.plugins, *plugins])]
+    return config.model_copy(update={"run": config.run.model_copy(update={"plugins": names})})
 
 
 def _newest_run() -> Path:
