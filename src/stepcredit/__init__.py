@@ -27,7 +27,10 @@ if TYPE_CHECKING:
         RewardError,
         StepcreditError,
     )
+    from stepcredit.policy.samplers import register_sampler
+    from stepcredit.prompts import register_prompts
     from stepcredit.rewards import register_reward
+    from stepcredit.runs.trackers import register_tracker
     from stepcredit.training.callbacks import EpochImages, StopTraining
     from stepcredit.training.run import TrainResult
     from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
@@ -40,7 +43,10 @@ _MODULES = {
     "StopTraining": "training.callbacks",
     "register_algorithm": "algorithms",
     "register_credit": "credit",
+    "register_prompts": "prompts",
     "register_reward": "rewards",
+    "register_sampler": "policy.samplers",
+    "register_tracker": "runs.trackers",
     "CreditAssigner": "types",
     "Policy": "types",
     "Prompt": "types",
@@ -74,7 +80,10 @@ __all__ = [
     "__version__",
     "register_algorithm",
     "register_credit",
+    "register_prompts",
     "register_reward",
+    "register_sampler",
+    "register_tracker",
 ]
 
 

@@ -98,7 +98,7 @@ def test_one_finite_float32_row_per_trajectory(name: str, batch: int, steps: int
         *((name, {"batch_mean": True}) for name in RULES if hasattr(CREDIT.get(name), "batch_mean")),
     ],
 )
-def test_a_rule_that_looks_at_other_images_says_so(name: str, options: dict[str, Any]) -> None:
+def test_compares_images_is_declared_correctly(name: str, options: dict[str, Any]) -> None:
     """Else each of several processes would spread by its own images alone."""
     trajectories, rows = moving(4, 6), [0, 2]
     some = replace(
@@ -370,7 +370,7 @@ def laid_out(*shades: float) -> Trajectory:
     return trajectory(torch.stack(pictures).unsqueeze(0), 7 + halves.unsqueeze(0))
 
 
-def test_layout_contribution_looks_at_places_and_not_at_color() -> None:
+def test_layout_contribution_ignores_color() -> None:
     trajectories = laid_out(0.0, 0.6, 0.8)
     expected = torch.tensor([[1.0, 0.4, 0.2]])  # similarities 0, .6, .8, 1
     torch.testing.assert_close(spent("layout-contribution", trajectories, window=1), expected)

@@ -36,7 +36,7 @@ def trajectories(policy: ToyPolicy, count: int = IMAGES) -> Trajectory:
 
 
 def told(estimates: dict[int, list[float]]) -> Any:
-    """A gradient that says the next of `estimates` of its step, one number long."""
+    """A gradient of one number: the next of `estimates` for its step."""
     left = {step: iter(values) for step, values in estimates.items()}
     return lambda rows, step: torch.tensor([next(left[step])])
 
@@ -127,7 +127,7 @@ def test_steps_that_a_moving_window_enters_or_leaves_are_worth_what_they_were(tm
         rule.measure(seen, told({step: [2.0, 2.0] for step in window}))
 
 
-def test_it_costs_one_more_pass_over_the_images_it_looks_at() -> None:
+def test_it_costs_one_more_pass_over_the_measured_images() -> None:
     policy, replayed = ToyPolicy(STEPS), []
     trajectory = trajectories(policy)
     experience = experienced(trajectory, ADVANTAGE.unsqueeze(1).expand(-1, STEPS))

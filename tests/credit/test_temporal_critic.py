@@ -90,7 +90,7 @@ def test_what_is_taken_away_does_not_depend_on_the_epoch_s_own_rewards() -> None
     assert rule(unseen, zeros).abs().max() > 0.01
 
 
-def test_the_critic_is_told_the_step() -> None:
+def test_the_critic_sees_the_step() -> None:
     trajectory = trajectories()
     assert trajectory.x0 is not None
     still = replace(trajectory, x0=trajectory.x0[:, :1].expand_as(trajectory.x0))
@@ -218,7 +218,7 @@ def test_a_reset_takes_active_neurons_and_their_momentum() -> None:
     assert kept["optimizer.0.exp_avg"][0].any() and kept["optimizer.4.exp_avg"].all()
 
 
-def test_a_critic_all_of_whose_neurons_were_reset_says_its_output_bias() -> None:
+def test_a_fully_reset_critic_returns_its_output_bias() -> None:
     critic = by_hand()
     critic.layers[-1].bias.data.fill_(0.25)
     critic.reset([torch.ones(2, dtype=torch.bool)] * 2, np.random.default_rng(0))

@@ -6,9 +6,20 @@ Each file of this folder defines one. A tracker of your own is a new file here, 
 
 from __future__ import annotations
 
-from stepcredit.registry import Registry
+from collections.abc import Callable
+
+from stepcredit.registry import Registered, Registry
 from stepcredit.runs.trackers.base import Tracker, TrackerFactory
 
-__all__ = ["TRACKERS", "Tracker", "TrackerFactory"]
+__all__ = ["TRACKERS", "Tracker", "TrackerFactory", "register_tracker"]
 
 TRACKERS: Registry[TrackerFactory] = Registry("tracker", "stepcredit.runs.trackers")
+
+
+def register_tracker(name: str) -> Callable[[Registered], Registered]:
+    """Decorator that makes a class available in `run.trackers`; see `TrackerFactory` for its arguments.
+
+    Raises:
+        InputError: another tracker has the name.
+    """
+    return TRACKERS.register(name)
