@@ -31,7 +31,7 @@ class Experience:
         sampled: the steps to train on; None is all of them.
         advantages: (B,), A of every image.
         credit_profile: (T,), mean |M| over all images of the epoch, with mean 1 over the trained steps; None is 1.
-        seeds: B seeds for what the algorithm draws for each image.
+        seeds: B seeds for what the algorithm draws; images of one prompt have the same.
         old_weights: the weights at the rollout, for an algorithm that needs them.
     """
 
@@ -171,7 +171,8 @@ class StepBatch:
     def noised_latents(self) -> Tensor:
         """(n, *L), the final latents noised to the level of each pair's step: alpha_i x_final + sigma_i eps.
 
-        eps is a function of the image's seed and the step alone, so that it does not depend on batches or processes.
+        eps is a function of the image's seed and the step alone, so it does not depend on batches or processes. Images
+        of one prompt share it, which cancels much of its effect on the gradient, because their advantages sum to 0.
         """
         final, schedule = self.final_latents, self._trajectory.schedule
         noise = torch.stack([self._noise(row, step) for row, step in self._pairs()]).to(final.device)

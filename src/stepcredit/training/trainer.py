@@ -140,9 +140,9 @@ class TrainingLoop:
                 with clock("credit"):
                     advantage = self.advantage(prompts, scores)
                     step_advantages, credit_metrics = self.credit(trajectory, prompts, advantage, partition)
-                    self.measure_gradients(trajectory, advantage, partition)
+                    self.measure_gradients(trajectory, prompts, advantage, partition)
                 with clock("training"):
-                    experience = self.experience(trajectory, advantage, step_advantages, partition, epoch)
+                    experience = self.experience(trajectory, prompts, advantage, step_advantages, partition, epoch)
                     del trajectory  # the update can use the memory of its x0
                     update_metrics = self.update(experience, epoch)
                 self.state.finished_epochs += 1
@@ -231,13 +231,15 @@ class TrainingLoop:
         )
         return step_advantages, metrics | step_profiles(trajectory, step_advantages)
 
-    def measure_gradients(self, trajectory: Trajectory, advantage: Tensor, partition: Partition) -> None:
+    def measure_gradients(
+        self, trajectory: Trajectory, prompts: Sequence[Prompt], advantage: Tensor, partition: Partition
+    ) -> None:
         """Let a credit rule that looks at gradients do so, those of each step under `advantage` (N,) itself."""
         credit = self.parts.credit
         if not isinstance(credit, MeasuringCredit):
             return
         everywhere = advantage.to(trajectory.latents.device).unsqueeze(1).expand(-1, trajectory.steps)
-        experience = self.experience(trajectory, advantage, everywhere, partition, self.finished_epochs)
+        experience = self.experience(trajectory, prompts, advantage, everywhere, partition, self.finished_epochs)
         optimizer, recovery = self.state.optimizer, self.state.recovery
 
         def measure(size: int) -> None:
@@ -247,7 +249,13 @@ class TrainingLoop:
         recovery.retry_out_of_memory(measure, optimizer.clear, microbatch(self.config.train, partition.size))
 
     def experience(
-        self, trajectory: Trajectory, advantage: Tensor, step_advantages: Tensor, partition: Partition, epoch: int
+        self,
+        trajectory: Trajectory,
+        prompts: Sequence[Prompt],
+        advantage: Tensor,
+        step_advantages: Tensor,
+        partition: Partition,
+        epoch: int,
     ) -> Experience:
         """What this process trains on in the epoch, from the advantages of the images of all."""
         scores, trainable = self.algorithm.step_scores(trajectory, step_advantages), trajectory.trainable
@@ -259,7 +267,7 @@ class TrainingLoop:
             sampled=sample_steps(self.config.train, trainable, scores, self.config.run.seed, epoch),
             advantages=advantage.to(trajectory.latents.device)[partition.rows],
             credit_profile=mean_one(profile, trainable.cpu()),
-            seeds=partition.local(self._image_seeds(Stream.ALGORITHM, epoch, partition.total)),
+            seeds=partition.local(self._prompt_seeds(Stream.ALGORITHM, epoch, prompts)),
             old_weights=OldWeights(self.policy) if self.algorithm.needs.old_weights else None,
         )
 
@@ -377,6 +385,12 @@ class TrainingLoop:
 
     def _image_seeds(self, stream: Stream, epoch: int, images: int) -> list[int]:
         return sample_seeds(self.config.run.seed, stream, epoch * images, images)
+
+    def _prompt_seeds(self, stream: Stream, epoch: int, prompts: Sequence[Prompt]) -> list[int]:
+        """One seed for each image; images of one prompt have the same."""
+        seeds = self._image_seeds(stream, epoch, len(prompts))
+        by_prompt = {prompt.text: seed for prompt, seed in zip(prompts, seeds, strict=True)}
+        return [by_prompt[prompt.text] for prompt in prompts]
 
     def _shuffle(self, epoch: int) -> np.random.Generator:
         """Orders the images of an epoch for its updates; the same order at every call."""
