@@ -102,5 +102,5 @@ def test_a_loss_scaler_may_find_its_scale_first() -> None:
 def test_the_error_names_non_finite_tensors(value: float) -> None:
     require_finite("the weights", torch.ones(3), torch.tensor([1, 2]))
     require_finite("nothing")
-    with pytest.raises(ResumableError, match="the weights are not finite.*train.learning_rate"):
+    with pytest.raises(ResumableError, match=r"the weights are not finite.*train.learning_rate"):
         require_finite("the weights", torch.ones(3), torch.tensor([1.0, value]))
