@@ -77,21 +77,13 @@ def _local(argument: str) -> str:
 
 
 def _compare(arguments: list[str]) -> list[str]:
+    """One seed, and no tuning: every run is a process that imports torch."""
     kept = [_LARGE_RECIPE.sub("embedded_jpeg", _local(argument)) for argument in arguments]
-    small = {
-        "--learning-rates": "0.012,0.03",
-        "--seeds": "1",
-        "--tuning-seeds": "1",
-        "--jobs": "1",
-        "--last-epochs": "1",
-    }
-    for option, value in small.items():
+    for option in ("--learning-rates", "--tuning-seeds", "--seeds", "--jobs", "--last-epochs"):
         if option in kept:
-            kept[kept.index(option) + 1] = value
-    if "--last-epochs" not in kept:
-        kept += ["--last-epochs", "1"]
-    kept = [argument for argument in kept if not argument.startswith(tuple(_SIZE)) and "train.epochs" not in argument]
-    return [kept[0], *_size([]), "train.epochs=1", *kept[1:]]
+            del kept[kept.index(option) : kept.index(option) + 2]
+    kept = [argument for argument in kept if not argument.startswith((*_SIZE, "train.epochs"))]
+    return [kept[0], *_size([]), "train.epochs=1", *kept[1:], "--seeds", "1", "--jobs", "1", "--last-epochs", "1"]
 
 
 def _doctor(arguments: list[str]) -> list[str]:
