@@ -72,7 +72,7 @@ def save(folder: Path) -> None:
     """Save `build` with seed 0, in files that transformers 4 can read too."""
     torch.manual_seed(0)
     build().save_pretrained(folder)
-    transformers4.readable(folder)
+    transformers4.make_readable(folder)
 
 
 def count_gflop(denoiser: UNet2DConditionModel, rows: int = 2) -> tuple[float, float]:

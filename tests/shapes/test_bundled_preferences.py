@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from stepcredit.shapes.build.preference_agreement import agreements
 from stepcredit.shapes.build.preference_pairs import Comparisons, draw_comparisons
-from stepcredit.shapes.build.preference_training import PreferenceRecipe, calibration_images
+from stepcredit.shapes.build.preference_training import PreferenceRecipe, calibration_images, score_comparisons
 from stepcredit.shapes.pipeline import WEIGHTS
 from stepcredit.shapes.rules import RULES
 from stepcredit.shapes.scorers import FOLDER, READS_CAPTION, load_scorer
@@ -25,12 +24,12 @@ REPORT = json.loads((WEIGHTS / FOLDER / "report.json").read_text())
 
 @pytest.fixture(scope="module")
 def pairs(vae: AutoencoderKL) -> Comparisons:
-    return draw_comparisons(np.random.default_rng(77), vae, 512, 2, held_out=True)
+    return draw_comparisons(np.random.default_rng(77), vae, 256, 2, held_out=True)
 
 
 @pytest.fixture(scope="module")
 def usual(vae: AutoencoderKL) -> tuple[Tensor, list[str]]:
-    return calibration_images(vae, np.random.default_rng(78), 256)
+    return calibration_images(vae, np.random.default_rng(78), 128)
 
 
 def test_weights_are_small() -> None:
@@ -48,27 +47,16 @@ def test_report_matches_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_scorer_agrees_with_its_rule(name: str, pairs: Comparisons) -> None:
-    result = agreements(load_scorer(name), name, pairs, TEMPERATURE)
-    assert result["decided"] >= BAR - 0.01, "512 pairs"
-    assert result["decided"] == pytest.approx(REPORT["agreement"][name]["decided"], abs=0.03)
-    assert result["judge"] > result["judge_ceiling"] - 0.1
-
-
-@pytest.mark.parametrize("name", RULES)
 def test_scorer_agrees_most_with_its_own_rule(name: str, pairs: Comparisons) -> None:
-    """On undamaged pairs only, because all rules agree on damage."""
-    whole = pairs.damages.amax(1) == 0
-    undamaged = replace(
-        pairs,
-        captions=[caption for caption, kept in zip(pairs.captions, whole, strict=True) if kept],
-        images=pairs.images[whole],
-        utilities={rule: values[whole] for rule, values in pairs.utilities.items()},
-        damages=pairs.damages[whole],
-    )
-    result = {rule: agreements(load_scorer(name), rule, undamaged, TEMPERATURE)["decided"] for rule in RULES}
-    others = [share for rule, share in result.items() if rule != name]
-    assert result[name] > 0.9 and max(others) < result[name] - 0.1
+    scores = score_comparisons(load_scorer(name), pairs)
+    result = agreements(scores, name, pairs, TEMPERATURE)
+    assert result["decided"] >= BAR - 0.02, "256 pairs"
+    assert result["decided"] == pytest.approx(REPORT["agreement"][name]["decided"], abs=0.04)
+    assert result["judge"] > result["judge_ceiling"] - 0.1
+    # All rules agree on damage, so only undamaged pairs distinguish them.
+    undamaged = {rule: agreements(scores, rule, pairs, TEMPERATURE)["decided_undamaged"] for rule in RULES}
+    own = undamaged.pop(name)
+    assert own > 0.9 and max(undamaged.values()) < own - 0.1
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -158,7 +158,7 @@ def test_decided_pairs() -> None:
     assert decided_pairs(left, torch.zeros(4), 0.05).tolist() == [True, False, True, False]
 
 
-def test_agreement_of_the_rule_with_itself(data: Comparisons, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agreement_of_the_rule_with_itself(data: Comparisons) -> None:
     pairs = replace(
         data,
         images=data.images[:, :2],
@@ -167,8 +167,7 @@ def test_agreement_of_the_rule_with_itself(data: Comparisons, monkeypatch: pytes
     )
     rule = pairs.utilities["harmony"]
     for scores, expected in ((rule, 1.0), (-rule, 0.0)):
-        monkeypatch.setattr("stepcredit.shapes.build.preference_agreement.score_comparisons", lambda *_, s=scores: s)
-        result = agreements(Scorer("harmony"), "harmony", pairs, 0.05)
+        result = agreements(scores, "harmony", pairs, 0.05)
         assert result["decided"] == result["decided_undamaged"] == result["all"] == expected
         assert 0.8 < result["judge_ceiling"] <= 1 and 0 < result["decided_share"] < 1
         assert result["judge"] == pytest.approx(result["judge_ceiling"] if expected else 1 - result["judge_ceiling"])

@@ -9,16 +9,14 @@ from torch import Tensor
 
 from stepcredit.maths.preference import agreement
 from stepcredit.shapes.build.preference_pairs import Comparisons, judge
-from stepcredit.shapes.build.preference_training import score_comparisons
-from stepcredit.shapes.scorers import Scorer
 
 HELD_OUT_SEED = 2026
 DECIDED = 0.9
 """A pair is decided if the judge agrees with the rule with at least this probability."""
 
 
-def agreements(scorer: Scorer, name: str, data: Comparisons, temperature: float) -> dict[str, float]:
-    """Agreement on pairs of images (K = 2) with different utilities, rounded to four places.
+def agreements(scores: Tensor, name: str, data: Comparisons, temperature: float) -> dict[str, float]:
+    """Agreement of the scores (N,2) of pairs of images (K = 2) with different utilities, rounded to four places.
 
     Returns:
         decided: agreement with the rule on decided pairs; `decided_share` is their share of all pairs.
@@ -27,7 +25,6 @@ def agreements(scorer: Scorer, name: str, data: Comparisons, temperature: float)
         judge: agreement with one noisy choice for each pair; `judge_ceiling` is the agreement of the rule with it.
     """
     left, right = data.utilities[name].unbind(1)
-    scores = score_comparisons(scorer, data)
     unequal = left != right
     decided = decided_pairs(left, right, temperature)
     choices = judge(left, right, temperature, np.random.default_rng(HELD_OUT_SEED))

@@ -23,7 +23,13 @@ from torch import Tensor
 
 from stepcredit.shapes.build.preference_agreement import HELD_OUT_SEED, agreements
 from stepcredit.shapes.build.preference_pairs import Comparisons, draw_comparisons
-from stepcredit.shapes.build.preference_training import PreferenceRecipe, calibration_images, standardize, train_scorer
+from stepcredit.shapes.build.preference_training import (
+    PreferenceRecipe,
+    calibration_images,
+    score_comparisons,
+    standardize,
+    train_scorer,
+)
 from stepcredit.shapes.build.stages import Stages, show_progress
 from stepcredit.shapes.pipeline import WEIGHTS, load_pipeline
 from stepcredit.shapes.rules import RULES
@@ -64,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": {"processor": platform.machine(), "torch": torch.__version__},
         "held_out_pairs": len(held_out),
         "agreement": {
-            name: agreements(load_scorer(name, options.out), name, held_out, recipe.temperature) for name in RULES
+            name: agreements(
+                score_comparisons(load_scorer(name, options.out), held_out), name, held_out, recipe.temperature
+            )
+            for name in RULES
         },
     }
     text = json.dumps(report, indent=1)
