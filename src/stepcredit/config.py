@@ -222,8 +222,8 @@ class CreditSection(_Section):
 class ComponentSection(_Section):
     """One reward of a mixture. Its scores r enter the sum as weight * (r - mean) / scale.
 
-    With `standardize: prompt`, mean and scale are the mean and standard deviation over the prompt's images in the epoch.
-    With `fixed` they are the ones given here. With `none` they are 0 and 1.
+    With `standardize: prompt`, mean and scale are the mean and standard deviation of the scores of the prompt's images
+    in the epoch. With `fixed` they are the ones given here. With `none` they are 0 and 1.
     """
 
     name: str = Field(description="Name of the reward, as in `reward.name`.")

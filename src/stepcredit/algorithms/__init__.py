@@ -8,7 +8,8 @@ To add one, add one file here: a frozen dataclass that follows `algorithms.base.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
@@ -20,10 +21,22 @@ if TYPE_CHECKING:
 __all__ = ["ALGORITHMS", "SHARED", "build_algorithm", "register_algorithm"]
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "stepcredit.algorithms")
-register_algorithm = ALGORITHMS.register
+Registered = TypeVar("Registered", bound=type[Any])
 
 SHARED = frozenset({"clip_range", "kl_weight", "kl_space", "advantage_clip"})
 """Keys of the train section that an algorithm takes by having a field of that name."""
+
+
+def register_algorithm(name: str) -> Callable[[Registered], Registered]:
+    """Decorator that makes an algorithm available as `train.algorithm`.
+
+    The class follows `stepcredit.algorithms.base.Algorithm`. `stepcredit list algorithm` prints the first line of its
+    docstring.
+
+    Raises:
+        InputError: another algorithm has the name.
+    """
+    return ALGORITHMS.register(name)
 
 
 def build_algorithm(section: TrainSection) -> Algorithm:
