@@ -17,7 +17,7 @@ def negative_aware(
 ) -> Tensor:
     """The DiffusionNFT loss of each row, (n,).
 
-        p+ = (1 - beta) p_old + beta p,     p- = (1 + beta) p_old - beta p
+        p+ = p_old + beta (p - p_old),   p- = p_old - beta (p - p_old)
         r  = 1/2 + clip(A, -c, c) / (2 c)
         L  = (c / beta) (r |p+ - x0|^2 / n+ + (1 - r) |p- - x0|^2 / n-),   n = mean |p - x0| without gradient
 
@@ -38,8 +38,8 @@ def negative_aware(
     """
     prediction, old, clean = upcast(prediction), upcast(old_prediction), upcast(clean)
     share = 0.5 + advantage.float().clamp(-max_advantage, max_advantage) / (2 * max_advantage)
-    positive = _scaled_distance((1 - beta) * old + beta * prediction, clean)
-    negative = _scaled_distance((1 + beta) * old - beta * prediction, clean)
+    change = beta * (prediction - old)  # exactly 0 at the old prediction
+    positive, negative = _scaled_distance(old + change, clean), _scaled_distance(old - change, clean)
     return (max_advantage / beta) * (share * positive + (1 - share) * negative)
 
 
