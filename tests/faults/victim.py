@@ -25,7 +25,7 @@ from stepcredit.cli.main import main
 from stepcredit.config import TrainConfig
 from stepcredit.rewards.core.checked import CheckedReward
 from stepcredit.runs import checkpoint
-from stepcredit.training import run
+from stepcredit.training import run as training_run
 from stepcredit.training.trainer import TrainingLoop
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ _METHODS: dict[str, tuple[Any, str]] = {
     "checkpoint": (checkpoint, "save"),
     "grid": (TrainingLoop, "evaluate"),
     "export": (TrainingLoop, "_export"),
-    "report": (run, "write_report"),
+    "report": (training_run, "write_report"),
 }
 PHASES = tuple(_METHODS)
 _BETWEEN = ("metrics", "checkpoint", "grid", "export", "report")
@@ -102,13 +102,13 @@ class _Watch:
                 return original(*arguments, **named)
 
         setattr(owner, name, watched)
-        start = run._train
+        start = training_run._train
 
         def remember(trainer: TrainingLoop) -> Any:
             self.trainer = trainer
             return start(trainer)
 
-        run._train = remember
+        training_run._train = remember
 
     @contextmanager
     def _inside(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The toy policy behind the command line, as the tests of the commands have it."""
+"""The toy policy behind the command line."""
 
 from tests.cli.conftest import here, toy
 
