@@ -60,7 +60,7 @@ def upward_imports() -> Iterator[str]:
         below = ORDER[: ORDER.index(own)]
         for name in imported_names(path):
             root, _, rest = name.partition(".")
-            if root == "stepcredit" and rest.partition(".")[0] not in (own, *below):
+            if root == "stepcredit" and rest.partition(".")[0] not in (own, "__version__", *below):
                 yield f"{file} imports {name}"
 
 
