@@ -38,7 +38,7 @@ def reads_of_an_update(policy: PipelinePolicy, trajectory: Trajectory, **options
         trajectory.latents,
         trajectory.log_probs,
         trajectory.timesteps,
-        experience.advantages,
+        experience.step_advantages,
     ]
     with HostReads(tensors) as reads:
         accumulate_gradient(
