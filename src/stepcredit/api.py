@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Never
 
 from stepcredit.algorithms.sampling_plan import evaluation_plan
+from stepcredit.comparison.comparison_file import compare_rules
+from stepcredit.comparison.progress import ConsoleProgress as ComparisonProgress
+from stepcredit.comparison.run import compare
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
@@ -17,6 +21,7 @@ from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.sources import evaluate_policy
 from stepcredit.prompts import as_prompts, load_prompts, prompt_names
 from stepcredit.rewards import as_reward, build_reward
+from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory, next_run_path
 from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
 from stepcredit.training.arguments import read_arguments
@@ -226,6 +231,55 @@ class Trainer:
         about = {"source": name, "model": self.config.model.path, "trained_on": own.name}
         return about | evaluate_policy(policy, config, sets, measure, name=name, trained=trained)
 
+    def compare(
+        self,
+        credit: Sequence[str],
+        *,
+        folder: str | Path | None = None,
+        seeds: int | None = None,
+        learning_rates: Sequence[float] = (),
+        jobs: int | None = None,
+    ) -> dict[str, Any]:
+        """Compare credit rules on this configuration, as `stepcredit compare` does. Can be interrupted and called again.
+
+        Every run is a process of its own, so all parts must have names: neither a lambda nor a pipeline object.
+
+        Args:
+            credit: names of at least two rules.
+            folder: of the comparison. By default `<output_dir>-compare`.
+            seeds: number of fresh seeds.
+            learning_rates: rates to choose from for each rule. By default every rule trains with `train.learning_rate`.
+            jobs: runs at a time. By default one per core, or per CUDA device.
+
+        Returns:
+            What results.json in the folder holds.
+
+        Raises:
+            InputError: a part is a Python object, or a rule is unknown.
+        """
+        if self.config.python_objects:
+            key, value = next(iter(self.config.python_objects.items()))
+            raise InputError(
+                f"compare starts every run in a process of its own, but {key} is {value}: use a name, module:name or "
+                "path/file.py:name"
+            )
+        base = self.output_dir or RUNS / self._name
+        target = base.with_name(f"{base.name}-compare") if folder is None else Path(folder)
+        with TemporaryDirectory() as place:
+            recipe = Path(place) / f"{self._name}.yaml"
+            recipe.write_text(recipes.dump(self.config), encoding="utf-8")
+            file = compare_rules(
+                str(recipe),
+                credit,
+                seeds=seeds,
+                learning_rates=learning_rates,
+                jobs=jobs,
+                where="the arguments of compare",
+            )
+            bar = ComparisonProgress() if self._progress is ConsoleProgress else None
+            finished = compare(file, target, command=["python", *sys.argv], progress=bar)
+        return dict(finished.results)
+
     def export(self, format: str = "lora", path: str | Path | None = None) -> Path:
         """Write the weights of the newest checkpoint for other programs.
 
@@ -259,8 +313,9 @@ class Trainer:
 
     def _run(self, work: Callable[..., TrainResult]) -> TrainResult:
         self._policy.forget_checkpoint()
-        result = work(callbacks=self._callbacks, progress=self._progress)
+        result = work(callbacks=self._callbacks, progress=self._progress, keep_processes=True)
         self.output_dir, self._started = result.output_dir, True
+        self._arguments = self._arguments.resuming(RunDirectory(result.output_dir))
         return result
 
     def _objects(self) -> Objects:

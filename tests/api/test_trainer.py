@@ -262,6 +262,15 @@ def test_evaluation_gives_the_numbers_of_the_command() -> None:
     assert Trainer(output_dir="run").evaluate(images=2)["sets"] == json.loads(said.out)["evaluations"][0]["sets"]
 
 
+def test_comparison_needs_names_and_returns_the_results() -> None:
+    with pytest.raises(InputError, match=r"reward\.name is python:"):
+        Trainer(reward=lambda images, prompts, metadata: redness(images)).compare(["uniform", "linear"])
+    trainer = Trainer(reward="warmth", **{**TINY_SECTIONS, "train": {"epochs": 3, "updates_per_epoch": 2}})
+    results = trainer.compare(["uniform", "linear"], folder="compared", seeds=1, jobs=2)
+    assert results["protocol"]["fresh_seeds"] == [101]
+    assert json.loads(Path("compared/results.json").read_text()) == results
+
+
 # Configuration
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +18,7 @@ _NO_FORMATS: Mapping[str, str] = {}
 
 
 def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:
-    """A progress bar: `head`, bar, `columns`, elapsed and remaining time. Only on terminals, removed at the end."""
+    """A progress bar: `head`, bar, `columns`, elapsed and remaining time. Only on terminals and in notebooks, removed at the end."""
     return progress.Progress(
         progress.TextColumn(head),
         progress.BarColumn(bar_width=24),
@@ -26,9 +27,14 @@ def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal or _shows_widgets(console)),
         transient=True,
     )
+
+
+def _shows_widgets(console: Console) -> bool:
+    """Whether this is a notebook in which rich can show a bar."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
 
 
 def restart(bar: progress.Progress, task: progress.TaskID, completed: int, **fields: Any) -> None:

@@ -27,8 +27,12 @@ SECTIONS = ("sample", "train", "run")
 KEYS = {"algorithm": ("train", "algorithm"), "seed": ("run", "seed"), "plugins": ("run", "plugins")}
 """Arguments that are a single key."""
 
-_DEPENDENT = {"reward": {"options": {}, "components": []}, "credit": {"options": {}}}
-"""Keys that belong to one reward or rule, with the value that they have for another."""
+_DEPENDENT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "reward": ("name", {"options": {}, "components": []}),
+    "credit": ("name", {"options": {}}),
+    "train": ("algorithm", {"options": {}}),
+}
+"""Keys that belong to one reward, rule or algorithm: the key that names it, and their values for another one."""
 
 _WHERE = "the arguments of Trainer"
 
@@ -118,9 +122,9 @@ def read_arguments(
 def _merge(base: TrainConfig, keys: Tree) -> TrainConfig:
     tree = base.model_dump(mode="json")
     for section, changes in keys.items():
-        main = PARTS.get(section)
-        if main in changes and changes[main] != tree[section][main]:
-            tree[section] |= _DEPENDENT.get(section, {})
+        name, defaults = _DEPENDENT.get(section, ("", {}))
+        if name in changes and changes[name] != tree[section][name]:
+            tree[section] |= defaults
         if section == "reward" and changes.get("components"):
             tree[section] |= {"name": MIXTURE, "options": {}}
         tree[section] |= changes

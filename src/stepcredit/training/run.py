@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import shlex
@@ -10,12 +11,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
+
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.deepspeed import stage_three_as_fsdp
-from stepcredit.distributed.process_group import ProcessGroup, gloo_errors_as_process_lost, init_process_group
+from stepcredit.distributed.process_group import (
+    ProcessGroup,
+    destroy_process_group,
+    gloo_errors_as_process_lost,
+    init_process_group,
+)
 from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
 from stepcredit.report import write_report
 from stepcredit.runs import checkpoint
@@ -64,6 +73,7 @@ def start_run(
     callbacks: Sequence[Callback] = (),
     progress: MakeProgress | None = None,
     command: Sequence[str] | None = None,
+    keep_processes: bool = False,
 ) -> TrainResult:
     """Train in a new run directory. A run that fails before its first epoch removes the directory again.
 
@@ -73,12 +83,14 @@ def start_run(
         callbacks: called after every epoch.
         progress: makes the progress display of rank 0; by default there is none.
         command: what environment.json records as the command; the command line by default.
+        keep_processes: stay connected to the other ranks until the program exits, so that it can start another run.
+            torchrun's processes cannot connect twice.
 
     Raises:
         StepcreditError: the run cannot be started, or has stopped.
     """
     config = stage_three_as_fsdp(config)
-    with _process_group(config) as processes:
+    with _process_group(config, keep_processes) as processes:
         directory = RunDirectory(processes.run_on_main(path))
         config = _record_prompts(config, directory, objects)
         loop = _build_loop(config, directory, objects, callbacks, progress, processes)
@@ -100,13 +112,14 @@ def resume_run(
     *,
     callbacks: Sequence[Callback] = (),
     progress: MakeProgress | None = None,
+    keep_processes: bool = False,
 ) -> TrainResult:
     """Resume the run in `directory` from its newest checkpoint. `config` replaces its config.yaml.
 
     The arguments and errors are those of `start_run`.
     """
     config = stage_three_as_fsdp(config)
-    with _process_group(config) as processes, _lock(directory, processes):
+    with _process_group(config, keep_processes) as processes, _lock(directory, processes):
         loop = _build_loop(config, directory, objects, callbacks, progress, processes)
         with _report_write_errors(directory):
             loop.resume()
@@ -165,7 +178,7 @@ def _update_config(config: TrainConfig, directory: RunDirectory) -> None:
 
 
 @contextmanager
-def _process_group(config: TrainConfig) -> Iterator[ProcessGroup]:
+def _process_group(config: TrainConfig, keep: bool) -> Iterator[ProcessGroup]:
     """Join the ranks of the run. An error that only this rank knows about names the rank."""
     timeout = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
     cpu = config.model.device == "cpu"
@@ -180,7 +193,18 @@ def _process_group(config: TrainConfig) -> Iterator[ProcessGroup]:
         error.show_on_every_rank = True
         raise
     finally:
-        processes.destroy()
+        if keep:
+            _destroy_at_exit()
+        else:
+            processes.destroy()
+
+
+@cache
+def _destroy_at_exit() -> None:
+    @atexit.register
+    def _destroy() -> None:
+        if distributed.is_initialized():
+            destroy_process_group()
 
 
 @contextmanager
