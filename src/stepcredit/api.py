@@ -45,15 +45,15 @@ class Trainer:
     """Trains a text-to-image model on a reward.
 
     Every argument sets keys of the configuration, as `section.key=value` does on the command line. `model`, `reward`,
-    `prompts` and `credit` accept the part itself, or a mapping of keys of their section:
+    `prompts` and `credit` accept a name or an object, or a mapping with the keys of their section:
 
         Trainer(model={"path": pipeline, "lora_rank": 16}, reward={"name": judge, "timeout": 60})
 
-    Keys that are not set come from `config`. Without `config` they come from the run in `output_dir`, if it holds one,
-    or else have the defaults of `stepcredit train`. Nothing is loaded or written before it is needed.
+    Keys that are not set come from `config`. Without `config`, they come from the run in `output_dir`. If that holds no
+    run, they have the defaults of `stepcredit train`. The constructor loads no model and writes nothing.
 
     A run that was started in Python can be resumed on the command line, and the other way round. config.yaml records
-    what YAML can hold. It records an object as `python:` and a description; pass the object again to resume.
+    what YAML can hold. It records any other object as `python:` and a description; pass that object again to resume.
 
     Args:
         model: hub id, folder, `embedded` or `embedded-flow`; a diffusers pipeline; or any `Policy`. A pipeline is
@@ -69,7 +69,9 @@ class Trainer:
         algorithm: name of an algorithm.
         output_dir: the run directory. By default `runs/<name>-NNN`.
         seed: fixes every random number of the run.
-        sample: keys of the section `sample`; `train` and `run` likewise.
+        sample: keys of the section `sample`.
+        train: keys of the section `train`.
+        run: keys of the section `run`.
         config: a TrainConfig, a recipe file or the name of a recipe.
         callbacks: functions (metrics, images) called on rank 0 after every epoch, with its row of metrics.jsonl and its
             `EpochImages`. A callback that raises `StopTraining` ends the run. Return values are ignored.
@@ -140,8 +142,8 @@ class Trainer:
 
         Raises:
             InputError: `output_dir` already holds a run, or a part cannot be used.
-            RewardError, ResumableError: the run has stopped; change what the message says and call `resume`.
-            Interrupted: by Ctrl-C; call `resume` to continue.
+            RewardError, ResumableError: the run ended early. Fix what the message says and call `resume`.
+            Interrupted: Ctrl-C ended the run; call `resume` to continue.
         """
         if self._started:
             return self.resume(epochs)
@@ -154,12 +156,12 @@ class Trainer:
         return self._run(partial(start_run, self.config, self._choose_directory, self._objects(), command=command))
 
     def resume(self, epochs: int | None = None) -> TrainResult:
-        """Continue the run in `output_dir` from its newest checkpoint.
+        """Continue the run in `output_dir` from its latest checkpoint.
 
         The run may have been started by another program or on the command line. Only keys that do not change its
         results may differ from its config.yaml, such as `train.epochs`.
 
-        Args and errors are those of `train`.
+        Arguments, result and errors are those of `train`.
         """
         directory = self._directory()
         self._set_epochs(epochs)
@@ -176,7 +178,7 @@ class Trainer:
         steps: int | None = None,
         guidance: float | None = None,
     ) -> list[Image.Image]:
-        """Sample images with the trained weights; before any training, with those of the base model.
+        """Sample images with the trained weights, or with the base model before any training.
 
         Args:
             prompts: a prompt, or several as in `Trainer`.
@@ -186,7 +188,7 @@ class Trainer:
             guidance: guidance scale, in place of that of the run.
 
         Returns:
-            PIL images. Those of one prompt follow each other.
+            PIL images, grouped by prompt.
         """
         wanted = as_prompts([prompts] if isinstance(prompts, str) else prompts)
         config = self._sampling(steps, guidance)
@@ -211,7 +213,7 @@ class Trainer:
                 them, if there is one.
             rewards: names or callables as in `Trainer`, in addition to the reward of the run.
             images: images per prompt.
-            seed: of the noise and of the bootstrap.
+            seed: fixes the noise and the bootstrap.
             steps: denoising steps, in place of those of the run.
             guidance: guidance scale, in place of that of the run.
 
@@ -281,7 +283,7 @@ class Trainer:
         return dict(finished.results)
 
     def export(self, format: str = "lora", path: str | Path | None = None) -> Path:
-        """Write the weights of the newest checkpoint for other programs.
+        """Write the weights of the latest checkpoint for other programs.
 
         Args:
             format: `lora` (or `diffusers`) for `load_lora_weights`, or the denoiser's folder with model.adapter=full;
@@ -297,10 +299,10 @@ class Trainer:
         return self._policy.export(self.config, format, folder)
 
     def save(self, path: str | Path | None = None) -> Path:
-        """Write the weights of the newest checkpoint, as `train` does at its end.
+        """Write the weights of the latest checkpoint, as `train` does at its end.
 
         Args:
-            path: the folder, which is replaced. By default the one that `train` writes.
+            path: the folder, whose content is replaced. By default the one that `train` writes.
 
         Returns:
             The file or folder to load: see `export`.

@@ -76,18 +76,19 @@ class SampleSection(_Section):
         1.0,
         ge=0,
         le=1,
-        description="Noise of DDIM steps. 0 is deterministic, for algorithms that need no log-probabilities.",
+        description="Eta of DDIM steps. 0 is deterministic; use it only with algorithms that need no "
+        "log-probabilities.",
     )
     sampler: str = Field(
-        "flow-sde", description="Stochastic step of flow models: flow-sde, dance-sde, cps or one of your own."
+        "flow-sde", description="Sampler of flow models: `flow-sde`, `dance-sde`, `cps` or the name of your own."
     )
     stochastic: bool | None = Field(
         None,
-        description="Whether training rollouts draw noise. `null` draws it only if the algorithm needs log- "
-        "probabilities.",
+        description="Whether training rollouts draw noise. `null` draws it only if the algorithm needs "
+        "log-probabilities.",
     )
     noise_level: float = Field(
-        0.7, gt=0, description="Noise of the steps of flow models. The sampler defines its meaning."
+        0.7, gt=0, description="Amount of noise in the steps of flow models. Each sampler defines its scale."
     )
     sde_window_size: int | None = Field(
         None, ge=1, description="Number of steps that draw noise and are trained. `null` selects all steps."
@@ -98,19 +99,21 @@ class SampleSection(_Section):
     sde_window_every: int | None = Field(
         None,
         ge=1,
-        description="Number of epochs after which the window moves on by one step. `null` leaves it where it is.",
+        description="Number of epochs after which the window moves by one step. `null` keeps it in place.",
     )
     min_std: float = Field(
         1e-3, ge=0, description="Steps with a smaller standard deviation are sampled but not trained."
     )
     prompts_per_epoch: int | None = Field(
-        8, ge=1, description="Number of prompts per epoch. `null` uses every prompt once."
+        8, ge=1, description="Number of prompts per epoch. `null` is the number of prompts in the source."
     )
     images_per_prompt: int = Field(
         8, ge=1, description="Number of images of each prompt. They are the group of `train.advantage=group`."
     )
     batch: int | None = Field(
-        None, ge=1, description="Number of images to sample at a time. `null` uses the size of a training forward."
+        None,
+        ge=1,
+        description="Number of images to sample at a time. `null` uses the batch size of a training forward.",
     )
     evaluation_steps: int | None = Field(
         None, ge=1, le=10_000, description="Number of denoising steps of grids and `sample`. `null` uses `steps`."
@@ -165,17 +168,21 @@ class TrainSection(_Section):
         "`uniform` with equal probability.",
     )
     clip_range: float = Field(
-        1e-2, gt=0, description="The probability ratio is clipped to 1 +- this. Ratios are per latent element."
+        1e-2,
+        gt=0,
+        description="The probability ratio is clipped to [1 - clip_range, 1 + clip_range]. Ratios are per latent "
+        "element.",
     )
     kl_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the KL divergence from the untrained model in the loss. It is per latent element.",
+        description="Weight in the loss of a penalty for distance from the untrained model, per latent element. "
+        "`kl_space` selects the distance.",
     )
     kl_space: Literal["log_prob", "prediction"] = Field(
         "log_prob",
-        description="What `kl_weight` weighs: `log_prob` is the KL divergence of the steps; `prediction` is the "
-        "mean squared distance of the model outputs, which does not grow for steps with little "
+        description="Penalty that `kl_weight` multiplies: `log_prob` is the KL divergence of the steps; "
+        "`prediction` is the mean squared distance of the model outputs, which does not grow for steps with little "
         "noise.",
     )
     advantage: Literal["group", "running", "batch"] = Field(
@@ -183,16 +190,26 @@ class TrainSection(_Section):
         description="How rewards are standardized: `group` per prompt in the epoch, `running` per prompt over a "
         "buffer of earlier epochs, `batch` over the epoch.",
     )
-    advantage_clip: float = Field(5.0, gt=0, description="Advantages and step advantages are clipped to +- this.")
-    buffer_size: int = Field(
-        32, ge=1, description="Number of images per prompt that `running` and `credit.standardize` remember."
+    advantage_clip: float = Field(
+        5.0, gt=0, description="Advantages and step advantages are clipped to [-advantage_clip, advantage_clip]."
     )
-    min_count: int = Field(16, ge=1, description="Number of images that a prompt needs before its own buffer is used.")
+    buffer_size: int = Field(
+        32,
+        ge=1,
+        description="Number of most recent images per prompt in the buffers of `train.advantage=running` and "
+        "`credit.standardize`.",
+    )
+    min_count: int = Field(
+        16,
+        ge=1,
+        description="Number of images that the buffer of a prompt needs before it is used. Until then, the "
+        "statistics of the whole batch are used.",
+    )
     max_skipped_updates: int = Field(
         5,
         ge=0,
         description="Number of consecutive updates that may be skipped because their loss or gradient is not "
-        "finite. One more stops the run.",
+        "finite. One more ends the run.",
     )
 
 
@@ -208,7 +225,10 @@ class CreditSection(_Section):
         5, ge=1, description="Number of steps per window of the contribution rules, at most `sample.steps`."
     )
     alpha: float = Field(
-        0.0, ge=0, le=1, description="Share of the advantage that all steps get alike. 1 turns step credit off."
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the advantage that every step gets regardless of its credit. 1 turns step credit off.",
     )
     clamp: bool = Field(False, description="Set negative contributions to zero.")
     standardize: bool = Field(
@@ -237,7 +257,10 @@ class ComponentSection(_Section):
         "function of `module:function`.",
     )
     weight: float = Field(
-        1.0, ge=-1e9, le=1e9, description="Weight in the sum. A negative weight lowers the score; 0 only records it."
+        1.0,
+        ge=-1e9,
+        le=1e9,
+        description="Weight in the sum. A negative weight trains against the reward. 0 only records its scores.",
     )
     standardize: Literal["prompt", "fixed", "none"] = Field(
         "prompt",
@@ -276,8 +299,8 @@ class RewardSection(_Section):
     )
     remote: str | list[str] | None = Field(
         None,
-        description="Address of one or more reward servers that compute the scores. `name` is a reward of "
-        "theirs, and `options` say how they are called. See the guide on remote rewards.",
+        description="Address of one or more reward servers that compute the scores. `name` is then a reward on the "
+        "server, and `options` configure the client. See the guide on remote rewards.",
     )
     overlap: bool = Field(
         True,
@@ -287,7 +310,7 @@ class RewardSection(_Section):
     timeout: float | None = Field(
         1800.0,
         gt=0,
-        description="Seconds that a batch of rewards may take. After that, the run saves a checkpoint and "
+        description="Seconds that scoring one batch may take. After that, the run saves a checkpoint and "
         "exits. `null` means no limit.",
     )
     ray_workers: int | None = Field(
@@ -342,7 +365,7 @@ class PromptsSection(_Section):
     order: Literal["fixed", "random"] = Field(
         "fixed",
         description="`fixed` trains on the first `sample.prompts_per_epoch` prompts in every epoch. `random` "
-        "draws as many with replacement.",
+        "draws that number of prompts with replacement.",
     )
 
 
@@ -375,8 +398,8 @@ class RunSection(_Section):
     )
     trackers: list[str] = Field(
         ["tensorboard"],
-        description="Where metrics and sample grids are also logged: names of trackers, `module:Class` or "
-        "`path/file.py:Class`.",
+        description="Trackers that log metrics and sample grids: names, `module:Class` or `path/file.py:Class`. "
+        "`stepcredit list tracker` lists the names.",
     )
 
 

@@ -26,9 +26,9 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Plugins = Annotated[
     list[str] | None,
-    typer.Option("--plugin", metavar="FILE", help="Python file or module of your own to import first; repeatable"),
+    typer.Option("--plugin", metavar="FILE", help="your Python file or module, imported first; repeatable"),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="fixes the noise")]
+Seed = Annotated[int, typer.Option(min=0, help="seed of the noise")]
 Steps = Annotated[int | None, typer.Option(min=1, help="denoising steps; default: those of the run or model")]
 Guidance = Annotated[float | None, typer.Option(min=0, help="guidance scale; default: that of the run or model")]
 Images = Annotated[int, typer.Option(min=1, help="images per prompt")]
@@ -81,7 +81,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="resume the run in --run;
 
 @app.command()
 def train(arguments: Recipe = None, run: NewRun = None, resume: Resume = False, plugin: Plugins = None) -> None:
-    """Train a model. Without a recipe, train the bundled one on JPEG compressibility, which takes minutes on a CPU."""
+    """Train a model. Without a recipe, train the bundled model for small JPEG files: a few minutes on a CPU."""
     from stepcredit.cli.train import train as command
 
     recipe, overrides = _split(arguments)
@@ -146,7 +146,7 @@ def evaluate(
     json: Json = False,
     plugin: Plugins = None,
 ) -> None:
-    """Score runs before and after training, with confidence intervals, or score a model."""
+    """Score the model of a run before and after training, with confidence intervals; or score any model."""
     from stepcredit.cli.evaluate import evaluate as command
 
     _load(plugin)
@@ -163,7 +163,7 @@ ComparisonFolder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="folder of the comparison; default: runs/<name>")
 ]
 Rules = Annotated[str | None, typer.Option(metavar="A,B,...", help="credit rules to compare")]
-FreshSeeds = Annotated[int | None, typer.Option(min=1, help="number of seeds; default: 5")]
+FreshSeeds = Annotated[int | None, typer.Option(min=1, help="number of seeds for the final runs; default: 5")]
 LearningRates = Annotated[
     str | None,
     typer.Option(metavar="X,Y,...", help="learning rates to choose from for each rule; default: that of the recipe"),
@@ -173,12 +173,16 @@ ComparedRewards = Annotated[str | None, typer.Option(metavar="A,B,...", help="re
 Reference = Annotated[
     str | None, typer.Option(metavar="RULE", help="rule to compare with; default: uniform, or the first rule")
 ]
-LastEpochs = Annotated[int | None, typer.Option(min=1, help="epochs at the end to average; default: 3")]
+LastEpochs = Annotated[
+    int | None, typer.Option(min=1, help="number of last epochs to average as the final reward; default: 3")
+]
 WatchedRewards = Annotated[
     str | None, typer.Option(metavar="A,B,...", help="rewards to measure without training on them")
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="runs at a time; default: one per core, or per CUDA device")]
-SkipFailed = Annotated[bool, typer.Option("--skip-failed", help="report without the runs that fail, and name them")]
+SkipFailed = Annotated[
+    bool, typer.Option("--skip-failed", help="report on the other runs if some fail, and list the failed ones")
+]
 
 
 @app.command()
@@ -212,7 +216,9 @@ def compare(
 
 
 RunOrComparison = Annotated[Path, typer.Argument(metavar="RUN|DIR", help="run directory, or folder of a comparison")]
-HtmlFile = Annotated[Path | None, typer.Option(metavar="FILE.html", help="default: report.html in the folder")]
+HtmlFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.html", help="file to write; default: report.html in the folder")
+]
 
 
 @app.command()
@@ -225,12 +231,12 @@ def report(source: RunOrComparison, out: HtmlFile = None) -> None:
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]
 NewFolder = Annotated[Path, typer.Option(metavar="DIR", help="new folder for the files")]
-Format = Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="format")]
+Format = Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="file format of the weights")]
 
 
 @app.command()
 def export(run: Run, out: NewFolder, format: Format = "diffusers") -> None:
-    """Write the newest weights of a run: a LoRA for diffusers, for ComfyUI and A1111 (kohya), or a merged pipeline."""
+    """Write the latest weights of a run: a LoRA for diffusers, for ComfyUI and A1111 (kohya), or a merged pipeline."""
     from stepcredit.cli.export import export as command
 
     command(run, format, out)
@@ -246,12 +252,12 @@ TokenFile = Annotated[
 ]
 ServedOptions = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="option of the reward; with several rewards NAME.key=value; repeatable"),
+    typer.Option(metavar="KEY=VALUE", help="option of the reward; with several rewards, NAME.key=value; repeatable"),
 ]
-MaxBytes = Annotated[int, typer.Option(min=1, help="bytes per request")]
-MaxImages = Annotated[int, typer.Option(min=1, help="images per request")]
-MaxPixels = Annotated[int, typer.Option(min=1, help="pixels per request")]
-Queue = Annotated[int, typer.Option(min=1, help="requests that may wait, per reward")]
+MaxBytes = Annotated[int, typer.Option(min=1, help="largest number of bytes per request")]
+MaxImages = Annotated[int, typer.Option(min=1, help="largest number of images per request")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="largest number of pixels per request, over all its images")]
+Queue = Annotated[int, typer.Option(min=1, help="requests per reward that may be in progress or waiting")]
 
 
 @app.command("serve-reward")
@@ -304,7 +310,7 @@ def list_parts(kind: Kind, json: Json = False) -> None:
 Reward = Annotated[str, typer.Argument(metavar="REWARD", help="name, module:function or path/file.py:function")]
 ImageFiles = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="image files of any size")]
 ScoredPrompts = Annotated[
-    list[str], typer.Option(metavar="TEXT", help="prompt of all images; or repeated, one for each image")
+    list[str], typer.Option(metavar="TEXT", help="prompt of all images, or repeat it for each image")
 ]
 RewardOptions = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="option of the reward; repeatable")]
 
