@@ -43,7 +43,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a rollout trajectories.
+    """How a rollout samples.
 
     Attributes:
         steps: denoising steps T.

@@ -20,7 +20,8 @@ class UpdateMetrics:
 
     Attributes:
         pairs: how many (image, step) pairs each forward counts for; the sum of their weights where steps are drawn.
-        means: by name, the weighted mean over the pairs of each forward, of updates that were made.
+        means: by name, the weighted mean over the pairs of each forward, of updates that were made. Every forward has
+            to report the same names.
         maxima: by name, the largest figure of each forward, of all updates.
         grad_norm: of each update that was made.
         skipped: updates that were not made because their loss or gradient was not finite.
@@ -33,7 +34,9 @@ class UpdateMetrics:
     skipped: int = 0
 
     def record(self, pairs: float, means: Mapping[str, Tensor], maxima: Mapping[str, Tensor]) -> None:
-        """Add the figures of one forward of `pairs` pairs."""
+        """Add the figures of one forward of `pairs` pairs. Raises ValueError if its means have other names."""
+        if self.pairs and means.keys() != self.means.keys():
+            raise ValueError(f"a forward reports the means {sorted(means)}, an earlier one {sorted(self.means)}")
         self.pairs.append(pairs)
         _extend(self.means, {name: [value] for name, value in means.items()})
         _extend(self.maxima, {name: [value] for name, value in maxima.items()})

@@ -16,6 +16,7 @@ from stepcredit.algorithms.step_sampling import SampledSteps
 from stepcredit.config import TrainSection
 from stepcredit.distributed.partition import Partition
 from stepcredit.errors import InputError
+from stepcredit.maths import schedules
 from stepcredit.maths.indexing import entries, filled
 from stepcredit.types import Policy, Trajectory, Transition
 
@@ -171,14 +172,14 @@ class StepBatch:
     def noised_latents(self) -> Tensor:
         """(n, *L), the final latents noised to the level of each pair's step: alpha_i x_final + sigma_i eps.
 
-        eps is a function of the image's seed and the step alone, so it does not depend on batches or processes. Images
-        of one prompt share it, which cancels much of its effect on the gradient, because their advantages sum to 0.
+        eps is a function of the image's seed and the step alone, so it does not depend on batches or processes, and is
+        the same in every inner epoch. Images of one prompt share it. With group advantages, which sum to 0, this
+        cancels much of its effect on the gradient.
         """
         final, schedule = self.final_latents, self._trajectory.schedule
         noise = torch.stack([self._noise(row, step) for row, step in self._pairs()]).to(final.device)
-        shape = (-1, *[1] * (final.ndim - 1))
-        alpha, sigma = (level[self.steps].to(final.device).view(shape) for level in (schedule.alphas, schedule.sigmas))
-        return (alpha * final.float() + sigma * noise).to(final.dtype)
+        alpha, sigma = (level[self.steps].to(final.device) for level in (schedule.alphas, schedule.sigmas))
+        return schedules.noised(final, noise, alpha, sigma).to(final.dtype)
 
     @property
     def old_weights(self) -> OldWeights:

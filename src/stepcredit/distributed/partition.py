@@ -61,6 +61,12 @@ class Partition:
             return values
         return torch.cat(self.processes.all_gather(values.detach().cpu()))[self.order].to(values.device)
 
+    def from_rank_0(self, values: Tensor) -> Tensor:
+        """The `values` of rank 0, on all processes."""
+        if self.processes.world_size == 1:
+            return values
+        return self.processes.all_gather(values.detach().cpu())[0].to(values.device)
+
     def gather_trajectories(self, trajectory: Trajectory) -> Trajectory:
         """The trajectories of all processes, without `recording`: they cannot be replayed."""
         if self.processes.world_size == 1:

@@ -61,7 +61,7 @@ class Advantages:
         advantage = advantage.to(trajectory.latents.device)
         if isinstance(credit, LearningCredit) or credit.compares_images:
             trajectory = partition.gather_trajectories(trajectory)
-            spread = credit(trajectory, advantage)
+            spread = partition.from_rank_0(credit(trajectory, advantage))  # a user's rule may draw random numbers
             if isinstance(credit, LearningCredit):
                 credit.learn(trajectory, advantage)
             figures = dict[str, Any](credit.diagnostics(trajectory))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from stepcredit.errors import StepcreditError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -21,7 +23,7 @@ class StopTraining(Exception):
 
 @dataclass(frozen=True)
 class EpochImages:
-    """The images that an epoch was trained on. Indexing gives a PIL image, which is rendered on access.
+    """The images of rank 0 that an epoch was trained on. Indexing gives a PIL image, which is rendered on access.
 
     Attributes:
         pixels: (N, 3, H, W) float32 in [0, 1].
@@ -54,4 +56,7 @@ def run_callbacks(callbacks: Iterable[Callback], metrics: Mapping[str, Any], ima
             callback(metrics, images)
         except StopTraining:
             stop = True
+        except OSError as error:  # otherwise taken for a run directory that cannot be written
+            name = getattr(callback, "__name__", type(callback).__name__)
+            raise StepcreditError(f"callback {name} raised {type(error).__name__}: {error}") from error
     return stop

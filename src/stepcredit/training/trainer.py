@@ -314,9 +314,11 @@ class TrainingLoop:
         return row
 
     def call_back(self, row: dict[str, Any], images: EpochImages) -> None:
-        """Call the callbacks on rank 0 with its part of the images. All ranks stop if one of them asks for it."""
-        if self.callbacks:
-            self.stopped = self.processes.run_on_main(lambda: run_callbacks(self.callbacks, row, images))
+        """Call the callbacks of rank 0 with its part of the images. All ranks stop if one of them asks for it.
+
+        All ranks take part even without callbacks, because a program may give callbacks to rank 0 alone.
+        """
+        self.stopped = self.processes.run_on_main(lambda: run_callbacks(self.callbacks, row, images))
 
     def evaluate(self) -> Evaluation:
         """Sample the same prompts with the same noise as every time, score them and save the image grid."""
