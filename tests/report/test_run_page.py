@@ -283,7 +283,7 @@ def test_the_page_can_be_written_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="config.yaml"):
+    with pytest.raises(InputError, match=r"config\.yaml"):
         write_report(tmp_path)
 
 
