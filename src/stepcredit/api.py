@@ -242,7 +242,7 @@ class Trainer:
         learning_rates: Sequence[float] = (),
         jobs: int | None = None,
     ) -> dict[str, Any]:
-        """Compare credit rules on this configuration, as `stepcredit compare` does. Can be interrupted and called again.
+        """Compare credit rules on this configuration, as `stepcredit compare` does. Can be interrupted and repeated.
 
         Every run is a process of its own, so all parts must have names: neither a lambda nor a pipeline object.
 
