@@ -18,7 +18,7 @@ _NO_FORMATS: Mapping[str, str] = {}
 
 
 def live_bar(console: Console, head: str, *columns: str) -> progress.Progress:
-    """A progress bar: `head`, bar, `columns`, elapsed and remaining time; on terminals and in notebooks, removed at the end."""
+    """A progress bar: `head`, bar, `columns`, elapsed and remaining time. On terminals and in notebooks only."""
     return progress.Progress(
         progress.TextColumn(head),
         progress.BarColumn(bar_width=24),
