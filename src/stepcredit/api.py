@@ -242,19 +242,19 @@ class Trainer:
         learning_rates: Sequence[float] = (),
         jobs: int | None = None,
     ) -> dict[str, Any]:
-        """Compare credit rules on this configuration, as `stepcredit compare` does. Can be interrupted and repeated.
+        """Compare credit rules on this configuration, as `stepcredit compare` does. To resume, call it again.
 
-        Every run is a process of its own, so all parts must have names: neither a lambda nor a pipeline object.
+        Every run is a separate process, so name all parts. Lambdas and pipeline objects are refused.
 
         Args:
             credit: names of at least two rules.
-            folder: of the comparison. By default `<output_dir>-compare`.
+            folder: folder of the comparison. By default `<output_dir>-compare`.
             seeds: number of fresh seeds.
             learning_rates: rates to choose from for each rule. By default every rule trains with `train.learning_rate`.
-            jobs: runs at a time. By default one per core, or per CUDA device.
+            jobs: number of runs at a time. By default one per core, or per CUDA device.
 
         Returns:
-            What results.json in the folder holds.
+            The content of results.json in the folder.
 
         Raises:
             InputError: a part is a Python object, or a rule is unknown.
