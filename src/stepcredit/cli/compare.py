@@ -63,11 +63,11 @@ def compare(
     path = recipes.find(sources[0])
     from_file = is_comparison(path)
     if from_file and options.given():
-        raise InputError(f"{sources[0]} is a comparison: write {options.given()[0]} into the file, not on the command")
+        raise InputError(f"{sources[0]} is a comparison: write {options.given()[0]} into the file instead")
     file = read_comparison(path, overrides, jobs) if from_file else _of_recipe(sources[0], overrides, options, jobs)
     folder = run or RUNS / (path.stem if from_file else f"{path.stem}-compare")
     if "=" in str(folder):
-        raise InputError(f"{folder} contains '=', which `train` takes for an override; choose another --run")
+        raise InputError(f"{folder} contains '=', which `train` reads as an override; choose another --run")
     try:
         with interruptible():
             _compare(file, folder, skip_failed, train)
