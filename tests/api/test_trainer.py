@@ -110,7 +110,9 @@ def test_nothing_is_printed_and_messages_are_logged(
     trainer.train()
     trainer.sample("a red circle")
     assert capfd.readouterr() == ("", "")
-    assert any("self-check" in record.message for record in caplog.records)
+    messages = [record.message for record in caplog.records]
+    assert any("self-check" in message for message in messages)
+    assert any(message.startswith("epoch   1/1  reward ") for message in messages)
 
 
 def test_progress_is_printed_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

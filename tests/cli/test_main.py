@@ -1,4 +1,4 @@
-"""The entry point: help without torch, lists, and one line for every mistake."""
+"""The entry point: help without torch, lists, and one-line errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_program_can_be_started(command: list[str]) -> None:
     [["--help"], ["-h"], ["train", "-h"], ["sample", "--help"], ["compare", "--help"], ["report", "--help"], []],
     ids=" ".join,
 )
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_does_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from stepcredit.cli.main import main; code = main(sys.argv[1:]); "
         f"print([name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
@@ -65,7 +65,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "arguments", [["train", "sampel.steps=3"], ["train", "no-such-recipe"], ["compare", "no-such"]], ids=" ".join
 )
-def test_a_mistyped_word_is_told_before_anything_heavy_is_imported(arguments: list[str]) -> None:
+def test_a_mistyped_word_is_reported_without_importing_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from stepcredit.cli.main import main; code = main(sys.argv[1:]); "
         f"print([name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
@@ -77,7 +77,7 @@ def test_a_mistyped_word_is_told_before_anything_heavy_is_imported(arguments: li
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=["script", "module"])
-def test_the_exit_code_leaves_the_process(command: list[str]) -> None:
+def test_the_process_returns_the_exit_code(command: list[str]) -> None:
     if not Path(command[0]).exists():
         pytest.skip("the package is not installed as a script")
     said = process(command, "train", "sampel.steps=3")
@@ -92,7 +92,7 @@ def names(kind: str) -> list[str]:
     return [line.split()[0] for line in stepcredit("list", kind).out.splitlines()]
 
 
-def test_list_names_everything_there_is() -> None:
+def test_list_has_every_registered_name() -> None:
     assert names("credit") == CREDIT.names()
     assert names("reward") == REWARDS.names()
     assert names("recipe") == list(packaged())
@@ -101,7 +101,7 @@ def test_list_names_everything_there_is() -> None:
 
 
 @pytest.mark.parametrize("kind", ["credit", "reward", "prompt", "recipe", "algorithm", "sampler", "tracker"])
-def test_list_says_a_line_about_each_and_the_same_as_json(kind: str) -> None:
+def test_list_describes_every_part_in_text_and_json(kind: str) -> None:
     said = stepcredit("list", kind)
     parts = json.loads(stepcredit("list", kind, "--json").out)
     assert said.code == 0 and len(parts) == len(said.out.splitlines())
@@ -116,7 +116,7 @@ def test_listing_recipes_does_not_import_torch() -> None:
     assert process([sys.executable, "-c", code]).returncode == 0
 
 
-# Mistakes
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_listing_recipes_does_not_import_torch() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line(arguments: list[str], line: str) -> None:
+def test_a_mistake_is_a_one_line_error(arguments: list[str], line: str) -> None:
     assert refused(*arguments).startswith(line)
 
 
 @pytest.mark.parametrize(
     ("error", "code"), [(StepcreditError("a\nb"), 1), (InputError("a\nb"), 2), (Interrupted("a\nb"), 130)]
 )
-def test_every_error_of_ours_is_one_line_and_its_code(
+def test_errors_of_the_package_are_one_line_with_their_exit_code(
     monkeypatch: pytest.MonkeyPatch, error: StepcreditError, code: int
 ) -> None:
     def fail(*_: object) -> None:
@@ -154,7 +154,7 @@ def test_every_error_of_ours_is_one_line_and_its_code(
     assert only_line(said) == "a b"
 
 
-def test_ctrl_c_is_no_traceback_in_any_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -169,8 +169,8 @@ def test_any_other_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         main.main(["list", "credit"])
 
 
-def test_a_closed_pipe_is_no_traceback() -> None:
-    """`stepcredit list reward | head -1` with a head that is already gone."""
+def test_a_closed_pipe_prints_no_traceback() -> None:
+    """As in `stepcredit list reward | head -1`, after `head` has ended."""
     reading, writing = os.pipe()
     os.close(reading)
     code = "import sys; from stepcredit.cli.main import main; sys.exit(main(['--help']))"

@@ -120,12 +120,7 @@ class ConsoleProgress(Progress):
         reward = f"reward {metrics['reward_mean']:.3f}"
         rate = f"{metrics['reward_queries'] / self._finished / seconds:.1f} images/s" if seconds else ""
         self._bar.update(self._task, completed=self._finished, epoch=self._finished, reward=reward, rate=rate)
-        shown = [form.format(metrics[name]) for name, form in formats.items() if name in metrics]
-        updated = "no update made" if math.isnan(metrics["loss"]) else "  ".join(shown)
-        self.note(
-            f"epoch {self._finished:>3}/{self.epochs}  {reward} ± {metrics['reward_std']:.3f}  "
-            f"queries {int(metrics['reward_queries'])}  {updated}  {seconds:.1f} s"
-        )
+        self.note(_epoch_line(metrics, formats, self.epochs))
 
 
 class LoggingProgress(Progress):
@@ -136,3 +131,16 @@ class LoggingProgress(Progress):
 
     def note(self, text: str) -> None:
         logging.getLogger("stepcredit").info(text)
+
+    def epoch(self, metrics: Mapping[str, Any], formats: Mapping[str, str] = _NO_FORMATS) -> None:
+        self.note(_epoch_line(metrics, formats, self.epochs))
+
+
+def _epoch_line(metrics: Mapping[str, Any], formats: Mapping[str, str], epochs: int) -> str:
+    shown = [form.format(metrics[name]) for name, form in formats.items() if name in metrics]
+    updated = "no update made" if math.isnan(metrics["loss"]) else "  ".join(shown)
+    return (
+        f"epoch {int(metrics['epoch']):>3}/{epochs}  reward {metrics['reward_mean']:.3f} ± "
+        f"{metrics['reward_std']:.3f}  queries {int(metrics['reward_queries'])}  {updated}  "
+        f"{epoch_seconds(metrics):.1f} s"
+    )
