@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,12 +21,12 @@ from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, PromptSet
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.sources import evaluate_policy
 from stepcredit.prompts import as_prompts, load_prompts, prompt_names
-from stepcredit.rewards import as_reward, build_reward
+from stepcredit.rewards import CheckedReward, as_reward, build_reward
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory, next_run_path
 from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
 from stepcredit.training.arguments import read_arguments
-from stepcredit.training.assembly import Objects, require_objects, weights_dir
+from stepcredit.training.assembly import Objects, prompt_source, require_objects, weights_dir
 from stepcredit.training.live_policy import LivePolicy, require_empty
 from stepcredit.training.resume import require_same_run
 from stepcredit.training.run import TrainResult, resume_run, start_run
@@ -222,10 +223,10 @@ class Trainer:
             and confidence interval of every reward before and after training, and of their difference.
         """
         config = self._sampling(steps, guidance)
+        self._restored("model.path", "reward.name", *(() if prompts is not None else ("prompts.source",)))
         sets = self._prompt_sets(prompts)
         own = self._arguments.reward or build_reward(self.config.reward)
-        scorers = {reward.name: reward for reward in (own, *map(as_reward, rewards))}
-        self._restored()
+        scorers = _by_name([own, *map(as_reward, rewards)])
         policy = self._policy.sampler(config, safety_checker=False)
         measure = BaseAndTuned(scorers, images, seed)
         trained = self._policy.checkpoint is not None
@@ -291,9 +292,12 @@ class Trainer:
             path: a new or empty folder. By default `<output_dir>/export/<format>`.
 
         Returns:
-            The file or folder to load.
+            The file or folder to load. Under torchrun only rank 0 writes; the other ranks get the folder.
         """
         folder = self._directory().path / "export" / format if path is None else Path(path)
+        self._require_unsharded()
+        if not _is_rank_0():
+            return folder
         require_empty(folder)
         self._restored()
         return self._policy.export(self.config, format, folder)
@@ -302,13 +306,18 @@ class Trainer:
         """Write the weights of the latest checkpoint, as `train` does at its end.
 
         Args:
-            path: the folder, whose content is replaced. By default the one that `train` writes.
+            path: a new or empty folder. By default the one that `train` writes, whose content is replaced.
 
         Returns:
             The file or folder to load: see `export`.
         """
+        self._require_unsharded()
         policy = self._restored()
         folder = weights_dir(self.config, policy, self._directory()) if path is None else Path(path)
+        if not _is_rank_0():
+            return folder
+        if path is not None:
+            require_empty(folder)
         with written_whole(folder) as partial_folder:
             file = policy.export(partial_folder).relative_to(partial_folder)
         return folder / file
@@ -325,19 +334,24 @@ class Trainer:
         named = given.model is None and "model.path" in self.config.python_objects
         return Objects(None if named else self._policy.load, given.reward, given.credit, given.prompts)
 
-    def _restored(self) -> Policy:
-        """The policy with the weights of the newest checkpoint."""
+    def _restored(self, *keys: str) -> Policy:
+        """The policy with the weights of the newest checkpoint.
+
+        Args:
+            keys: parts that are needed besides the model, by their key in the configuration.
+        """
         if self.output_dir is None:
             return self._policy.load(self.config)
         directory = RunDirectory(self.output_dir)
-        require_objects(self.config, self._objects(), directory)
+        require_objects(self.config, self._objects(), directory, ("model.path", *keys))
         return self._policy.restore(self.config, directory.checkpoint_root)
 
     def _prompt_sets(self, prompts: Any) -> list[PromptSet]:
         if prompts is not None:
             name = str(prompts) if isinstance(prompts, str | Path) else "prompts"
             return [PromptSet(name, name, as_prompts(prompts))]
-        config, source = self.config, self.config.prompts.source
+        config = self.config
+        source = config.prompts.source if self.output_dir is None else prompt_source(config, self._directory())
         drawn = config.sample.prompts_per_epoch if config.prompts.order == "fixed" else None
         training = self._arguments.prompts or load_prompts(source)
         held_out = f"{source}-held-out"
@@ -360,9 +374,28 @@ class Trainer:
         self.output_dir = self.output_dir or next_run_path(RUNS, self._name)
         return self.output_dir
 
+    def _require_unsharded(self) -> None:
+        if self.config.model.shard and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise InputError(
+                "model.shard: each process holds a part of the weights; train() has written them whole, or use "
+                "`stepcredit export` in a single process"
+            )
+
     def _set_epochs(self, epochs: int | None) -> None:
         if epochs is not None:
             self._arguments = self._arguments.with_keys("train", {"epochs": epochs})
+
+
+def _is_rank_0() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _by_name(rewards: Sequence[CheckedReward]) -> dict[str, CheckedReward]:
+    scorers: dict[str, CheckedReward] = {}
+    for reward in rewards:
+        if scorers.setdefault(reward.name, reward) is not reward:
+            raise InputError(f"two rewards are called '{reward.name}': define each with def under a name of its own")
+    return scorers
 
 
 def _holds_run(folder: Path) -> bool:

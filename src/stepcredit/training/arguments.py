@@ -86,6 +86,21 @@ class Arguments:
         return changed.with_keys("prompts", {"source": config.prompts.source})
 
 
+_POLICY_METHODS = (
+    "rollout",
+    "replay",
+    "predict",
+    "decode",
+    "reference",
+    "averaged",
+    "stepped",
+    "parameters",
+    "state_dict",
+    "load_state_dict",
+    "export",
+)
+
+
 def read_arguments(
     given: Mapping[str, Any], config: TrainConfig | str | PathLike[str] | None, output_dir: Path | None
 ) -> Arguments:
@@ -100,7 +115,9 @@ def read_arguments(
         InputError: an unknown argument or key, or a value of the wrong type.
     """
     _require_known(given)
-    given = {name: value for name, value in given.items() if value is not None and value != ()}
+    given = {
+        name: value for name, value in given.items() if value is not None and not (name == "plugins" and not value)
+    }
     keys: Tree = {section: _mapping(section, given[section]) for section in SECTIONS if section in given}
     for name, (section, key) in KEYS.items():
         if name in given:
@@ -158,17 +175,28 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 def _part(name: str, value: Any) -> tuple[dict[str, Any], Any]:
     """The keys that an argument sets, and the object that it holds, if any."""
-    keys = dict(value) if isinstance(value, Mapping) else {PARTS[name]: value}
+    is_section = isinstance(value, Mapping) and not hasattr(value, "column_names")  # a DatasetDict is a mapping too
     main = PARTS[name]
+    keys = dict(value) if is_section else {main: value}
     if main not in keys or keys[main] is None:
         return keys, None
     if isinstance(keys[main], str | PathLike):
         return {**keys, main: str(keys[main])}, None
-    found = _CONVERTERS[name](keys[main])
+    found = _as_credit(keys[main], keys.get("options", {})) if name == "credit" else _CONVERTERS[name](keys[main])
+    if name == "reward":
+        _require_no_reward_keys(keys)
     recorded = {main: object_reference(keys[main])}
     if name == "model":
         recorded = {main: f"python:{type(found).__name__}", **_pipeline_keys(found, keys)}
     return {**keys, **recorded}, found
+
+
+def _require_no_reward_keys(keys: Mapping[str, Any]) -> None:
+    for key in ("options", "components", "remote", "ray_workers"):
+        if keys.get(key):
+            raise InputError(
+                f"reward.{key} is for rewards given by name, but the reward is a Python object: set it on the object"
+            )
 
 
 def _as_model(value: Any) -> Any:
@@ -182,7 +210,7 @@ def _is_pipeline(value: Any) -> bool:
 
 
 def _is_policy(value: Any) -> bool:
-    return all(callable(getattr(value, name, None)) for name in ("rollout", "replay", "parameters", "state_dict"))
+    return all(callable(getattr(value, name, None)) for name in _POLICY_METHODS)
 
 
 def _pipeline_keys(model: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,16 +233,15 @@ def _pipeline_keys(model: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
     return {"dtype": dtype, **({"device": "cpu"} if idle else {})}
 
 
-def _as_credit(value: Any) -> CreditAssigner:
+def _as_credit(value: Any, options: Mapping[str, Any]) -> CreditAssigner:
     if isinstance(value, type) or not callable(value):
         raise _wrong_type("credit", value, "the name of a credit rule, a function or a CreditAssigner")
-    return as_credit(value, object_reference(value), {})
+    return as_credit(value, object_reference(value), options)
 
 
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "model": _as_model,
     "reward": as_reward,
-    "credit": _as_credit,
     "prompts": as_prompts,
 }
 

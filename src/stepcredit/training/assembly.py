@@ -42,10 +42,9 @@ NO_OBJECTS = Objects()
 
 @dataclass(frozen=True)
 class Assembly:
-    """A run that is ready to train.
+    """The parts of a run.
 
     Attributes:
-        config: with a number in place of `train.microbatch: auto`.
         weights_dir: the folder of the trained weights.
     """
 
@@ -54,7 +53,7 @@ class Assembly:
     weights_dir: Path
 
 
-def assemble(config: TrainConfig, directory: RunDirectory, objects: Objects, processes: ProcessGroup) -> Assembly:
+def assemble(config: TrainConfig, directory: RunDirectory, objects: Objects) -> Assembly:
     """Build the parts of a run. The model comes last, because it takes longest to load.
 
     Raises:
@@ -62,20 +61,24 @@ def assemble(config: TrainConfig, directory: RunDirectory, objects: Objects, pro
     """
     require_objects(config, objects, directory)
     load_plugins(config.run.plugins)
-    prompts = objects.prompts or load_prompts(_prompt_source(config, directory))
+    prompts = objects.prompts or load_prompts(prompt_source(config, directory))
     credit = objects.credit or build_credit(config.credit, config.run.seed)
     reward = objects.reward or build_reward(config.reward)
     algorithm = build_algorithm(config.train)
     SAMPLERS.get(config.sample.sampler)
     require_noise(config.train.algorithm, algorithm.needs, config.sample)
     policy = _load_policy(config, objects)
-    config = _measure_microbatch(config, policy, prompts, processes)
     parts = Parts(policy, reward, credit, algorithm, prompts)
     return Assembly(config, parts, weights_dir(config, policy, directory))
 
 
-def require_objects(config: TrainConfig, objects: Objects, directory: RunDirectory) -> None:
+def require_objects(
+    config: TrainConfig, objects: Objects, directory: RunDirectory, keys: Sequence[str] = tuple(_ARGUMENTS)
+) -> None:
     """Check that every part that only a Python program can supply is in `objects`.
+
+    Args:
+        keys: the parts that are needed, by their key in the configuration.
 
     Raises:
         InputError: one is missing. The message says how to resume the run.
@@ -86,7 +89,7 @@ def require_objects(config: TrainConfig, objects: Objects, directory: RunDirecto
         "credit.name": objects.credit,
         "prompts.source": objects.prompts,
     }
-    missing = {key: name for key, name in config.python_objects.items() if given[key] is None}
+    missing = {key: name for key, name in config.python_objects.items() if key in keys and given[key] is None}
     if missing:
         named = " and ".join(f"{key} is {name}" for key, name in missing.items())
         arguments = "".join(f"{_ARGUMENTS[key]}=..., " for key in missing)
@@ -96,7 +99,7 @@ def require_objects(config: TrainConfig, objects: Objects, directory: RunDirecto
         )
 
 
-def _prompt_source(config: TrainConfig, directory: RunDirectory) -> str:
+def prompt_source(config: TrainConfig, directory: RunDirectory) -> str:
     """The prompts that a run was started with in Python lie in its directory, wherever that is now."""
     own = directory.prompts_path
     return str(own) if Path(config.prompts.source).name == own.name and own.is_file() else config.prompts.source
@@ -120,10 +123,12 @@ def weights_dir(config: TrainConfig, policy: Policy, directory: RunDirectory) ->
     return directory.lora_dir
 
 
-def _measure_microbatch(
-    config: TrainConfig, policy: Policy, prompts: Sequence[Prompt], processes: ProcessGroup
-) -> TrainConfig:
-    """`config` with the largest micro-batch that fits into memory in place of `train.microbatch: auto`."""
+def measure_microbatch(found: Assembly, processes: ProcessGroup) -> TrainConfig:
+    """The configuration with the largest micro-batch that fits into memory in place of `train.microbatch: auto`.
+
+    All ranks take part and get the same number. An error on one rank is raised on all of them.
+    """
+    config, policy, prompts = found.config, found.parts.policy, found.parts.prompts
     if config.train.microbatch != "auto":
         return config
     from stepcredit.policy.checks.doctor import fitting_microbatch
@@ -133,5 +138,7 @@ def _measure_microbatch(
         raise InputError(f"train.microbatch=auto needs a pipeline, but the model is a {type(policy).__name__}")
     images = config.images_per_epoch or len(prompts) * config.sample.images_per_prompt
     share = -(-images // processes.world_size)
-    fitting = min(processes.all_gather(fitting_microbatch(policy, share, largest_update(config.train, share))))
+    update = largest_update(config.train, share)
+    local = processes.run_on_all(lambda: fitting_microbatch(policy, share, update))
+    fitting = min(processes.all_gather(local))
     return config.model_copy(update={"train": config.train.model_copy(update={"microbatch": fitting})})

@@ -30,7 +30,7 @@ from stepcredit.report import write_report
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import Progress
-from stepcredit.training.assembly import NO_OBJECTS, Objects, assemble
+from stepcredit.training.assembly import NO_OBJECTS, Objects, assemble, measure_microbatch
 from stepcredit.training.callbacks import Callback
 from stepcredit.training.checkpointing import resume_command
 from stepcredit.training.trainer import TrainingLoop
@@ -137,11 +137,12 @@ def _build_loop(
 ) -> TrainingLoop:
     """Every rank builds its own loop. An error on one rank is raised on all of them."""
 
-    def build() -> TrainingLoop:
-        found = assemble(config, directory, objects, processes)
-        epochs = found.config.train.epochs
-        return TrainingLoop(
-            found.config,
+    found = processes.run_on_all(lambda: assemble(config, directory, objects))
+    measured = measure_microbatch(found, processes)
+    epochs = measured.train.epochs
+    return processes.run_on_all(
+        lambda: TrainingLoop(
+            measured,
             found.parts,
             directory,
             progress=make_progress(epochs) if make_progress and processes.is_main else Progress(),
@@ -149,8 +150,7 @@ def _build_loop(
             processes=processes,
             callbacks=callbacks,
         )
-
-    return processes.run_on_all(build)
+    )
 
 
 def _record_prompts(config: TrainConfig, directory: RunDirectory, objects: Objects) -> TrainConfig:
