@@ -84,9 +84,9 @@ def test_an_error_about_a_name_taken_twice_has_both_places(package: str, tmp_pat
 
 def test_a_plugin_loaded_first_cannot_take_a_name_of_the_package(package: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PART.format(package=package, name="gear"))
-    load_plugin(str(tmp_path / "mine.py"))
-    with pytest.raises(InputError, match=r"gadget 'gear' .*mine\.py, line 4 and in .*gear\.py, line 4"):
-        parts(package).names()
+    with pytest.raises(InputError, match=r"gadget 'gear' .*gear\.py, line 4 and in .*mine\.py, line 4"):
+        load_plugin(str(tmp_path / "mine.py"))
+    assert parts(package).names() == ["gear", "wheel"]
 
 
 def test_defining_a_part_again_replaces_it(package: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -119,6 +120,8 @@ class Trainer:
             "plugins": plugins,
             **unknown,
         }
+        if not isinstance(output_dir, str | Path | None):
+            raise InputError(f"output_dir is {output_dir!r}, expected a path")
         self.output_dir = None if output_dir is None else Path(output_dir)
         self._arguments = read_arguments(given, config, self.output_dir)
         self._name = Path(config).stem if isinstance(config, str | Path) else "python"
@@ -192,6 +195,8 @@ class Trainer:
             PIL images, grouped by prompt.
         """
         wanted = as_prompts([prompts] if isinstance(prompts, str) else prompts)
+        _require_integer("images", images, 1)
+        _require_integer("seed", seed, 0)
         config = self._sampling(steps, guidance)
         self._restored()
         policy, plan = self._policy.sampler(config), evaluation_plan(config, BATCH)
@@ -222,6 +227,9 @@ class Trainer:
             What `stepcredit evaluate --json` has under `evaluations` for a run: `sets`, with the mean, standard error
             and confidence interval of every reward before and after training, and of their difference.
         """
+        _require_integer("images", images, 1)
+        _require_integer("seed", seed, 0)
+        rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         config = self._sampling(steps, guidance)
         self._restored("model.path", "reward.name", *(() if prompts is not None else ("prompts.source",)))
         sets = self._prompt_sets(prompts)
@@ -386,6 +394,11 @@ class Trainer:
             self._arguments = self._arguments.with_keys("train", {"epochs": epochs})
 
 
+def _require_integer(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f"{name} is {value!r}, expected an integer of {least} or more")
+
+
 def _is_rank_0() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
@@ -405,4 +418,12 @@ def _holds_run(folder: Path) -> bool:
 def _require_callables(callbacks: Any) -> Sequence[Callback]:
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise InputError(f"callbacks is {shortened(repr(callbacks))}, expected a list of functions (metrics, images)")
+    for callback in callbacks:
+        try:
+            inspect.signature(callback).bind({}, None)
+        except TypeError as error:
+            name = getattr(callback, "__name__", type(callback).__name__)
+            raise InputError(f"callback {name} cannot be called with (metrics, images): {error}") from None
+        except ValueError:  # a builtin without a signature
+            continue
     return callbacks

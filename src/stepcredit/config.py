@@ -372,7 +372,7 @@ class PromptsSection(_Section):
 class RunSection(_Section):
     """Seed, processes, grids, checkpoints and plugins."""
 
-    seed: int = Field(0, ge=0, description="Fixes every random number of the run.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Fixes every random number of the run.")
     processes: int | None = Field(None, ge=1, description="Required number of processes. `null` accepts any number.")
     grid_every: int = Field(5, ge=1, description="Number of epochs between sample grids.")
     grid_images: int = Field(16, ge=1, description="Number of images on a sample grid.")

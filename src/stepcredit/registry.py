@@ -47,6 +47,8 @@ class Registry(Generic[Part]):
         """
 
         def add(part: Registered) -> Registered:
+            if not str(getattr(part, "__module__", "")).startswith(self.package):
+                self._search()  # so that a plugin cannot take the name of a part of the package
             present = self._parts.get(name)
             if present is not None and present is not part and _identity(present) != _identity(part):
                 raise InputError(

@@ -18,8 +18,8 @@ from stepcredit.errors import InputError
 from stepcredit.types import CreditAssigner, Schedule, Trajectory
 
 RULES = CREDIT.names()
-WEIGHTS = [name for name in RULES if issubclass(CREDIT.get(name), WeightRule)]
-FACTORS = [name for name in RULES if issubclass(CREDIT.get(name), FactorRule)]
+WEIGHTS = [name for name in RULES if isinstance(build_credit(CreditSection(name=name)), WeightRule)]
+FACTORS = [name for name in RULES if isinstance(build_credit(CreditSection(name=name)), FactorRule)]
 CONTRIBUTIONS = ["contribution", "contribution-batch-mean"]
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from stepcredit.algorithms import ALGORITHMS
+from stepcredit.algorithms import register_algorithm
 from stepcredit.algorithms.base import LossOutput, Needs
 from stepcredit.algorithms.minibatch import StepBatch
 from stepcredit.maths import loss, matching
@@ -23,7 +23,7 @@ class _Anchor(NamedTuple):
     reference: Tensor | None
 
 
-@ALGORITHMS.register("matching")
+@register_algorithm("matching")
 @dataclass(frozen=True)
 class Matching:
     """Regression of the predicted clean latent on noised final latents (DiffusionNFT); needs no log-probabilities.

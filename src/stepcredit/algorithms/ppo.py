@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stepcredit.algorithms import ALGORITHMS
+from stepcredit.algorithms import register_algorithm
 from stepcredit.algorithms.base import LossOutput, Needs
 from stepcredit.algorithms.minibatch import StepBatch
 from stepcredit.maths import gaussian, loss
@@ -17,7 +17,7 @@ from stepcredit.maths.step_sampling import step_scores
 from stepcredit.types import Policy, Trajectory, Transition
 
 
-@ALGORITHMS.register("ppo")
+@register_algorithm("ppo")
 @dataclass(frozen=True)
 class PPO:
     """Policy gradient with a clipped ratio, on the recorded steps of noisy rollouts (DDPO, GRPO).

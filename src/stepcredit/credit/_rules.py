@@ -109,9 +109,12 @@ class FunctionRule(CreditRule):
         """The function's result in float32 on the device of `advantage`.
 
         Raises:
-            InputError: it is not a finite tensor (B, T).
+            InputError: the function raised an exception, or did not return a finite tensor (B, T).
         """
-        result = self.function(trajectory, advantage)
+        try:
+            result = self.function(trajectory, advantage)
+        except (Exception, SystemExit) as error:
+            raise InputError(f"credit rule '{self.name}' raised {type(error).__name__}: {error}") from error
         expected = (len(trajectory), trajectory.steps)
         if not isinstance(result, Tensor) or tuple(result.shape) != expected:
             found = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"

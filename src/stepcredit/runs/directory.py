@@ -42,15 +42,13 @@ class RunDirectory:
             InputError: the folder is not empty, is a file or is not writable. Nothing is changed.
         """
         run = cls(Path(path))
-        created = False
+        created, text = False, recipes.dump(config)
         try:
             _refuse_occupied(run.path, config)
             run.path.mkdir(parents=True, exist_ok=True)
-            with run.config_path.open(
-                "x", encoding="utf-8"
-            ) as file:  # "x": only one of two runs started at once succeeds
+            with run.config_path.open("x", encoding="utf-8") as file:  # of two runs started at once only one succeeds
                 created = True
-                file.write(recipes.dump(config))
+                file.write(text)
             write_atomically(run.environment_path, (json.dumps(environment(command), indent=2) + "\n").encode())
         except FileExistsError:
             raise InputError(_occupied(run.path)) from None

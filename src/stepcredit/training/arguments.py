@@ -123,7 +123,7 @@ def read_arguments(
         if name in given:
             if key in keys.get(section, {}):
                 raise InputError(f"{name} and {section}={{'{key}': ...}} set the same key {section}.{key}: give one")
-            value = [str(path) for path in given[name]] if name == "plugins" else given[name]
+            value = _plugins(given[name]) if name == "plugins" else given[name]
             keys.setdefault(section, {})[key] = value
     objects: dict[str, Any] = {}
     for name in PARTS:
@@ -134,6 +134,13 @@ def read_arguments(
     if config is None and not holds_run:
         _fit_prompts_per_epoch(keys, objects.get("prompts"))
     return Arguments(base, keys, _merge(base, keys), config is not None, **objects)
+
+
+def _plugins(value: Any) -> list[str]:
+    names = [value] if isinstance(value, str | PathLike) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str | PathLike) for name in names):
+        raise _wrong_type("plugins", value, "a list of files or modules")
+    return [str(name) for name in names]
 
 
 def _merge(base: TrainConfig, keys: Tree) -> TrainConfig:

@@ -86,7 +86,7 @@ class Checkpointer:
     @contextmanager
     def located(self, where: str) -> Iterator[None]:
         """Add to errors that can be resumed from `where` they happened and the command that resumes the run."""
-        resume = resume_command(self._run.path)
+        resume = self._how_to_resume()
         try:
             yield
         except RewardError as error:
@@ -113,6 +113,11 @@ class Checkpointer:
 
         folder = self._processes.run_on_main(folder_of_newest)
         return folder, self._processes.run_on_all(lambda: newest[1] if newest else checkpoint.load(folder))
+
+    def _how_to_resume(self) -> str:
+        if not self._state.config.python_objects:
+            return resume_command(self._run.path)
+        return f"Trainer(..., output_dir={str(self._run.path)!r}).resume() in Python, with the same objects"
 
     def _tidy(self, epoch: int) -> None:
         """Delete temporary files, and the metrics recorded after `epoch`."""

@@ -68,7 +68,7 @@ class CheckedReward:
                 return self.reward(images, prompts, metadata)
         except (InputError, RewardError) as error:
             raise self._error(f"failed: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             batch = f"on {len(prompts)} images, first prompt {shortened(prompts[0])!r}" if prompts else "on no images"
             raise self._error(f"raised {type(error).__name__} ({shortened(str(error), 300)}) {batch}") from error
 
