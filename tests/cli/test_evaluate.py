@@ -275,7 +275,7 @@ def test_results_are_printed_even_if_the_file_cannot_be_written(monkeypatch: pyt
         (["--prompts", "training"], "embedded is a model, which has no training prompts: give --prompts NAME or FILE"),
         (["--prompts", "mine.txt"], "embedded is a model, which has no reward of its own: give --reward NAME"),
         (["--prompts", "gone.txt"], "no prompt file gone.txt"),
-        (["--prompts", "empty.txt"], "empty.txt holds no prompts: write one per line"),
+        (["--prompts", "empty.txt"], "empty.txt holds no prompts"),
         (["--prompts", "shape"], "unknown prompt list 'shape' (did you mean 'shapes'?)"),
         (["--prompts", "mine.txt", "--reward", "warmt"], "unknown reward 'warmt' (did you mean 'warmth'?)"),
         (["--prompts", "mine.txt", "--reward", "mine.py:drak"], "unknown function or class of mine.py 'drak' (did"),

@@ -201,6 +201,8 @@ def test_a_failed_fork_is_not_taken_for_a_lock(file: Path, monkeypatch: pytest.M
         fake_compare(file, Path("a"))
 
 
+# A signal may arrive while a file is being opened, which is then closed by the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_runs(file: Path, listener: Listener, number: int) -> None:
     before = signal.getsignal(number)

@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         ({"watch": ["alignmnt"]}, "watched reward 'alignmnt': unknown reward 'alignmnt' (did you mean 'alignment'?)"),
         ({"recipe": "embeded_jpeg"}, "unknown recipe 'embeded_jpeg' (did you mean 'embedded_jpeg'?)"),
         ({"overrides": {"train.epoch": 4}}, "unknown key 'train.epoch' in overrides of embedded_jpeg; did you mean"),
-        ({"overrides": {"train.epochs.x": 4}}, "'train.epochs.x' goes through 'epochs', which holds a value"),
+        ({"overrides": {"train.epochs.x": 4}}, "cannot set 'train.epochs.x': 'epochs' is a value"),
         ({"overrides": {"run.seed": 4}}, "run.seed does not belong in overrides: give it under tuning_seeds"),
         ({"arms": {"uniform": {"run": {"seed": 1}}, "b": {}}}, "run.seed does not belong in arm 'uniform'"),
         ({"arms": {"uniform": {"reward.name": "warmth"}, "b": {}}}, "reward.name does not belong in arm 'uniform'"),

@@ -92,6 +92,8 @@ class UpdatePart:
 class StepBatch:
     """n (image, step) pairs of one forward, and what was recorded of them.
 
+    Latents are looked up or computed at every access, because all batches of an update are alive at once.
+
     Attributes:
         rows, steps: (n,), image and step of each pair.
         size: the batch size of the forward, at least n. A short batch is filled with copies, whose outputs are dropped.
@@ -132,7 +134,7 @@ class StepBatch:
         device = self._trajectory.latents.device
         return self.all_weights[self.rows, self.steps].to(device, non_blocking=device.type == "cuda")
 
-    @cached_property
+    @property
     def next_latents(self) -> Tensor:
         """(n, *L), the latents that each step went to."""
         return entries(self._trajectory.latents, self.rows, self.steps + 1)
@@ -162,13 +164,13 @@ class StepBatch:
             return torch.ones(len(self), device=self._trajectory.latents.device)
         return profile[self.steps].to(self._trajectory.latents.device)
 
-    @cached_property
+    @property
     def final_latents(self) -> Tensor:
         """(n, *L), the clean latents that the pairs' images were decoded from."""
         final = self._trajectory.final
         return final[self.rows.to(final.device)]
 
-    @cached_property
+    @property
     def noised_latents(self) -> Tensor:
         """(n, *L), the final latents noised to the level of each pair's step: alpha_i x_final + sigma_i eps.
 
