@@ -29,6 +29,9 @@ from stepcredit.errors import InputError, Interrupted, StepcreditError
 SMALL = FILE.replace("[0.005, 0.01, 0.02]", "[0.005, 0.01]").replace("[11, 12, 13]", "[11, 12]")
 RUNS = 2 * 2 * 2 + 2 * 2
 
+# A signal may arrive while a file is being opened, which is then closed by the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +204,6 @@ def test_a_failed_fork_is_not_taken_for_a_lock(file: Path, monkeypatch: pytest.M
         fake_compare(file, Path("a"))
 
 
-# A signal may arrive while a file is being opened, which is then closed by the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_runs(file: Path, listener: Listener, number: int) -> None:
     before = signal.getsignal(number)
