@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, some_of
 from stepcredit.runs.directory import RunDirectory, config_differences
@@ -22,8 +24,12 @@ MAY_CHANGE = (
     "run.keep_checkpoints",
     "run.keep_best",
     "run.plugins",
+    "run.trackers",
+    "run.grid_every",
+    "run.self_check",
+    "run.profile",
 )
-"""Keys that change the length of a run, its memory, its processes, what it keeps, or where its reward is computed."""
+"""Keys for the length of a run, its memory and processes, what it keeps and shows, and where its reward is computed."""
 
 
 def require_same_run(directory: RunDirectory, config: TrainConfig) -> None:
@@ -35,9 +41,14 @@ def require_same_run(directory: RunDirectory, config: TrainConfig) -> None:
     current = directory.config
     allowed = (*MAY_CHANGE, "reward.options") if current.reward.remote else MAY_CHANGE
     differences = config_differences(current.model_dump(), config.model_dump())
-    refused = [line for line in differences if not line.partition(":")[0].startswith(allowed)]
+    refused = [line for line in differences if not _is_allowed(line.partition(":")[0], allowed)]
     if refused:
         raise InputError(
             f"{directory.path} holds a different run ({some_of(refused)}); "
             f"only {', '.join(allowed)} may change on resume"
         )
+
+
+def _is_allowed(key: str, allowed: Sequence[str]) -> bool:
+    """Whether `key` is one of `allowed` or below one, as `reward.options.token` is below `reward.options`."""
+    return any(key == name or key.startswith(f"{name}.") for name in allowed)
