@@ -115,13 +115,22 @@ class FunctionRule(CreditRule):
             result = self.function(trajectory, advantage)
         except (Exception, SystemExit) as error:
             raise InputError(f"credit rule '{self.name}' raised {type(error).__name__}: {error}") from error
-        expected = (len(trajectory), trajectory.steps)
-        if not isinstance(result, Tensor) or tuple(result.shape) != expected:
-            found = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
-            raise InputError(f"credit rule '{self.name}' returned {found}, expected a tensor (B, T) = {expected}")
-        if not result.isfinite().all():
-            raise InputError(f"credit rule '{self.name}' returned step advantages that are not finite")
-        return result.detach().to(advantage.device, advantage.dtype)
+        return require_step_advantages(result, trajectory, self.name).detach().to(advantage.device, advantage.dtype)
+
+
+def require_step_advantages(result: Any, trajectory: Trajectory, name: str) -> Tensor:
+    """`result`; InputError unless it is a finite tensor (B, T).
+
+    Args:
+        name: how errors name the rule.
+    """
+    expected = (len(trajectory), trajectory.steps)
+    if not isinstance(result, Tensor) or tuple(result.shape) != expected:
+        found = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
+        raise InputError(f"credit rule '{name}' returned {found}, expected a tensor (B, T) = {expected}")
+    if not result.isfinite().all():
+        raise InputError(f"credit rule '{name}' returned step advantages that are not finite")
+    return result
 
 
 def require_one_each(trajectory: Trajectory, advantage: Tensor) -> None:

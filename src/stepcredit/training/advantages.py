@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.config import TrainSection
+from stepcredit.credit._rules import require_step_advantages
 from stepcredit.distributed.partition import Partition
 from stepcredit.maths.advantage import group_advantages, standardize
 from stepcredit.maths.running_statistics import PromptStatistics, StepStatistics
@@ -61,12 +62,13 @@ class Advantages:
         advantage = advantage.to(trajectory.latents.device)
         if isinstance(credit, LearningCredit) or credit.compares_images:
             trajectory = partition.gather_trajectories(trajectory)
-            spread = partition.from_rank_0(credit(trajectory, advantage))  # a user's rule may draw random numbers
+            spread = partition.from_rank_0(_spread(credit, trajectory, advantage))  # a rule may draw random numbers
             if isinstance(credit, LearningCredit):
                 credit.learn(trajectory, advantage)
             figures = dict[str, Any](credit.diagnostics(trajectory))
         else:
-            spread = partition.gather(credit(trajectory, advantage[partition.rows.to(advantage.device)]))
+            own = advantage[partition.rows.to(advantage.device)]
+            spread = partition.gather(_spread(credit, trajectory, own))
             figures = partition.reduce_metrics(credit.diagnostics(trajectory))
         if self._second:
             steps = trajectory.trainable.to(spread.device)
@@ -86,3 +88,8 @@ class Advantages:
     def _clipped(self, advantage: Tensor) -> Tensor:
         limit = self._section.advantage_clip
         return advantage.clamp(-limit, limit)
+
+
+def _spread(credit: CreditAssigner, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+    """The step advantages (B, T) of a rule. InputError if it returns anything else."""
+    return require_step_advantages(credit(trajectory, advantage), trajectory, type(credit).__name__)
