@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from stepcredit.errors import InputError, unknown
@@ -99,17 +99,24 @@ def option_names(factory: Callable[..., Any]) -> list[str]:
     return [name for name, parameter in inspect.signature(factory).parameters.items() if parameter.kind in by_keyword]
 
 
-def require_options(factory: Callable[..., Any], name: str, options: Iterable[str], positional: int = 0) -> None:
+def require_options(
+    factory: Callable[..., Any],
+    name: str,
+    options: Iterable[str],
+    positional: int = 0,
+    hidden: Collection[str] = (),
+) -> None:
     """InputError for an option that `factory` does not accept. A factory with `**options` accepts any.
 
     Args:
         name: how errors name the factory.
         positional: number of leading arguments that are not options.
+        hidden: further arguments that are not options, because they are keys of a section.
     """
     kinds = [parameter.kind for parameter in inspect.signature(factory).parameters.values()]
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return
-    known = option_names(factory)[positional:]
+    known = [option for option in option_names(factory)[positional:] if option not in hidden]
     for option in options:
         if option not in known:
             raise unknown(f"{name} option", option, known)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepcredit.config import TrainSection
 from stepcredit.errors import InputError
-from stepcredit.registry import Registry, construct, option_names
+from stepcredit.registry import Registry, construct, option_names, require_options
 
 if TYPE_CHECKING:
     from stepcredit.algorithms.base import Algorithm
@@ -49,5 +49,6 @@ def build_algorithm(section: TrainSection) -> Algorithm:
     misplaced = sorted(SHARED & section.options.keys())
     if misplaced:
         raise InputError(f"train.options.{misplaced[0]} is a key of the section itself: write train.{misplaced[0]}")
+    require_options(algorithm, section.algorithm, section.options, hidden=SHARED)
     shared = section.model_dump(include=set(SHARED.intersection(option_names(algorithm))))
     return construct(algorithm, section.algorithm, {**shared, **section.options})

@@ -21,7 +21,7 @@ from typing import Any
 from stepcredit.config import CreditSection
 from stepcredit.credit._rules import CreditRule, FactorRule, FunctionRule, WeightRule
 from stepcredit.errors import InputError
-from stepcredit.registry import Registered, Registry, bind, construct, option_names
+from stepcredit.registry import Registered, Registry, bind, construct, option_names, require_options
 from stepcredit.types import CreditAssigner
 
 __all__ = ["CREDIT", "SHARED", "CreditRule", "FactorRule", "WeightRule", "as_credit", "build_credit", "register_credit"]
@@ -76,6 +76,8 @@ def build_credit(section: CreditSection, seed: int = 0, plugins: Iterable[str] =
         if _SEED in section.options:
             raise InputError("credit.options.seed cannot be set: it is run.seed")
         shared[_SEED] = seed
+    positional = 0 if inspect.isclass(rule) else len(_ARGUMENTS)
+    require_options(rule, section.name, section.options, positional, hidden=SHARED | {_SEED})
     return as_credit(rule, section.name, {**shared, **section.options})
 
 
