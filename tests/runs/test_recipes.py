@@ -156,3 +156,8 @@ def test_unknown_recipe_suggests_the_nearest(tmp_path: Path) -> None:
     assert "did you mean 'embedded_jpeg'?" in complaint("embedded_jpg")
     missing = tmp_path / "none.yaml"
     assert str(missing) in complaint(missing)
+
+
+@pytest.mark.parametrize("override", ["train.microbatch=autoo", "reward.remote=3", "train.epochs=x"])
+def test_a_wrong_value_is_reported_once(override: str) -> None:
+    assert complaint(None, override).count(override.partition("=")[0]) == 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -123,7 +124,7 @@ def validate(tree: dict[str, Any], where: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        complaints = (complaint(item, where, _keys()) for item in error.errors()[:3])
+        complaints = (complaint(item, where, _keys()) for item in _one_per_key(error.errors())[:3])
         raise InputError("; ".join(complaints)) from error
 
 
@@ -156,6 +157,27 @@ def complaint(item: Any, where: str, known: Iterable[str]) -> str:
     if not location:
         return f"{where}: {message}"
     return f"{key} = {shortened(repr(item['input']))} in {where}: {message[0].lower()}{message[1:]}"
+
+
+def _one_per_key(items: Iterable[Any]) -> list[Any]:
+    """pydantic reports a value that fits no member of a union once for each member: join these reports into one."""
+    joined: dict[tuple[Any, ...], Any] = {}
+    for item in items:
+        union = item["loc"][:2] in _UNIONS
+        key = item["loc"][:2] if union else item["loc"]
+        if key in joined:
+            item = {**item, "msg": f"{joined[key]['msg']}, or {item['msg'][0].lower()}{item['msg'][1:]}"}
+        joined[key] = {**item, "loc": key}
+    return list(joined.values())
+
+
+_UNIONS = {
+    (section, key)
+    for section, field in TrainConfig.model_fields.items()
+    for key, inner in field.annotation.model_fields.items()  # type: ignore[union-attr]
+    if get_origin(inner.annotation) in (Union, UnionType)
+}
+"""Keys whose value may have one of several types."""
 
 
 def _keys() -> Iterable[str]:
