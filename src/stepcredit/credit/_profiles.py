@@ -17,10 +17,15 @@ def step_profiles(trajectory: Trajectory, step_advantages: Tensor) -> dict[str, 
     and `update_profile` are 0.
     """
     trained = trajectory.trainable.cpu()
-    credit = step_advantages.detach().cpu().double().abs().mean(0)
+    credit = mean_magnitude(step_advantages)
     native = trajectory.schedule.native_scales.cpu().double()
     profiles = {"credit_profile": credit, "native_scale": native, "update_profile": credit * native}
     return {name: _mean_one(torch.where(trained & native.isfinite(), values, 0)) for name, values in profiles.items()}
+
+
+def mean_magnitude(step_advantages: Tensor) -> Tensor:
+    """Mean of |M| over images: (B, T) -> (T,), float64, on the CPU."""
+    return step_advantages.detach().cpu().double().abs().mean(0)
 
 
 def _mean_one(values: Tensor) -> list[float]:

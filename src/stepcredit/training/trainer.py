@@ -19,7 +19,7 @@ from stepcredit.algorithms.old_weights import OldWeights
 from stepcredit.algorithms.sampling_plan import evaluation_plan, training_plan
 from stepcredit.algorithms.step_sampling import sample_steps
 from stepcredit.config import TrainConfig
-from stepcredit.credit._profiles import step_profiles
+from stepcredit.credit._profiles import mean_magnitude, step_profiles
 from stepcredit.distributed.partition import Partition, partition_images
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
@@ -133,7 +133,7 @@ class TrainingLoop:
             prompts = self.draw_prompts(epoch)
             partition = self.partition(epoch, len(prompts))
             rollout, scores = self.rollout_and_reward(prompts, partition, epoch, clock)
-            trajectory, images = rollout.trajectory, rollout.images
+            trajectory, images = rollout.trajectory, self.epoch_images(rollout, prompts, scores, partition)
             del rollout
 
             with self.checkpointer.uninterrupted():
@@ -149,8 +149,7 @@ class TrainingLoop:
                 self.state.reward_queries += len(prompts)
                 row = self.record(scores, update_metrics | credit_metrics | clock.metrics())
 
-        texts = [prompt.text for prompt in partition.local(prompts)]
-        self.call_back(row, EpochImages(images, texts, scores.values[partition.rows]))
+        self.call_back(row, images)
         if self._due(self.config.run.checkpoint_every):
             self.checkpointer.save()
         if self._due(self.config.run.grid_every):
@@ -259,7 +258,7 @@ class TrainingLoop:
     ) -> Experience:
         """What this process trains on in the epoch, from the advantages of the images of all."""
         scores, trainable = self.algorithm.step_scores(trajectory, step_advantages), trajectory.trainable
-        profile = step_advantages.detach().cpu().double().abs().mean(0).float()
+        profile = mean_magnitude(step_advantages).float()
         return Experience(
             trajectory=replace(trajectory, x0=None),
             step_advantages=step_advantages[partition.rows],
@@ -312,6 +311,14 @@ class TrainingLoop:
         self.progress.epoch(row, self.algorithm.console)
         self.trackers.log_metrics(row)
         return row
+
+    def epoch_images(
+        self, rollout: Rollout, prompts: Sequence[Prompt], scores: Scores, partition: Partition
+    ) -> EpochImages:
+        """This process's images for the callbacks, on the CPU; no images if there are no callbacks."""
+        rows = partition.rows if self.callbacks else partition.rows[:0]
+        texts = [prompt.text for prompt in partition.local(prompts)][: len(rows)]
+        return EpochImages(rollout.images[: len(rows)].cpu(), texts, scores.values[rows])
 
     def call_back(self, row: dict[str, Any], images: EpochImages) -> None:
         """Call the callbacks of rank 0 with its part of the images. All ranks stop if one of them asks for it.
