@@ -56,6 +56,10 @@ def test_evaluate_knows_the_rewards_of_a_plugin(plugin: str) -> None:
     assert figures["plugin_warmth"]["tuned"]["mean"] == pytest.approx(figures["warmth"]["tuned"]["mean"], abs=1e-6)
 
 
+def test_list_shows_the_parts_of_a_plugin(plugin: str) -> None:
+    assert "plugin_warmth" in stepcredit("list", "reward", "--plugin", plugin).out
+
+
 def test_a_plugin_that_cannot_be_imported_is_one_line(here: Path) -> None:
     (here / "broken.py").write_text("import math\nmath.nothing\n")
     for command in (["train"], ["sample", "embedded", "--prompt", "x"], ["evaluate", "embedded"], ["compare", "x"]):

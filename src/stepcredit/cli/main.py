@@ -300,10 +300,11 @@ Kind = Annotated[
 
 
 @app.command("list")
-def list_parts(kind: Kind, json: Json = False) -> None:
+def list_parts(kind: Kind, json: Json = False, plugin: Plugins = None) -> None:
     """List algorithms, credit rules, prompt lists, recipes, rewards, samplers or trackers."""
     from stepcredit.cli.list import show as command
 
+    _load(plugin)
     command(kind, json)
 
 
