@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import yaml
@@ -16,7 +18,7 @@ from tests.cli.command_line import TINY, newest_checkpoint, rows, stepcredit, tr
 from tests.toy_policy import WEIGHTS, ToyPolicy
 from torch import Tensor
 
-from stepcredit import EpochImages, InputError, Prompt, StopTraining, TrainConfig, Trainer
+from stepcredit import EpochImages, InputError, Interrupted, Prompt, StopTraining, TrainConfig, Trainer
 from stepcredit.credit.uniform import Uniform
 from stepcredit.shapes.pipeline import load_pipeline
 
@@ -158,6 +160,28 @@ def test_a_callback_that_raises_leaves_a_checkpoint() -> None:
     with pytest.raises(ZeroDivisionError):
         toy_trainer(callbacks=[fail]).train()
     assert len(toy_trainer().resume().history) == 2
+
+
+def test_sigterm_stops_the_run_with_a_checkpoint() -> None:
+    def stop(metrics: Mapping[str, Any], images: EpochImages) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=r"Trainer\(\.\.\., output_dir='run'\)\.resume\(\)"):
+        toy_trainer(callbacks=[stop]).train()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert len(toy_trainer().resume().history) == 2
+
+
+def test_other_libraries_log_as_before_after_a_run() -> None:
+    diffusers.logging.set_verbosity_info()
+    diffusers.logging.enable_progress_bar()
+    try:
+        Trainer(**{**TINY_SECTIONS, "sample": {"steps": 1}}).sample("a red circle")
+        assert diffusers.logging.get_verbosity() == logging.INFO
+        assert diffusers.logging.is_progress_bar_enabled()
+    finally:
+        diffusers.logging.set_verbosity_error()
+        diffusers.logging.disable_progress_bar()
 
 
 # What is recorded, and resuming

@@ -120,3 +120,26 @@ def test_other_threads_get_no_signals_and_set_no_handlers() -> None:
 
     in_a_thread(look)
     assert seen == [before]
+
+
+def test_handlers_of_the_program_stay_and_other_threads_change_nothing() -> None:
+    def mine(*_: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, mine)
+    with interruptible():
+        assert signal.getsignal(signal.SIGTERM) is mine
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    errors: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            with interruptible():
+                assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert not errors

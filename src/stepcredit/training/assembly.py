@@ -93,6 +93,8 @@ def require_objects(
     if missing:
         named = " and ".join(f"{key} is {name}" for key, name in missing.items())
         arguments = "".join(f"{_ARGUMENTS[key]}=..., " for key in missing)
+        if not directory.config_path.is_file():
+            raise InputError(f"{named}, a Python object: pass it to stepcredit.Trainer({arguments}...) in Python")
         raise InputError(
             f"the run in {directory.path} uses Python objects ({named}): pass them again in Python, as in "
             f"Trainer({arguments}output_dir={str(directory.path)!r}).resume()"

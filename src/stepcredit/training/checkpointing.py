@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stepcredit.config import TrainConfig
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError, OutOfMemoryError, ResumableError, RewardError
 from stepcredit.runs import checkpoint
@@ -86,7 +87,7 @@ class Checkpointer:
     @contextmanager
     def located(self, where: str) -> Iterator[None]:
         """Add to errors that can be resumed from `where` they happened and the command that resumes the run."""
-        resume = self._how_to_resume()
+        resume = how_to_resume(self._run.path, self._state.config)
         try:
             yield
         except RewardError as error:
@@ -114,11 +115,6 @@ class Checkpointer:
         folder = self._processes.run_on_main(folder_of_newest)
         return folder, self._processes.run_on_all(lambda: newest[1] if newest else checkpoint.load(folder))
 
-    def _how_to_resume(self) -> str:
-        if not self._state.config.python_objects:
-            return resume_command(self._run.path)
-        return f"Trainer(..., output_dir={str(self._run.path)!r}).resume() in Python, with the same objects"
-
     def _tidy(self, epoch: int) -> None:
         """Delete temporary files, and the metrics recorded after `epoch`."""
         sweep(self._run.path)
@@ -145,6 +141,8 @@ class Checkpointer:
         return heapq.nlargest(count, known, key=lambda epoch: known[epoch])
 
 
-def resume_command(run: Path) -> str:
-    """The command that resumes a run."""
+def how_to_resume(run: Path, config: TrainConfig) -> str:
+    """The command that resumes a run, or the Python expression if the run needs Python objects."""
+    if config.python_objects:
+        return f"Trainer(..., output_dir={str(run)!r}).resume() in Python, with the same objects"
     return f"stepcredit train --resume --run {shlex.quote(str(run))}"

@@ -32,7 +32,7 @@ from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.progress import Progress
 from stepcredit.training.assembly import NO_OBJECTS, Objects, assemble, measure_microbatch
 from stepcredit.training.callbacks import Callback
-from stepcredit.training.checkpointing import resume_command
+from stepcredit.training.checkpointing import how_to_resume
 from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Prompt
 from stepcredit.utils.files import locked, write_atomically
@@ -101,7 +101,7 @@ def start_run(
                 write_atomically(directory.prompts_path, _json_lines(objects.prompts).encode())
 
         processes.run_on_main(create)
-        with _lock(directory, processes), _discard_unless_begun(loop):
+        with _lock(directory, config, processes), _discard_unless_begun(loop):
             return _train(loop)
 
 
@@ -119,9 +119,9 @@ def resume_run(
     The arguments and errors are those of `start_run`.
     """
     config = stage_three_as_fsdp(config)
-    with _process_group(config, keep_processes) as processes, _lock(directory, processes):
+    with _process_group(config, keep_processes) as processes, _lock(directory, config, processes):
         loop = _build_loop(config, directory, objects, callbacks, progress, processes)
-        with _report_write_errors(directory):
+        with _report_write_errors(directory, config):
             loop.resume()
             processes.run_on_main(lambda: _update_config(config, directory))
         return _train(loop)
@@ -208,7 +208,7 @@ def _destroy_at_exit() -> None:
 
 
 @contextmanager
-def _lock(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
+def _lock(directory: RunDirectory, config: TrainConfig, processes: ProcessGroup) -> Iterator[None]:
     """Keep other commands from training in `directory`.
 
     Raises:
@@ -224,7 +224,7 @@ def _lock(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
                     f"{directory.path} is in use: another command is training there; wait until it ends, or stop it"
                 ) from None
 
-        with _report_write_errors(directory):
+        with _report_write_errors(directory, config):
             processes.run_on_main(acquire)
         yield
 
@@ -232,12 +232,12 @@ def _lock(directory: RunDirectory, processes: ProcessGroup) -> Iterator[None]:
 def _train(loop: TrainingLoop) -> TrainResult:
     directory, progress = loop.run, loop.progress
     try:
-        with _report_write_errors(directory), progress, _write_report(loop):
+        with _report_write_errors(directory, loop.config), progress, _write_report(loop):
             progress.start(loop.finished_epochs)
             progress.note(_opening(loop))
             weights = loop.train()
     except KeyboardInterrupt:
-        raise Interrupted(_interruption(directory)) from None
+        raise Interrupted(_interruption(loop)) from None
     result = loop.processes.run_on_main(lambda: _result(loop, weights))
     progress.note(_closing(loop, result))
     return result
@@ -270,14 +270,14 @@ def _discard(loop: TrainingLoop) -> None:
 
 
 @contextmanager
-def _report_write_errors(directory: RunDirectory) -> Iterator[None]:
+def _report_write_errors(directory: RunDirectory, config: TrainConfig) -> Iterator[None]:
     """Report a full disk or an unwritable folder as a one-line error that says how to resume."""
     try:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)) + (f" ({error.filename})" if error.filename else "")
         saved = checkpoint.folders(directory.checkpoint_root)
-        remedy = f"then resume with: {resume_command(directory.path)}" if saved else "or choose another folder"
+        remedy = f"then resume with: {how_to_resume(directory.path, config)}" if saved else "or choose another folder"
         raise ResumableError(
             f"cannot write the run directory {directory.path}: {reason}; make it writable, {remedy}"
         ) from error
@@ -300,11 +300,11 @@ def _write_report(loop: TrainingLoop) -> Iterator[None]:
     write()
 
 
-def _interruption(directory: RunDirectory) -> str:
-    saved = checkpoint.folders(directory.checkpoint_root)
+def _interruption(loop: TrainingLoop) -> str:
+    saved = checkpoint.folders(loop.run.checkpoint_root)
     if not saved:
         return "interrupted before the first checkpoint; nothing was saved"
-    return f"interrupted; saved {saved[-1]}, resume with: {resume_command(directory.path)}"
+    return f"interrupted; saved {saved[-1]}, resume with: {how_to_resume(loop.run.path, loop.config)}"
 
 
 def _opening(loop: TrainingLoop) -> str:

@@ -53,12 +53,19 @@ def finished_first(notify: Callable[[], None] = lambda: None, *, delay_all: bool
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make all of SIGNALS raise KeyboardInterrupt in the block, as Ctrl-C does. Ignored signals stay ignored."""
+    """Make all of SIGNALS raise KeyboardInterrupt in the block, as Ctrl-C does.
+
+    A signal that is ignored, or that the program handles itself, stays as it is. Outside the main thread, which alone
+    receives signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = _active_handlers(number for number in SIGNALS if number != signal.SIGINT)
+    previous = {number: signal.SIG_DFL for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
     try:
         for number in previous:
             signal.signal(number, interrupt)
