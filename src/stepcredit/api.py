@@ -28,10 +28,13 @@ from stepcredit.runs.directory import RunDirectory, next_run_path
 from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
 from stepcredit.training.arguments import read_arguments
 from stepcredit.training.assembly import Objects, prompt_source, require_objects, weights_dir
-from stepcredit.training.live_policy import LivePolicy, require_empty
+from stepcredit.training.live_policy import LivePolicy, require_export_format
 from stepcredit.training.resume import require_same_run
 from stepcredit.training.run import TrainResult, resume_run, start_run
 from stepcredit.utils.files import written_whole
+from stepcredit.utils.logging import library_logging_restored
+from stepcredit.utils.output import as_path, require_empty, writing_to
+from stepcredit.utils.signals import interruptible
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -120,9 +123,7 @@ class Trainer:
             "plugins": plugins,
             **unknown,
         }
-        if not isinstance(output_dir, str | Path | None):
-            raise InputError(f"output_dir is {output_dir!r}, expected a path")
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = None if output_dir is None else as_path("output_dir", output_dir)
         self._arguments = read_arguments(given, config, self.output_dir)
         self._name = Path(config).stem if isinstance(config, str | Path) else "python"
         self._callbacks = _require_callables(callbacks)
@@ -275,7 +276,7 @@ class Trainer:
                 "path/file.py:name"
             )
         base = self.output_dir or RUNS / self._name
-        target = base.with_name(f"{base.name}-compare") if folder is None else Path(folder)
+        target = base.with_name(f"{base.name}-compare") if folder is None else as_path("folder", folder)
         with TemporaryDirectory() as place:
             recipe = Path(place) / f"{self._name}.yaml"
             recipe.write_text(recipes.dump(self.config), encoding="utf-8")
@@ -302,13 +303,15 @@ class Trainer:
         Returns:
             The file or folder to load. Under torchrun only rank 0 writes; the other ranks get the folder.
         """
-        folder = self._directory().path / "export" / format if path is None else Path(path)
+        require_export_format(format)
+        folder = self._directory().path / "export" / format if path is None else as_path("path", path)
         self._require_unsharded()
         if not _is_rank_0():
             return folder
         require_empty(folder)
         self._restored()
-        return self._policy.export(self.config, format, folder)
+        with writing_to(folder):
+            return self._policy.export(self.config, format, folder)
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the weights of the latest checkpoint, as `train` does at its end.
@@ -321,18 +324,19 @@ class Trainer:
         """
         self._require_unsharded()
         policy = self._restored()
-        folder = weights_dir(self.config, policy, self._directory()) if path is None else Path(path)
+        folder = weights_dir(self.config, policy, self._directory()) if path is None else as_path("path", path)
         if not _is_rank_0():
             return folder
         if path is not None:
             require_empty(folder)
-        with written_whole(folder) as partial_folder:
+        with writing_to(folder), written_whole(folder) as partial_folder:
             file = policy.export(partial_folder).relative_to(partial_folder)
         return folder / file
 
     def _run(self, work: Callable[..., TrainResult]) -> TrainResult:
         self._policy.forget_checkpoint()
-        result = work(callbacks=self._callbacks, progress=self._progress, keep_processes=True)
+        with library_logging_restored(), interruptible():
+            result = work(callbacks=self._callbacks, progress=self._progress, keep_processes=True)
         self.output_dir, self._started = result.output_dir, True
         self._arguments = self._arguments.resuming(RunDirectory(result.output_dir))
         return result

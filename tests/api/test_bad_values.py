@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.toy_policy import ToyPolicy
+from torch import Tensor
 
 from stepcredit import InputError, RewardError, Trainer
-from stepcredit.credit import as_credit
+from stepcredit.algorithms import build_algorithm
+from stepcredit.config import CreditSection, TrainSection
+from stepcredit.credit import CreditRule, as_credit, build_credit
+from stepcredit.policy.loading import resolve_device
 from stepcredit.rewards import checked
-from stepcredit.types import Plan, Prompt
+from stepcredit.shapes.pipeline import load_pipeline
+from stepcredit.types import Plan, Prompt, Trajectory
 
 
 @pytest.mark.parametrize(
@@ -48,3 +55,125 @@ def test_a_credit_function_that_raises_is_named() -> None:
     rule = as_credit(lambda trajectory, advantage: 1 / 0, "mine", {})
     with pytest.raises(InputError, match="'mine' raised ZeroDivisionError"):
         rule(trajectory, torch.ones(1))
+
+
+@pytest.mark.parametrize("value", ["", "a\0b", "a" * 5000, 3])
+def test_paths_that_cannot_exist_are_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="output_dir"):
+        Trainer(output_dir=value)
+
+
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf"), -1.0, "x"])
+def test_sampling_refuses_a_guidance_that_is_not_a_number(guidance: Any) -> None:
+    with pytest.raises(InputError, match=r"sample\.guidance"):
+        Trainer().sample("a cat", guidance=guidance)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Trainer:
+    trainer = Trainer(
+        model=ToyPolicy(),
+        reward=lambda images: images.mean((1, 2, 3)),
+        prompts=["a lake"],
+        output_dir=tmp_path / "run",
+        sample={"steps": 4, "images_per_prompt": 2},
+        train={"updates_per_epoch": 1},
+        run={"grid_images": 1},
+    )
+    trainer.train(epochs=0)
+    return trainer
+
+
+def test_weights_are_not_written_where_they_cannot_be(trained: Trainer, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for target in (file, file / "below", 3, "a\0b"):
+        for write in (trained.save, lambda path: trained.export("lora", path)):
+            with pytest.raises(InputError):
+                write(target)  # type: ignore[arg-type]
+    assert file.read_text() == "mine"
+
+
+def test_weights_do_not_replace_what_a_folder_holds(trained: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    for write in (trained.save, lambda path: trained.export("lora", path)):
+        with pytest.raises(InputError, match="not an empty folder"):
+            write(tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("format", ["LORA", "lor", 3])
+def test_the_nearest_export_format_is_suggested(trained: Trainer, format: Any) -> None:
+    with pytest.raises(InputError, match=r"unknown export format.*lora"):
+        trained.export(format)
+
+
+@pytest.mark.parametrize("scores", [torch.ones(2, dtype=torch.complex64), [1j, 2j]])
+def test_complex_scores_are_an_error_of_the_reward(scores: Any) -> None:
+    with pytest.raises(RewardError, match="'mine'"):
+        checked(lambda *_: scores, "mine")(torch.zeros(2, 3, 2, 2), ["a", "b"], [{}, {}])
+
+
+def test_sparse_scores_are_read() -> None:
+    reward = checked(lambda *_: torch.tensor([1.0, 0.0]).to_sparse(), "mine")
+    assert reward(torch.zeros(2, 3, 2, 2), ["a", "b"], [{}, {}]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "nothing"])
+def test_devices_that_cannot_compute_are_refused(device: str) -> None:
+    with pytest.raises(InputError, match=f"'{device}'"):
+        resolve_device(device)
+
+
+class Halves(CreditRule):
+    """A rule that returns half of the steps."""
+
+    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        return advantage[:, None].expand(-1, trajectory.steps // 2)
+
+
+class Infinite(CreditRule):
+    """A rule that divides by zero."""
+
+    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        return advantage[:, None].expand(-1, trajectory.steps) / 0
+
+
+@pytest.mark.parametrize("rule", [Halves(), Infinite()])
+def test_step_advantages_of_a_class_are_verified(rule: CreditRule, tmp_path: Path) -> None:
+    trainer = Trainer(
+        model=ToyPolicy(),
+        reward=lambda images: images.mean((1, 2, 3)),
+        prompts=["a lake"],
+        credit=rule,
+        output_dir=tmp_path / "run",
+        sample={"steps": 4, "images_per_prompt": 2},
+        train={"epochs": 1, "updates_per_epoch": 1},
+        run={"grid_images": 1},
+    )
+    with pytest.raises(InputError, match=type(rule).__name__):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: build_algorithm(TrainSection(options={"clip": 1})),
+        lambda: build_credit(CreditSection(options={"windows": 1})),
+    ],
+    ids=["algorithm", "credit"],
+)
+def test_keys_of_the_section_are_not_suggested_as_options(build: Callable[[], object]) -> None:
+    with pytest.raises(InputError) as caught:
+        build()
+    known = str(caught.value).partition("known:")[2]
+    assert "clip_range" not in known and "window" not in known and "did you mean" not in str(caught.value)
+
+
+def test_a_pipeline_whose_weights_another_trainer_has_is_refused(tmp_path: Path) -> None:
+    pipeline = load_pipeline()
+    first = Trainer(model={"path": pipeline, "adapter": "full"}, sample={"steps": 1})
+    first.sample("a red circle")
+    with pytest.raises(InputError, match="another Trainer"):
+        Trainer(model={"path": pipeline, "adapter": "full"}, sample={"steps": 1}).sample("a red circle")

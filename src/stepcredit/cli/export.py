@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError, unknown
+from stepcredit.errors import unknown
 from stepcredit.evaluation.source import open_source
+from stepcredit.utils.output import require_empty, writing_to
+
+ANOTHER_OUT = "choose another --out"
 
 
 def export(run: Path, form: str, out: Path) -> None:
@@ -21,7 +22,7 @@ def export(run: Path, form: str, out: Path) -> None:
     """
     source = open_source(str(run), "to export", runs_only=True)
     assert source.checkpoint is not None, "open_source with runs_only returns runs"
-    _require_free(out)
+    require_empty(out, ANOTHER_OUT)
 
     from stepcredit.policy.export.formats import FORMATS, loading_hint, write  # diffusers takes seconds to import
     from stepcredit.policy.loading import load_policy
@@ -33,7 +34,7 @@ def export(run: Path, form: str, out: Path) -> None:
     quiet_libraries()
     policy = load_policy(_on_cpu(source.config), safety_checker=True)
     policy.load_state_dict(checkpoint.load(source.checkpoint).part("policy"))
-    with _output(out):
+    with writing_to(out, ANOTHER_OUT):
         path = write(policy.pipeline, policy.adapter, form, out)
     print(f"wrote {source.checkpoint.name} of {run} to {path}\nload it with: {loading_hint(policy.pipeline, path)}")
 
@@ -42,24 +43,3 @@ def _on_cpu(config: TrainConfig) -> TrainConfig:
     """The configuration without the settings that training needs: weights can be copied on any machine."""
     changes = {"device": "cpu", "compile": False, "gradient_checkpointing": False}
     return config.model_copy(update={"model": config.model.model_copy(update=changes)})
-
-
-def _require_free(out: Path) -> None:
-    try:
-        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise _not_writable(out, error) from error
-    if occupied:
-        raise InputError(f"{out} exists and is not an empty folder; choose another --out")
-
-
-@contextmanager
-def _output(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _not_writable(out, error) from error
-
-
-def _not_writable(out: Path, error: OSError) -> InputError:
-    return InputError(f"cannot write to {out}: {error.strerror or error}; choose another --out")

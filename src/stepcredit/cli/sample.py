@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from stepcredit.algorithms.sampling_plan import evaluation_plan
@@ -15,6 +14,7 @@ from stepcredit.evaluation.source import open_source
 from stepcredit.prompts import load_prompts, prompt_text
 from stepcredit.types import Prompt
 from stepcredit.utils.files import write_atomically
+from stepcredit.utils.output import writing_to
 
 
 def sample(
@@ -38,25 +38,17 @@ def sample(
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
     policy, config = open_source(source, "to sample from").load(steps=steps, guidance=guidance, safety_checker=True)
     plan = evaluation_plan(config, BATCH)
-    with _output(out):
+    with writing_to(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, (prompt, image) in enumerate(sample_images(policy, prompts, images_per_prompt, seed, plan)):
         name = f"{number:04d}_{_slug(prompt.text)}.png"
-        with _output(out):
+        with writing_to(out, "choose another --out"):
             image.save(out / name)
         lines.append(json.dumps({"prompt": prompt.text, "number": number, "file": name}) + "\n")
-    with _output(out):
+    with writing_to(out, "choose another --out"):
         write_atomically(out / "samples.jsonl", "".join(lines).encode())
     print(f"{len(lines)} images in {out}")
-
-
-@contextmanager
-def _output(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from error
 
 
 def _slug(text: str) -> str:

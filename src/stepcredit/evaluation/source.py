@@ -66,7 +66,8 @@ class Source:
         return policy, config
 
     def _with_sampling(self, changes: Mapping[str, Any]) -> TrainConfig:
-        return self.config.model_copy(update={"sample": self.config.sample.model_copy(update=dict(changes))})
+        tree = self.config.model_dump(mode="json")
+        return recipes.validate({**tree, "sample": {**tree["sample"], **changes}}, "the arguments")
 
 
 def open_source(name: str, purpose: str, *, runs_only: bool = False) -> Source:

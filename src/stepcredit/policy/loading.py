@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from stepcredit.config import ModelSection, SampleSection, TrainConfig
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -81,6 +82,10 @@ def resolve_device(name: str) -> torch.device:
         raise InputError(f"model.device is '{name}', expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model.device is '{name}' but this machine has no CUDA device")
+    try:
+        torch.zeros(1, device=device).item()  # fails on a device that torch does not have here, and on `meta`
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"model.device is '{name}', which cannot be used here: {shortened(str(error))}") from error
     return device
 
 
@@ -122,8 +127,10 @@ def _from_pretrained(path: str, dtype: torch.dtype, variant: str | None) -> Diff
         return pipeline
     except Exception as error:  # diffusers, transformers and safetensors raise almost anything for a damaged folder
         if not folder.exists() and not _downloaded(path):
+            near = get_close_matches(path.lower(), embedded.NAMES, n=1, cutoff=0.8)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
             raise InputError(
-                f"no folder '{path}', and the hub did not serve a model of that name: check it, or "
+                f"no folder '{path}'{hint}, and the hub did not serve a model of that name: check it, or "
                 "download the model (hf download NAME --local-dir FOLDER) and set model.path=FOLDER"
             ) from error
         if variant is None and next(folder.glob("*/*.fp16.safetensors"), None):

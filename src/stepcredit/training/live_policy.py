@@ -9,15 +9,16 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, unknown
 from stepcredit.policy import loading
 from stepcredit.policy.adapters import denoiser_name
-from stepcredit.policy.export.formats import write
+from stepcredit.policy.adapters.full import is_trained
+from stepcredit.policy.export.formats import FORMATS, write
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.runs import checkpoint
 from stepcredit.shapes import pipeline as shapes
 from stepcredit.types import Policy
-from stepcredit.utils.logging import quiet_libraries
+from stepcredit.utils.logging import library_logging_restored, quiet_libraries
 
 LORA = "lora"
 """Another name of the export format `diffusers`."""
@@ -42,8 +43,9 @@ class LivePolicy:
     def load(self, config: TrainConfig) -> Policy:
         """The policy, with whatever weights it has now."""
         if self._policy is None:
-            quiet_libraries()
-            self._policy = self._load(config)
+            with library_logging_restored():
+                quiet_libraries()
+                self._policy = self._load(config)
         return self._policy
 
     def restore(self, config: TrainConfig, checkpoints: Path) -> Policy:
@@ -95,7 +97,7 @@ class LivePolicy:
             pipeline = loading.load_pipeline(config.model)
         elif isinstance(pipeline, DiffusionPipeline):
             loading.require_text_to_image(pipeline)
-            _require_no_lora(pipeline)
+            _require_base_model(pipeline)
         else:
             policy: Policy = self._model
             return policy
@@ -103,22 +105,21 @@ class LivePolicy:
         return loading.make_policy(copy.copy(pipeline), config)
 
 
-def require_empty(folder: Path) -> None:
-    """Refuse to export into a folder that holds something.
-
-    Raises:
-        InputError: `folder` is a file, is not empty, or cannot be read.
-    """
-    try:
-        occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder") from error
-    if occupied:
-        raise InputError(f"{folder} exists already and is not an empty folder; choose another one")
+def require_export_format(form: Any) -> None:
+    """InputError unless `form` is an export format. The message suggests the most similar one."""
+    known = (*FORMATS, LORA)
+    if form not in known:
+        raise unknown("export format", str(form), known)
 
 
-def _require_no_lora(pipeline: DiffusionPipeline) -> None:
+def _require_base_model(pipeline: DiffusionPipeline) -> None:
+    """Refuse weights that are already being trained: the untrained weights, which a run compares with, are gone."""
     name = denoiser_name(pipeline)
+    if is_trained(getattr(pipeline, name)):
+        raise InputError(
+            f"another Trainer has trained the {name} of this {_kind(pipeline)} with model.adapter=full: use that "
+            "Trainer, or load the pipeline again"
+        )
     if getattr(getattr(pipeline, name), "peft_config", None):
         raise InputError(
             f"the {name} of this {_kind(pipeline)} already has a LoRA: call pipeline.unload_lora_weights(), or load "

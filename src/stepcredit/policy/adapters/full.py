@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from diffusers import DiffusionPipeline
@@ -17,6 +18,13 @@ from stepcredit.distributed.process_group import full_tensor
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters.denoiser import denoiser_name
 from stepcredit.policy.adapters.fsdp import is_sharded, shard_all_like
+
+_trained: WeakSet[nn.Module] = WeakSet()
+
+
+def is_trained(denoiser: nn.Module) -> bool:
+    """Whether a FullAdapter of this process has the denoiser, so that its weights are not those of a base model."""
+    return denoiser in _trained
 
 
 class FullAdapter:
@@ -39,6 +47,7 @@ class FullAdapter:
             )
         if self._dtype == torch.bfloat16:
             _compute_in_bfloat16(self._denoiser)
+        _trained.add(self._denoiser)
         self._initial = {name: value.detach().cpu().clone() for name, value in self._denoiser.state_dict().items()}
 
     def parameters(self) -> list[nn.Parameter]:

@@ -90,6 +90,9 @@ class CheckedReward:
         try:
             # torch warns of read-only arrays, such as those that JAX returns; np.array copies.
             tensor = torch.as_tensor(np.array(output) if isinstance(output, np.ndarray) else output)
+            if tensor.is_complex():
+                raise TypeError("they are complex")
+            tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
             return tensor.detach().to("cpu", torch.float32, copy=True)
         except (TypeError, ValueError, RuntimeError) as error:
             raise self._error(
