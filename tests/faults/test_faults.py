@@ -304,7 +304,7 @@ def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(
     assert (here / "a" / "checkpoints" / "damaged_epoch_0002").is_dir()
     assert rows(here / "a") == rows(whole)
     assert newest_checkpoint(here / "a")["tensors.safetensors"] == newest_checkpoint(whole)["tensors.safetensors"]
-    record("newest checkpoint damaged", f"a file {how}", "named; the one before is used", "one epoch")
+    record("newest checkpoint damaged", f"a file {how}", "reported; the one before is used", "one epoch")
 
 
 def test_all_checkpoints_damaged(here: Path) -> None:

@@ -64,6 +64,6 @@ def test_no_global_generator_has_a_say(here: Path, request: pytest.FixtureReques
     assert tree(here / "1" / "samples") == tree(here / "2" / "samples")
     record(
         "global generators of torch, NumPy, Python",
-        f"{policy}, reseeded all through a run",
-        "the same run in every bit",
+        f"{policy}, reseeded throughout a run",
+        "the same run bit for bit",
     )

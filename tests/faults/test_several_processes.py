@@ -43,8 +43,8 @@ def test_killing_one_process_ends_both_and_the_run_can_be_resumed(pair: Pair, wh
     left = ended[1 - rank]
     assert left.code == 1 and left.err == f"stepcredit: {'process 1: ' if rank == 0 else ''}{ENDED}\n"
     assert_resumes(pair, f"killed-{when}-{rank}", left=[".lock"] if rank == 0 else [])
-    which = "the main one" if rank == 0 else "not the main one"
-    outcome = f"the other ends in one line; {BIT_FOR_BIT}"
+    which = f"rank {rank}"
+    outcome = f"the other exits with one line; {BIT_FOR_BIT}"
     record("SIGKILL of one of two processes", f"toy policy, {when}, {which}", outcome, "the unfinished epoch")
 
 
@@ -81,7 +81,7 @@ def test_a_bug_on_one_process_ends_both(pair: Pair) -> None:
     assert ended[0].err == f"stepcredit: {ENDED}\n" and ended[1].err.endswith("RuntimeError: a bug\n")
     assert_resumes(pair, "bug")
     outcome = f"a traceback there, one line on the other; {BIT_FOR_BIT}"
-    record("error that is a bug, on one of two processes", "toy policy, in an update", outcome, "the unfinished epoch")
+    record("unexpected exception on one of two processes", "toy policy, in an update", outcome, "the unfinished epoch")
 
 
 def assert_resumes(pair: Pair, name: str, left: Sequence[str] = ()) -> None:
@@ -177,4 +177,4 @@ def test_a_stopped_job_ends_in_time_and_is_resumed_with_one_process(
     for first, second in zip(rows(tmp_path / "alone"), rows(tmp_path / "c"), strict=False):
         assert second["reward_mean"] == pytest.approx(first["reward_mean"], rel=1e-3)
     outcome = "the job ends within 40 s; resumed with one process"
-    record(f"{name} of two", "embedded pipeline, torchrun", outcome, "at most the epoch in work")
+    record(f"{name} of two", "embedded pipeline, torchrun", outcome, "at most the unfinished epoch")

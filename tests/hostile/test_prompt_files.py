@@ -71,7 +71,7 @@ def test_any_json_per_line(tmp_path: Path, cases: int) -> None:
     def attempt(lines: list[object]) -> None:
         read_and_draw(tmp_path, "\n".join(map(json.dumps, lines)).encode(), ".jsonl")
 
-    survive(WHAT, "JSON values of every kind", cases, strategy, attempt)
+    survive(WHAT, "random JSON values", cases, strategy, attempt)
 
 
 @cases(fast=15, slow=500)
@@ -91,7 +91,7 @@ def test_every_accepted_prompt_can_be_a_caption(tmp_path: Path, cases: int) -> N
         save_grid(tmp_path / "grid.png", torch.zeros(1, 3, 16, 16), [f"{prompt.text}\n0.5"])
         assert (tmp_path / "grid.png").stat().st_size < 10**6
 
-    survive("caption of a sample grid", "texts of every kind", cases, ANY_TEXT | TEXT, attempt)
+    survive("caption of a sample grid", "random texts", cases, ANY_TEXT | TEXT, attempt)
 
 
 @pytest.mark.parametrize("text", ["word " * 4000, "x" * 20_000, "\n".join("abc" * 100), "W" * 590])
@@ -144,7 +144,7 @@ def test_errors_of_the_command_line(tmp_path: Path, content: bytes, suffix: str,
     path.write_bytes(content)
     result = stepcredit("sample", "embedded", "--prompts", str(path), "--out", str(tmp_path / "out"))
     assert result.code == 2 and complaint in result.err and result.err.count("\n") == 1, result
-    record(WHAT, "named by hand, through the command line", REFUSED)
+    record(WHAT, "hand-written, through the command line", REFUSED)
 
 
 def test_long_and_unusual_prompts_are_sampled(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_long_and_unusual_prompts_are_sampled(tmp_path: Path) -> None:
 def test_prompts_of_the_command_line_are_checked_too(tmp_path: Path, text: str) -> None:
     result = stepcredit("sample", "embedded", "--prompt", text, "--out", str(tmp_path / "out"))
     assert result.code == 2 and result.err.startswith("stepcredit: --prompt: "), result
-    record(WHAT, "named by hand, through the command line", REFUSED)
+    record(WHAT, "hand-written, through the command line", REFUSED)
 
 
 @pytest.mark.parametrize("name", ["a\0b.txt", "x" * 5000 + ".txt", "\ud800.txt", ".txt", "/proc/self/mem.txt"])

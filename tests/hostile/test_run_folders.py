@@ -82,7 +82,7 @@ def test_any_rows(run: Path, cases: int) -> None:
         used(run)
         assert (run / "report.html").read_text().count("<script") == 1, "the slider's"
 
-    survive(METRICS, "rows of values of every kind, in the report", cases, st.lists(ROWS, max_size=4), attempt)
+    survive(METRICS, "rows of random values, in the report", cases, st.lists(ROWS, max_size=4), attempt)
 
 
 @pytest.mark.parametrize("extreme", [1e308, 10**400, 5e-324, 1e-310, float("inf"), float("nan")])
@@ -136,7 +136,7 @@ def test_a_line_that_is_no_row_is_named(run: Path, line: str) -> None:
     (run / METRICS).write_bytes(line.encode("latin-1") + b"\n" + (run / METRICS).read_bytes())
     with pytest.raises(InputError, match=r"metrics\.jsonl line 1 is not a JSON object"):
         RunDirectory.open(run).metrics()
-    record(METRICS, "lines named by hand", REFUSED)
+    record(METRICS, "hand-written lines", REFUSED)
 
 
 # What else the report reads
@@ -152,7 +152,7 @@ def test_any_environment(run: Path, cases: int) -> None:
         (run / ENVIRONMENT).write_text(json.dumps(content))
         write_report(run)
 
-    survive(ENVIRONMENT, "values of every kind, in the report", cases, facts | JSON_VALUES, attempt)
+    survive(ENVIRONMENT, "random values, in the report", cases, facts | JSON_VALUES, attempt)
 
 
 @pytest.mark.parametrize("place", ["folder", "loop", "dangling", "garbage"])
@@ -197,7 +197,7 @@ def tried(path: Path, how: str) -> str:
         shutil.rmtree(newest(path))
         again.append(resumed(path))
     lost = {0: "nothing", 1: "1 epoch"}[again[0]]
-    record(CHECKPOINT, how, f"{outcome}; goes on without the folder" if outcome == REFUSED else outcome, lost)
+    record(CHECKPOINT, how, f"{outcome}; resumes without the folder" if outcome == REFUSED else outcome, lost)
     return outcome
 
 
@@ -230,7 +230,7 @@ def test_checkpoints_of_other_types(finished: Path, run: Path, cases: int) -> No
         put(body, place, value)
         body.pop("sha256", None)
         (newest(run) / "state.json").write_text(json.dumps(body | {"sha256": checkpoint._json_digest(body)}))
-        return tried(run, "values of other types under a right checksum")
+        return tried(run, "values of other types with a correct checksum")
 
     examine(strategy, cases, attempt, (WORKS, REFUSED))
 
@@ -306,4 +306,4 @@ def test_files_that_do_not_belong_there_do_no_harm(run: Path) -> None:
 
 def test_a_file_called_like_a_checkpoint_does_no_harm(run: Path) -> None:
     (run / "checkpoints" / "epoch_0009").write_text("mine")
-    assert tried(run, "a file called like a checkpoint") == WORKS
+    assert tried(run, "a file with the name of a checkpoint") == WORKS
