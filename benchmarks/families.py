@@ -19,21 +19,20 @@ from stepcredit.utils.logging import quiet_libraries
 
 HEAD = """# Model families
 
-Every row is a real diffusers pipeline of that class with tiny random weights, built without a network. `python -m
-benchmarks.families` wrote the table; the test suite asserts the same (`tests/policy/test_families.py`).
+This page shows how exactly the pipelines of each family replay, train and export. Every row is a real diffusers
+pipeline of its class with tiny random weights. `python -m benchmarks.families` wrote the table, and the tests in
+`tests/policy/test_families.py` check the same properties. [Your model](guides/models.md) explains which pipelines work.
 
-- **replay**: largest |log ratio| between recorded and replayed steps, over all trained steps of four images, sampled
-two
-  at a time with guidance, after the weights were changed; and the way of replay
-  ([Method](concepts/method.md#the-policy-is-the-stock-pipeline)).
+- **replay**: largest |log ratio| between recorded and replayed steps of four images, sampled two at a time with
+  guidance and changed weights; and the [replay mode](concepts/method.md#the-policy-is-the-stock-pipeline).
 - **trained steps**: steps whose noise is above `sample.min_std`.
-- **without gradient**: trained tensors that no gradient reaches.
-- **warmth**: mean reward over 32 fixed images before and after two epochs of training (192 images each, all weights
-  trained, contribution credit).
-- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its exported weights:
-a
-  LoRA with `load_lora_weights`, or the denoiser with `from_pretrained` if diffusers has no LoRA loader.
-- **overhead**: median milliseconds that a replay of four images spends outside the denoiser, after the first.
+- **without gradient**: trained tensors that no gradient reaches. They are those of a LoRA, or of the whole denoiser for
+  `pixart_sigma`.
+- **warmth**: mean reward of 32 fixed images before and after two epochs of training on it, with 192 images per epoch,
+  all weights trained and contribution credit.
+- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its export. The export
+  is a LoRA (`load_lora_weights`), or the denoiser (`from_pretrained`) if diffusers has no LoRA loader.
+- **overhead**: median milliseconds that a replay of four images spends outside the denoiser, without the first replay.
 
 | family | replay | trained steps | without gradient | warmth | reloaded | overhead, ms |
 |---|---|---|---|---|---|---|
