@@ -16,7 +16,7 @@ from stepcredit.maths import Transition
 from stepcredit.maths.flow import FlowStep, flow_step
 from stepcredit.registry import Registered, Registry
 
-__all__ = ["SAMPLERS", "FlowSampler", "build_sampler", "register_sampler"]
+__all__ = ["SAMPLERS", "FlowSampler", "build_sampler", "register_sampler", "require_noise_level"]
 
 FlowSampler = Callable[[FlowStep, float], Transition]
 """(step, noise level) -> p(next latent | latent)."""
