@@ -27,22 +27,22 @@ class ModelSection(_Section):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="Data type of the frozen weights. A LoRA, log-probabilities and credit are always float32.",
+        description="Data type of the frozen weights, or of the autocast with `adapter=full`. Trained weights, "
+        "log-probabilities and credit are always float32.",
     )
     variant: str | None = Field(
         None, description="Variant of the weight files, such as `fp16`. `null` loads the files without a variant."
     )
     device: str = Field(
         "auto",
-        description="Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1` and so on. `auto` uses CUDA if there "
-        "is one.",
+        description="`auto`, `cpu`, `cuda`, `cuda:1` and so on. `auto` uses CUDA if it is available.",
     )
     adapter: Literal["lora", "full"] = Field(
         "lora", description="What is trained: a LoRA, or every weight of the denoiser."
     )
     lora_rank: int = Field(4, ge=1, description="Rank of the LoRA.")
     lora_alpha: float | None = Field(
-        None, gt=0, description="Scale of the LoRA, which multiplies it by alpha / rank. `null` sets it to the rank."
+        None, gt=0, description="Alpha of the LoRA, which is scaled by alpha / rank. `null` is the rank."
     )
     lora_targets: list[str] | None = Field(
         None,
@@ -54,8 +54,8 @@ class ModelSection(_Section):
         None,
         ge=0,
         lt=1,
-        description="Decay of an exponential moving average of the trained weights. Grids and exports use the "
-        "average. `null` keeps none.",
+        description="Decay of an exponential moving average of the trained weights. Sample grids, `sample`, `evaluate` "
+        "and exports use the average. `null` keeps none.",
     )
     shard: bool = Field(
         False, description="Shard the denoiser's weights over the processes with FSDP2. Needs two or more processes."
@@ -63,7 +63,7 @@ class ModelSection(_Section):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass. Needs less memory and more time."
     )
-    compile: bool = Field(False, description="Compile the denoiser in place with torch.compile.")
+    compile: bool = Field(False, description="Compile the denoiser with torch.compile.")
     vae_tiling: bool = Field(False, description="Decode large images tile by tile. Needs less memory.")
 
 
@@ -76,16 +76,16 @@ class SampleSection(_Section):
         1.0,
         ge=0,
         le=1,
-        description="Eta of DDIM steps. 0 is deterministic; use it only with algorithms that need no "
-        "log-probabilities.",
+        description="Eta of DDIM. 0 is deterministic, for algorithms that need no log-probabilities.",
     )
     sampler: str = Field(
-        "flow-sde", description="Sampler of flow models: `flow-sde`, `dance-sde`, `cps` or the name of your own."
+        "flow-sde",
+        description="Sampler of flow models, or `module:name` or `path/file.py:name` of your own. "
+        "`stepcredit list sampler` lists the samplers.",
     )
     stochastic: bool | None = Field(
         None,
-        description="Whether training rollouts draw noise. `null` draws it only if the algorithm needs "
-        "log-probabilities.",
+        description="Whether training rollouts draw noise. `null` means only if the algorithm needs log-probabilities.",
     )
     noise_level: float = Field(
         0.7, gt=0, description="Amount of noise in the steps of flow models. Each sampler defines its scale."
@@ -105,23 +105,26 @@ class SampleSection(_Section):
         1e-3, ge=0, description="Steps with a smaller standard deviation are sampled but not trained."
     )
     prompts_per_epoch: int | None = Field(
-        8, ge=1, description="Number of prompts per epoch. `null` is the number of prompts in the source."
+        8, ge=1, description="Number of prompts per epoch. `null` is the number of all prompts."
     )
     images_per_prompt: int = Field(
-        8, ge=1, description="Number of images of each prompt. They are the group of `train.advantage=group`."
+        8, ge=1, description="Number of images per prompt. With `train.advantage=group`, they form a group."
     )
     batch: int | None = Field(
         None,
         ge=1,
-        description="Number of images to sample at a time. `null` uses the batch size of a training forward.",
+        description="Number of images to sample at a time. `null` is the size of the micro-batch.",
     )
     evaluation_steps: int | None = Field(
-        None, ge=1, le=10_000, description="Number of denoising steps of grids and `sample`. `null` uses `steps`."
+        None,
+        ge=1,
+        le=10_000,
+        description="Number of denoising steps of sample grids, `sample` and `evaluate`. `null` is `steps`.",
     )
     evaluation_noise: bool | None = Field(
         None,
-        description="Whether the steps of grids and `sample` draw noise. `null` draws it for DDIM, but not for "
-        "flow models.",
+        description="Whether the steps of sample grids, `sample` and `evaluate` draw noise. `null` means yes for DDIM "
+        "and no for flow models.",
     )
     call: dict[str, Any] = Field({}, description="Further arguments of the pipeline's `__call__`, such as `height`.")
 
@@ -129,13 +132,15 @@ class SampleSection(_Section):
 class TrainSection(_Section):
     """How the weights are updated.
 
-    The images of an epoch are shuffled and split into `updates_per_epoch` groups. Each group is one optimizer step. It
-    covers all images of the group and all their steps, or `sampled_steps` of them. It is computed in training forwards
-    of `microbatch` (image, step) pairs.
+    The images of an epoch are shuffled and split into `updates_per_epoch` groups. Each group gives one optimizer step,
+    on all denoising steps of its images or on `sampled_steps` of them. The gradient is accumulated over training
+    forwards of `microbatch` (image, step) pairs.
     """
 
     algorithm: str = Field(
-        "ppo", description="How the weights are updated. `stepcredit list algorithm` lists the algorithms."
+        "ppo",
+        description="Name of the algorithm, or `module:name` or `path/file.py:name` of your own. "
+        "`stepcredit list algorithm` lists the algorithms.",
     )
     options: dict[str, Any] = Field({}, description="Further options of the algorithm, such as `beta` of `matching`.")
     epochs: int = Field(
@@ -152,9 +157,9 @@ class TrainSection(_Section):
     inner_epochs: int = Field(1, ge=1, description="Number of passes over the images of an epoch.")
     microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        description="Number of (image, step) pairs per training forward, at most the images of an epoch. A "
-        "number above the images of an update trains several steps at once. `null` is the images of "
-        "an update, `auto` is the largest number that fits into memory.",
+        description="Number of (image, step) pairs per training forward, at most the images of an epoch. If it exceeds "
+        "the images of an update, a forward has several steps. `null` is the number of images of an update. `auto` "
+        "measures the largest number that fits into memory.",
     )
     sampled_steps: int | None = Field(
         None,
@@ -176,14 +181,13 @@ class TrainSection(_Section):
     kl_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight in the loss of a penalty for distance from the untrained model, per latent element. "
-        "`kl_space` selects the distance.",
+        description="Weight of the KL penalty, the distance from the untrained model per latent element. `kl_space` "
+        "selects the distance.",
     )
     kl_space: Literal["log_prob", "prediction"] = Field(
         "log_prob",
-        description="Penalty that `kl_weight` multiplies: `log_prob` is the KL divergence of the steps; "
-        "`prediction` is the mean squared distance of the model outputs, which does not grow for steps with little "
-        "noise.",
+        description="Distance of the KL penalty. `log_prob` is the KL divergence of the steps. `prediction` is the "
+        "mean squared distance of the model outputs, which does not grow for steps with little noise.",
     )
     advantage: Literal["group", "running", "batch"] = Field(
         "group",
@@ -222,7 +226,10 @@ class CreditSection(_Section):
         "list credit` lists the rules.",
     )
     window: int = Field(
-        5, ge=1, description="Number of steps per window of the contribution rules, at most `sample.steps`."
+        5,
+        ge=1,
+        description="Number of steps per window of the contribution rules. With `sample.steps` or more, they equal "
+        "`linear`.",
     )
     alpha: float = Field(
         0.0,
@@ -247,7 +254,7 @@ class ComponentSection(_Section):
     """
 
     name: str = Field(description="Name of the reward, as in `reward.name`.")
-    options: dict[str, Any] = Field({}, description="Arguments of the reward's constructor.")
+    options: dict[str, Any] = Field({}, description="Options of the reward: arguments of its function or class.")
     remote: str | list[str] | None = Field(
         None, description="Address of a reward server for this component, as in `reward.remote`."
     )
@@ -291,11 +298,11 @@ class RewardSection(_Section):
         description="Name of the reward, or `module:function` or `path/file.py:function` of your own. "
         "`stepcredit list reward` lists the rewards.",
     )
-    options: dict[str, Any] = Field({}, description="Arguments of the reward's constructor.")
+    options: dict[str, Any] = Field({}, description="Options of the reward: arguments of its function or class.")
     components: list[ComponentSection] = Field(
         [],
-        description="Rewards of a mixture, in place of `name`. Each has name, options, remote, label, weight "
-        "and standardize (prompt, none, or fixed with mean and scale).",
+        description="Rewards of a mixture, in place of `name`. Each has the keys name, options, remote, label, weight, "
+        "standardize, mean and scale. See the guide on rewards.",
     )
     remote: str | list[str] | None = Field(
         None,
@@ -359,8 +366,8 @@ class PromptsSection(_Section):
 
     source: str = Field(
         "shapes",
-        description="Name of a prompt list, or path of a .txt or .jsonl file. `stepcredit list prompt` lists "
-        "the names.",
+        description="Name of a prompt list, path of a .txt or .jsonl file, or `module:function` or "
+        "`path/file.py:function` of your own. `stepcredit list prompt` lists the names.",
     )
     order: Literal["fixed", "random"] = Field(
         "fixed",
@@ -372,7 +379,7 @@ class PromptsSection(_Section):
 class RunSection(_Section):
     """Seed, processes, grids, checkpoints and plugins."""
 
-    seed: int = Field(0, ge=0, lt=2**63, description="Fixes every random number of the run.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers of the run.")
     processes: int | None = Field(None, ge=1, description="Required number of processes. `null` accepts any number.")
     grid_every: int = Field(5, ge=1, description="Number of epochs between sample grids.")
     grid_images: int = Field(16, ge=1, description="Number of images on a sample grid.")
@@ -394,7 +401,7 @@ class RunSection(_Section):
         description="Replay the first batch before training, and refuse a model whose replay differs from its rollout.",
     )
     profile: bool = Field(
-        False, description="Write a torch profiler trace and a table of the second epoch to `profile/`."
+        False, description="Profile the second epoch with the torch profiler. Writes a trace and a table to `profile/`."
     )
     trackers: list[str] = Field(
         ["tensorboard"],
