@@ -26,19 +26,23 @@ STYLE = (
 
 HEAD = """# Scaling
 
-How the cost of a reward query grows. `benchmarks/scaling.py` wrote this page and its plot; do not edit it by hand.
-[Speed](speed.md) describes the other benchmarks.
+Use this page to estimate how the cost of a reward query grows with batch size, steps, resolution, LoRA rank and number
+of processes. `benchmarks/scaling.py` wrote the page and its plot; do not edit them by hand. [Speed](speed.md) describes
+the other benchmarks.
 
-A tiny Stable Diffusion (1.8M random weights) is sampled and trained with guidance 5, in float32 on one thread: a
-rollout with decoding, and one update of its LoRA over all images and steps, without a reward. Fixed values: {base}.
-Every figure is per query: the median over rounds with its range. The points of a row are measured in turn. Other work
-on the machine affects wall-clock time, and therefore the rows for processes.
+The work is one rollout with decoding and one LoRA update over all images and steps, without a reward. The model is a
+tiny Stable Diffusion with 1.8M random weights, with guidance 5, in float32 on one thread. Fixed values: {base}.
 
-A line a + b x is fitted to the medians with the least relative error. It is called linear if all medians are within
-{linear:.0%}. The power is the exponent of x that explains the change from the first point to the last.
+Every number is per query: the median over rounds, with the range in brackets. CPU-ms are milliseconds of CPU time; ms
+are wall-clock time. The points of a law are measured in turn. Other work on the machine affects wall-clock time, and
+therefore the rows for processes.
 
-The absolute figures belong to this small model on this machine; the form of each relation carries over. On a GPU,
-measure again with `benchmarks/gpu.py`.
+A line a + b x is fitted to the medians with the smallest relative error. A law is called linear if all medians are
+within {linear:.0%} of the line. The power is the exponent of x that explains the change from the first point to the
+last.
+
+The absolute numbers hold for this small model on this machine only. The form of each law should hold for larger models
+too, but was not measured there. On a GPU, measure again with `benchmarks/gpu.py`.
 """
 
 

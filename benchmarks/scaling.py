@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="measure two small points of each law once, as a test")
     parser.add_argument("--only", nargs="+", choices=[law.name for law in LAWS])
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="folder for the page and images/")
-    parser.add_argument("--note", default="", help="remark about the machine")
+    parser.add_argument("--note", default="", help="note about the machine")
     options = parser.parse_args(arguments)
     laws = [law for law in (QUICK if options.quick else LAWS) if options.only is None or law.name in options.only]
     measured = {law.name: measure_law(law, 1 if options.quick else options.rounds) for law in laws}
