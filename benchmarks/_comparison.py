@@ -1,4 +1,4 @@
-"""Compute ratios, agreement and tables for `against_trl.py` from the reports of its runners."""
+"""Compute the ratios, the agreement and the tables of `against_trl.py` from the reports of its runners."""
 
 from __future__ import annotations
 

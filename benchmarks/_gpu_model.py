@@ -1,4 +1,4 @@
-"""The measurements of `gpu.py` for one model, as a stream of dictionaries."""
+"""Measure one model for `gpu.py`. Each measurement is yielded as a dictionary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measurement code shared by both runners of `against_trl.py`. It needs only torch."""
+"""Measure epochs in both runners of `against_trl.py`. Needs only torch, so that it runs without stepcredit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrange charts of the run report in one self-contained SVG."""
+"""Draw several charts, made with the code of the run report, side by side in one self-contained SVG."""
 
 from __future__ import annotations
 

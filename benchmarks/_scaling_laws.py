@@ -1,4 +1,4 @@
-"""The points that `scaling.py` measures, the cost of each, and the laws that they should follow."""
+"""What `scaling.py` measures: laws, each with the points to measure and the line that their costs should follow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write the page of `scaling.py`: its table, its laws and its plot."""
+"""Make the page of `scaling.py`: the table, a description of each fitted law, and the plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run epochs of the trainer behind `stepcredit train` for `against_trl.py`, and measure them."""
+"""Run and measure epochs of stepcredit for `against_trl.py`, with the training loop of `stepcredit train`."""
 
 from __future__ import annotations
 

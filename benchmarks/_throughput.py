@@ -1,4 +1,4 @@
-"""One rollout and one update of a policy: the work that `real_size.py`, `scaling.py` and `gpu.py` measure."""
+"""Run one rollout and one update of a policy, the work that `real_size.py`, `scaling.py` and `gpu.py` measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion with random weights, in files that older libraries can read too."""
+"""Build a tiny Stable Diffusion with random weights, and save it for older diffusers and transformers, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run epochs of TRL's DDPOTrainer for `against_trl.py`, in an environment without stepcredit.
+"""Run and measure epochs of TRL's DDPOTrainer for `against_trl.py`, in an environment without stepcredit.
 
 TRL's code runs as released. This script sets the initial LoRA, the noise of each image and the split of images into
 updates, and measures `_generate_samples` and `_train_batched_samples`.

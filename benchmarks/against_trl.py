@@ -4,22 +4,23 @@
 
 The task is DDPO on JPEG compressibility with a tiny Stable Diffusion with random weights (a UNet of 1.8M weights, 8x8
 latents, 77 tokens, 32x32 images): 16 images x 50 DDIM steps per epoch, guidance 5 in sampling and training, a LoRA of
-rank 4, one inner epoch, 4 updates, float32, one thread. The systems run alternately in separate processes, with the
-same weights, LoRA, prompts, noise of each image and split of images into updates.
+rank 4, one inner epoch, 4 updates, float32, one thread. The systems run in turn in separate processes. They have the
+same weights, initial LoRA, prompts, noise of each image and split of images into updates.
 
 TRL runs in its own environment (`--venv`), which is created once from the package index. It has the same versions of
-torch, numpy and pillow as this environment, and older versions of the other libraries. The first epoch is a warm-up: it
-is compared, and checked by our replay check, but not timed. With `--epochs 1` it is timed and not checked.
+torch, numpy, pillow and safetensors as this environment, and older versions of the other libraries. The first epoch is
+a warm-up: its rewards and gradient norms are compared, and our replay check runs, but it is not timed. With
+`--epochs 1`, it is timed and the replay check is off.
 
 Differences from TRL's defaults: no mixed precision, no progress bar, no image hook, no checkpoint; noise, LoRA and
-shuffle are given. As by default, TRL samples and trains one image at a time (`--trl-sample-batch`,
-`--trl-train-batch`). It shuffles the steps of each image, which changes the gradient only by rounding.
-Differences from our defaults: uniform credit without a second standardization and batch advantages (this is DDPO),
+shuffle are given. By default, TRL samples and trains one image at a time; change this with `--trl-sample-batch` and
+`--trl-train-batch`. TRL shuffles the steps of each image, which changes the gradient only by rounding.
+Differences from our defaults: DDPO instead of CoCA (uniform credit without a second standardization, batch advantages),
 TRL's optimizer settings and clip range, no checkpoint, no grid.
 
-Prints CPU seconds and wall seconds per epoch, the utilization of this core's float32 matrix rate (counting only the
-UNet's operations), peak resident memory, and the ratios of each pair. Exits with status 1 if rewards or gradient norms
-of the first epoch differ. Linux only.
+Prints CPU seconds and wall seconds per epoch, the share of this core's float32 matrix rate that the UNet's operations
+reach, peak resident memory, and the ratios of each pair. Exits with status 1 if rewards or gradient norms of the first
+epoch differ by more than rounding. Linux only.
 """
 
 from __future__ import annotations

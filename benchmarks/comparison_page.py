@@ -1,4 +1,4 @@
-"""Write the tables and the curves of a finished comparison into the docs.
+"""Write the tables and the reward curves of a finished comparison into the docs.
 
     uv run stepcredit compare benchmark_embedded --run runs/benchmark_embedded
     uv run python benchmarks/comparison_page.py runs/benchmark_embedded --name embedded

@@ -8,12 +8,12 @@ release and TRL), a sweep over batch sizes, and the fastest batch size with grad
 Each model runs in a separate process with a share of `--seconds`. A process that exceeds its share is killed, and the
 missing measurements are listed.
 
-Throughput is images of `--steps` steps per second, for the rollout with decoding and for the update. MFU (utilization)
-is the denoiser's operations relative to the rate of bfloat16 products of matrices with 8192 rows on the same GPU. The
-operations are counted on one forward with guidance. A forward with backward of a LoRA counts as two forwards.
-Recomputation by checkpointing, the decoder and the optimizer are not counted.
+Throughput is images of `--steps` steps per second, for the rollout with decoding and for the update. MFU (model FLOPs
+utilization) is the rate of the denoiser's operations, relative to the rate of bfloat16 products of matrices with 8192
+rows on the same GPU. The operations are counted on one forward with guidance. A forward with backward of a LoRA counts
+as two forwards. Recomputation by checkpointing, the decoder and the optimizer are not counted.
 
-To test the script without a GPU, run it with `--device cpu --tiny`. The figures then mean nothing.
+To test the script without a GPU, run it with `--device cpu --tiny`. The numbers then say nothing about a GPU.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Measure the effect of the micro-batch size, of compilation and of channels_last on training the embedded pipeline.
+"""Measure how micro-batch size, compilation and channels_last change the time of training the embedded pipeline.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/microbatch.py --pairs 5 --sizes 16 64 --compiled
 
-All variants accumulate the same gradient over the same recorded trajectories, alternately in one process:
+All variants accumulate the same gradient over the same recorded trajectories, in turn in one process:
 
-- a number: the trainer's code with this train.microbatch
-- compiled: with the last of the numbers and model.compile
-- channels_last: with the last of the numbers and the denoiser in this memory format
-- bare: a plain loop over (image, step) that calls the denoiser directly, like the reference implementations
+- a number of `--sizes`: the trainer's code with this train.microbatch
+- compiled: the last number, with model.compile
+- channels_last: the last number, with the denoiser in this memory format
+- bare: a plain loop over (image, step) that calls the denoiser directly, as the reference implementations do
 
-Prints the CPU milliseconds per reward query of each variant, the range of their ratios over rounds, and the number of
-queries after which the compile time is recovered. Also prints the relative differences of the gradients in float32,
-which are rounding errors, and in float64, where more than 1e-9 is an error.
+Prints the CPU milliseconds per reward query of each variant, the range of the ratios to the first variant over rounds,
+and the number of queries after which the compile time is recovered. Also prints the relative differences of the
+gradients in float32 and in float64. In float64, a difference above 1e-9 is an error: the exit status is 1.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     PYTHONPATH=. uv run python benchmarks/rewards.py --only pickscore --dtype bfloat16 --device cuda
 
 For each reward, one process writes a checkpoint of the published architecture to a temporary folder (up to 4 GB,
-removed afterwards). Another process loads it with the reward's own code and scores images, so the peak memory includes
+removed afterwards). Another process loads it with the reward's own code and scores images, so its peak memory includes
 nothing else. Prints one table: parameters, peak resident memory, wall seconds and CPU seconds to load and per image,
 and the range of the scores.
 """

@@ -1,4 +1,4 @@
-"""Compare reward against time when updates train on a subset of the steps, on the embedded pipeline.
+"""Measure whether training on a subset of the steps gives more reward in the same time, on the embedded pipeline.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/sampled_steps.py --run runs/sampled_steps
 
@@ -6,10 +6,13 @@ The arms train on all T = 20 steps, on T/2 and T/4 steps drawn by credit x nativ
 uniformly. Arms with fewer steps get more epochs, so that all take about the same time. `stepcredit compare` runs them
 one at a time. To resume after an interruption, run the same command again.
 
-The seconds per epoch of an arm are the lower quartile over its epochs without the first ones. All epochs of an arm do
-the same work, and other work on the machine only adds time. Prints these seconds, the reward (trailing mean of three
-epochs) at the same queries and at the same seconds as the arm with all steps, and the factors in queries and in seconds
-by which an arm reached that arm's final reward earlier. A factor of 0 means never.
+Prints for each arm:
+
+- the seconds per epoch: the lower quartile over all epochs but the first of each run, because all epochs do the same
+  work and other work on the machine only adds time
+- the reward (mean of the last three epochs) after the queries, and after the seconds, of the arm with all steps
+- how many times fewer queries, and fewer seconds, it needed to reach the final reward of the arm with all steps; 0 if
+  it did not
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ The work is one rollout with decoding and one LoRA update over all images and st
 `_tiny_sd.py` (a UNet of 1.8M random weights), with guidance 5, in float32 on one thread. No reward is computed.
 
 Each measurement runs in a separate process, after a warm-up of two steps. The points of a law are measured in turn,
-round after round, so that a slow minute of the machine affects all of them. A law is the line a + b x through the
-medians with the smallest relative error. `--write FOLDER` writes FOLDER/scaling.md and FOLDER/images/scaling.svg.
+round after round, so that other work on the machine affects all of them. A law is the line a + b x through the medians
+with the smallest relative error. `--write FOLDER` writes FOLDER/scaling.md and FOLDER/images/scaling.svg.
 Linux only.
 """
 

@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 uv run python benchmarks/seeds.py --seeds 101 102 103 104 105 --run runs/seeds
 
 Each seed is a separate run and process; `--jobs` of them run at a time. Finished runs are not repeated. Overrides
-(section.key=value) come last. The gain is last - first. With --relative it is also printed as a fraction of |first|.
-For JPEG compressibility, whose reward is minus the size in kB, this is the relative decrease of the mean size.
+(section.key=value) come last. The gain is the last minus the first reward. With --relative it is also printed as a
+fraction of |first|. For JPEG compressibility, whose reward is minus the size in kB, this is the relative decrease of
+the mean size.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 Each round measures one process (32 images per epoch), two processes under torchrun (64 images per epoch, with the same
 micro-batches), and two independent processes, which show what the machine can do at best. Every second round runs in
-reverse order. The figure of a run is the median duration of its epochs without the first one. Prints the ratio of the
-durations for one process and for two; 1 is perfect. Ignore rounds in which the processes shared a core with other work.
+reverse order. The time of a run is the median over its epochs, without the first one. Prints the ratio of the times for
+one process and for two; 1 is perfect. Ignore rounds in which the processes shared a core with other work.
 """
 
 from __future__ import annotations
