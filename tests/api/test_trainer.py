@@ -283,14 +283,24 @@ def test_evaluation_compares_base_and_tuned_weights() -> None:
 
 def test_evaluation_gives_the_numbers_of_the_command() -> None:
     Trainer(reward="warmth", output_dir="run", **TINY_SECTIONS).train(epochs=1)
-    said = stepcredit("evaluate", "run", "--images", "2", "--json")
+    Path("two.txt").write_text("a red circle\na blue square\n")
+    said = stepcredit("evaluate", "run", "--prompts", "two.txt", "--images", "2", "--json")
     assert said.code == 0, said.err
-    assert Trainer(output_dir="run").evaluate(images=2)["sets"] == json.loads(said.out)["evaluations"][0]["sets"]
+    assert (
+        Trainer(output_dir="run").evaluate("two.txt", images=2)["sets"]
+        == json.loads(said.out)["evaluations"][0]["sets"]
+    )
 
 
-def test_comparison_needs_names_and_returns_the_results() -> None:
+def test_comparison_needs_names() -> None:
     with pytest.raises(InputError, match=r"reward\.name is python:"):
         Trainer(reward=lambda images, prompts, metadata: redness(images)).compare(["uniform", "linear"])
+    with pytest.raises(InputError, match="unknown credit rule 'linaer'"):
+        Trainer(reward="warmth").compare(["uniform", "linaer"])
+
+
+@pytest.mark.slow
+def test_comparison_returns_the_results() -> None:
     trainer = Trainer(reward="warmth", **{**TINY_SECTIONS, "train": {"epochs": 3, "updates_per_epoch": 2}})
     results = trainer.compare(["uniform", "linear"], folder="compared", seeds=1, jobs=2)
     assert results["protocol"]["fresh_seeds"] == [101]

@@ -138,6 +138,7 @@ def test_samples_of_run_and_model_differ(place: Path) -> None:
     assert trained.shape == stock.shape and not np.array_equal(trained, stock)
 
 
+@pytest.mark.slow
 def test_interrupted_run_resumes_exactly(place: Path) -> None:
     """A process gets SIGINT in epoch 2, and the run is then resumed to the end."""
     (place / "stop").write_text("4")

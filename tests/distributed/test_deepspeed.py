@@ -135,6 +135,7 @@ def test_an_unreadable_configuration_is_an_input_error(monkeypatch: pytest.Monke
         stage_three_as_fsdp(toy_config())
 
 
+@pytest.mark.slow
 def test_a_run_at_stage_three_equals_a_run_with_model_shard(tmp_path: Path) -> None:
     """The processes get the environment of accelerate's launcher, which itself would require deepspeed."""
     words = [*RUN, "train.epochs=1", "run.grid_every=10"]

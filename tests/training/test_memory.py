@@ -54,6 +54,7 @@ def heaviest(steps: int) -> int:
     return max(policy.weights) - before  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_an_update_keeps_no_more_of_a_long_trajectory_than_of_a_short_one() -> None:
     short, long = heaviest(3), heaviest(12)
     assert short > 0
