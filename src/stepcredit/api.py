@@ -18,7 +18,7 @@ from stepcredit.comparison.run import compare
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
-from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, PromptSet
+from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, PromptSet, trained_prompts
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.sources import evaluate_policy
 from stepcredit.prompts import as_prompts, load_prompts, prompt_names
@@ -364,10 +364,9 @@ class Trainer:
             return [PromptSet(name, name, as_prompts(prompts))]
         config = self.config
         source = config.prompts.source if self.output_dir is None else prompt_source(config, self._directory())
-        drawn = config.sample.prompts_per_epoch if config.prompts.order == "fixed" else None
-        training = self._arguments.prompts or load_prompts(source)
+        training = trained_prompts(config, self._arguments.prompts or load_prompts(source))
         held_out = f"{source}-held-out"
-        sets = [PromptSet(TRAINING, source, training[:drawn])]
+        sets = [PromptSet(TRAINING, source, training)]
         return [*sets, PromptSet(HELD_OUT, held_out, load_prompts(held_out))] if held_out in prompt_names() else sets
 
     def _sampling(self, steps: int | None, guidance: float | None) -> TrainConfig:

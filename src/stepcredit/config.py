@@ -13,6 +13,9 @@ _STANDARDIZE = AliasChoices("standardize", "standardise")  # version 0.1 wrote t
 MIXTURE = "mixture"
 """`reward.name` of a reward that is a weighted sum of others."""
 
+PromptOrder = Literal["shuffled", "fixed", "random"]
+_DEFAULT_PROMPTS = "shapes"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -361,18 +364,26 @@ class RewardSection(_Section):
         return self
 
 
+def default_order(source: str) -> PromptOrder:
+    """`prompts.order` of a prompt source for which none is set."""
+    return "fixed" if source == _DEFAULT_PROMPTS else "shuffled"
+
+
 class PromptsSection(_Section):
     """The prompts to train on."""
 
     source: str = Field(
-        "shapes",
+        _DEFAULT_PROMPTS,
         description="Name of a prompt list, path of a .txt or .jsonl file, or `module:function` or "
         "`path/file.py:function` of your own. `stepcredit list prompt` lists the names.",
     )
-    order: Literal["fixed", "random"] = Field(
-        "fixed",
-        description="`fixed` trains on the first `sample.prompts_per_epoch` prompts in every epoch. `random` "
-        "draws that number of prompts with replacement.",
+    order: PromptOrder = Field(
+        default_factory=lambda values: default_order(values.get("source", "")),
+        json_schema_extra={"default": "shuffled"},
+        description="Which `sample.prompts_per_epoch` prompts an epoch trains on. `shuffled` goes through the whole "
+        "list in random order, epoch after epoch, before it uses a prompt again. `fixed` uses the first ones in every "
+        "epoch. `random` draws with replacement. The default is `fixed` for the list `shapes`, whose first 8 prompts "
+        "cover every shape and color.",
     )
 
 

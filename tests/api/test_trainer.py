@@ -69,6 +69,25 @@ def test_training_returns_the_history_and_what_was_written(here: Path) -> None:
     assert not result.stopped_early
 
 
+@pytest.mark.parametrize(
+    "config", [None, "embedded_jpeg", TrainConfig(), TrainConfig(train={"epochs": 3})], ids=lambda config: type(config)
+)
+def test_a_list_of_prompts_is_used_up_in_shuffled_order(config: Any) -> None:
+    policy = ToyPolicy()
+    trainer = toy_trainer(
+        model=policy,
+        prompts=[f"prompt {number}" for number in range(8)],
+        sample={**SECTIONS["sample"], "prompts_per_epoch": 4},
+        config=config,
+    )
+    assert trainer.config.prompts.order == "shuffled"
+    trainer.train()
+    drawn = [prompt for prompts, _ in policy.rollouts if len(prompts) == 16 for prompt in dict.fromkeys(prompts)]
+    assert len(drawn) == 8 == len(set(drawn))
+    trainer = toy_trainer("again", prompts={"source": ["a", "b"], "order": "fixed"}, config=config)
+    assert trainer.config.prompts.order == "fixed"
+
+
 def test_training_changes_the_samples() -> None:
     trainer = toy_trainer()
     before = trainer.sample("a lake")

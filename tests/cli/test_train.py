@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def at_call(number: int, action: str) -> str:
 def test_a_run_prints_its_settings_and_its_files(here: Path) -> None:
     said = stepcredit("train", *TOY)
     assert (said.code, said.err) == (0, "")
-    opening, check, *epochs, result, before, after, curve, weights, sample = said.out.splitlines()
+    opening, prompts, check, *epochs, result, before, after, curve, weights, sample = said.out.splitlines()
     run = "runs/embedded_jpeg-001"
     assert opening == f"training: embedded, reward warmth, credit contribution, 8 images x 4 steps an epoch, in {run}"
+    assert prompts.startswith("prompts: the first 2 of the 64 prompts of shapes")
     assert check == "self-check: 4 steps of 8 images replay exact (mixed-steps)"
     assert [line[:11] for line in epochs] == ["epoch   1/3", "epoch   2/3", "epoch   3/3"]
     assert result.startswith("reward ") and result.endswith("after 24 reward queries")
@@ -68,12 +70,47 @@ def test_a_run_prints_its_settings_and_its_files(here: Path) -> None:
         assert (here / line.split()[-1 if line in (curve, weights) else -2]).is_file()
 
 
+def epochs_of(policies: Sequence[ToyPolicy]) -> list[list[str]]:
+    """The prompts of every epoch that some commands trained, each once; sample grids have only two images."""
+    rollouts = [prompts for policy in policies for prompts, _ in policy.rollouts if len(prompts) > 2]
+    return [list(dict.fromkeys(prompts)) for prompts in rollouts]
+
+
+def test_a_run_goes_through_a_whole_file_in_shuffled_order(here: Path, toy: list[ToyPolicy]) -> None:
+    lines = [f"prompt {number}" for number in range(6)]
+    (here / "mine.txt").write_text("\n".join(lines))
+    said = stepcredit("train", *TOY, "prompts.source=mine.txt", "train.epochs=6", "--run", "a")
+    assert "all of the 6 prompts of mine.txt" in said.out.splitlines()[1]
+    assert RunDirectory(here / "a").config.prompts.order == "shuffled"
+    drawn = [prompt for epoch in epochs_of(toy) for prompt in epoch]
+    assert sorted(drawn[:6]) == sorted(drawn[6:]) == lines and drawn[:6] != drawn[6:]
+
+
+def test_a_resumed_run_continues_the_shuffled_order(here: Path, toy: list[ToyPolicy]) -> None:
+    (here / "mine.txt").write_text("\n".join(f"prompt {number}" for number in range(7)))
+    stepcredit("train", *TOY, "prompts.source=mine.txt", "train.epochs=5", "--run", "whole")
+    whole = epochs_of(toy)
+    stepcredit("train", *TOY, "prompts.source=mine.txt", "train.epochs=2", "--run", "parts")
+    stepcredit("train", "--resume", "--run", "parts", "train.epochs=5")
+    assert epochs_of(toy[1:]) == whole and len(whole) == 5
+    assert rows(here / "parts") == rows(here / "whole")
+
+
+@pytest.mark.parametrize("recipe", ["embedded_jpeg", "embedded_flow_jpeg"])
+def test_bundled_recipes_use_their_own_list_in_fixed_order_and_others_shuffled(recipe: str) -> None:
+    assert recipes.load(recipe).prompts.order == "fixed"
+    assert recipes.load(recipe, ["prompts.source=mine.txt"]).prompts.order == "shuffled"
+    asked = ["prompts.order=fixed", "prompts.source=mine.txt"]
+    assert recipes.load(recipe, asked).prompts.order == recipes.load(recipe, asked[::-1]).prompts.order == "fixed"
+    assert recipes.load("sd15_aesthetic", ["prompts.source=mine.txt"]).prompts.order == "random"
+
+
 def test_long_lines_are_not_wrapped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     path = here / ("long " * 30) / "[bold]:smile:"
     said = stepcredit("train", *TOY, "train.epochs=1", "--run", path)
     assert said.code == 0
-    assert len(said.out.splitlines()) == 9
+    assert len(said.out.splitlines()) == 10
     assert f"  curve     {path}/report.html\n" in said.out
 
 
@@ -118,7 +155,7 @@ def test_a_finished_run_continues_if_epochs_is_raised(here: Path) -> None:
     said = stepcredit("train", "--resume", "--run", "parts", "train.epochs=4")
     assert said.code == 0
     assert said.out.splitlines()[0].startswith("resuming after epoch 2: embedded")
-    assert [line[:11] for line in said.out.splitlines()[2:4]] == ["epoch   3/4", "epoch   4/4"]
+    assert [line[:11] for line in said.out.splitlines()[3:5]] == ["epoch   3/4", "epoch   4/4"]
     assert rows(here / "parts") == rows(here / "whole")
     assert newest_checkpoint(here / "parts") == newest_checkpoint(here / "whole")
     assert RunDirectory.open(here / "parts").config.train.epochs == 4

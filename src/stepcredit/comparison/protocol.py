@@ -198,6 +198,8 @@ def _apply(tree: dict[str, Any], overrides: Overrides) -> None:
         section, _, name = key.partition(".")
         if key in overrides and overrides[key] != tree[section][name]:
             tree[section] |= {part: [] if part == "components" else {} for part in dependent}
+    if "prompts.source" in overrides:
+        recipes.forget_default_order(tree)
     if "reward.components" in overrides:
         tree["reward"] |= {"name": MIXTURE, "options": {}}
     for key, value in overrides.items():

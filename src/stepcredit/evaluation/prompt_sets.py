@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.evaluation.source import Source
 from stepcredit.prompts import load_prompts, prompt_names
+from stepcredit.prompts.draw import seen_prompts
 from stepcredit.types import Prompt
 
 TRAINING, HELD_OUT = "training", "held-out"
@@ -62,9 +64,17 @@ def _load(source: Source, name: str) -> PromptSet:
                 f"{source.name} is trained on {training}, which has no held-out list: give --prompts NAME or FILE"
             )
         return PromptSet(name, held_out, load_prompts(held_out))
-    fixed = source.config.prompts.order == "fixed"
-    return PromptSet(
-        name, training, load_prompts(training)[: source.config.sample.prompts_per_epoch if fixed else None]
+    return PromptSet(name, training, trained_prompts(source.config, load_prompts(training)))
+
+
+def trained_prompts(config: TrainConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The part of `prompts`, the whole source of a run, that its epochs train on."""
+    return seen_prompts(
+        prompts,
+        epochs=config.train.epochs,
+        seed=config.run.seed,
+        count=config.sample.prompts_per_epoch,
+        order=config.prompts.order,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Union, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from stepcredit.config import TrainConfig
+from stepcredit.config import TrainConfig, default_order
 from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.utils.redaction import find_secret
 from stepcredit.utils.safe_yaml import load_plain
@@ -55,9 +55,21 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
     tree = {} if recipe is None else read_tree(find(str(recipe)))
     if is_comparison(tree):
         raise InputError(f"{recipe} is a comparison, not a recipe: run it with `stepcredit compare {recipe}`")
-    for override in overrides:
-        put(tree, *parsed(override))
+    changes = [parsed(override) for override in overrides]
+    if any(key == "prompts.source" for key, _ in changes):
+        forget_default_order(tree)
+    for key, value in changes:
+        put(tree, key, value)
     return validate(tree, where)
+
+
+def forget_default_order(tree: dict[str, Any]) -> None:
+    """Remove `prompts.order` if it is the default for `prompts.source`, before that is replaced by another source."""
+    section = tree.get("prompts")
+    if isinstance(section, dict):
+        source = section.get("source", TrainConfig().prompts.source)
+        if section.get("order") == default_order(source):
+            del section["order"]
 
 
 def is_comparison(tree: Mapping[str, Any]) -> bool:

@@ -149,6 +149,8 @@ def _merge(base: TrainConfig, keys: Tree) -> TrainConfig:
         name, defaults = _DEPENDENT.get(section, ("", {}))
         if name in changes and changes[name] != tree[section][name]:
             tree[section] |= defaults
+        if section == "prompts" and changes.get("source", tree[section]["source"]) != tree[section]["source"]:
+            recipes.forget_default_order(tree)
         if section == "reward" and changes.get("components"):
             tree[section] |= {"name": MIXTURE, "options": {}}
         tree[section] |= changes

@@ -26,6 +26,7 @@ from stepcredit.distributed.process_group import (
     init_process_group,
 )
 from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
+from stepcredit.prompts.draw import describe_draw
 from stepcredit.report import write_report
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
@@ -235,6 +236,7 @@ def _train(loop: TrainingLoop) -> TrainResult:
         with _report_write_errors(directory, loop.config), progress, _write_report(loop):
             progress.start(loop.finished_epochs)
             progress.note(_opening(loop))
+            progress.note(_prompts_used(loop))
             weights = loop.train()
     except KeyboardInterrupt:
         raise Interrupted(_interruption(loop)) from None
@@ -315,6 +317,17 @@ def _opening(loop: TrainingLoop) -> str:
     return (
         f"{start}: {config.model.path}, reward {config.reward.name}, credit {config.credit.name}, "
         f"{images} images x {config.sample.steps} steps an epoch{sharding}, in {loop.run.path}"
+    )
+
+
+def _prompts_used(loop: TrainingLoop) -> str:
+    config = loop.config
+    return describe_draw(
+        len(loop.parts.prompts),
+        count=config.sample.prompts_per_epoch,
+        order=config.prompts.order,
+        epochs=config.train.epochs,
+        source="your program" if "prompts.source" in config.python_objects else config.prompts.source,
     )
 
 
