@@ -152,7 +152,8 @@ def test_the_curve_is_the_mean_over_seeds_with_its_interval() -> None:
     band = arm({11: [0, 1]}, {11: [0, 1], 12: [0, 2], 13: [0, 6]})["curve"]
     assert (band["queries"], band["mean"]) == ([10, 20], [0, 3])
     assert (band["low"][0], band["high"][0]) == (0, 0)
-    assert 1 <= band["low"][1] < 3 < band["high"][1] <= 6
+    # t_{0.975, 2} = 4.3027 and the standard error of 1, 2 and 6 is sqrt(7 / 3).
+    assert (band["low"][1], band["high"][1]) == pytest.approx((3 - 6.5724, 3 + 6.5724), abs=1e-3)
     single = arm({11: [0, 1]}, {11: [0, 1]})["curve"]
     assert (single["low"], single["high"]) == ([None, None], [None, None])
 
@@ -196,13 +197,13 @@ def test_the_tables_hold_every_figure() -> None:
     found = complete(results(arms)) | {"failed": ["fresh/jpeg/third/seed-12 failed"]}
     for lines in (lines_of(tables.text(found)), lines_of(tables.markdown(found, "stepcredit compare x.yaml"))):
         assert (
-            "other 0.01 1.25 ± 0.75 [0.50, 2.00] +0.25 ± 0.75 [-0.50, +1.00] 0.67 [never, 1.33] 1 of 2 1 1 (0.25)"
+            "other 0.01 1.25 ± 0.75 [-8.28, 10.78] +0.25 ± 0.75 [-9.28, +9.78] 0.67 [never, 1.33] 1 of 2 1 1 (0.25)"
             in lines
         )
         assert "other 1.33 never 0.67 [never, 1.33]" in lines, "factors by seed"
         assert "third 1.50 - 1.50" in lines
         assert {"uniform 20 20", "other 15 never", "third 13 -"} <= set(lines), "queries by seed"
-        assert "other 0.8 +0.4 0.80 ± 0.20 [0.60, 1.00] 1" in lines, "watched reward"
+        assert "other 0.8 +0.4 0.80 ± 0.20 [-1.74, 3.34] 1" in lines, "watched reward"
         assert "third +2 +1" in lines, "differences of pairs"
         assert "uniform 0.67 [never, 1.33]; 1 of 2 never; 0 of 1" in lines, "factors of pairs"
         assert "third 1.50; 1 of 1 1.20; 1 of 1" in lines

@@ -47,8 +47,9 @@ def test_both_sides_and_their_difference() -> None:
     assert [figure[side]["mean"] for side in ("base", "tuned", "difference")] == [4, 6, 2]
     # Differences 1, 1, 3, 3: prompt means 1 and 3.
     assert figure["difference"]["standard_error"] == pytest.approx(1)
-    assert figure["difference"]["interval"] == [1, 3]
-    assert "2 prompts" in figure["difference"]["remark"]
+    # t_{0.975, 1} = 12.706.
+    assert figure["difference"]["interval"] == pytest.approx([2 - 12.706, 2 + 12.706], abs=1e-3)
+    assert figure["difference"]["method"] == "t"
 
 
 def test_diversity_falls_when_images_become_similar() -> None:
@@ -104,7 +105,7 @@ def test_the_text_of_a_cross_table_has_a_line_per_run() -> None:
     (table,) = cross_tables([run("a", [found()]), run("runs/b", [found() | {"source": "b.txt"}], model="sd")])
     text = cross_table(table)
     assert [line.split()[:2] for line in text.splitlines()[2:4]] == [["r", "a"], ["r", "runs/b"]]
-    assert text.count("+2.0 ± 1.0 [+1.0, +3.0]") == 2
+    assert text.count("+2.0 ± 1.0 [-10.7, +14.7]") == 2
     assert "mine.txt, b.txt" in text and "embedded, sd" in text, "runs on different prompts or models are pointed out"
 
 
@@ -113,8 +114,8 @@ def test_the_text_of_a_cross_table_has_a_line_per_run() -> None:
 
 def test_the_text_of_an_evaluation_has_a_line_per_reward() -> None:
     lines = evaluation_table(run("a", [found()])).splitlines()
-    assert lines[4].split("  ")[0] == "r" and "+2.0 ± 1.0 [+1.0, +3.0]" in lines[4]
-    assert lines[5].startswith("diversity  0.30 ± 0.10 [0.20, 0.40]") and "0.1 ± 0 " in lines[5]
+    assert lines[4].split("  ")[0] == "r" and "+2.0 ± 1.0 [-10.7, +14.7]" in lines[4]
+    assert lines[5].startswith("diversity  0.30 ± 0.10 [-0.97, 1.57]") and "0.1 ± 0 " in lines[5]
 
 
 def test_missing_figures_are_left_out() -> None:

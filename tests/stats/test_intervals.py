@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from stepcredit.stats.intervals import (
     FEW_CLUSTERS,
     Estimate,
-    bootstrap_median,
     clustered_mean,
     mean_pairwise_distance,
+    median_interval,
     paired_difference,
-    t_half_width,
+    t_interval,
 )
 
 FLOATS = st.floats(-100, 100)
@@ -58,21 +58,61 @@ def test_copies_of_a_value_do_not_lower_the_standard_error():
     assert copied.interval == pytest.approx(once.interval)
 
 
-# Interval
+# Interval of a mean
 
 
-def test_two_clusters_resample_to_three_means():
-    # The means are 0 a quarter of the time, 1/2 half of it and 1 a quarter.
-    found = clustered_mean(tensor(0, 1), ["a", "b"], 0, level=0.6)
-    assert found.interval == (0, 1)
-    assert clustered_mean(tensor(0, 1), ["a", "b"], 0, level=0.4).interval == (0.5, 0.5)
+def test_the_t_interval_of_a_textbook_sample():
+    # Mean 5, standard deviation 2, t_{0.975, 4} = 2.776: 5 -+ 2.776 * 2 / sqrt(5) (Abramowitz and Stegun, table 26.10).
+    found = clustered_mean(tensor(3, 3, 5, 7, 7), range(5), 0)
+    assert found.method == "t"
+    assert found.interval == pytest.approx((5 - 2.4833, 5 + 2.4833), abs=1e-3)
+    # Differences 1, 2, 3: mean 2, standard deviation 1, t_{0.975, 2} = 4.303.
+    paired = paired_difference(tensor(2, 4, 6), tensor(1, 2, 3), range(3), 0)
+    assert paired.interval == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+
+
+def test_the_t_interval_of_clusters_uses_their_number_and_their_standard_error():
+    names = [row // 4 for row in range(24)]
+    found = clustered_mean(normal_clusters(6, 4, torch.Generator().manual_seed(0)).flatten(), names, 0)
+    half = 2.5706 * found.standard_error  # 5 degrees of freedom
+    assert found.interval == pytest.approx((found.mean - half, found.mean + half), abs=1e-4)
+
+
+def test_ten_clusters_have_a_bootstrap_and_fewer_a_t_interval():
+    few, many = (clustered_mean(torch.arange(count), range(count), 0) for count in (FEW_CLUSTERS - 1, FEW_CLUSTERS))
+    assert (few.method, many.method) == ("t", "bootstrap")
+    assert few.remark == many.remark == ""
+    assert clustered_mean(torch.arange(9), range(9), 0) == clustered_mean(torch.arange(9), range(9), 1)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 9])
+def test_intervals_of_few_seeds_cover_the_mean_as_often_as_they_say(count):
+    generator, rounds = torch.Generator().manual_seed(count), 2000
+    seeds = torch.randn(rounds, count, generator=generator, dtype=torch.float64) + 1
+    found = [clustered_mean(row, range(count), 0).interval for row in seeds]
+    assert sum(low <= 1 <= high for low, high in found) / rounds == pytest.approx(0.95, abs=0.015)
+    narrow = [clustered_mean(row, range(count), 0, level=0.8).interval for row in seeds]
+    assert sum(low <= 1 <= high for low, high in narrow) / rounds == pytest.approx(0.8, abs=0.025)
+
+
+def test_intervals_of_few_paired_differences_cover_the_difference():
+    generator, rounds, covered = torch.Generator().manual_seed(0), 2000, 0
+    for _ in range(rounds):
+        shared = 10 * torch.randn(5, generator=generator, dtype=torch.float64)
+        after, before = (torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(2))
+        low, high = paired_difference(shared + after + 2, shared + before, range(5), 0).interval
+        covered += low <= 2 <= high
+    assert covered / rounds == pytest.approx(0.95, abs=0.015)
+
+
+def test_equal_values_have_an_interval_of_width_0():
+    assert clustered_mean(tensor(2, 2, 2), range(3), 0).interval == (2, 2)
 
 
 def test_resamples_of_unequal_clusters_are_means_of_their_values():
-    # (4, 4) and (0): both drawn twice, or one of each.
-    found = clustered_mean(tensor(4, 4, 0), ["a", "a", "b"], 0, level=0.6)
-    assert found.interval == (0, 4)
-    assert clustered_mean(tensor(4, 4, 0), ["a", "a", "b"], 0, level=0.4).interval == pytest.approx((8 / 3, 8 / 3))
+    names = [row for row in range(12) for _ in range(row + 1)]
+    found = clustered_mean(torch.full((len(names),), 3.0), names, 0)
+    assert (found.method, found.interval) == ("bootstrap", (3, 3))
 
 
 def test_the_level_is_the_share_of_resampled_means_inside():
@@ -98,7 +138,7 @@ def test_intervals_of_clusters_cover_the_truth_and_those_of_images_do_not():
 
 
 def test_the_seed_determines_the_interval():
-    values, names = torch.randn(12, generator=torch.Generator().manual_seed(0)), [row // 2 for row in range(12)]
+    values, names = torch.randn(24, generator=torch.Generator().manual_seed(0)), [row // 2 for row in range(24)]
     first, again, other = (clustered_mean(values, names, seed) for seed in (3, 3, 2**70))
     assert first == again
     assert first.interval != other.interval and first.mean == other.mean
@@ -136,7 +176,9 @@ def test_what_both_sides_share_cancels():
 
 def test_equal_sides_have_difference_zero():
     values = torch.randn(40, generator=torch.Generator().manual_seed(0))
-    assert paired_difference(values, values, [row % 20 for row in range(40)], 0) == Estimate(0, 0, (0, 0))
+    assert paired_difference(values, values, [row % 20 for row in range(40)], 0) == Estimate(
+        0, 0, (0, 0), method="bootstrap"
+    )
 
 
 def test_the_difference_is_after_minus_before():
@@ -152,26 +194,18 @@ def test_one_cluster_has_no_interval():
     assert "one prompt" in found.remark
 
 
-def test_few_clusters_get_an_interval_with_a_warning():
-    few, enough = (clustered_mean(torch.arange(n), range(n), 0, unit="seed") for n in (2, FEW_CLUSTERS))
-    assert few.interval is not None
-    assert "2 seeds" in few.remark and "12.71" in few.remark
-    assert enough.remark == ""
-
-
 @pytest.mark.parametrize(
     ("level", "values", "published"),  # Abramowitz and Stegun, table 26.10
     [(0.95, 2, 12.706), (0.95, 5, 2.776), (0.95, 10, 2.262), (0.99, 4, 5.841)],
 )
-def test_t_half_width_is_the_published_quantile(level, values, published):
-    assert t_half_width(level, values) == pytest.approx(published, abs=5.1e-4)
+def test_t_intervals_have_the_published_quantiles(level, values, published):
+    assert t_interval(0.0, 1.0, values, level) == pytest.approx((-published, published), abs=5.1e-4)
 
 
 def test_recorded_intervals_do_not_change():
     """The docs quote intervals of these resamples, so they stay the same in every version."""
     values = torch.arange(12) ** 2
     assert clustered_mean(values, range(12), 0).interval == pytest.approx((20.75, 65.58333333333333))
-    assert bootstrap_median(values, 0).interval == (6.5, 72.5)
 
 
 # Distances
@@ -219,41 +253,65 @@ def test_points_must_be_a_matrix():
 
 
 def test_median_of_an_odd_and_an_even_number():
-    assert bootstrap_median(tensor(5, 1, 2), 0).median == 2
-    assert bootstrap_median(tensor(5, 1, 2, 9), 0).median == 3.5
+    assert median_interval(tensor(5, 1, 2)).median == 2
+    assert median_interval(tensor(5, 1, 2, 9)).median == 3.5
 
 
-def test_the_resampled_medians_of_three_values_are_the_values():
-    # Of 27 draws 7 have at least two 1s, 13 have median 2, 7 at least two 5s: 26%, 48%, 26%.
-    assert bootstrap_median(tensor(5, 1, 2), 0).interval == (1, 5)
-    assert bootstrap_median(tensor(5, 1, 2), 0, level=0.4).interval == (2, 2)
+@pytest.mark.parametrize(
+    ("count", "ranks", "coverage"),  # David and Nagaraja, Order Statistics, section 7.1; ranks count from 1
+    [
+        (2, (1, 2), 0.5),
+        (3, (1, 3), 0.75),
+        (4, (1, 4), 0.875),
+        (5, (1, 5), 0.9375),
+        (6, (1, 6), 0.96875),
+        (8, (1, 8), 0.9921875),
+        (9, (2, 8), 0.9609375),
+        (12, (3, 10), 0.96142578125),
+        (20, (6, 15), 0.95861053466796875),
+    ],
+)
+def test_the_interval_of_a_median_lies_between_two_order_statistics(count, ranks, coverage):
+    values = torch.randperm(count, generator=torch.Generator().manual_seed(0)) + 1
+    found = median_interval(values, unit="seed")
+    assert found.interval == ranks
+    assert found.coverage == pytest.approx(coverage)
+    assert ("[min, max]" in found.remark) == (ranks == (1, count))
+
+
+def test_the_interval_of_a_median_of_five_says_that_it_is_the_range():
+    remark = median_interval(tensor(1.58, 1.89, 1.73, 1.85, 3.25), unit="seed").remark
+    assert "5 seeds" in remark and "[min, max]" in remark and "93.8%" in remark
+
+
+def test_another_level_has_other_ranks():
+    assert median_interval(torch.arange(9), level=0.5).interval == (2, 6)
+    assert median_interval(torch.arange(9), level=0.999).interval == (0, 8)
 
 
 def test_an_outlier_does_not_move_the_median():
     values = tensor(1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 0.0)
     wild = values.clone()
     wild[8] = 1e6
-    assert bootstrap_median(wild, 0).median == bootstrap_median(values, 0).median == pytest.approx(1.55)
-    assert bootstrap_median(wild, 0).interval[1] < 2.1
+    assert median_interval(wild).median == median_interval(values).median == pytest.approx(1.55)
+    assert median_interval(wild).interval[1] < 2.1
 
 
-def test_median_intervals_cover_the_truth():
-    generator, rounds, covered = torch.Generator().manual_seed(2), 300, 0
-    for _ in range(rounds):
-        low, high = bootstrap_median(torch.randn(12, generator=generator), 0, resamples=1000).interval
-        covered += low <= 0 <= high
-    assert 0.88 < covered / rounds < 0.99
+@pytest.mark.parametrize("count", [3, 5, 6, 9, 12])
+def test_median_intervals_cover_the_median_as_often_as_they_say(count):
+    generator, rounds = torch.Generator().manual_seed(count), 2000
+    skewed = torch.randn(rounds, count, generator=generator, dtype=torch.float64).exp()  # median 1
+    found = [median_interval(row) for row in skewed]
+    covered = sum(each.interval[0] <= 1 <= each.interval[1] for each in found) / rounds
+    assert covered == pytest.approx(found[0].coverage, abs=0.02)
 
 
-def test_a_median_of_few_values_has_a_warning():
-    one = bootstrap_median(tensor(2), 0, unit="seed")
-    assert (one.median, one.interval) == (2, None) and "one seed" in one.remark
-    four, five = (bootstrap_median(torch.arange(count), 0, unit="seed") for count in (4, 5))
-    assert "4 seeds" in four.remark and four.interval is not None
-    assert five.remark == ""
+def test_the_median_of_one_value_has_no_interval():
+    one = median_interval(tensor(2), unit="seed")
+    assert (one.median, one.interval, one.coverage) == (2, None, None) and "one seed" in one.remark
 
 
 @pytest.mark.parametrize("values", [tensor(), tensor(1, float("nan")), torch.zeros(2, 2)])
 def test_a_median_of_bad_values_is_refused(values):
     with pytest.raises(ValueError, match="values"):
-        bootstrap_median(values, 0)
+        median_interval(values)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcredit.stats.intervals import as_json, bootstrap_median, clustered_mean, paired_difference
+from stepcredit.stats.intervals import as_json, clustered_mean, median_interval, paired_difference
 
 UNIT = "seed"
 BOOTSTRAP_SEED = 0
@@ -39,12 +39,13 @@ def median_factor(factors: Sequence[float | None]) -> dict[str, Any]:
         "of": len(known),
     }
     if not known:
-        return {"median": None, "interval": None, "remark": "no seed has both the arm and the reference"} | counts
-    return as_json(bootstrap_median(_column(known), BOOTSTRAP_SEED, unit=UNIT)) | counts
+        missing = dict.fromkeys(("median", "interval", "method", "coverage"))
+        return missing | {"remark": "no seed has both the arm and the reference"} | counts
+    return as_json(median_interval(_column(known), unit=UNIT)) | counts
 
 
 def _missing(reason: str) -> dict[str, Any]:
-    return {"mean": None, "standard_error": None, "interval": None, "remark": reason}
+    return dict.fromkeys(("mean", "standard_error", "interval", "method")) | {"remark": reason}
 
 
 def _column(values: Sequence[float]) -> Tensor:

@@ -94,8 +94,8 @@ def _curves(reward: str, arms: Arms) -> str:
     ]
     meaning = (
         f"Mean over the fresh seeds of the mean reward of each epoch, not smoothed. The band is the {LEVEL:.0%} "
-        "bootstrap interval over seeds; a single seed has none. Seconds are the mean over seeds at each epoch. Watched "
-        "rewards are measured on the same images and not trained on."
+        "interval over seeds; a single seed has none. Seconds are the mean over seeds at each epoch. Watched rewards "
+        "are measured on the same images and not trained on."
     )
     return f"{figure(chart, f'Mean reward{legend(lines)}', large=True)}\n{gallery(small)}\n{note(meaning)}"
 

@@ -11,14 +11,15 @@ from torch import Tensor
 from stepcredit.evaluation.base_and_tuned import BASE, TUNED
 from stepcredit.evaluation.measure import Measurement
 from stepcredit.evaluation.prompt_sets import PromptSet
-from stepcredit.stats.intervals import LEVEL, RESAMPLES, as_json, clustered_mean, paired_difference
+from stepcredit.stats.intervals import FEW_CLUSTERS, LEVEL, RESAMPLES, as_json, clustered_mean, paired_difference
 
 DIFFERENCE = "difference"
 UNIT = "prompt"
 ONE_IMAGE = "diversity needs at least two images per prompt: use --images 2 or more"
 METHOD = (
-    f"{LEVEL:.0%} percentile bootstrap with {RESAMPLES} resamples of whole prompts, because images of one prompt are "
-    "not independent; the standard error is also over prompts; differences are paired by prompt and noise"
+    f"{LEVEL:.0%} intervals over prompts, because images of one prompt are not independent: a percentile bootstrap "
+    f"with {RESAMPLES} resamples of whole prompts, or a t interval below {FEW_CLUSTERS} prompts; the standard error is "
+    "also over prompts; differences are paired by prompt and noise"
 )
 
 Sides = Mapping[str, Measurement]
@@ -29,6 +30,10 @@ Figure = dict[str, Any]
 
 def prompt_set_results(prompts: PromptSet, sides: Sides, seed: int) -> dict[str, Any]:
     """Summarize the measurements on one prompt set.
+
+    Clusters are prompts. Lists of prompts are usually long enough for the bootstrap, which needs no normal scores: a
+    reward is often bounded or skewed over prompts. Fewer than FEW_CLUSTERS prompts have t intervals, see
+    `clustered_mean`.
 
     Args:
         seed: of the bootstrap.

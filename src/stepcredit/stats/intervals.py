@@ -1,14 +1,17 @@
 """Means and medians of clustered values, with standard errors and confidence intervals.
 
-Images of one prompt, or figures of one seed, are not independent. The bootstrap therefore resamples whole clusters, and
-the standard error is that of the clusters.
+Images of one prompt, or figures of one seed, are not independent. Every interval is therefore one over whole clusters:
+
+- the mean of fewer than FEW_CLUSTERS clusters has a Student's t interval
+- the mean of FEW_CLUSTERS clusters or more has a percentile interval of the bootstrap
+- a median has the interval between two order statistics
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +21,10 @@ from stepcredit.maths._checks import require_dims, require_shape
 RESAMPLES = 10_000
 LEVEL = 0.95
 FEW_CLUSTERS = 10
-"""With fewer clusters an interval carries a warning: of normal clusters, 5 cover 84% and 8 cover 89% instead of 95%."""
-FEW_VALUES = 5
-"""With fewer values a median's interval carries a warning: of normal values, 4 cover 87% and 5 cover 93%, not 95%."""
+"""With fewer clusters, a mean has a t interval. The bootstrap would cover 83% for 5 normal clusters and 89% for 8."""
 _BLOCK = 2**20
+
+Method = Literal["t", "bootstrap", "order statistics"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class Estimate:
         standard_error: None for one cluster.
         interval: (low, high); None for one cluster.
         remark: a warning about the interval, or why there is none; otherwise empty.
+        method: how the interval was computed, `t` or `bootstrap`; None without an interval.
     """
 
     mean: float
     standard_error: float | None
     interval: tuple[float, float] | None
     remark: str = ""
+    method: Method | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,16 @@ class Median:
     Attributes:
         median: of all values.
         interval: (low, high); None for one value.
-        remark: a warning about the interval, or why there is none; otherwise empty.
+        remark: a note about the interval, or why there is none; otherwise empty.
+        method: `order statistics`; None without an interval.
+        coverage: probability that such an interval contains the median of the population; None without an interval.
     """
 
     median: float
     interval: tuple[float, float] | None
     remark: str = ""
+    method: Method | None = None
+    coverage: float | None = None
 
 
 def as_json(estimate: Estimate | Median) -> dict[str, Any]:
@@ -71,15 +80,21 @@ def clustered_mean(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """The mean, its cluster-robust standard error, and the percentile interval of a cluster bootstrap.
+    """The mean, its cluster-robust standard error, and a confidence interval.
 
         standard error = sqrt(C / (C - 1) sum_c (S_c - n_c mean)^2) / N
 
     S_c is the sum and n_c the number of values in cluster c of C, and N is the number of all values. For clusters of
-    equal size this is the standard deviation of the cluster means divided by sqrt(C). A resample draws C whole clusters
-    with replacement and takes the mean of their values. The interval lies between the (1 -+ level) / 2 quantiles of
-    `resamples` such means. Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sections 3.8
-    and 5.3.1.
+    equal size this is the standard deviation of the cluster means divided by sqrt(C).
+
+    Below FEW_CLUSTERS clusters, the interval is Student's t interval, which is exact for normal clusters of equal size:
+
+        mean -+ t_{(1 + level) / 2, C - 1} standard error
+
+    From FEW_CLUSTERS on, it is the percentile interval of a cluster bootstrap, which assumes no distribution and need
+    not be symmetric. A resample draws C whole clusters with replacement and takes the mean of their values. The
+    interval lies between the (1 -+ level) / 2 quantiles of `resamples` such means. For few clusters it would be too
+    narrow. Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), sections 3.8 and 5.3.1.
 
     The resamples come from a torch generator and not from `scipy.stats.bootstrap`, whose random numbers would change
     the intervals of results that are already published.
@@ -95,16 +110,18 @@ def clustered_mean(
     Raises:
         ValueError: values that are not (N,) with N >= 1 or not finite, or not one name per value.
 
-    Degenerate cases: one cluster has no standard error and no interval. Fewer than FEW_CLUSTERS clusters get an
-    interval with the warning that it is too narrow, and the half width of a Student's t interval in standard errors.
+    Degenerate cases: one cluster has no standard error and no interval. If all cluster means are equal, the interval
+    has width 0.
     """
     sums, counts = _totals(values, clusters)
-    mean, number = sums.sum() / counts.sum(), len(sums)
+    mean, number = float(sums.sum() / counts.sum()), len(sums)
     if number == 1:
-        return Estimate(float(mean), None, None, _single(unit))
-    error = ((sums - counts * mean).square().sum() * number / (number - 1)).sqrt() / counts.sum()
+        return Estimate(mean, None, None, _single(unit))
+    error = float(((sums - counts * mean).square().sum() * number / (number - 1)).sqrt() / counts.sum())
+    if number < FEW_CLUSTERS:
+        return Estimate(mean, error, t_interval(mean, error, number, level), method="t")
     interval = _percentiles(_resampled_means(sums, counts, seed, resamples), level)
-    return Estimate(float(mean), float(error), interval, _warning(number, unit, level))
+    return Estimate(mean, error, interval, method="bootstrap")
 
 
 def paired_difference(
@@ -132,34 +149,38 @@ def paired_difference(
     return clustered_mean(difference, clusters, seed, unit=unit, level=level, resamples=resamples)
 
 
-def bootstrap_median(
-    values: Tensor, seed: int, *, unit: str = "value", level: float = LEVEL, resamples: int = RESAMPLES
-) -> Median:
-    """The median and the percentile interval of its bootstrap.
+def median_interval(values: Tensor, *, unit: str = "value", level: float = LEVEL) -> Median:
+    """The median, and the interval between two order statistics of the values.
 
-    The interval lies between the (1 -+ level) / 2 quantiles of the medians of `resamples` draws of N values with
-    replacement. The median of an even number of values is the mean of the two in the middle. Use it for values such as
-    ratios, where only the order of extreme values is meaningful. Source: Davison and Hinkley, Bootstrap Methods and
-    their Application (1997), section 2.3. On scipy see `clustered_mean`.
+    With X ~ Binomial(N, 1/2), the interval from the k-th smallest to the k-th largest of N values contains the median
+    of any continuous distribution with probability 1 - 2 P(X < k). k is the largest rank for which this is at least
+    `level`. Of fewer than 6 values, even [min, max] covers less than 95%: 50% for 2 values, 75% for 3, 87.5% for 4 and
+    93.75% for 5. Such an interval is [min, max], and a note gives its coverage.
+
+    The median of an even number of values is the mean of the two in the middle. Use it for values such as ratios, where
+    only the order of extreme values is meaningful. Source: David and Nagaraja, Order Statistics (2003), section 7.1.
 
     Args:
         values: (N,), finite, N at least 1; computed in float64 on the CPU.
-        seed, level, resamples: as for `clustered_mean`.
-        unit: what a value is called in warnings.
+        unit: what a value is called in notes.
+        level: in (0, 1).
 
     Raises:
         ValueError: values that are not (N,) with N >= 1 or not finite.
 
-    Degenerate cases: one value has no interval. Fewer than FEW_VALUES values get an interval with the warning that it
-    is too narrow.
+    Degenerate case: one value has no interval.
     """
-    sample, count = _finite(values), len(values)
+    ordered, count = _finite(values).sort().values, len(values)
+    median = float((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
     if count == 1:
-        return Median(float(sample), None, _single(unit))
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    draws = sample[torch.randint(count, (resamples, count), generator=generator)]
-    warning = f"{count} {unit}s only: the interval is too narrow" if count < FEW_VALUES else ""
-    return Median(float(_median(sample)), _percentiles(_median(draws), level), warning)
+        return Median(median, None, _single(unit))
+    from scipy.stats import binom  # takes half a second to import, and training does not need it
+
+    rank = max(int(binom.ppf((1 - level) / 2, count, 0.5)), 1)
+    coverage = 1 - 2 * float(binom.cdf(rank - 1, count, 0.5))
+    note = f"the interval of the median of {count} {unit}s is [min, max], which covers {coverage:.1%}"
+    interval = float(ordered[rank - 1]), float(ordered[count - rank])
+    return Median(median, interval, note if rank == 1 else "", "order statistics", coverage)
 
 
 def mean_pairwise_distance(points: Tensor) -> float | None:
@@ -174,15 +195,18 @@ def mean_pairwise_distance(points: Tensor) -> float | None:
     return float(torch.pdist(points.detach().cpu().double()).mean())
 
 
-def t_half_width(level: float, values: int) -> float:
-    """Half the width of a Student's t interval for the mean of `values` values, in standard errors.
+def t_interval(mean: float, standard_error: float, values: int, level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of the mean of `values` values, which are at least 2.
 
-    >>> round(t_half_width(0.95, 5), 2), round(t_half_width(0.95, 8), 2)
-    (2.78, 2.36)
+    >>> [round(end, 2) for end in t_interval(0.0, 1.0, 5)]
+    [-2.78, 2.78]
     """
     from scipy.stats import t  # takes half a second to import, and training does not need it
 
-    return float(t.ppf((1 + level) / 2, values - 1))
+    if standard_error == 0:  # scipy returns NaN
+        return mean, mean
+    low, high = t.interval(level, values - 1, mean, standard_error)
+    return float(low), float(high)
 
 
 def _totals(values: Tensor, clusters: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
@@ -204,12 +228,6 @@ def _finite(values: Tensor) -> Tensor:
     return values.detach().cpu().double()
 
 
-def _median(values: Tensor) -> Tensor:
-    """The median over the last dimension; `torch.median` would return the lower of two middle values."""
-    ordered, count = values.sort(-1).values, values.shape[-1]
-    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
-
-
 def _percentiles(statistics: Tensor, level: float) -> tuple[float, float]:
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(statistics, tails).tolist()
@@ -218,15 +236,6 @@ def _percentiles(statistics: Tensor, level: float) -> tuple[float, float]:
 
 def _single(unit: str) -> str:
     return f"one {unit} only: no interval, because it does not show how much {unit}s differ"
-
-
-def _warning(clusters: int, unit: str, level: float) -> str:
-    if clusters >= FEW_CLUSTERS:
-        return ""
-    return (
-        f"{clusters} {unit}s only: the interval is too narrow; a t interval would be "
-        f"± {t_half_width(level, clusters):.2f} standard errors"
-    )
 
 
 def _resampled_means(sums: Tensor, counts: Tensor, seed: int, resamples: int) -> Tensor:
