@@ -105,6 +105,11 @@ def test_bundled_recipes_use_their_own_list_in_fixed_order_and_others_shuffled(r
     assert recipes.load("sd15_aesthetic", ["prompts.source=mine.txt"]).prompts.order == "random"
 
 
+def test_a_run_that_cannot_learn_is_refused_before_the_model_is_loaded(here: Path, toy: list[ToyPolicy]) -> None:
+    line = refused("train", *TOY, "sample.images_per_prompt=1", "sample.prompts_per_epoch=8")
+    assert "sample.images_per_prompt" in line and "train.advantage" in line and not toy
+
+
 def test_long_lines_are_not_wrapped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     path = here / ("long " * 30) / "[bold]:smile:"

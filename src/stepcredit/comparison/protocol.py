@@ -17,6 +17,7 @@ from stepcredit.prompts import load_prompts
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards.core.definition import require_reward_options
 from stepcredit.runs import recipes
+from stepcredit.training.learnable import require_advantages
 
 SHAPES_MODELS = ("embedded", "embedded-flow")
 SHAPES_PROMPTS = ("shapes", "shapes-held-out")
@@ -245,7 +246,7 @@ def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
     try:
         load_plugins(config.run.plugins)
         build_credit(config.credit)
-        load_prompts(config.prompts.source)
+        require_advantages(config, load_prompts(config.prompts.source))
     except InputError as error:
         raise InputError(f"arm '{arm}': {error}") from error
     for part in reward_parts(config.reward):

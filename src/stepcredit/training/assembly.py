@@ -17,6 +17,7 @@ from stepcredit.policy.samplers import SAMPLERS
 from stepcredit.prompts import load_prompts
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.runs.directory import RunDirectory
+from stepcredit.training.learnable import require_advantages
 from stepcredit.training.parts import Parts, require_noise
 from stepcredit.types import CreditAssigner, Policy, Prompt
 
@@ -62,6 +63,7 @@ def assemble(config: TrainConfig, directory: RunDirectory, objects: Objects) -> 
     require_objects(config, objects, directory)
     load_plugins(config.run.plugins)
     prompts = objects.prompts or load_prompts(prompt_source(config, directory))
+    require_advantages(config, prompts)
     credit = objects.credit or build_credit(config.credit, config.run.seed)
     reward = objects.reward or build_reward(config.reward)
     algorithm = build_algorithm(config.train)
