@@ -25,6 +25,7 @@ from _panels import PANEL, side_by_side
 from stepcredit.comparison.report_page import curve_lines
 from stepcredit.comparison.tables import reward_sections
 from stepcredit.report.charts import line_chart
+from stepcredit.runs.versions import versions_text
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
 
 def section(results: Mapping[str, Any]) -> str:
     """All tables, with headings one level down, and the setting of the measurement."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["protocol"]["versions"].items())
+    versions = versions_text(results["versions"])
     runs = sum(len(arm["by_seed"]) for found in results["rewards"].values() for arm in found["arms"].values())
     setting = (
         f"{runs} runs on fresh seeds {', '.join(map(str, results['protocol']['fresh_seeds']))}, {results['jobs']} at a "

@@ -25,6 +25,7 @@ from typing import Any
 from _page import DOCS, fill
 
 from stepcredit.comparison.tables import pipes
+from stepcredit.runs.versions import result_versions
 
 CHECKER = "alignment"
 DIVERSITY = "diversity"
@@ -60,7 +61,8 @@ def measure_runs(folder: Path, rewards: Sequence[str], images: int, seed: int) -
         if name not in results:
             print(f"{name}  ({len(results)} of {len(runs)})", file=sys.stderr, flush=True)
             results[name] = evaluate_run(run, rewards, images, seed)
-            file.write_text(json.dumps({"asked": settings, "found": results}, indent=1) + "\n", encoding="utf-8")
+            stored = {"asked": settings, "versions": result_versions(), "found": results}
+            file.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     return results
 
 

@@ -20,6 +20,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from stepcredit.runs.versions import result_versions, versions_text
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,6 +39,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         curves = dict(zip(options.seeds, pool.map(one, options.seeds), strict=True))
     print(f"{options.recipe} {' '.join(options.overrides)}; {machine()}; {options.jobs} run(s) at a time")
+    print(versions_text(result_versions()))
     print("seed    first     last     gain  queries  seconds")
     for seed, rows in curves.items():
         first, last = ends(rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.cli.command_line import TOY, only_line, refused, stepcredit, tree
 from tests.toy_policy import ToyPolicy
 
@@ -302,3 +303,10 @@ def test_a_run_without_checkpoint_and_an_unknown_folder_are_refused(here: Path) 
 def test_a_failing_reward_names_the_run_and_the_prompt() -> None:
     line = refused("evaluate", run("a"), "--prompts", "mine.txt", "--reward", "mine.py:broken")
     assert line.startswith("a, mine.txt prompts, image 1 of prompt 'a hill': reward 'mine.py:broken' raised ValueError")
+
+
+def test_results_carry_the_versions_that_they_were_made_with() -> None:
+    arguments = ["evaluate", run("a"), "--prompts", "mine.txt", "--images", "1"]
+    found = evaluated(*arguments[1:])["versions"]
+    assert found["packages"]["torch"] == torch.__version__ and found["packages"]["stepcredit"] and found["python"]
+    assert f"torch {torch.__version__}" in stepcredit(*arguments).out

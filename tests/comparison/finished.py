@@ -17,6 +17,7 @@ from stepcredit.comparison.learning_rates import RateChoice
 from stepcredit.comparison.results import comparison_results
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.image_grid import save_grid
+from stepcredit.runs.versions import result_versions
 
 RATE = 0.01
 CREDIT = {"uniform": [1.0, 1.0, 1.0], "linear": [1.5, 1.0, 0.5], "third": [2.0, 0.7, 0.3]}
@@ -44,7 +45,10 @@ def finished_comparison(
     for cell, found in curves.items():
         _write_run(RunDirectory(directory.run(cell)), cell.arm, len(found.rewards), caption)
     results = comparison_results(made, choices, curves)
-    directory.write_json(directory.results_path, results | {"protocol": made.tree(), "failed": [], "jobs": 1})
+    directory.write_json(
+        directory.results_path,
+        results | {"protocol": made.tree(), "versions": result_versions(), "failed": [], "jobs": 1},
+    )
     return directory
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import re
 import select
 import shutil
@@ -16,6 +17,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tests.comparison.faked import FILE, fake_compare, results
 
@@ -105,6 +107,15 @@ def children(parent: int) -> list[int]:
 
 
 # Without interruption
+
+
+def test_results_carry_the_versions_that_they_were_made_with(whole: Path) -> None:
+    versions = results(whole)["versions"]
+    assert versions["packages"]["torch"] == torch.__version__ and versions["packages"]["stepcredit"]
+    assert versions["python"] == platform.python_version()
+    assert f"torch {torch.__version__}" in (whole / "summary.md").read_text()
+    protocol = yaml.safe_load((whole / "protocol.yaml").read_text())["protocol"]
+    assert protocol["versions"] == versions["packages"]
 
 
 def test_rates_are_chosen_on_tuning_seeds_and_arms_compared_on_fresh_seeds(whole: Path) -> None:

@@ -16,6 +16,7 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation.sources import evaluate_sources
 from stepcredit.evaluation.tables import cross_table, evaluation_table
 from stepcredit.runs.progress import live_bar
+from stepcredit.runs.versions import versions_text
 from stepcredit.utils.files import write_atomically
 
 _WIDTH = 110
@@ -60,7 +61,11 @@ def evaluate(
 
 def _text(result: dict[str, Any]) -> str:
     blocks = [*map(evaluation_table, result["evaluations"]), *map(cross_table, result["cross"])]
-    notes = [f"mean ± standard error [interval]: {result['uncertainty']}", f"diversity: {result['diversity']}"]
+    notes = [
+        f"mean ± standard error [interval]: {result['uncertainty']}",
+        f"diversity: {result['diversity']}",
+        f"versions: {versions_text(result['versions'])}",
+    ]
     return "\n\n".join([*blocks, *(textwrap.fill(note, _WIDTH) for note in notes)])
 
 

@@ -23,6 +23,7 @@ from stepcredit.comparison.tables import markdown
 from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.runs.directory import environment
+from stepcredit.runs.versions import build_versions, result_versions
 from stepcredit.utils.files import locked, write_atomically
 
 
@@ -65,7 +66,7 @@ def compare(
         StepcreditError: runs failed, and `skip_failed` is False. All other runs are finished.
     """
     begun = environment(command)
-    protocol = make_protocol(file, begun["packages"])
+    protocol = make_protocol(file, build_versions())
     directory = open_comparison(folder, protocol, begun)
     places = slots(protocol.base, file.jobs)
     progress = progress or Progress()
@@ -85,6 +86,7 @@ def compare(
     results = {
         **comparison_results(protocol, choices, _curves(protocol, directory, cells)),
         "protocol": protocol.tree(),
+        "versions": result_versions(),
         "failed": [str(failure) for failure in failures],
         "jobs": len(places),
     }

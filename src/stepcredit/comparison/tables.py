@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stepcredit.evaluation.tables import aligned, estimate_text, remarks
+from stepcredit.runs.versions import versions_text
 
 Table = list[list[str]]
 """Rows of cells. The first row holds the headings."""
@@ -205,6 +206,7 @@ def _flat_reference(reference: Mapping[str, Any]) -> list[str]:
 def notes(results: Mapping[str, Any]) -> list[str]:
     """What the figures in the tables mean."""
     method = results["method"]
+    versions = results.get("versions")  # version 0.1 did not record them
     return [
         f"mean ± standard error [interval], median [interval]: {method['uncertainty']}",
         f"reward: {method['rewards']}",
@@ -213,6 +215,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         f"query speed-up: {method['factor']}",
         f"at matched reward: {method['watched_at_reference']}",
         f"seconds: {method['seconds']}; {results['jobs']} at a time",
+        *([f"versions: {versions_text(versions)}"] if versions else []),
     ]
 
 

@@ -16,6 +16,7 @@ from stepcredit.evaluation.prompt_sets import PromptSet, choose_prompt_sets
 from stepcredit.evaluation.results import METHOD, prompt_set_results
 from stepcredit.evaluation.reward_set import choose_rewards
 from stepcredit.evaluation.source import Source, open_source
+from stepcredit.runs.versions import result_versions
 from stepcredit.types import Policy
 
 
@@ -47,7 +48,8 @@ def evaluate_sources(
 
     Returns:
         What `stepcredit evaluate --json` prints: `evaluations`, one for each name (see `evaluate_policy`), `cross`,
-        `seed`, `images_per_prompt`, and the methods in words as `uncertainty` and `diversity`.
+        `seed`, `images_per_prompt`, the methods in words as `uncertainty` and `diversity`, and `versions` (see
+        `result_versions`).
 
     Raises:
         InputError: a bad source, prompt set or reward; raised before anything is sampled.
@@ -77,6 +79,7 @@ def evaluate_sources(
         "images_per_prompt": images,
         "uncertainty": METHOD,
         "diversity": f"mean distance of the images of one prompt: {METRIC}",
+        "versions": result_versions(),
         "evaluations": evaluations,
         "cross": cross_tables(evaluations) if cross else [],
     }
