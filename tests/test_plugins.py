@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
+import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from stepcredit import plugins
 from stepcredit.errors import InputError
-from stepcredit.plugins import load_attribute, load_entry_points, load_plugin
+from stepcredit.plugins import PluginState, load_attribute, load_entry_points, load_plugin
+
+START = """
+import sys
+from stepcredit.cli.main import main
+sys.exit(main())
+"""
 
 
 @pytest.fixture
@@ -19,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder. Modules imported from it are forgotten afterwards."""
     before = set(sys.modules)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
     yield tmp_path
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
@@ -45,11 +58,122 @@ def test_files_with_the_same_name_are_different_plugins(folder: Path) -> None:
     assert [load_plugin(f"{number}/mine.py").NUMBER for number in (1, 2)] == [1, 2]
 
 
-def test_a_file_leaves_the_import_path_alone(folder: Path) -> None:
-    (folder / "mine.py").write_text("")
-    before = list(sys.path)
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+NEIGHBORS = {
+    "a file and a neighbor": ({"sub/mine.py": "import helper\nVALUE = helper.VALUE", "sub/helper.py": "VALUE = 1"}, ""),
+    "a file and a module in the current folder": (
+        {"sub/mine.py": "from helper import VALUE", "helper.py": "VALUE = 1"},
+        "",
+    ),
+    "a file and a package in the current folder": (
+        {"sub/mine.py": "from tools.helper import VALUE", "tools/helper.py": "VALUE = 1"},
+        "",
+    ),
+    "a relative import": ({"sub/mine.py": "from .helper import VALUE", "sub/helper.py": "VALUE = 1"}, ""),
+    "a relative import in a package": (
+        {
+            "__init__.py": "",
+            "sub/__init__.py": "",
+            "sub/mine.py": "from . import helper\nfrom ..other import VALUE",
+            "sub/helper.py": "",
+            "other.py": "VALUE = 1",
+        },
+        "",
+    ),
+    "an import in a function": (
+        {"sub/mine.py": "def later():\n    import helper\n    return helper.VALUE", "sub/helper.py": "VALUE = 1"},
+        "",
+    ),
+    "a name with a dot": (
+        {"sub/mine.v2.py": "from .helper import VALUE", "sub/helper.py": "VALUE = 1"},
+        "sub/mine.v2.py",
+    ),
+    "a module in the current folder": (
+        {"my_module.py": "import helper\nVALUE = helper.VALUE", "helper.py": "VALUE = 1"},
+        "my_module",
+    ),
+    "a module of a package": (
+        {"my_package/mine.py": "from .helper import VALUE", "my_package/helper.py": "VALUE = 1"},
+        "my_package.mine",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NEIGHBORS)
+def test_modules_in_the_folder_of_a_file_and_in_the_current_folder_are_found(folder: Path, case: str) -> None:
+    files, name = NEIGHBORS[case]
+    write(folder / "here", files)
+    os.chdir(folder / "here")
+    module = load_plugin(name or "sub/mine.py")
+    os.chdir(folder)
+    assert (module.later() if case == "an import in a function" else module.VALUE) == 1
+
+
+def test_each_file_gets_its_own_neighbor(folder: Path) -> None:
+    for number in "12":
+        write(folder / number, {"mine.py": "import helper\nfrom tools import x", "helper.py": f"NUMBER = {number}"})
+        write(folder / number, {"tools/x.py": f"NUMBER = {number}"})
+    modules = [load_plugin(f"{number}/mine.py") for number in "12"]
+    assert [module.helper.NUMBER for module in modules] == [1, 2]
+    assert [module.x.NUMBER for module in modules] == [1, 2]
+
+
+def test_a_module_belongs_to_the_current_folder(folder: Path) -> None:
+    for number in "12":
+        write(folder / number, {"my_own_module.py": f"NUMBER = {number}"})
+        os.chdir(folder / number)
+        assert int(number) == load_plugin("my_own_module").NUMBER
+
+
+def test_neighbors_do_not_hide_installed_packages(folder: Path) -> None:
+    write(folder, {"mine.py": "import mypy_extensions_of_nobody", "mypy_extensions_of_nobody.py": "", "netrc.py": ""})
+    sys.modules.pop("netrc", None)
     load_plugin("mine.py")
-    assert sys.path == before and "mine" not in sys.modules
+    assert str(folder) not in str(importlib.import_module("netrc").__file__)
+
+
+def test_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    write(folder / "home", {"mine.py": "NUMBER = 1"})
+    assert load_plugin("~/mine.py").NUMBER == 1
+
+
+def test_another_process_imports_the_same_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder / "here", {"mine.py": "import helper", "helper.py": "", "my_reward.py": "NUMBER = 1"})
+    monkeypatch.setattr(plugins, "_loaded", {})
+    os.chdir(folder / "here")
+    load_plugin("mine.py")
+    state = pickle.loads(pickle.dumps(PluginState.of_this_process()))  # noqa: S301
+    os.chdir(folder)
+    state.restore()
+    assert Path.cwd() == folder / "here"
+    assert load_plugin("my_reward").NUMBER == 1
+
+
+@pytest.mark.parametrize("start", ["module", "script"])
+def test_a_reward_is_found_however_the_program_is_started(folder: Path, start: str) -> None:
+    """`python -m stepcredit` has the current folder on its import path; the installed script has its own folder."""
+    write(folder, {"my_reward.py": "import helper\nscore = helper.score", "bin/start.py": START})
+    write(
+        folder, {"helper.py": "def score(images):\n    import later\n    return images.mean((1, 2, 3))", "later.py": ""}
+    )
+    Image.new("RGB", (8, 8), "white").save(folder / "white.png")
+    command = {"module": ["-m", "stepcredit"], "script": ["bin/start.py"]}[start]
+    path = os.pathsep.join([str(Path(plugins.__file__).parents[1])])
+    result = subprocess.run(
+        [sys.executable, *command, "score", "my_reward:score", "white.png", "--prompt", "white", "--json"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)[0]["score"] == 1
 
 
 def test_a_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from tests.cli.command_line import TOY, only_line, refused, rows, stepcredit
 
 from stepcredit.credit import CREDIT
@@ -60,9 +61,22 @@ def test_list_shows_the_parts_of_a_plugin(plugin: str) -> None:
     assert "plugin_warmth" in stepcredit("list", "reward", "--plugin", plugin).out
 
 
+def test_score_knows_the_rewards_of_a_plugin(here: Path, plugin: str) -> None:
+    Image.new("RGB", (8, 8), "red").save(here / "red.png")
+    said = stepcredit("score", "plugin_warmth", "red.png", "--prompt", "red", "--plugin", plugin, "--json")
+    assert json.loads(said.out)[0]["score"] == 1
+
+
 def test_a_plugin_that_cannot_be_imported_is_one_line(here: Path) -> None:
     (here / "broken.py").write_text("import math\nmath.nothing\n")
-    for command in (["train"], ["sample", "embedded", "--prompt", "x"], ["evaluate", "embedded"], ["compare", "x"]):
+    for command in (
+        ["train"],
+        ["sample", "embedded", "--prompt", "x"],
+        ["evaluate", "embedded"],
+        ["compare", "x"],
+        ["score", "warmth", "x.png", "--prompt", "x"],
+        ["serve-reward", "warmth"],
+    ):
         said = stepcredit(*command, "--plugin", "broken.py")
         assert said.code == 2
         assert "broken.py" in only_line(said) and "nothing" in only_line(said)

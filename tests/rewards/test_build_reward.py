@@ -119,13 +119,6 @@ def test_a_function_object_or_class_of_a_file(
     assert score(reward) == [expected, expected]
 
 
-def test_a_file_does_not_change_sys_path(mine: Path) -> None:
-    before = list(sys.path)
-    build(f"{mine}:score")
-    assert sys.path == before
-    assert "my_rewards" not in sys.modules
-
-
 def test_a_relative_file(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(mine.parent)
     assert score(build("my_rewards.py:score")) == [0.5, 0.5]

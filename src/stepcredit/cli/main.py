@@ -271,10 +271,12 @@ def serve_reward(
     max_images: MaxImages = 256,
     max_pixels: MaxPixels = 2**25,
     queue: Queue = 32,
+    plugin: Plugins = None,
 ) -> None:
     """Serve rewards over HTTP, for `reward.remote` of runs on other machines."""
     from stepcredit.cli.serve_reward import serve_reward as command
 
+    _load(plugin)
     limits = {"request_bytes": max_bytes, "images": max_images, "pixels": max_pixels, "queue": queue}
     command(names, host, port, token_file, option or [], limits)
 
@@ -318,11 +320,17 @@ RewardOptions = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", he
 
 @app.command()
 def score(
-    reward: Reward, images: ImageFiles, prompt: ScoredPrompts, option: RewardOptions = None, json: Json = False
+    reward: Reward,
+    images: ImageFiles,
+    prompt: ScoredPrompts,
+    option: RewardOptions = None,
+    json: Json = False,
+    plugin: Plugins = None,
 ) -> None:
     """Score image files with a reward."""
     from stepcredit.cli.score import score as command
 
+    _load(plugin)
     command(reward, images, prompt, option or [], json)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 
 from stepcredit.config import ComponentSection, RewardSection, TrainConfig
 from stepcredit.errors import InputError
+from stepcredit.plugins import find_module_file
 from stepcredit.prompts import prompt_names
+from stepcredit.utils.files import expanded
 
 
 def user_file_digests(configs: Iterable[TrainConfig]) -> dict[str, str]:
@@ -24,7 +25,7 @@ def user_file_digests(configs: Iterable[TrainConfig]) -> dict[str, str]:
     for config in configs:
         source = config.prompts.source
         if source not in prompt_names() and ":" not in source:
-            paths[source] = Path(source)
+            paths[source] = expanded(source)
         rewards = [part.name for part in reward_parts(config.reward) if part.remote is None]
         modules = [name.rpartition(":")[0] for name in (source, config.credit.name, *rewards)]
         for module in [*config.run.plugins, *filter(None, modules)]:
@@ -39,10 +40,7 @@ def reward_parts(reward: RewardSection) -> Sequence[RewardSection | ComponentSec
 
 def _code(module: str) -> Path | None:
     """The file of a module, given by its name or path; None if it has no file."""
-    if module.endswith(".py"):
-        return Path(module)
-    spec = find_spec(module)
-    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin is not None else None
+    return expanded(module) if module.endswith(".py") else find_module_file(module)
 
 
 def _digest(path: Path) -> str:

@@ -97,9 +97,10 @@ def build_reward(section: RewardSection) -> CheckedReward:
             user function that cannot be imported.
     """
     if section.ray_workers is not None:
-        return checked(ray_reward(section), section.name)
+        return CheckedReward(ray_reward(section), section.name, copies_arguments=False)
     if section.components:
-        return checked(Mixture({part.called: (_one(part, part.called), part) for part in section.components}), MIXTURE)
+        parts = {part.called: (_one(part, part.called), part) for part in section.components}
+        return CheckedReward(Mixture(parts), MIXTURE, copies_arguments=False)
     return _one(section, section.name)
 
 
@@ -107,5 +108,6 @@ def _one(section: RewardSection | ComponentSection, name: str) -> CheckedReward:
     if section.name == MIXTURE:
         raise InputError("the reward 'mixture' needs reward.components: list the rewards with a name and a weight each")
     if section.remote is not None:
-        return checked(remote_reward(section.name, section.remote, section.options), name)
+        reward = remote_reward(section.name, section.remote, section.options)
+        return CheckedReward(reward, name, copies_arguments=False)
     return checked(make_reward(REWARDS.get(section.name), section.name, section.options), name)

@@ -261,6 +261,19 @@ def test_two_local_actors(ray: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
+def test_actors_find_the_modules_of_the_current_folder(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_reward.py").write_text("from my_helper import score\n")
+    (tmp_path / "my_helper.py").write_text("def score(images):\n    return images.mean((1, 2, 3))\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_reward:score", "my_reward.py:score"):
+        shared = build_reward(RewardSection(name=name, ray_workers=1))
+        assert shared(torch.ones(2, 3, 4, 4), ["a", "b"], [{}, {}]).tolist() == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 def test_insufficient_resources(ray: Any) -> None:
     with pytest.raises(InputError, match="ray_workers is 3, which needs 3 CPUs, but Ray has 2"):
         build_reward(RewardSection(name="warmth", ray_workers=3))

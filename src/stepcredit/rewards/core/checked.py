@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from stepcredit.errors import InputError, RewardError, shortened
+from stepcredit.rewards.core.copies import copied_metadata
 from stepcredit.rewards.core.scores import Scores
+from stepcredit.utils.global_state import RandomState, settings_restored
 
 
 class Scorer(Protocol):
@@ -24,18 +26,26 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class CheckedReward:
-    """A reward whose scores are verified at every call.
+    """A reward whose scores are verified at every call, and whose calls change nothing outside it.
+
+    The reward receives copies, so it may normalize the images in place, sort the prompts or pop keys of the metadata.
+    Settings of torch, numpy and the process that it changes are restored after the call, see `settings_restored`. Its
+    random numbers continue from call to call, and do not affect any others.
 
     Attributes:
         reward: returns one number per image as a tensor on any device, an array or a sequence; or Scores.
         name: what errors, metrics and reports call it.
+        copies_arguments: False for a reward that is known to leave its arguments as they are.
     """
 
     reward: Scorer
     name: str
+    copies_arguments: bool = True
+    _random: RandomState = field(default_factory=RandomState, init=False, repr=False, compare=False)
+    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
-        """Score B images without gradients.
+        """Score B images without gradients. The arguments stay as they are.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
@@ -63,8 +73,10 @@ class CheckedReward:
         return Scores(self._verified(output.values, prompts), components)
 
     def _call(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Any:
+        if self.copies_arguments:
+            images, prompts, metadata = images.detach().clone(), list(prompts), copied_metadata(metadata)
         try:
-            with torch.no_grad():
+            with settings_restored(f"reward '{self.name}'", self._warned), self._random.active(), torch.no_grad():
                 return self.reward(images, prompts, metadata)
         except (InputError, RewardError) as error:
             raise self._error(f"failed: {error}") from error

@@ -12,13 +12,14 @@ from stepcredit.errors import InputError
 from stepcredit.registry import bind, construct, require_options
 from stepcredit.rewards.core.signature import argument_count, full_signature
 from stepcredit.types import RewardFunction
+from stepcredit.utils.global_state import random_state_restored, settings_restored
 
 
 def make_reward(definition: Callable[..., Any], name: str, options: Mapping[str, Any]) -> RewardFunction:
     """The reward that a class or a function defines.
 
-    A class is instantiated with the options. Any other callable is the reward itself, and the options are keyword
-    arguments of every call.
+    A class is instantiated with the options; settings and random numbers that this changes are restored. Any other
+    callable is the reward itself, and the options are keyword arguments of every call.
 
     Raises:
         InputError: unknown option, the class raises when it is instantiated, or the reward cannot be called with
@@ -36,7 +37,8 @@ def require_reward_options(definition: Callable[..., Any], name: str, options: I
 
 def _instance(kind: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
     try:
-        reward: Callable[..., Any] = construct(kind, name, options)
+        with settings_restored(f"reward '{name}'"), random_state_restored():
+            reward: Callable[..., Any] = construct(kind, name, options)
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, RewardError, shortened
-from stepcredit.plugins import load_plugins, loaded_plugins
+from stepcredit.plugins import PluginState
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.core.scores import Scores, join
 
@@ -155,7 +155,7 @@ class RayActors:
 
     def start(self) -> Any:
         worker = self._actor.remote()
-        return worker, worker.placed.remote(), worker.build.remote(self._section, loaded_plugins())
+        return worker, worker.placed.remote(), worker.build.remote(self._section, PluginState.of_this_process())
 
     def ready(self, worker: Any) -> None:
         _, placed, built = worker
@@ -181,10 +181,10 @@ class _Worker:
     def placed(self) -> None:
         """Returns when Ray has started the actor."""
 
-    def build(self, section: RewardSection, plugins: Sequence[str]) -> None:
+    def build(self, section: RewardSection, plugins: PluginState) -> None:
         from stepcredit.rewards import build_reward
 
-        load_plugins(plugins)
+        plugins.restore()
         self._reward = build_reward(section)
 
     def score(self, images: np.ndarray, prompts: list[str], metadata: list[dict[str, Any]]) -> Scores:
@@ -203,7 +203,7 @@ def _get(pending: Any, timeout: float | None = None) -> Any:
         remedy = "run `ray status` to see free resources, or lower reward.ray_workers"
         raise InputError(f"Ray did not start a reward worker within {timeout:g} s: {remedy}") from error
     except RayTaskError as error:
-        if isinstance(error.cause, InputError):
+        if isinstance(error.cause, InputError | RewardError):
             raise error.cause from None
         raise RewardError(f"a Ray worker raised {type(error.cause).__name__}: {shortened(str(error.cause))}") from error
     except (RayActorError, WorkerCrashedError) as error:
