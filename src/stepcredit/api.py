@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from stepcredit.comparison.run import compare
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
+from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, PromptSet, trained_prompts
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.sources import evaluate_policy
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from stepcredit.training.callbacks import Callback
-    from stepcredit.types import CreditAssigner, Policy, RewardFunction
+    from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction
 
 RUNS = Path("runs")
 
@@ -201,6 +203,7 @@ class Trainer:
         config = self._sampling(steps, guidance)
         self._restored()
         policy, plan = self._policy.sampler(config), evaluation_plan(config, BATCH)
+        _warn_of_long_prompts(policy, wanted)
         return [image for _, image in sample_images(policy, wanted, images, seed, plan)]
 
     def evaluate(
@@ -238,6 +241,7 @@ class Trainer:
         scorers = _by_name([own, *map(as_reward, rewards)])
         policy = self._policy.sampler(config, safety_checker=False)
         measure = BaseAndTuned(scorers, images, seed)
+        _warn_of_long_prompts(policy, [prompt for one in sets for prompt in one.prompts], scorers.values())
         trained = self._policy.checkpoint is not None
         name = str(self.output_dir or self.config.model.path)
         about = {"source": name, "model": self.config.model.path, "trained_on": own.name}
@@ -400,6 +404,11 @@ class Trainer:
 def _require_integer(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or value < least:
         raise InputError(f"{name} is {value!r}, expected an integer of {least} or more")
+
+
+def _warn_of_long_prompts(policy: Policy, prompts: Sequence[Prompt], rewards: Iterable[CheckedReward] = ()) -> None:
+    for note in long_prompt_notes(policy, prompts, rewards):
+        logging.getLogger("stepcredit").warning(note)
 
 
 def _is_rank_0() -> bool:

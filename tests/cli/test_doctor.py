@@ -21,6 +21,7 @@ from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.utils.logging import quiet_libraries
 
 GB = 10**9
+LONG = "a red circle above a blue square on a green background next to many other things that do not exist here"
 CALL = {
     "sd": ["sample.call.height=16", "sample.call.width=16"],
     "sd3": ["sample.call.height=16", "sample.call.width=16", "sample.call.max_sequence_length=12"],
@@ -50,7 +51,7 @@ def text_of(*arguments: str | Path) -> dict[str, str]:
     said = stepcredit("doctor", *arguments)
     assert (said.code, said.err) == (0, ""), said
     lines = [line.split(maxsplit=1) for line in said.out.splitlines()]
-    assert [topic for topic, _ in lines] == ["model", "sampler", "replay", "trained", "memory", "suggested"]
+    assert [topic for topic, _ in lines] == ["model", "sampler", "replay", "prompts", "trained", "memory", "suggested"]
     return {topic: text for topic, text in lines}
 
 
@@ -69,6 +70,15 @@ def test_the_embedded_model_in_words() -> None:
     assert lines["trained"].startswith("LoRA of rank 4: 25,088 of 2,230,916 weights")
     assert "12.3 MB" in lines["memory"] and "2.94 MB per image" in lines["memory"] and "47 MB" in lines["memory"]
     assert "2.0 GB free on cpu" in lines["suggested"]
+
+
+def test_prompts_that_the_model_cuts_are_named(here: Path) -> None:
+    assert "tokenizer reads 24 tokens" in text_of("embedded", "model.device=cpu")["prompts"]
+    (here / "mine.txt").write_text(f"a red circle\n{LONG}\n")
+    line = text_of("embedded", "model.device=cpu", "prompts.source=mine.txt")["prompts"]
+    assert "1 of 2" in line and LONG[:40] in line and "24 tokens" in line
+    found = json_of("embedded", "model.device=cpu", "prompts.source=shapes")["prompts"]
+    assert found == {"source": "shapes", "count": 64, "limits": {"tokenizer": {"tokens": 24, "cut": 0}}}
 
 
 def test_a_flow_model_in_a_folder(folders: dict[str, Path]) -> None:

@@ -218,3 +218,25 @@ def test_pipeline_without_text_input(place: Path) -> None:
 def test_unknown_hub_id(place: Path) -> None:
     for command in (["train", "model.path=no/such"], ["sample", "no/such", "--prompt", "a"]):
         assert "'no/such'" in refused(*command)
+
+
+LONG = "a red circle above a blue square on a green background next to many other things that do not exist here"
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_prompts_that_the_model_cuts_are_noted(command: str, place: Path) -> None:
+    (place / "long.txt").write_text(f"a red circle\n{LONG}\n{LONG} either\n")
+    arguments = {
+        "train": [*TINY, "prompts.source=long.txt", "train.epochs=0", "--run", "noted"],
+        "sample": ["embedded", "--prompts", "long.txt", "--steps", "2", "--out", "noted-samples"],
+        "evaluate": ["embedded", "--prompts", "long.txt", "--reward", "warmth", "--images", "1", "--steps", "2"],
+    }
+    said = stepcredit(command, *arguments[command])
+    (line,) = [line for line in (said.out + said.err).splitlines() if line.startswith("note: ")]
+    assert said.code == 0
+    assert LONG[:40] in line and "24 tokens" in line and (command == "train" or "2 of 3" in line)
+
+
+def test_prompts_that_fit_are_not_noted(place: Path) -> None:
+    said = stepcredit("sample", "embedded", "--prompt", "a red circle", "--steps", "2", "--out", "fitting")
+    assert (said.code, said.err) == (0, "")

@@ -15,6 +15,7 @@ from torch import Tensor
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.rewards import REWARDS, CheckedReward, build_reward
+from stepcredit.rewards.core.text_limits import reward_text_limits
 
 ROUNDING = {
     "aesthetic": 0.01,
@@ -103,6 +104,24 @@ def test_only_the_aesthetic_score_ignores_the_prompt(name: str, options: dict[st
     images = IMAGES[1:2].expand(5, -1, -1, -1)
     scores = score(reward, images)
     assert (scores.max() - scores.min() < tolerance(name)["atol"]) == (name == "aesthetic")
+
+
+def test_prompts_count_as_cut_if_and_only_if_their_end_has_no_effect(
+    name: str, options: dict[str, dict[str, Any]]
+) -> None:
+    reward = build(name, options)
+    limits = reward_text_limits(reward)
+    if name == "aesthetic":
+        assert limits == []
+        return
+    (limit,) = limits
+    assert limit.name == name
+    text = "a b c d e f g h " * 12
+    first = next(length for length in range(1, len(text)) if limit.cut([text[:length] + "b"]))
+    for length, cut in ((first - 2, False), (first + 2, True)):
+        assert bool(limit.cut([text[:length] + "b"])) == cut
+        one, other = (score(reward, IMAGES[:1], [text[:length] + end]) for end in "bc")
+        assert torch.equal(one, other) == cut
 
 
 def test_an_empty_batch(name: str, options: dict[str, dict[str, Any]]) -> None:

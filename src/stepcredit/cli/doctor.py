@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepcredit.algorithms.minibatch import microbatch
 from stepcredit.config import TrainConfig
+from stepcredit.prompts import load_prompts
+from stepcredit.prompts.text_limit import TextLimit, describe_cuts
 from stepcredit.runs import recipes
 
 if TYPE_CHECKING:
@@ -24,29 +26,55 @@ def doctor(model: str, overrides: Sequence[str], as_json: bool) -> None:
 
     from stepcredit.policy.checks.doctor import examine  # diffusers takes seconds to import
     from stepcredit.policy.loading import load_pipeline, make_policy, usual_sampling
+    from stepcredit.policy.text_limits import text_limits
     from stepcredit.utils.logging import quiet_libraries
 
     quiet_libraries()
-    pipeline = load_pipeline(config.model)
     given = {word.partition("=")[0] for word in overrides}
+    texts = [prompt.text for prompt in load_prompts(config.prompts.source)] if "prompts.source" in given else []
+    pipeline = load_pipeline(config.model)
     defaults = {"steps": STEPS, "guidance": usual_sampling(pipeline, model)["guidance"]}
     sample = {name: value for name, value in defaults.items() if f"sample.{name}" not in given}
     config = config.model_copy(update={"sample": config.sample.model_copy(update=sample)})
-    result = examine(make_policy(pipeline, config), config)
-    print(json.dumps(_plain(result), indent=1) if as_json else _text(model, config, result))
+    policy = make_policy(pipeline, config)
+    prompts = Prompts(config.prompts.source, text_limits(policy), texts)
+    result = examine(policy, config)
+    print(json.dumps(_plain(result, prompts), indent=1) if as_json else _text(model, config, result, prompts))
 
 
-def _plain(result: Examination) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prompts:
+    """How much of a prompt the text encoders read, and the prompts of `prompts.source` if that was given."""
+
+    source: str
+    limits: Sequence[TextLimit]
+    texts: Sequence[str]
+
+    def __str__(self) -> str:
+        cut = describe_cuts("the model", self.limits, self.texts)
+        if cut is not None:
+            return cut
+        limits = ", ".join(f"{limit.name} reads {limit.tokens} tokens" for limit in self.limits)
+        fits = f"; none of the {len(self.texts)} prompts of {self.source} is cut" if self.texts else ""
+        return f"{limits or 'no limit was found'}{fits}"
+
+    def plain(self) -> dict[str, Any]:
+        limits = {limit.name: {"tokens": limit.tokens, "cut": len(limit.cut(self.texts))} for limit in self.limits}
+        return {"source": self.source, "count": len(self.texts), "limits": limits}
+
+
+def _plain(result: Examination, prompts: Prompts) -> dict[str, Any]:
     check = {**asdict(result.check), "exact": result.check.max_deviation == 0}
-    return {**asdict(result), "check": check}
+    return {**asdict(result), "check": check, "prompts": prompts.plain()}
 
 
-def _text(model: str, config: TrainConfig, result: Examination) -> str:
+def _text(model: str, config: TrainConfig, result: Examination, prompts: Prompts) -> str:
     lines = {
         "model": f"{model}: {result.pipeline}, family {result.family}, latents {'x'.join(map(str, result.latents))}, "
         f"{config.model.dtype}",
         "sampler": _sampler(result),
         "replay": str(result.check),
+        "prompts": str(prompts),
         "trained": _trained(config, result),
         "memory": f"{_size(result.fixed_bytes)} for weights and optimizer, {_size(result.sample_bytes)} per image of a "
         f"micro-batch{_microbatch(config, result)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ def evaluate(
             guidance=guidance,
             cross=cross,
             on_progress=on_progress,
+            on_note=lambda text: print(text, file=sys.stderr),
         )
     print(_json(result) if as_json else _text(result))
     _write(result, out)

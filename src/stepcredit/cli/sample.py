@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.errors import InputError
+from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.source import open_source
 from stepcredit.prompts import load_prompts, prompt_text
@@ -37,6 +39,8 @@ def sample(
     if not prompts:
         raise InputError("nothing to sample: give --prompt TEXT or --prompts FILE")
     policy, config = open_source(source, "to sample from").load(steps=steps, guidance=guidance, safety_checker=True)
+    for note in long_prompt_notes(policy, prompts):
+        print(note, file=sys.stderr)
     plan = evaluation_plan(config, BATCH)
     with writing_to(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)

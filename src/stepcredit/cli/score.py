@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError, shortened
+from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.vision.preprocess import to_unit
 from stepcredit.runs import recipes
+from stepcredit.types import Prompt
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ def score(reward: str, files: Sequence[str], prompts: Sequence[str], options: Se
         )
     texts = list(prompts) * len(files) if len(prompts) == 1 else list(prompts)
     images = [_read(file) for file in files]
-    scores = _scores(build_reward(RewardSection(name=reward, options=_options(options))), images, texts)
+    built = build_reward(RewardSection(name=reward, options=_options(options)))
+    for note in long_prompt_notes(None, [Prompt(text) for text in texts], [built]):
+        print(note, file=sys.stderr)
+    scores = _scores(built, images, texts)
     _print([Scored(*row) for row in zip(files, texts, scores, strict=True)], as_json)
 
 

@@ -11,6 +11,7 @@ from stepcredit.errors import InputError, RewardError
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
 from stepcredit.evaluation.cross_table import cross_tables
 from stepcredit.evaluation.diversity import METRIC
+from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.evaluation.measure import BATCH
 from stepcredit.evaluation.prompt_sets import PromptSet, choose_prompt_sets
 from stepcredit.evaluation.results import METHOD, prompt_set_results
@@ -31,6 +32,7 @@ def evaluate_sources(
     guidance: float | None = None,
     cross: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Score runs and models on the same prompts and noise. Nothing is printed or written.
 
@@ -45,6 +47,7 @@ def evaluate_sources(
         guidance: guidance scale. None uses that of each source.
         cross: add the table of runs against rewards. Several runs always get it.
         on_progress: called with the number of images done and the number of all images.
+        on_note: called with each note, such as that a prompt is longer than the model reads.
 
     Returns:
         What `stepcredit evaluate --json` prints: `evaluations`, one for each name (see `evaluate_policy`), `cross`,
@@ -66,6 +69,9 @@ def evaluate_sources(
     evaluations = []
     for source in sources:
         policy, config = source.load(steps=steps, guidance=guidance)
+        texts = [prompt for one in sets[source.name] for prompt in one.prompts]
+        for note in long_prompt_notes(policy, texts, chosen.rewards.values()):
+            on_note(note)
         about = {
             "source": source.name,
             "model": config.model.path,

@@ -132,16 +132,20 @@ class PipelinePolicy(AdapterWeights):
         """A recording of one empty prompt: decoding does not depend on it, but `__call__` requires one."""
         return self._recording([""], Plan(1, range(0)), [Prompt("")], EncodingStore()).without_guidance()
 
-    def _recording(
-        self, texts: Sequence[str], plan: Plan, among: Sequence[Prompt], encodings: EncodingStore
-    ) -> Recording:
-        call = {
+    def call_arguments(self, steps: int) -> dict[str, Any]:
+        """The keyword arguments of the pipeline's `__call__` for `steps` steps, without prompt and generator."""
+        return {
             **self._defaults,
             **self.sample.call,
-            "num_inference_steps": plan.steps,
+            "num_inference_steps": steps,
             self.family.guidance: self.sample.guidance,
             "output_type": "pt",
         }
+
+    def _recording(
+        self, texts: Sequence[str], plan: Plan, among: Sequence[Prompt], encodings: EncodingStore
+    ) -> Recording:
+        call = self.call_arguments(plan.steps)
         encoded, weights = [prompt.text for prompt in among], weight_versions(self._encoders())
         recording = Recording(
             call=call,

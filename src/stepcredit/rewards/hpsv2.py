@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stepcredit.errors import InputError
+from stepcredit.prompts.text_limit import TextLimit
 from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.core.extras import require_extra
@@ -77,6 +78,15 @@ class HpsV2:
         self._tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
         self._preprocess = LongestEdgePad(model.visual.image_size[0], antialias)
         self._model = model.to(self._placement.device, self._placement.dtype)
+
+    @property
+    def text_limit(self) -> TextLimit:
+        """How much of a prompt the text encoder reads."""
+
+        def count(prompts: Sequence[str]) -> list[int]:
+            return [len(self._tokenizer.encode(prompt)) + 2 for prompt in prompts]  # a first and a last token
+
+        return TextLimit("CLIP", self._tokenizer.context_length, count)
 
     def __call__(self, images: Images, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
         """(images (B,3,H,W) in [0,1], prompts, ...) -> (B,) in [-1, 1]."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stepcredit.prompts.text_limit import TextLimit
 from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.vision.blip import Blip
@@ -76,6 +77,15 @@ class ImageReward:
         fill(self._predictor, head, file)
         self._blip = blip.to(self._placement.device, self._placement.dtype)
         self._predictor.to(self._placement.device)
+
+    @property
+    def text_limit(self) -> TextLimit:
+        """How much of a prompt the text encoder reads."""
+
+        def count(prompts: Sequence[str]) -> list[int]:
+            return [len(ids) for ids in self._tokenizer(list(prompts), verbose=False)["input_ids"]]
+
+        return TextLimit("BLIP", TOKENS, count)
 
     def __call__(self, images: Images, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
         """(images (B,3,H,W) in [0,1], prompts, ...) -> (B,)."""

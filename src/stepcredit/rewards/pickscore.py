@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from stepcredit.errors import InputError
+from stepcredit.prompts.text_limit import TextLimit
 from stepcredit.rewards import register_reward
 from stepcredit.rewards.core.card import RewardCard
 from stepcredit.rewards.vision.clip import Towers
@@ -64,6 +65,11 @@ class PickScore:
         self._placement = place(device, dtype, batch_size)
         self._towers = Towers(path, revision, tokenizer, TOKENIZER, self._placement, center="floor")
         self._factor = self._towers.logit_scale / divide_by
+
+    @property
+    def text_limit(self) -> TextLimit:
+        """How much of a prompt the text encoder reads."""
+        return self._towers.text_limit()
 
     def __call__(self, images: Images, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
         """(images (B,3,H,W) in [0,1], prompts, ...) -> (B,)."""

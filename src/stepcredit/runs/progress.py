@@ -59,6 +59,10 @@ class Progress:
     def note(self, text: str) -> None:
         """Show one line of text."""
 
+    def warn(self, text: str) -> None:
+        """Show one line that the user should act on."""
+        self.note(text)
+
     def phase(self, name: str) -> None:
         """A phase of an epoch begins."""
 
@@ -124,13 +128,16 @@ class ConsoleProgress(Progress):
 
 
 class LoggingProgress(Progress):
-    """Sends the messages of a run to the logger `stepcredit`, at level INFO."""
+    """Sends the messages of a run to the logger `stepcredit`: notes at level INFO, warnings at level WARNING."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
     def note(self, text: str) -> None:
         logging.getLogger("stepcredit").info(text)
+
+    def warn(self, text: str) -> None:
+        logging.getLogger("stepcredit").warning(text)
 
     def epoch(self, metrics: Mapping[str, Any], formats: Mapping[str, str] = _NO_FORMATS) -> None:
         self.note(_epoch_line(metrics, formats, self.epochs))

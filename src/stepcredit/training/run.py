@@ -26,6 +26,8 @@ from stepcredit.distributed.process_group import (
     init_process_group,
 )
 from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
+from stepcredit.evaluation.long_prompts import long_prompt_notes
+from stepcredit.evaluation.prompt_sets import trained_prompts
 from stepcredit.prompts.draw import describe_draw
 from stepcredit.report import write_report
 from stepcredit.runs import checkpoint
@@ -237,6 +239,7 @@ def _train(loop: TrainingLoop) -> TrainResult:
             progress.start(loop.finished_epochs)
             progress.note(_opening(loop))
             progress.note(_prompts_used(loop))
+            _note_long_prompts(loop)
             weights = loop.train()
     except KeyboardInterrupt:
         raise Interrupted(_interruption(loop)) from None
@@ -329,6 +332,15 @@ def _prompts_used(loop: TrainingLoop) -> str:
         epochs=config.train.epochs,
         source="your program" if "prompts.source" in config.python_objects else config.prompts.source,
     )
+
+
+def _note_long_prompts(loop: TrainingLoop) -> None:
+    """Warn of prompts of which the model or the reward ignores the end. Only rank 0 counts."""
+    if not loop.processes.is_main:
+        return
+    prompts = trained_prompts(loop.config, loop.parts.prompts)
+    for note in long_prompt_notes(loop.policy, prompts, [loop.parts.reward]):
+        loop.progress.warn(note)
 
 
 def _closing(loop: TrainingLoop, result: TrainResult) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from stepcredit.prompts.text_limit import TextLimit
 from stepcredit.rewards.vision.images import Images
 from stepcredit.rewards.vision.placement import Placement
 from stepcredit.rewards.vision.preprocess import ShortestEdgeCrop
@@ -80,6 +81,16 @@ class Towers:
         self._model = model.to(placement.device, placement.dtype)
         self._preprocess = ShortestEdgeCrop(model.config.vision_config.image_size, center)
         self._tokens = min(TOKENS, model.config.text_config.max_position_embeddings)
+
+    def text_limit(self, prefix: str = "") -> TextLimit:
+        """How much of a prompt the text encoder reads after `prefix`."""
+
+        def count(prompts: Sequence[str]) -> list[int]:
+            return [
+                len(ids) for ids in self._tokenizer([prefix + text for text in prompts], verbose=False)["input_ids"]
+            ]
+
+        return TextLimit("CLIP", self._tokens, count)
 
     def cosine(self, images: Images, prompts: Sequence[str]) -> Tensor:
         """Cosine similarity of each image with its own prompt: (B,) in [-1, 1], float32."""
