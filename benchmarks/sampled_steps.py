@@ -67,6 +67,7 @@ def comparison(recipe: str, epochs: int, seeds: list[int]) -> dict[str, Any]:
             name: {**overrides, "train.epochs": round(epochs * factor)} for name, (overrides, factor) in ARMS.items()
         },
         "reference": ALL,
+        "tuning_seeds": [],
         "fresh_seeds": seeds,
         "criterion": {"last_epochs": LAST},
     }

@@ -253,7 +253,10 @@ class Trainer:
         *,
         folder: str | Path | None = None,
         seeds: int | None = None,
-        learning_rates: Sequence[float] = (),
+        learning_rates: Sequence[float] | None = None,
+        clip_ranges: Sequence[float] | None = None,
+        tuning_seeds: int | None = None,
+        controls: Sequence[str] | None = None,
         jobs: int | None = None,
     ) -> dict[str, Any]:
         """Compare credit rules on this configuration, as `stepcredit compare` does. To resume, call it again.
@@ -264,7 +267,11 @@ class Trainer:
             credit: names of at least two rules.
             folder: folder of the comparison. By default `<output_dir>-compare`.
             seeds: number of fresh seeds.
-            learning_rates: rates to choose from for each rule. By default every rule trains with `train.learning_rate`.
+            learning_rates: rates to choose from for each rule. By default `train.learning_rate`, a third of it and
+                three times it. If empty, every rule trains with `train.learning_rate`.
+            clip_ranges: likewise. By default `train.clip_range`, a fifth of it and five times it.
+            tuning_seeds: number of seeds on which both are chosen, by default 2. With 0, nothing is tuned.
+            controls: rules to add, by default `drop-last`.
             jobs: number of runs at a time. By default one per core, or per CUDA device.
 
         Returns:
@@ -289,6 +296,9 @@ class Trainer:
                 credit,
                 seeds=seeds,
                 learning_rates=learning_rates,
+                clip_ranges=clip_ranges,
+                tuning_seeds=tuning_seeds,
+                controls=controls,
                 jobs=jobs,
                 where="the arguments of compare",
             )

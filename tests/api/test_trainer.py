@@ -321,7 +321,7 @@ def test_comparison_needs_names() -> None:
 @pytest.mark.slow
 def test_comparison_returns_the_results() -> None:
     trainer = Trainer(reward="warmth", **{**TINY_SECTIONS, "train": {"epochs": 3, "updates_per_epoch": 2}})
-    results = trainer.compare(["uniform", "linear"], folder="compared", seeds=1, jobs=2)
+    results = trainer.compare(["uniform", "linear"], folder="compared", seeds=1, tuning_seeds=0, controls=[], jobs=2)
     assert results["protocol"]["fresh_seeds"] == [101]
     assert json.loads(Path("compared/results.json").read_text()) == results
 

@@ -38,7 +38,7 @@ def test_tables_on_stdout_and_progress_on_stderr(here: Path) -> None:
     assert all(f"a/{name}\n" in said.out for name in ("results.json", "summary.md", "report.html"))
     lines = said.err.splitlines()
     assert len([line for line in lines if line.startswith("run ")]) == 18
-    assert "learning rates on jpeg_compressibility: uniform 0.01, linear 0.01" in lines
+    assert any("uniform: learning rate 0.01" in line and "linear: learning rate 0.01" in line for line in lines)
     assert lines[-1].startswith("run  18/18  fresh/")
     assert len(results(here / "a")["rewards"]["jpeg_compressibility"]["arms"]["linear"]["by_seed"][0]["rewards"]) == 3
     assert {path.name for path in (here / "a").iterdir()} == {
@@ -52,17 +52,50 @@ def test_tables_on_stdout_and_progress_on_stderr(here: Path) -> None:
 
 
 def test_rules_are_compared_on_a_recipe(here: Path) -> None:
-    rules = ["--credit", "linear,uniform", "--learning-rates", "0.01,0.02", "--seeds", "2", "--last-epochs", "1"]
+    rules = [
+        "--credit",
+        "linear,uniform",
+        "--learning-rates",
+        "0.01,0.02",
+        "--clip-ranges",
+        "0.01",
+        "--seeds",
+        "2",
+        "--last-epochs",
+        "1",
+    ]
     said = stepcredit(
         "compare", "embedded_jpeg", "train.epochs=2", *rules, "--reward", "warmth", "--watch", "jpeg_compressibility"
     )
     assert said.code == 0, said
     found = protocol("runs/embedded_jpeg-compare")
-    assert found["arms"] == {"linear": {"credit.name": "linear"}, "uniform": {"credit.name": "uniform"}}
-    assert (found["reference"], found["learning_rates"]) == ("uniform", [0.01, 0.02])
+    assert found["arms"] == {name: {"credit.name": name} for name in ("linear", "uniform", "drop-last")}
+    assert (found["reference"], found["learning_rates"], found["clip_ranges"]) == ("uniform", [0.01, 0.02], [0.01])
     assert (found["tuning_seeds"], found["fresh_seeds"]) == ([1, 2], [101, 102])
     assert found["watch"] == ["jpeg_compressibility"]
     assert (found["rewards"], found["criterion"]) == ({"warmth": {"reward.name": "warmth"}}, {"last_epochs": 1})
+
+
+def test_the_first_line_tells_the_cost(here: Path) -> None:
+    said = stepcredit("compare", "mine.yaml", "--run", "a")
+    # 2 arms, 3 rates, 2 tuning seeds and 3 fresh seeds; epochs of 64 images.
+    cost, *_ = said.err.splitlines()
+    assert cost.startswith("18 runs, 72 epochs, 4,608 reward queries: 12 to choose from 3 learning rates ")
+    assert "6 to compare 2 arms (uniform, linear)" in cost
+
+
+def test_settings_are_tuned_and_a_control_is_added_by_default(here: Path) -> None:
+    small = ["compare", "embedded_jpeg", "train.epochs=1", "--credit", "uniform,linear", "--last-epochs", "1"]
+    said = stepcredit(*small, "--seeds", "1", "--tuning-seeds", "1", "--run", "a")
+    assert said.code == 0, said
+    assert said.err.startswith(
+        "30 runs, 30 epochs, 1,920 reward queries: 27 to choose from 3 learning rates x 3 clip r"
+    )
+    tuning = results(here / "a")["rewards"]["jpeg_compressibility"]["arms"]["drop-last"]["tuning"]
+    assert len({(one["learning_rate"], one["clip_range"]) for one in tuning["grid"]}) == 9
+    untuned = stepcredit(*small, "--seeds", "1", "--tuning-seeds", "0", "--controls", "none", "--run", "b")
+    assert untuned.err.startswith("2 runs, 2 epochs, 128 reward queries: 2 to compare 2 arms (uniform, linear)")
+    assert "nothing is tuned" in untuned.err.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +113,11 @@ def test_rules_are_compared_on_a_recipe(here: Path) -> None:
         (["embedded_jpeg", "--credit", "uniform,liner"], "arm 'liner': unknown credit rule 'liner' (did you mean 'li"),
         (["embedded_jpeg", "--credit", "uniform,linear", "--reference", "x"], "the command line: unknown reference a"),
         (["embedded_jpeg", "--credit", "uniform,linear", "--learning-rates", "1,x"], "learning_rates.1 = 'x' in the"),
-        (["embedded_jpeg", "--credit", "uniform,linear", "--tuning-seeds", "3"], "the command line: tuning_seeds need"),
+        (
+            ["embedded_jpeg", "--credit", "uniform,linear", "--learning-rates", "1,2", "--tuning-seeds", "0"],
+            "the command line: learning_rates has 2 to choose from: give tuning_seeds",
+        ),
+        (["embedded_jpeg", "--credit", "uniform,linear", "--clip-ranges", "1,x"], "clip_ranges.1 = 'x' in the"),
         (
             ["embedded_jpeg", "--credit", "uniform,linear", "--learning-rates", "1,2", "--tuning-seeds", "101"],
             "the command line: tuning_seeds and fresh_seeds share 101: ",

@@ -19,7 +19,9 @@ arms:
   linear: linear
 reference: uniform
 learning_rates: [0.005, 0.01, 0.02]
+clip_ranges: []
 tuning_seeds: [1, 2]
+controls: []
 fresh_seeds: [11, 12, 13]
 criterion: {last_epochs: 2}
 jobs: 2

@@ -13,13 +13,14 @@ from tests.comparison.test_results import REWARD, curve, stand_ins
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
-from stepcredit.comparison.learning_rates import RateChoice
 from stepcredit.comparison.results import comparison_results
+from stepcredit.comparison.settings import Setting
+from stepcredit.comparison.tuning import Choice
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.versions import result_versions
 
-RATE = 0.01
+RATE, CLIP = 0.01, 0.05
 CREDIT = {"uniform": [1.0, 1.0, 1.0], "linear": [1.5, 1.0, 0.5], "third": [2.0, 0.7, 0.3]}
 COLORS = {"uniform": (1.0, 0.0, 0.0), "linear": (0.0, 0.0, 1.0), "third": (0.0, 1.0, 0.0)}
 """Of the last sample grid of each arm; the first grid is gray."""
@@ -34,9 +35,12 @@ def finished_comparison(
     """Write a comparison, from the rewards of each arm and seed. Every run has profiles and two sample grids."""
     made = protocol(arms=stand_ins(arms), criterion={"last_epochs": 1})
     directory = open_comparison(folder, made, begun or {"command": ["stepcredit", "compare", "x.yaml"]})
-    choices = {(REWARD, arm): RateChoice(RATE, {0.005: {1: 0.25}, RATE: {1: 0.5}}) for arm in arms}
+    choices = {
+        (REWARD, arm): Choice(Setting(RATE, CLIP), {Setting(0.005, CLIP): {1: 0.25}, Setting(RATE, CLIP): {1: 0.5}})
+        for arm in arms
+    }
     curves = {
-        Cell("fresh", REWARD, arm, RATE, seed): curve(
+        Cell("fresh", REWARD, arm, RATE, seed, CLIP): curve(
             rewards, watched=[1 / (1 + epoch) for epoch in range(len(rewards))]
         )
         for arm, runs in arms.items()

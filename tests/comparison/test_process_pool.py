@@ -126,7 +126,7 @@ def test_rates_are_chosen_on_tuning_seeds_and_arms_compared_on_fresh_seeds(whole
     assert arms["linear"]["factor"]["median"] > 1.3
     names = sorted(str(path.parent.relative_to(whole / "runs")) for path in whole.glob("runs/**/finished"))
     assert len(names) == RUNS
-    assert "fresh/jpeg_compressibility/linear/lr-0.01/seed-12" in names
+    assert "fresh/jpeg_compressibility/linear/lr-0.01-clip-0.01/seed-12" in names
     config = yaml.safe_load((whole / "runs" / names[0] / "config.yaml").read_text())
     assert (config["train"]["learning_rate"], config["run"]["seed"]) == (0.01, 11)
 
@@ -160,7 +160,7 @@ def test_finished_runs_are_not_repeated(file: Path, whole: Path, monkeypatch: py
 
 
 def test_a_run_without_a_checkpoint_starts_again(file: Path, whole: Path) -> None:
-    left = whole / "runs/tuning/jpeg_compressibility/uniform/lr-0.005/seed-1"
+    left = whole / "runs/tuning/jpeg_compressibility/uniform/lr-0.005-clip-0.01/seed-1"
     for path in (left / "finished", *(left / "checkpoints").iterdir()):
         path.rmdir() if path.is_dir() else path.unlink()
     expected = (left / "config.yaml").read_text()
@@ -247,10 +247,10 @@ def test_a_run_that_ignores_sigterm_is_killed(file: Path, listener: Listener, mo
 
 
 def test_a_failed_run_does_not_stop_the_others(file: Path, undisturbed: Path) -> None:
-    Path("broken").write_text("uniform/lr-0.005/seed-2")
+    Path("broken").write_text("uniform/lr-0.005-clip-0.01/seed-2")
     with pytest.raises(StepcreditError) as raised:
         fake_compare(file, Path("a"))
-    name = "tuning/jpeg_compressibility/uniform/lr-0.005/seed-2"
+    name = "tuning/jpeg_compressibility/uniform/lr-0.005-clip-0.01/seed-2"
     assert f"{name} failed (exit 2): reward 'x' is down" in str(raised.value) and raised.value.exit_code == 1
     assert not Path("a/results.json").exists()
     done = {path.parent.relative_to("a/runs").as_posix() for path in Path("a").glob("runs/**/finished")}
@@ -261,12 +261,14 @@ def test_a_failed_run_does_not_stop_the_others(file: Path, undisturbed: Path) ->
 
 
 def test_failed_runs_can_be_skipped(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("broken").write_text("fresh/jpeg_compressibility/linear/lr-0.01/seed-12")
+    Path("broken").write_text("fresh/jpeg_compressibility/linear/lr-0.01-clip-0.01/seed-12")
     fake_compare(file, Path("a"), skip_failed=True)
     found = results(Path("a"))
-    assert found["failed"] == ["fresh/jpeg_compressibility/linear/lr-0.01/seed-12 failed (exit 2): reward 'x' is down"]
+    assert found["failed"] == [
+        "fresh/jpeg_compressibility/linear/lr-0.01-clip-0.01/seed-12 failed (exit 2): reward 'x' is down"
+    ]
     assert [row["seed"] for row in found["rewards"]["jpeg_compressibility"]["arms"]["linear"]["by_seed"]] == [11]
-    assert "fresh/jpeg_compressibility/linear/lr-0.01/seed-12 failed" in capsys.readouterr().out
+    assert "fresh/jpeg_compressibility/linear/lr-0.01-clip-0.01/seed-12 failed" in capsys.readouterr().out
 
 
 # Another protocol

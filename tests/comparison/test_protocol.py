@@ -13,6 +13,7 @@ from tests.comparison.faked import FILE
 from stepcredit.comparison.cells import fresh_cells, tuning_cells
 from stepcredit.comparison.comparison_file import parse_comparison
 from stepcredit.comparison.protocol import Protocol, add_watched, make_protocol
+from stepcredit.comparison.settings import Setting
 from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
@@ -33,30 +34,110 @@ def complaint(**changes: Any) -> str:
 
 def test_the_configuration_of_a_run() -> None:
     arms = {"uniform": "uniform", "mine": {"credit": {"name": "discount", "options": {"gamma": 0.8}}}}
-    config = protocol(arms=arms, rewards=["warmth"], watch=[]).config("warmth", "mine", 0.02, 11)
-    asked = ["train.epochs=4", "credit.name=discount", "credit.options.gamma=0.8", "train.learning_rate=0.02"]
+    config = protocol(arms=arms, rewards=["warmth"], watch=[]).config("warmth", "mine", Setting(0.02, 0.05), 11)
+    asked = [
+        "train.epochs=4",
+        "credit.name=discount",
+        "credit.options.gamma=0.8",
+        "train.learning_rate=0.02",
+        "train.clip_range=0.05",
+    ]
     assert config == recipes.load("embedded_jpeg", [*asked, "run.seed=11", "reward.name=warmth"])
 
 
 def test_the_cells_of_tuning_and_fresh_seeds() -> None:
-    found = protocol()
-    tuning = [(cell.arm, cell.rate, cell.seed) for cell in tuning_cells(found)]
+    found = protocol(clip_ranges=[0.01, 0.05])
+    tuning = [(cell.arm, cell.rate, cell.clip, cell.seed) for cell in tuning_cells(found)]
     assert sorted(tuning) == [
-        (arm, rate, seed) for arm in ("linear", "uniform") for rate in (0.005, 0.01, 0.02) for seed in (1, 2)
+        (arm, rate, clip, seed)
+        for arm in ("linear", "uniform")
+        for rate in (0.005, 0.01, 0.02)
+        for clip in (0.01, 0.05)
+        for seed in (1, 2)
     ]
     pair = "jpeg_compressibility"
-    fresh = fresh_cells(found, {(pair, "uniform"): 0.02, (pair, "linear"): 0.01})
-    assert [(cell.arm, cell.rate, cell.seed) for cell in fresh] == [
-        (arm, rate, seed) for seed in (11, 12, 13) for arm, rate in (("uniform", 0.02), ("linear", 0.01))
+    fresh = fresh_cells(found, {(pair, "uniform"): Setting(0.02, 0.05), (pair, "linear"): Setting(0.01, 0.01)})
+    assert [(cell.arm, cell.rate, cell.clip, cell.seed) for cell in fresh] == [
+        (arm, rate, clip, seed)
+        for seed in (11, 12, 13)
+        for arm, rate, clip in (("uniform", 0.02, 0.05), ("linear", 0.01, 0.01))
     ]
-    assert len({cell.name for cell in [*tuning_cells(found), *fresh]}) == 12 + 6
+    assert len({cell.name for cell in [*tuning_cells(found), *fresh]}) == 24 + 6
+    config = fresh[0].config(found)
+    assert (config.train.learning_rate, config.train.clip_range, config.run.seed) == (0.02, 0.05, 11)
 
 
 def test_an_arm_that_sets_its_rate_is_not_tuned() -> None:
     found = protocol(arms={"uniform": "uniform", "fast": {"credit.name": "uniform", "train.learning_rate": "3e-2"}})
-    assert found.grid("fast") == (0.03,)
+    assert found.grid("fast") == (Setting(0.03, 0.01),)
     assert {cell.arm for cell in tuning_cells(found)} == {"uniform"}
-    assert protocol(learning_rates=[], tuning_seeds=[]).grid("uniform") == (0.012,)
+    assert protocol(learning_rates=[], tuning_seeds=[]).grid("uniform") == (Setting(0.012, 0.01),)
+
+
+def test_both_settings_of_every_arm_are_tuned_by_default_on_seeds_of_their_own() -> None:
+    found = protocol(learning_rates=None, clip_ranges=None, tuning_seeds=None, fresh_seeds=[1, 3, 11])
+    assert found.tuning_seeds == (2, 4)
+    rates, clips = (0.004, 0.012, 0.036), (0.002, 0.01, 0.05)
+    assert found.grid("linear") == tuple(Setting(rate, clip) for rate in rates for clip in clips)
+    assert len(tuning_cells(found)) == 2 * 9 * 2
+
+
+def test_the_clip_range_is_fixed_where_an_arm_sets_it_or_an_algorithm_has_none() -> None:
+    own = {"credit.name": "linear", "train.clip_range": 0.03}
+    other = {"credit.name": "linear", "train.algorithm": "matching"}
+    arms = {"uniform": "uniform", "own": own, "other": other}
+    found = protocol(arms=arms, clip_ranges=[0.01, 0.05], learning_rates=[0.02])
+    assert found.grid("uniform") == (Setting(0.02, 0.01), Setting(0.02, 0.05))
+    assert found.grid("own") == (Setting(0.02, 0.03),)
+    assert len(found.grid("other")) == 1
+
+
+@pytest.mark.parametrize("changes", [{"tuning_seeds": []}, {"learning_rates": [], "clip_ranges": [0.05]}])
+def test_nothing_is_tuned_without_tuning_seeds_or_choices(changes: dict[str, Any]) -> None:
+    found = protocol(**{"learning_rates": None, "clip_ranges": None, "tuning_seeds": None, **changes})
+    assert tuning_cells(found) == [] and found.tuning_seeds == ()
+
+
+# Controls
+
+
+def test_drop_last_is_an_arm_of_every_comparison_of_credit_rules() -> None:
+    found = protocol(controls=["drop-last"])
+    assert found.arms == {
+        "uniform": {"credit.name": "uniform"},
+        "linear": {"credit.name": "linear"},
+        "drop-last": {"credit.name": "drop-last"},
+    }
+    assert found.grid("drop-last") == found.grid("linear")
+    assert parse_comparison(yaml.safe_load(FILE.replace("controls: []", "")), "FILE").controls == ["drop-last"]
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        {"uniform": "uniform", "mine": {"credit": {"name": "drop-last", "options": {"k": 1}}}},
+        {"uniform": "uniform", "Drop-last": "linear"},
+        {"uniform": "uniform", "longer": {"credit.name": "uniform", "train.inner_epochs": 2}},
+    ],
+    ids=["the rule is an arm", "the name is an arm", "the arms do not differ in credit"],
+)
+def test_no_control_is_added_twice_or_to_a_comparison_of_something_else(arms: dict[str, Any]) -> None:
+    assert set(protocol(controls=["drop-last"], arms=arms).arms) == set(arms)
+
+
+@pytest.mark.parametrize(("steps", "options"), [(3, {"k": 1}), (2, None), (4, {})])
+def test_drop_last_keeps_at_least_one_step(steps: int, options: dict[str, int] | None) -> None:
+    found = protocol(controls=["drop-last"], overrides={"train.epochs": 4, "sample.steps": steps})
+    if options is None:
+        assert "drop-last" not in found.arms
+    else:
+        assert found.config("jpeg_compressibility", "drop-last", None, 0).credit.options == options
+
+
+def test_any_rule_may_be_a_control() -> None:
+    found = protocol(controls=["drop-last", "inverse-native-scale"])
+    assert list(found.arms) == ["uniform", "linear", "drop-last", "inverse-native-scale"]
+    assert complaint(controls=["drop-lats"]).startswith("arm 'drop-lats': unknown credit rule")
 
 
 def test_another_rule_does_not_inherit_options() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.comparison.finished import RATE, finished_comparison
+from tests.comparison.finished import CLIP, RATE, finished_comparison
 from tests.comparison.test_results import REWARD
 from tests.report.test_run_page import ATTACK, Balance
 
@@ -32,7 +32,7 @@ def page(directory: ComparisonDirectory) -> str:
 
 
 def run_of(directory: ComparisonDirectory, arm: str, seed: int) -> Path:
-    return directory.run(Cell("fresh", REWARD, arm, RATE, seed))
+    return directory.run(Cell("fresh", REWARD, arm, RATE, seed, CLIP))
 
 
 def error_of(folder: Path) -> str:
@@ -61,7 +61,7 @@ def test_curves_are_drawn_against_queries_and_seconds(tmp_path: Path) -> None:
 
 def test_tables_caveats_and_rates(tmp_path: Path) -> None:
     html = page(finished_comparison(tmp_path / "a", ARMS))
-    assert '<tr><th scope="row">linear</th><td>0.01</td><td>4 ± 0</td><td>+2 ± 0</td>' in html
+    assert '<tr><th scope="row">linear</th><td>0.01</td><td>0.05 (not tuned)</td><td>4 ± 0</td><td>+2 ± 0</td>' in html
     assert '<tr><th scope="row">linear</th><td>1.50</td><td>1.50</td><td>1.50</td>' in html
     assert "<li>speed-up: the interval of the median of 3 seeds is [min, max]" in html
     assert '<th scope="col">0.005</th><th scope="col">0.01</th><th scope="col">chosen</th>' in html
@@ -114,9 +114,29 @@ def test_a_comparison_whose_runs_were_deleted(tmp_path: Path) -> None:
     assert "+2 ± 0" in html and "denoising step" not in html and "<img" not in html
 
 
+def test_a_comparison_of_version_0_1(tmp_path: Path) -> None:
+    """It has no clip ranges, neither in results.json nor in the names of its runs, and no versions or methods."""
+    directory = finished_comparison(tmp_path / "a", ARMS)
+    for run in directory.path.glob("runs/fresh/*/*/*"):
+        run.rename(run.with_name(f"lr-{RATE!r}"))
+    old = {"clip_range", "versions", "method", "coverage"}
+    results = without(read(directory), old) | {"method": read(directory)["method"]}
+    rewrite(directory, results)
+    html = page(directory)
+    assert "<td>0.01</td><td>-</td><td>4 ± 0</td>" in html and "no clip range was tuned" in html
+    assert "<title>linear 1.5 at denoising step 0</title>" in html, "read from the run directories"
+    assert '<th scope="col">0.005</th>' in html
+
+
+def without(value: Any, keys: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: without(inner, keys) for key, inner in value.items() if key not in keys}
+    return [without(inner, keys) for inner in value] if isinstance(value, list) else value
+
+
 def test_an_arm_without_runs(tmp_path: Path) -> None:
     html = page(finished_comparison(tmp_path / "a", {**ARMS, "third": {}}))
-    assert '<tr><th scope="row">third</th><td>0.01</td><td>-</td>' in html
+    assert '<tr><th scope="row">third</th><td>0.01</td><td>0.05 (not tuned)</td><td>-</td>' in html
     assert "<title>linear 4 ± 0 at reward queries 30</title>" in html and "<title>third" not in html
     assert "third</span>" not in html, "the legend names only lines that are drawn"
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from stepcredit.comparison import tables
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.curves import Curve, read_curve
-from stepcredit.comparison.learning_rates import RateChoice
 from stepcredit.comparison.results import comparison_results
+from stepcredit.comparison.settings import Setting
+from stepcredit.comparison.tuning import Choice
 from stepcredit.errors import InputError
 from stepcredit.stats.power import detectable_difference
 
@@ -38,8 +39,16 @@ def curve(rewards: Sequence[float], seconds: float = 1.0, watched: Sequence[floa
 def results(arms: Mapping[str, Mapping[int, Curve]], last_epochs: int = 1) -> Any:
     """The results of a comparison on one reward with reference uniform, written to JSON and read again."""
     made = protocol(arms=stand_ins(arms), criterion={"last_epochs": last_epochs})
-    curves = {Cell("fresh", REWARD, arm, 0.01, seed): one for arm, runs in arms.items() for seed, one in runs.items()}
-    choices = {(REWARD, arm): RateChoice(0.01, {0.01: {1: 0.5}, 0.02: {1: 0.25}}) for arm in arms}
+    curves = {
+        Cell("fresh", REWARD, arm, 0.01, seed, 0.05): one for arm, runs in arms.items() for seed, one in runs.items()
+    }
+    choices = {
+        (REWARD, arm): Choice(
+            Setting(0.01, 0.05),
+            {Setting(rate, clip): {1: rate - clip} for rate in (0.01, 0.02) for clip in (0.05, 0.1)},
+        )
+        for arm in arms
+    }
     return json.loads(json.dumps(comparison_results(made, choices, curves), allow_nan=False))
 
 
@@ -196,10 +205,8 @@ def test_the_tables_hold_every_figure() -> None:
     }
     found = complete(results(arms)) | {"failed": ["fresh/jpeg/third/seed-12 failed"]}
     for lines in (lines_of(tables.text(found)), lines_of(tables.markdown(found, "stepcredit compare x.yaml"))):
-        assert (
-            "other 0.01 1.25 ± 0.75 [-8.28, 10.78] +0.25 ± 0.75 [-9.28, +9.78] 0.67 [never, 1.33] 1 of 2 1 1 (0.25)"
-            in lines
-        )
+        final, difference = "1.25 ± 0.75 [-8.28, 10.78]", "+0.25 ± 0.75 [-9.28, +9.78]"
+        assert f"other 0.01 0.05 {final} {difference} 0.67 [never, 1.33] 1 of 2 1 1 (0.25)" in lines
         assert "other 1.33 never 0.67 [never, 1.33]" in lines, "factors by seed"
         assert "third 1.50 - 1.50" in lines
         assert {"uniform 20 20", "other 15 never", "third 13 -"} <= set(lines), "queries by seed"
@@ -219,14 +226,19 @@ def test_untuned_arms_have_a_caveat() -> None:
     assert "tuned" not in caveats(found)
     for one in found["rewards"][REWARD]["arms"].values():
         one["tuning"]["grid"] = []
-    assert "no learning rate was tuned" in caveats(found)
+    assert "no learning rate was tuned" in caveats(found) and "no clip range was tuned" in caveats(found)
     assert "0.01 (not tuned)" in tables.text(found)
 
 
 def test_an_arm_with_other_overrides_than_credit_and_rate_has_a_caveat() -> None:
     found = complete(results({"uniform": {11: curve([0, 1])}, "other": {11: curve([0, 2])}}))
     arms = found["rewards"][REWARD]["arms"]
-    arms["other"]["overrides"] |= {"train.learning_rate": 0.1, "train.epochs": 2, "model.path": "embedded-flow"}
+    arms["other"]["overrides"] |= {
+        "train.learning_rate": 0.1,
+        "train.clip_range": 1,
+        "train.epochs": 2,
+        "model.path": "embedded-flow",
+    }
     assert "other differs from uniform by train.epochs, model.path" in caveats(found)
     arms["uniform"]["overrides"] |= {"train.epochs": 2, "model.path": "embedded-flow"}
     assert "differs from" not in caveats(found)

@@ -29,6 +29,7 @@ _SIZE = {
     "credit.window": "2",
     "run.grid_images": "2",
 }
+_TUNING = ("--learning-rates", "--clip-ranges", "--tuning-seeds")
 _DROPPED = ("reward.remote", "run.processes", "model.shard", "model.dtype", "sample.guidance")
 
 
@@ -79,11 +80,12 @@ def _local(argument: str) -> str:
 def _compare(arguments: list[str]) -> list[str]:
     """One seed, and no tuning: every run is a process that imports torch."""
     kept = [_LARGE_RECIPE.sub("embedded_jpeg", _local(argument)) for argument in arguments]
-    for option in ("--learning-rates", "--tuning-seeds", "--seeds", "--jobs", "--last-epochs"):
+    for option in (*_TUNING, "--controls", "--seeds", "--jobs", "--last-epochs"):
         if option in kept:
             del kept[kept.index(option) : kept.index(option) + 2]
     kept = [argument for argument in kept if not argument.startswith((*_SIZE, "train.epochs"))]
-    return [kept[0], *_size([]), "train.epochs=1", *kept[1:], "--seeds", "1", "--jobs", "1", "--last-epochs", "1"]
+    fast = ["--tuning-seeds", "0", "--controls", "none", "--seeds", "1", "--jobs", "1", "--last-epochs", "1"]
+    return [kept[0], *_size([]), "train.epochs=1", *kept[1:], *fast]
 
 
 def _doctor(arguments: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from stepcredit.registry import Registry, construct, option_names, require_optio
 if TYPE_CHECKING:
     from stepcredit.algorithms.base import Algorithm
 
-__all__ = ["ALGORITHMS", "SHARED", "build_algorithm", "register_algorithm"]
+__all__ = ["ALGORITHMS", "SHARED", "build_algorithm", "has_clip_range", "register_algorithm"]
 
 ALGORITHMS: Registry[type[Algorithm]] = Registry("algorithm", "stepcredit.algorithms")
 Registered = TypeVar("Registered", bound=type[Any])
@@ -37,6 +37,15 @@ def register_algorithm(name: str) -> Callable[[Registered], Registered]:
         InputError: another algorithm has the name.
     """
     return ALGORITHMS.register(name)
+
+
+def has_clip_range(name: str) -> bool:
+    """Whether `train.clip_range` has an effect on the algorithm of this name.
+
+    Raises:
+        InputError: unknown algorithm.
+    """
+    return "clip_range" in option_names(ALGORITHMS.get(name))
 
 
 def build_algorithm(section: TrainSection) -> Algorithm:

@@ -24,9 +24,11 @@ class RecipeOptions:
     reference: str | None = None
     seeds: int | None = None
     learning_rates: str | None = None
+    clip_ranges: str | None = None
     tuning_seeds: int | None = None
     last_epochs: int | None = None
     watch: str | None = None
+    controls: str | None = None
 
     def given(self) -> list[str]:
         """The options that are not None, as they are typed."""
@@ -98,13 +100,19 @@ def _of_recipe(recipe: str, overrides: Sequence[str], options: RecipeOptions, jo
         rewards=_names("reward", options.reward or ""),
         reference=options.reference,
         seeds=options.seeds,
-        learning_rates=_names("learning-rates", options.learning_rates or ""),
+        learning_rates=_optional_names("learning-rates", options.learning_rates),
+        clip_ranges=_optional_names("clip-ranges", options.clip_ranges),
         tuning_seeds=options.tuning_seeds,
         last_epochs=options.last_epochs,
-        watch=None if options.watch is None else _names("watch", options.watch),
+        watch=_optional_names("watch", options.watch),
+        controls=[] if options.controls == "none" else _optional_names("controls", options.controls),
         jobs=jobs,
         where="the command line",
     )
+
+
+def _optional_names(option: str, text: str | None) -> list[str] | None:
+    return None if text is None else _names(option, text)
 
 
 def _names(option: str, text: str) -> list[str]:

@@ -166,9 +166,22 @@ Rules = Annotated[str | None, typer.Option(metavar="A,B,...", help="credit rules
 FreshSeeds = Annotated[int | None, typer.Option(min=1, help="number of seeds for the final runs; default: 5")]
 LearningRates = Annotated[
     str | None,
-    typer.Option(metavar="X,Y,...", help="learning rates to choose from for each rule; default: that of the recipe"),
+    typer.Option(
+        metavar="X,Y,...", help="learning rates to choose from for each rule; default: the recipe's / 3, x 1, x 3"
+    ),
 ]
-TuningSeeds = Annotated[int | None, typer.Option(min=1, help="number of seeds for choosing learning rates; default: 2")]
+ClipRanges = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,...", help="clip ranges to choose from for each rule; default: the recipe's / 5, x 1, x 5"
+    ),
+]
+TuningSeeds = Annotated[
+    int | None, typer.Option(min=0, help="number of seeds for these choices; 0 tunes nothing; default: 2")
+]
+Controls = Annotated[
+    str | None, typer.Option(metavar="A,B,...", help="rules to add as controls; 'none' adds none; default: drop-last")
+]
 ComparedRewards = Annotated[str | None, typer.Option(metavar="A,B,...", help="rewards, in place of the recipe's own")]
 Reference = Annotated[
     str | None, typer.Option(metavar="RULE", help="rule to compare with; default: uniform, or the first rule")
@@ -192,7 +205,9 @@ def compare(
     credit: Rules = None,
     seeds: FreshSeeds = None,
     learning_rates: LearningRates = None,
+    clip_ranges: ClipRanges = None,
     tuning_seeds: TuningSeeds = None,
+    controls: Controls = None,
     reward: ComparedRewards = None,
     reference: Reference = None,
     last_epochs: LastEpochs = None,
@@ -201,15 +216,18 @@ def compare(
     skip_failed: SkipFailed = False,
     plugin: Plugins = None,
 ) -> None:
-    """Compare credit rules on fresh seeds, each at its best learning rate. To resume, repeat the command.
+    """Compare credit rules on fresh seeds, each at its best learning rate and clip range.
 
+    To resume, repeat the command. The first line of the output says what the comparison costs.
     Options from --credit to --watch need a recipe. A comparison file contains these settings itself.
     """
     from stepcredit.cli.compare import RecipeOptions
     from stepcredit.cli.compare import compare as command
 
     _load(plugin)
-    options = RecipeOptions(credit, reward, reference, seeds, learning_rates, tuning_seeds, last_epochs, watch)
+    options = RecipeOptions(
+        credit, reward, reference, seeds, learning_rates, clip_ranges, tuning_seeds, last_epochs, watch, controls
+    )
     source, overrides = _split(arguments)
     recorded = [f"run.plugins={json_.dumps(plugin)}"] if plugin else []
     command(source, [*overrides, *recorded], options, run, jobs, skip_failed)

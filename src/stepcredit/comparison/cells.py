@@ -1,4 +1,4 @@
-"""The runs of a comparison: on tuning seeds every arm at every learning rate, on fresh seeds every arm at its best."""
+"""The runs of a comparison: on tuning seeds every arm at every setting, on fresh seeds every arm at its best one."""
 
 from __future__ import annotations
 
@@ -7,48 +7,61 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stepcredit.comparison.protocol import Protocol
+from stepcredit.comparison.settings import Setting
 from stepcredit.config import TrainConfig
 
-Rates = Mapping[tuple[str, str], float]
-"""The learning rate of every (reward, arm)."""
+Settings = Mapping[tuple[str, str], Setting]
+"""The setting of every (reward, arm)."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a cell of the grid of rewards, arms, learning rates and seeds."""
+    """One run: a cell of the grid of rewards, arms, settings and seeds.
+
+    Attributes:
+        clip: the clip range; None in comparisons of version 0.1, which did not tune it.
+    """
 
     phase: Literal["tuning", "fresh"]
     reward: str
     arm: str
     rate: float
     seed: int
+    clip: float | None = None
+
+    @property
+    def setting(self) -> Setting | None:
+        """None in comparisons of version 0.1."""
+        return None if self.clip is None else Setting(self.rate, self.clip)
 
     @property
     def name(self) -> str:
         """The run's folder below the folder of all runs, and its name in messages."""
-        return f"{self.phase}/{self.reward}/{self.arm}/lr-{self.rate!r}/seed-{self.seed}"
+        clip = "" if self.clip is None else f"-clip-{self.clip!r}"
+        return f"{self.phase}/{self.reward}/{self.arm}/lr-{self.rate!r}{clip}/seed-{self.seed}"
 
     def config(self, protocol: Protocol) -> TrainConfig:
-        return protocol.config(self.reward, self.arm, self.rate, self.seed)
+        return protocol.config(self.reward, self.arm, self.setting, self.seed)
 
 
 def tuning_cells(protocol: Protocol) -> list[Cell]:
-    """The runs from which learning rates are chosen, seed by seed. Arms with a single rate have none."""
+    """The runs from which settings are chosen, seed by seed. Arms with a single setting have none."""
+    grids = {arm: protocol.grid(arm) for arm in protocol.arms if tuned(protocol, arm)}
     return [
-        Cell("tuning", reward, arm, rate, seed)
+        Cell("tuning", reward, arm, setting.learning_rate, seed, setting.clip_range)
         for seed in protocol.tuning_seeds
         for reward, arm in pairs(protocol)
-        for rate in (protocol.grid(arm) if tuned(protocol, arm) else ())
+        for setting in grids.get(arm, ())
     ]
 
 
-def fresh_cells(protocol: Protocol, rates: Rates) -> list[Cell]:
-    """The runs that are compared, seed by seed. Arms without a rate in `rates` have none."""
+def fresh_cells(protocol: Protocol, settings: Settings) -> list[Cell]:
+    """The runs that are compared, seed by seed. Arms without a setting in `settings` have none."""
     return [
-        Cell("fresh", reward, arm, rates[reward, arm], seed)
+        Cell("fresh", reward, arm, settings[reward, arm].learning_rate, seed, settings[reward, arm].clip_range)
         for seed in protocol.fresh_seeds
         for reward, arm in pairs(protocol)
-        if (reward, arm) in rates
+        if (reward, arm) in settings
     ]
 
 
@@ -58,5 +71,5 @@ def pairs(protocol: Protocol) -> Iterator[tuple[str, str]]:
 
 
 def tuned(protocol: Protocol, arm: str) -> bool:
-    """Whether the arm has several learning rates to choose from."""
+    """Whether the arm has several settings to choose from."""
     return len(protocol.grid(arm)) > 1

@@ -17,7 +17,8 @@ Seed = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Overrides = dict[str, Any]
 LAST_EPOCHS = 3
-SEEDS, TUNING_SEEDS = 5, 2
+SEEDS = 5
+DROP_LAST = "drop-last"
 FIRST_TUNING_SEED, FIRST_FRESH_SEED = 1, 101
 REFERENCE = "uniform"
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
@@ -43,8 +44,20 @@ class ComparisonFile(_Section):
     rewards: list[str] | dict[str, str | Overrides] = Field(
         [], description="reward names, or by name a reward or overrides; if empty, the reward of the recipe"
     )
-    learning_rates: list[Rate] = Field([], description="the grid for every arm that sets no train.learning_rate")
-    tuning_seeds: list[Seed] = Field([], description="seeds on which learning rates are chosen")
+    controls: list[str] = Field(
+        [DROP_LAST], description="credit rules to add as arms if the arms differ in credit; [] adds none"
+    )
+    learning_rates: list[Rate] | None = Field(
+        None,
+        description="the grid for every arm that sets no train.learning_rate; null is that of the recipe / 3, x 1, x 3",
+    )
+    clip_ranges: list[Rate] | None = Field(
+        None,
+        description="the grid for every arm that sets no train.clip_range; null is that of the recipe / 5, x 1, x 5",
+    )
+    tuning_seeds: list[Seed] | None = Field(
+        None, description="seeds on which learning rates and clip ranges are chosen; null is two, [] tunes nothing"
+    )
     fresh_seeds: list[Seed] = Field(min_length=1, description="seeds on which the arms are compared")
     criterion: Criterion = Criterion()
     watch: list[str] | None = Field(
@@ -55,19 +68,26 @@ class ComparisonFile(_Section):
     @model_validator(mode="after")
     def _check(self) -> ComparisonFile:
         _require_names("arms", list(self.arms))
-        _require_unique("learning_rates", self.learning_rates)
-        _require_unique("tuning_seeds", self.tuning_seeds)
+        _require_names("controls", self.controls)
+        grids = {"learning_rates": self.learning_rates, "clip_ranges": self.clip_ranges}
+        for key, values in grids.items():
+            _require_unique(key, values or [])
+        _require_unique("tuning_seeds", self.tuning_seeds or [])
         _require_unique("fresh_seeds", self.fresh_seeds)
-        shared = [seed for seed in self.tuning_seeds if seed in self.fresh_seeds]
+        shared = [seed for seed in self.tuning_seeds or [] if seed in self.fresh_seeds]
         if shared:
             raise ValueError(
                 f"tuning_seeds and fresh_seeds share {', '.join(map(str, shared))}: a learning rate looks too good on "
                 "the seeds that it was chosen on; give different fresh_seeds"
             )
-        if len(self.learning_rates) > 1 and not self.tuning_seeds:
-            raise ValueError(f"learning_rates has {len(self.learning_rates)} to choose from: give tuning_seeds too")
-        if self.tuning_seeds and len(self.learning_rates) < 2:
-            raise ValueError("tuning_seeds need learning rates to choose from: give two or more learning_rates")
+        for key, values in grids.items():
+            if self.tuning_seeds == [] and len(values or []) > 1:
+                raise ValueError(f"{key} has {len(values or [])} to choose from: give tuning_seeds too")
+        if self.tuning_seeds and all(values is not None and len(values) < 2 for values in grids.values()):
+            raise ValueError(
+                "tuning_seeds need settings to choose from: give two or more learning_rates or clip_ranges, or leave "
+                "tuning_seeds out"
+            )
         if self.reference not in self.arms:
             raise ValueError(str(unknown("reference arm", self.reference, self.arms)))
         return self
@@ -120,8 +140,10 @@ def compare_rules(
     rewards: Sequence[str] = (),
     reference: str | None = None,
     seeds: int | None = None,
-    learning_rates: Sequence[float | str] = (),
+    learning_rates: Sequence[float | str] | None = None,
+    clip_ranges: Sequence[float | str] | None = None,
     tuning_seeds: int | None = None,
+    controls: Sequence[str] | None = None,
     last_epochs: int | None = None,
     watch: Sequence[str] | None = None,
     jobs: int | None = None,
@@ -137,8 +159,11 @@ def compare_rules(
         reference: the rule that the others are compared with; by default `uniform` if it is in `credit`, otherwise the
             first rule.
         seeds: number of fresh seeds, 5 by default.
-        learning_rates: the grid from which each rule gets its best rate; if empty, all use the rate of the recipe.
-        tuning_seeds: number of seeds on which rates are chosen, 2 by default.
+        learning_rates: the grid from which each rule gets its best rate. None is the rate of the recipe, a third of it
+            and three times it. If empty, all rules use the rate of the recipe.
+        clip_ranges: likewise. None is the clip range of the recipe, a fifth of it and five times it.
+        tuning_seeds: number of seeds on which both are chosen, 2 by default. With 0, nothing is tuned.
+        controls: rules that are added to `credit`, `drop-last` by default.
         last_epochs: the criterion is the mean reward over this many last epochs, 3 by default.
         watch: rewards to measure without training on them.
         jobs: runs at a time.
@@ -147,15 +172,18 @@ def compare_rules(
     Raises:
         InputError: a mistake in the arguments.
     """
-    tuning = TUNING_SEEDS if tuning_seeds is None and len(learning_rates) > 1 else tuning_seeds or 0
     tree = {
         "recipe": recipe,
         "overrides": dict(map(recipes.parsed, overrides)),
         "arms": {name: name for name in credit},
         "reference": reference or (REFERENCE if REFERENCE in credit else next(iter(credit), "")),
         "rewards": list(rewards),
-        "learning_rates": list(learning_rates),
-        "tuning_seeds": list(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + tuning)),
+        "learning_rates": None if learning_rates is None else list(learning_rates),
+        "clip_ranges": None if clip_ranges is None else list(clip_ranges),
+        "tuning_seeds": None
+        if tuning_seeds is None
+        else list(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + tuning_seeds)),
+        **({} if controls is None else {"controls": list(controls)}),
         "fresh_seeds": list(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + (SEEDS if seeds is None else seeds))),
         "criterion": {} if last_epochs is None else {"last_epochs": last_epochs},
         "watch": None if watch is None else list(watch),

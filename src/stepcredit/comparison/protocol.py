@@ -5,9 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import Any
 
+from stepcredit.algorithms import has_clip_range
 from stepcredit.comparison.comparison_file import ComparisonFile, Overrides
+from stepcredit.comparison.controls import control_arms
+from stepcredit.comparison.settings import CLIP_FACTOR, RATE_FACTOR, Setting, around
 from stepcredit.comparison.user_files import reward_parts, user_file_digests
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
@@ -22,7 +26,8 @@ from stepcredit.training.learnable import require_advantages
 SHAPES_MODELS = ("embedded", "embedded-flow")
 SHAPES_PROMPTS = ("shapes", "shapes-held-out")
 FAITHFULNESS = "alignment"
-_RATE = "train.learning_rate"
+_RATE, _CLIP = "train.learning_rate", "train.clip_range"
+_TUNING_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class Protocol:
         arms: by name, the overrides of each arm, as `section.key`.
         rewards: by name, the overrides of each reward.
         reference: the arm that the others are compared with.
-        learning_rates: the grid; if empty, the rate of `base`.
-        tuning_seeds: the seeds on which each arm's rate is chosen from the grid.
+        learning_rates, clip_ranges: the grids; if empty, the value of `base`.
+        tuning_seeds: the seeds on which each arm's learning rate and clip range are chosen from the grids.
         fresh_seeds: the seeds on which the arms are compared.
         last_epochs: the criterion is the mean reward over this many last epochs.
         watch: rewards that are measured on every training image but not trained on.
@@ -48,6 +53,7 @@ class Protocol:
     rewards: Mapping[str, Overrides]
     reference: str
     learning_rates: tuple[float, ...]
+    clip_ranges: tuple[float, ...]
     tuning_seeds: tuple[int, ...]
     fresh_seeds: tuple[int, ...]
     last_epochs: int
@@ -55,15 +61,22 @@ class Protocol:
     versions: Mapping[str, str | None]
     files: Mapping[str, str]
 
-    def grid(self, arm: str) -> tuple[float, ...]:
-        """The learning rates of an arm: its own rate if it sets one, otherwise the grid, otherwise the base's rate."""
-        own = self.arms[arm].get(_RATE)
-        if own is not None:
-            return (self.config(next(iter(self.rewards)), arm, None, 0).train.learning_rate,)
-        return self.learning_rates or (self.base.train.learning_rate,)
+    def grid(self, arm: str) -> tuple[Setting, ...]:
+        """The settings of an arm: every learning rate with every clip range.
 
-    def config(self, reward: str, arm: str, rate: float | None, seed: int) -> TrainConfig:
-        """The configuration of one run. A `rate` of None is the arm's own, or the base's.
+        A value that the arm sets itself is not tuned, nor is the clip range of an algorithm that has none.
+        """
+        train = self.config(next(iter(self.rewards)), arm, None, 0).train
+        clips = _CLIP not in self.arms[arm] and has_clip_range(train.algorithm)
+        rates = self.learning_rates if _RATE not in self.arms[arm] else ()
+        return tuple(
+            Setting(rate, clip)
+            for rate in rates or (train.learning_rate,)
+            for clip in (self.clip_ranges if clips else ()) or (train.clip_range,)
+        )
+
+    def config(self, reward: str, arm: str, setting: Setting | None, seed: int) -> TrainConfig:
+        """The configuration of one run. A `setting` of None is the arm's own, or the base's.
 
         Raises:
             InputError: the configuration refuses an override; the message names the arm and the reward.
@@ -71,8 +84,8 @@ class Protocol:
         tree = self.base.model_dump(mode="json")
         _apply(tree, self.rewards[reward])
         _apply(tree, self.arms[arm])
-        if rate is not None:
-            _apply(tree, {_RATE: rate})
+        if setting is not None:
+            _apply(tree, {_RATE: setting.learning_rate, _CLIP: setting.clip_range})
         _apply(tree, {"run.seed": seed})
         config = recipes.validate(tree, f"arm '{arm}' on reward '{reward}'")
         return config.model_copy(update={"reward": add_watched(config.reward, self.watch)})
@@ -89,6 +102,7 @@ class Protocol:
             "rewards": {name: dict(overrides) for name, overrides in self.rewards.items()},
             "reference": self.reference,
             "learning_rates": list(self.learning_rates),
+            "clip_ranges": list(self.clip_ranges),
             "tuning_seeds": list(self.tuning_seeds),
             "fresh_seeds": list(self.fresh_seeds),
             "criterion": {"last_epochs": self.last_epochs},
@@ -109,21 +123,41 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
     arms = {name: _arm(name, given) for name, given in file.arms.items()}
     rewards = {name: _reward(name, given) for name, given in file.named_rewards().items()} or {_label(base.reward): {}}
     watch = _default_watch(base) if file.watch is None else tuple(file.watch)
+    rates, clips, tuning_seeds = _grids(file, base)
     protocol = Protocol(
-        base,
-        arms,
-        rewards,
-        file.reference,
-        tuple(file.learning_rates),
-        tuple(file.tuning_seeds),
-        tuple(file.fresh_seeds),
-        file.criterion.last_epochs,
-        watch,
-        versions,
-        {},
+        base=base,
+        arms=arms,
+        rewards=rewards,
+        reference=file.reference,
+        learning_rates=rates,
+        clip_ranges=clips,
+        tuning_seeds=tuning_seeds,
+        fresh_seeds=tuple(file.fresh_seeds),
+        last_epochs=file.criterion.last_epochs,
+        watch=watch,
+        versions=versions,
+        files={},
     )
+    configs = {arm: protocol.config(next(iter(rewards)), arm, None, 0) for arm in arms}
+    protocol = replace(protocol, arms={**arms, **control_arms(file.controls, base, configs)})
     _require_sound(protocol)
     return replace(protocol, files=user_file_digests(protocol.configs()))
+
+
+def _grids(file: ComparisonFile, base: TrainConfig) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
+    """Learning rates, clip ranges and tuning seeds. Without tuning seeds there are no default grids."""
+    seeds = file.tuning_seeds
+    if seeds is None:
+        unused = (seed for seed in count(1) if seed not in file.fresh_seeds)
+        seeds = list(islice(unused, _TUNING_SEEDS))
+    default_rates, default_clips = (
+        (around(base.train.learning_rate, RATE_FACTOR), around(base.train.clip_range, CLIP_FACTOR))
+        if seeds
+        else ((), ())
+    )
+    rates = default_rates if file.learning_rates is None else tuple(file.learning_rates)
+    clips = default_clips if file.clip_ranges is None else tuple(file.clip_ranges)
+    return rates, clips, tuple(seeds) if max(len(rates), len(clips)) > 1 else ()
 
 
 def add_watched(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
@@ -218,7 +252,6 @@ def _default_watch(base: TrainConfig) -> tuple[str, ...]:
 
 
 def _require_sound(protocol: Protocol) -> None:
-    _require_different_arms(protocol)
     for name in protocol.watch:
         _require_reward(f"watched reward '{name}'", name, {})
     for reward in protocol.rewards:
@@ -230,11 +263,12 @@ def _require_sound(protocol: Protocol) -> None:
                     f"the criterion is the mean of the last {protocol.last_epochs} epochs, but arm '{arm}' has "
                     f"{config.train.epochs}: lower criterion.last_epochs"
                 )
+    _require_different_arms(protocol)
 
 
 def _require_different_arms(protocol: Protocol) -> None:
     """Two equal arms would look like two settings that agree."""
-    reward, seen = next(iter(protocol.rewards)), dict[tuple[str, tuple[float, ...]], str]()
+    reward, seen = next(iter(protocol.rewards)), dict[tuple[str, tuple[Setting, ...]], str]()
     for arm in protocol.arms:
         identity = protocol.config(reward, arm, protocol.grid(arm)[0], 0).model_dump_json(), protocol.grid(arm)
         first = seen.setdefault(identity, arm)

@@ -38,7 +38,7 @@ def fresh_runs(directory: ComparisonDirectory, reward: str, arms: Mapping[str, A
     """
     return {
         arm: {
-            row["seed"]: _inside(directory, Cell("fresh", reward, arm, result["tuning"]["learning_rate"], row["seed"]))
+            row["seed"]: _inside(directory, _cell(reward, arm, result["tuning"], row["seed"]))
             for row in result["by_seed"]
         }
         for arm, result in arms.items()
@@ -71,6 +71,10 @@ def sample_grids(runs: Runs) -> Samples:
 
 def _of_arm(arm: str, grid: SampleGrid) -> SampleGrid:
     return SampleGrid(f"{arm}, {grid.name[0].lower()}{grid.name[1:]}", grid.png)
+
+
+def _cell(reward: str, arm: str, tuning: Mapping[str, Any], seed: int) -> Cell:
+    return Cell("fresh", reward, arm, tuning["learning_rate"], seed, tuning.get("clip_range"))
 
 
 def _inside(directory: ComparisonDirectory, cell: Cell) -> Path:

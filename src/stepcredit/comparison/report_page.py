@@ -44,7 +44,7 @@ def _verdict(results: Results) -> str:
     protocol = results["protocol"]
     arms, rewards = (_plural(len(protocol[key]), key[:-1]) for key in ("arms", "rewards"))
     seeds = _plural(len(protocol["fresh_seeds"]), "fresh seed")
-    tuned = "learning rates were chosen on other seeds" if protocol["tuning_seeds"] else "no learning rate was tuned"
+    tuned = "settings were chosen on other seeds" if protocol["tuning_seeds"] else "nothing was tuned"
     reference = f"<em>{escape(results['reference'])}</em>"
     return f"{arms} on {rewards} with {seeds}, compared with {reference}; {tuned}."
 
@@ -61,7 +61,7 @@ def _summary(results: Results) -> dict[str, str]:
         "Training": f"{train['epochs']} epochs × {train['updates_per_epoch'] * train['inner_epochs']} updates",
         "Arms": ", ".join(_arm(name, overrides) for name, overrides in protocol["arms"].items()),
         "Criterion": f"mean reward of the last {results['last_epochs']} epochs",
-        "Seeds": f"{fresh} for the comparison; {tuning} for learning rates",
+        "Seeds": f"{fresh} for the comparison; {tuning} for tuning",
         "Watched": _listed(protocol["watch"]),
     }
 
@@ -75,7 +75,7 @@ def _reward(directory: ComparisonDirectory, results: Results, reward: str, resul
         bullets(caveats(results, result), "caveats"),
         _curves(reward, arms),
         *(table(one, f"{reward}: {one[0][0]}") for one in tables(results, result)),
-        _rates(arms),
+        _tuning(arms),
         arms_steps(rows_by_arm(runs)),
         _samples(sample_grids(runs)),
     )
@@ -122,19 +122,30 @@ def _points(curve: Mapping[str, Any], x: str, y: str) -> list[Point]:
     return [Point(x, drawable(y), drawable(low), drawable(high)) for x, y, low, high in values]
 
 
-def _rates(arms: Arms) -> str:
-    """The criterion of every learning rate on the tuning seeds, and the rate that was chosen."""
-    grids = {name: {one["learning_rate"]: one["mean"] for one in arm["tuning"]["grid"]} for name, arm in arms.items()}
-    rates = sorted({rate for grid in grids.values() for rate in grid})
-    if not rates:
+def _tuning(arms: Arms) -> str:
+    """The criterion of every setting on the tuning seeds, and the setting that was chosen."""
+    grids = {name: {_setting(one): one["mean"] for one in arm["tuning"]["grid"]} for name, arm in arms.items()}
+    settings = sorted({setting for grid in grids.values() for setting in grid})
+    if not settings:
         return ""
-    lines: Table = [["arm", *(f"{rate:g}" for rate in rates), "chosen"]]
+    clips = len({clip for _, clip in settings}) > 1
+    lines: Table = [["arm", *(_label(setting, clips) for setting in settings), "chosen"]]
     for name, arm in arms.items():
-        chosen = arm["tuning"]["learning_rate"]
-        label = "none" if chosen is None else f"{chosen:g}"
-        lines.append([name, *(_mean(grids[name].get(rate)) for rate in rates), label])
-    meaning = "Criterion of each learning rate, mean over the tuning seeds, which are used only for this choice."
-    return subsection("Learning rates", table(lines, "Learning rates"), note(meaning))
+        failed = arm["tuning"]["learning_rate"] is None
+        chosen = "none" if failed else _label(_setting(arm["tuning"]), clips)
+        lines.append([name, *(_mean(grids[name].get(setting)) for setting in settings), chosen])
+    meaning = "Criterion of each setting, mean over the tuning seeds, which are used only for this choice."
+    return subsection("Tuning", table(lines, "Tuning"), note(meaning))
+
+
+def _setting(tuning: Mapping[str, Any]) -> tuple[float, float]:
+    """Learning rate and clip range; version 0.1 did not record the clip range."""
+    return tuning["learning_rate"], tuning.get("clip_range") or 0.0
+
+
+def _label(setting: tuple[float, float], clips: bool) -> str:
+    rate, clip = setting
+    return f"{rate:g}, clip {clip:g}" if clips else f"{rate:g}"
 
 
 def _samples(samples: Samples) -> str:

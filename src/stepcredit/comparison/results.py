@@ -15,8 +15,8 @@ import torch
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.curves import Curve
 from stepcredit.comparison.estimates import difference, mean, median_factor
-from stepcredit.comparison.learning_rates import RateChoices
 from stepcredit.comparison.protocol import Protocol
+from stepcredit.comparison.tuning import Choices
 from stepcredit.stats.intervals import FEW_CLUSTERS, LEVEL, RESAMPLES
 from stepcredit.stats.power import POWER, detectable_difference
 
@@ -59,7 +59,7 @@ Arms = Mapping[str, Mapping[int, Curve]]
 """By arm and seed, on one reward."""
 
 
-def comparison_results(protocol: Protocol, choices: RateChoices, curves: Curves) -> dict[str, Any]:
+def comparison_results(protocol: Protocol, choices: Choices, curves: Curves) -> dict[str, Any]:
     """Summarize the finished fresh runs, reward by reward.
 
     Returns:
@@ -86,7 +86,7 @@ def _arms(protocol: Protocol, reward: str, curves: Curves) -> dict[str, dict[int
     return arms
 
 
-def _reward(protocol: Protocol, reward: str, choices: RateChoices, arms: Arms) -> dict[str, Any]:
+def _reward(protocol: Protocol, reward: str, choices: Choices, arms: Arms) -> dict[str, Any]:
     last = protocol.last_epochs
     finals = {arm: _finals(runs, last) for arm, runs in arms.items()}
     return {

@@ -1,4 +1,4 @@
-"""Carry out a comparison: protocol, tuning runs, choice of learning rates, fresh runs, results."""
+"""Carry out a comparison: protocol, tuning runs, choice of settings, fresh runs, results."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepcredit.comparison.cells import Cell, fresh_cells, pairs, tuned, tuning_cells
+from stepcredit.comparison.cells import Cell, fresh_cells, tuning_cells
 from stepcredit.comparison.comparison_file import ComparisonFile
+from stepcredit.comparison.cost import comparison_cost, cost_text
 from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
-from stepcredit.comparison.learning_rates import RateChoices, choose_rates, chosen_rates
 from stepcredit.comparison.process_pool import TRAIN, Failure, ProcessPool, slots
 from stepcredit.comparison.progress import Progress
 from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.report import write_comparison_report
 from stepcredit.comparison.results import comparison_results
 from stepcredit.comparison.tables import markdown
+from stepcredit.comparison.tuning import Choices, choose_settings, chosen_settings
 from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.runs.directory import environment
@@ -69,16 +70,18 @@ def compare(
     protocol = make_protocol(file, build_versions())
     directory = open_comparison(folder, protocol, begun)
     places = slots(protocol.base, file.jobs)
+    cost = comparison_cost(protocol)
     progress = progress or Progress()
     with (
         _exclusive(directory) as lock,
         progress,
         ProcessPool(directory, protocol, places, progress, lock, train or TRAIN) as pool,
     ):
-        progress.start(*_extent(protocol))
+        progress.start(cost.tuning_runs + cost.fresh_runs, cost.epochs)
+        progress.note(cost_text(cost, protocol))
         choices, failures = _tune(protocol, directory, pool, skip_failed)
-        progress.note("\n".join(_rate_lines(choices)))
-        cells = fresh_cells(protocol, chosen_rates(choices))
+        progress.note("\n".join(_chosen_lines(choices)))
+        cells = fresh_cells(protocol, chosen_settings(choices))
         failures += pool.run(cells)
     _require_unchanged(protocol)
     if failures and not skip_failed:
@@ -112,14 +115,14 @@ def _exclusive(directory: ComparisonDirectory) -> Iterator[tuple[int, ...]]:
 
 def _tune(
     protocol: Protocol, directory: ComparisonDirectory, pool: ProcessPool, skip_failed: bool
-) -> tuple[RateChoices, list[Failure]]:
-    """Choose the learning rates, and write them before the first run that uses them."""
+) -> tuple[Choices, list[Failure]]:
+    """Choose the settings, and write them before the first run that uses them."""
     cells = tuning_cells(protocol)
     failures = pool.run(cells)
     criteria = {
         cell: curve.criterion(protocol.last_epochs) for cell, curve in _curves(protocol, directory, cells).items()
     }
-    choices = choose_rates(protocol, criteria, skip_failed)
+    choices = choose_settings(protocol, criteria, skip_failed)
     by_reward: dict[str, Any] = {reward: {} for reward in protocol.rewards}
     for (reward, arm), choice in choices.items():
         by_reward[reward][arm] = choice.as_json()
@@ -127,12 +130,12 @@ def _tune(
     return choices, failures
 
 
-def _rate_lines(choices: RateChoices) -> list[str]:
+def _chosen_lines(choices: Choices) -> list[str]:
     """A line for each reward."""
     by_reward: dict[str, list[str]] = {}
     for (reward, arm), choice in choices.items():
-        by_reward.setdefault(reward, []).append(f"{arm} {'none' if choice.rate is None else f'{choice.rate:g}'}")
-    return [f"learning rates on {reward}: {', '.join(rates)}" for reward, rates in by_reward.items()]
+        by_reward.setdefault(reward, []).append(f"{arm}: {choice.setting or 'none'}")
+    return [f"settings on {reward}: {'; '.join(arms)}" for reward, arms in by_reward.items()]
 
 
 def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[Cell]) -> Mapping[Cell, Curve]:
@@ -152,17 +155,6 @@ def _require_unchanged(protocol: Protocol) -> None:
             f"{some_of(changed)} changed during the comparison, so the runs may have used different versions: compare "
             "again with another --run"
         )
-
-
-def _extent(protocol: Protocol) -> tuple[int, int]:
-    """The number of runs, and the number of epochs of all of them."""
-    runs = {
-        (reward, arm): len(protocol.fresh_seeds)
-        + (len(protocol.tuning_seeds) * len(protocol.grid(arm)) if tuned(protocol, arm) else 0)
-        for reward, arm in pairs(protocol)
-    }
-    epochs = sum(number * protocol.config(*pair, None, 0).train.epochs for pair, number in runs.items())
-    return sum(runs.values()), epochs
 
 
 def _failed(failures: Sequence[Failure]) -> str:

@@ -12,6 +12,7 @@ from stepcredit.runs.versions import versions_text
 Table = list[list[str]]
 """Rows of cells. The first row holds the headings."""
 WIDTH = 110
+_TUNED = ("train.learning_rate", "train.clip_range")
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -62,14 +63,25 @@ def tables(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[Table]
 
 def _summary(reference: str, arms: Mapping[str, Any]) -> Table:
     seconds = "s/epoch (credit)"
-    head = ["arm", "learning rate", "final reward", f"- {reference}", "query speed-up", "seeds > 1", "never", seconds]
+    head = [
+        "arm",
+        "learning rate",
+        "clip range",
+        "final reward",
+        f"- {reference}",
+        "query speed-up",
+        "seeds > 1",
+        "never",
+        seconds,
+    ]
     lines = [head]
     for name, arm in arms.items():
         factor, compared = arm["factor"], name != reference
         lines.append(
             [
                 name,
-                _rate(arm),
+                _setting(arm, "learning_rate"),
+                _setting(arm, "clip_range"),
                 estimate_text(arm["final"], signed=False),
                 estimate_text(arm["difference"], signed=True) if compared else "reference",
                 _median(factor) if compared else "1",
@@ -141,9 +153,15 @@ def _rounded_mean(estimate: Mapping[str, Any]) -> str:
     return "-" if estimate["mean"] is None else f"{estimate['mean']:.2g}"
 
 
-def _rate(arm: Mapping[str, Any]) -> str:
-    rate = arm["tuning"]["learning_rate"]
-    return "-" if rate is None else f"{rate:g}" + ("" if arm["tuning"]["grid"] else " (not tuned)")
+def _setting(arm: Mapping[str, Any], key: str) -> str:
+    """The learning rate or the clip range of an arm; version 0.1 did not record the clip range."""
+    value = arm["tuning"].get(key)
+    return "-" if value is None else f"{value:g}" + ("" if _is_tuned(arm, key) else " (not tuned)")
+
+
+def _is_tuned(arm: Mapping[str, Any], key: str) -> bool:
+    """Whether the arm had several learning rates, or several clip ranges, to choose from."""
+    return len({one.get(key) for one in arm["tuning"]["grid"]}) > 1
 
 
 def _median(figure: Mapping[str, Any]) -> str:
@@ -176,8 +194,9 @@ def caveats(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     lines += [f"{name}: {arm['tuning']['remark']}" for name, arm in arms.items() if arm["tuning"]["remark"]]
     lines += [line for name in arms for line in _other_overrides(name, reference, arms)]
     lines += _flat_reference(arms[reference])
-    if not any(arm["tuning"]["grid"] for arm in arms.values()):
-        lines.append("no learning rate was tuned: an arm may lead only because its rate suits it better")
+    for key, name in (("learning_rate", "learning rate"), ("clip_range", "clip range")):
+        if not any(_is_tuned(arm, key) for arm in arms.values()):
+            lines.append(f"no {name} was tuned: an arm may lead only because its {name} suits it better")
     if result["detectable"]:
         lines.append(f"this number of seeds can detect differences of the final reward from {result['detectable']:.2g}")
     lines += [f"left out, because it failed: {line}" for line in results["failed"]]
@@ -185,13 +204,11 @@ def caveats(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
 
 
 def _other_overrides(name: str, reference: str, arms: Mapping[str, Any]) -> list[str]:
-    """A caveat if the arm differs from the reference by more than its credit rule and its learning rate."""
+    """A caveat if the arm differs from the reference by more than credit, learning rate and clip range."""
     own, other = (arms[arm]["overrides"] for arm in (name, reference))
     keys = [key for key in {**own, **other} if key not in own or key not in other or own[key] != other[key]]
-    keys = [key for key in keys if not key.startswith("credit.") and key != "train.learning_rate"]
-    return (
-        [f"{name} differs from {reference} by {', '.join(keys)}, not only by credit and learning rate"] if keys else []
-    )
+    keys = [key for key in keys if not key.startswith("credit.") and key not in _TUNED]
+    return [f"{name} differs from {reference} by {', '.join(keys)}, not only by credit and tuning"] if keys else []
 
 
 def _flat_reference(reference: Mapping[str, Any]) -> list[str]:
