@@ -171,6 +171,43 @@ def test_weights_of_a_variant(tmp_path: Path) -> None:
     assert torch.equal(loaded.unet.conv_in.weight, tiny_sd().unet.conv_in.weight)
 
 
+@pytest.mark.parametrize(
+    ("files", "variant"),
+    [
+        (["unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.safetensors"], "fp16"),
+        (["transformer/diffusion_pytorch_model-00001-of-00002.bf16.safetensors"], "bf16"),
+        (["transformer/diffusion_pytorch_model.bf16-00001-of-00002.safetensors"], "bf16"),
+        (["unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors"], None),
+        (["unet/diffusion_pytorch_model-00001-of-00002.safetensors", "README.md"], None),
+    ],
+)
+def test_weights_of_a_variant_on_the_hub(
+    files: list[str], variant: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("no file named diffusion_pytorch_model.safetensors")
+
+    monkeypatch.setattr("stepcredit.policy.loading.download_problem", lambda *_: None)
+    monkeypatch.setattr("stepcredit.policy.loading.list_repo_files", lambda _: files)
+    monkeypatch.setattr("stepcredit.policy.loading._from_pretrained", fail)
+    text = refusal("someone/model")
+    assert (f"model.variant={variant}" in text) if variant else ("no file named" in text and "variant" not in text)
+
+
+def test_a_cached_model_is_used_while_the_hub_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(path: str, section: ModelSection, **arguments: Any) -> Any:
+        asked.append(arguments)
+        return tiny_sd()
+
+    monkeypatch.setattr("stepcredit.policy.loading.download_problem", lambda *_: "the hub cannot be reached")
+    monkeypatch.setattr("stepcredit.policy.loading.is_cached", lambda *_: True)
+    monkeypatch.setattr("stepcredit.policy.loading._from_pretrained", load)
+    load_pipeline(ModelSection(path="someone/model", device="cpu"))
+    assert asked == [{"local_files_only": True}]
+
+
 def test_a_pipeline_saved_without_an_optional_part(tmp_path: Path) -> None:
     pipeline = FAMILIES["sd3"].build(0)
     pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+from collections.abc import Iterable
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import list_repo_files, try_to_load_from_cache
 from torch import nn
 
 from stepcredit.config import ModelSection, SampleSection, TrainConfig
@@ -22,10 +24,18 @@ from stepcredit.policy.replay.reentry import undecorated_call
 from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.policy.samplers import SAMPLERS
 from stepcredit.shapes import pipeline as embedded
+from stepcredit.utils.files import expanded
+from stepcredit.utils.hub import download_problem, explain, is_cached
+
+INDEX = "model_index.json"
 
 _REQUIRED_ARGUMENTS = ("prompt", "num_inference_steps", "generator", "output_type")
 _OTHER_TASKS = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")
 _VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?(?:\.(\w+))??(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+)
+"""A file of weights, or of a shard of them, and its variant."""
 _OPTIONAL_PARTS = ("text_encoder_3", "tokenizer_3")
 """Stable Diffusion 3 works without its T5, although its class does not list it as optional."""
 
@@ -64,10 +74,11 @@ def usual_sampling(pipeline: DiffusionPipeline, path: str) -> dict[str, float]:
 
 def load_pipeline(section: ModelSection) -> DiffusionPipeline:
     """Load a text-to-image pipeline by hub id, folder or bundled name; InputError if it cannot be used."""
-    device, dtype = resolve_device(section.device), getattr(torch, section.dtype)
+    device = resolve_device(section.device)
     if section.path in embedded.NAMES:
-        return embedded.load_pipeline(section.path).to(device=device, dtype=dtype)
-    pipeline = _from_pretrained(section.path, dtype, section.variant)
+        return embedded.load_pipeline(section.path).to(device=device, dtype=getattr(torch, section.dtype))
+    load = _load_folder if expanded(section.path).exists() else _load_from_hub
+    pipeline = load(section.path, section)
     require_text_to_image(pipeline)
     return pipeline.to(device=device)
 
@@ -111,36 +122,76 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
         raise InputError(f"{kind} has no vae with a unet or transformer: it is not a text-to-image pipeline")
 
 
-def _from_pretrained(path: str, dtype: torch.dtype, variant: str | None) -> DiffusionPipeline:
-    folder = Path(path)
-    if folder.exists() and not (folder / "model_index.json").is_file():
+def _load_folder(path: str, section: ModelSection) -> DiffusionPipeline:
+    folder = expanded(path)
+    if not (folder / INDEX).is_file():
         raise InputError(f"{path} is not a diffusers pipeline folder: it has no model_index.json")
     try:
-        missing: dict[str, None] = {}
-        if folder.exists():
-            _require_complete(folder)
-            missing = _missing_parts(folder)
-        pipeline = DiffusionPipeline.from_pretrained(
-            path, dtype=dtype, variant=variant, trust_remote_code=False, **missing
-        )
-        _require_weights(pipeline)
-        return pipeline
+        _require_complete(folder)
+        return _from_pretrained(str(folder), section, **_missing_parts(folder))
     except Exception as error:  # diffusers, transformers and safetensors raise almost anything for a damaged folder
-        if not folder.exists() and not _downloaded(path):
-            near = get_close_matches(path.lower(), embedded.NAMES, n=1, cutoff=0.8)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise InputError(
-                f"no folder '{path}'{hint}, and the hub did not serve a model of that name: check it, or "
-                "download the model (hf download NAME --local-dir FOLDER) and set model.path=FOLDER"
-            ) from error
-        if variant is None and next(folder.glob("*/*.fp16.safetensors"), None):
-            raise InputError(f"{path} holds weights of variant fp16: set model.variant=fp16") from error
+        _suggest_variant(path, section, folder.glob("*/*"), error)
         raise InputError(f"cannot load a pipeline from {path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _load_from_hub(path: str, section: ModelSection) -> DiffusionPipeline:
+    """Download a pipeline. The cached copy is used if the hub does not serve the model."""
+    problem = download_problem(path, INDEX)
+    cached = is_cached(path, INDEX)
+    if problem is not None and not cached:
+        raise InputError(_not_found(path, problem))
+    try:
+        return _from_pretrained(path, section, local_files_only=problem is not None)
+    except Exception as error:  # as for a folder
+        reason = problem or explain(error, path, INDEX)
+        if reason is not None:
+            copy = "its copy in the cache is not complete, and " if cached else ""
+            raise InputError(f"cannot load {path}: {copy}{reason}") from error
+        _suggest_variant(path, section, _hub_files(path), error)
+        raise InputError(f"cannot load a pipeline from {path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _from_pretrained(path: str, section: ModelSection, **arguments: Any) -> DiffusionPipeline:
+    pipeline = DiffusionPipeline.from_pretrained(
+        path, dtype=getattr(torch, section.dtype), variant=section.variant, trust_remote_code=False, **arguments
+    )
+    _require_weights(pipeline)
+    return pipeline
+
+
+def _not_found(path: str, problem: str) -> str:
+    near = get_close_matches(path.lower(), embedded.NAMES, n=1, cutoff=0.8)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return (
+        f"no folder '{path}'{hint}, and {problem}; or download the model elsewhere (hf download NAME --local-dir "
+        "FOLDER) and set model.path=FOLDER"
+    )
+
+
+def _suggest_variant(path: str, section: ModelSection, files: Iterable[PurePath], error: Exception) -> None:
+    """InputError that names a variant, if `model.variant` is not set and a part has only weights of variants."""
+    matches = [(file.parent, match[1]) for file in files if (match := _WEIGHTS.fullmatch(file.name))]
+    plain = {folder for folder, variant in matches if variant is None}
+    variants = sorted({variant for folder, variant in matches if variant is not None and folder not in plain})
+    if section.variant is None and variants:
+        others = f" (or {', '.join(variants[1:])})" if variants[1:] else ""
+        raise InputError(
+            f"{path} holds weights of variant {variants[0]}: set model.variant={variants[0]}{others}"
+        ) from error
+
+
+def _hub_files(path: str) -> list[PurePath]:
+    """The files of a model on the hub, or those in the cache if the hub does not answer."""
+    try:
+        return [PurePath(file) for file in list_repo_files(path)]
+    except Exception:  # the HTTP library of huggingface_hub has changed, and its errors with it
+        index = try_to_load_from_cache(path, INDEX)
+        return list(Path(index).parent.glob("*/*")) if isinstance(index, str) else []
 
 
 def _require_complete(folder: Path) -> None:
     """Raise InputError if a part has no configuration or vocabulary: transformers would make up a random one."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or None in entry:
             continue
@@ -152,7 +203,7 @@ def _require_complete(folder: Path) -> None:
 
 def _missing_parts(folder: Path) -> dict[str, None]:
     """The parts that a pipeline was saved without, such as SD3's third text encoder. diffusers wants them as None."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     return {name: None for name, entry in index.items() if entry == [None, None]}
 
 
@@ -168,11 +219,3 @@ def _require_parts(pipeline: DiffusionPipeline) -> None:
     empty = [name for name, part in pipeline.components.items() if part is None and name not in optional]
     if empty:
         raise InputError(f"{type(pipeline).__name__} comes without its {' and '.join(empty)}: add what is missing")
-
-
-def _downloaded(path: str) -> bool:
-    """Whether `path` is a hub id whose index is in the local cache."""
-    try:
-        return isinstance(try_to_load_from_cache(path, "model_index.json"), str)
-    except HFValidationError:
-        return False

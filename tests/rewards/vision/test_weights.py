@@ -58,6 +58,7 @@ def test_a_download_uses_the_revision(tmp_path: Path, monkeypatch: pytest.Monkey
         return str(tmp_path / name)
 
     monkeypatch.setattr("stepcredit.rewards.vision.weights.hf_hub_download", download)
+    monkeypatch.setattr("stepcredit.rewards.vision.weights.download_problem", lambda *_, **__: None)
     assert find_file("someone/model", ["model.pt", "other.pth"], "v2") == tmp_path / "model.pt"
     assert asked == [("someone/model", "model.pt", "v2")]
 

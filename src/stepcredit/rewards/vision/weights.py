@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
+from stepcredit.utils.hub import download_problem, explain, is_cached
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
@@ -148,6 +148,8 @@ def load_tokenizer(kind: Any, given: str | None, path: str, published: str, revi
     folder = Path(source).expanduser()
     if folder.exists() and not _has_vocabulary(folder):
         raise InputError(f"{source} has no tokenizer: expected a folder with {' or '.join(_VOCABULARIES)}")
+    if not folder.exists():
+        _require_on_hub(source, "tokenizer_config.json", "a tokenizer", revision, "tokenizer", optional=True)
     try:
         with _quiet():
             tokenizer = kind.from_pretrained(folder if folder.exists() else source, revision=revision or "main")
@@ -161,19 +163,35 @@ def load_tokenizer(kind: Any, given: str | None, path: str, published: str, revi
 
 
 def unreachable(path: str, what: str, error: Exception, option: str = "path") -> InputError:
-    """The error for a path that is neither on disk nor on the hub."""
-    reason = one_line(error).split(". ")[0]
+    """The error for a path that is neither on disk nor on the hub.
+
+    Args:
+        what: the file or kind of part that was to be downloaded.
+    """
+    return _not_downloaded(path, what, explain(error, path, what) or one_line(error).split(". ")[0], option)
+
+
+def _require_on_hub(path: str, file: str, what: str, revision: str | None, option: str, optional: bool = False) -> None:
+    """InputError if a file is not in the cache and cannot be downloaded. The hub's own functions retry for a minute."""
+    if not is_cached(path, file, revision):
+        problem = download_problem(path, file, revision, optional=optional)
+        if problem is not None:
+            raise _not_downloaded(path, what, problem, option)
+
+
+def _not_downloaded(path: str, what: str, reason: str, option: str) -> InputError:
     return InputError(
-        f"'{path}' is not a file or folder, and {what} of that name cannot be downloaded from the hub ({reason}): "
-        f"check the name and the connection, or set the option {option}=FOLDER to a downloaded copy"
+        f"'{path}' is not a file or folder, and {what} cannot be downloaded: {reason}; or set the option "
+        f"{option}=FOLDER to a downloaded copy"
     )
 
 
 def _downloaded(path: str, name: str, revision: str | None, option: str) -> Path:
+    _require_on_hub(path, name, name, revision, option)
     try:
         with _quiet():
             return Path(hf_hub_download(path, name, revision=revision))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+    except Exception as error:  # the HTTP library of huggingface_hub has changed, and its errors with it
         raise unreachable(path, name, error, option) from error
 
 
