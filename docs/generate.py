@@ -1,6 +1,7 @@
 """Write the generated pages: `uv run python docs/generate.py`.
 
-docs/configuration.md comes from the configuration schema, docs/notebooks/quickstart.md from the notebook of that name
+docs/configuration.md comes from the configuration schema, docs/guides/other-trainers.md from the table of
+`stepcredit.runs.foreign_names`, docs/notebooks/quickstart.md from the notebook of that name
 with its outputs. To execute the notebook first:
 
     uv run --with nbclient --with ipykernel python docs/generate.py --execute
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.config import TrainConfig
+from stepcredit.runs.foreign_names import FOREIGN_NAMES
+from stepcredit.runs.recipes import MIN_SIMILARITY
 
 HEADER = """# Configuration
 
@@ -24,6 +27,17 @@ All keys with their defaults. `docs/generate.py` writes this page from `stepcred
 A recipe is a YAML file with these sections. Missing keys keep their defaults, and unknown keys are refused. On the
 command line, set any key with `section.key=value`. From Python, pass `Trainer` a mapping of keys for a section. The
 defaults are the recipe `embedded_jpeg`.
+"""
+OTHER_TRAINERS = """# Coming from another trainer
+
+Find the key for a name that you know from TRL, flow_grpo, the scripts of diffusers, kohya or ai-toolkit. If you write
+one of these names as a key, option or argument, the error message names the key too. For other unknown keys, the
+message suggests the most similar key if its similarity (the ratio of Python's `difflib`) is at least {similarity}.
+
+`docs/generate.py` writes this page from `stepcredit/runs/foreign_names.py`; do not edit it by hand.
+
+| elsewhere | used by | here | difference |
+|---|---|---|---|
 """
 NOTEBOOK = Path(__file__).parent / "notebooks" / "quickstart.ipynb"
 
@@ -43,6 +57,16 @@ def configuration() -> str:
         parts += [_row(name, key, field) for key, field in section["properties"].items()]
         parts.append("")
     return "\n".join(parts)
+
+
+def other_trainers() -> str:
+    """The page's text."""
+    rows = [
+        f"| {', '.join(f'`{name}`' for name in entry.names)} | {', '.join(entry.used_by)} | "
+        f"{f'`{entry.key}`' if entry.key else 'none'} | {entry.difference} |"
+        for entry in FOREIGN_NAMES
+    ]
+    return OTHER_TRAINERS.format(similarity=MIN_SIMILARITY) + "\n".join(rows) + "\n"
 
 
 def _row(section: str, key: str, field: dict[str, Any]) -> str:
@@ -110,6 +134,7 @@ def main() -> None:
     if "--execute" in sys.argv[1:]:
         execute_notebook()
     (Path(__file__).parent / "configuration.md").write_text(configuration(), encoding="utf-8")
+    (Path(__file__).parent / "guides" / "other-trainers.md").write_text(other_trainers(), encoding="utf-8")
     text, pictures = notebook()
     NOTEBOOK.with_suffix(".md").write_text(text, encoding="utf-8")
     for name, content in pictures.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"stepcredit: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
-        print(f"stepcredit: {printable(error.format_message())} (see stepcredit --help)", file=sys.stderr)
+        message = _with_hint(error.format_message(), sys.argv[1:] if arguments is None else arguments)
+        print(f"stepcredit: {printable(message)} (see stepcredit --help)", file=sys.stderr)
         return error.exit_code
 
 
@@ -52,6 +54,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == Interrupted.exit_code:  # typer returns it for Ctrl-C
         raise Interrupted("interrupted")
     return code or 0
+
+
+def _with_hint(message: str, arguments: Sequence[str]) -> str:
+    """Add the key that an unknown option of `train` may mean, such as train.learning_rate for --lr."""
+    option = re.match(r"No such option: (-\S+)", message)
+    if option is None or arguments[:1] != ["train"]:
+        return message
+    from stepcredit.runs.recipes import key_hint
+
+    hint = key_hint(option[1].partition("=")[0].lstrip("-").replace("-", "_"))
+    return f"No such option: {option[1]}{hint}; keys are given as section.key=value" if hint else message
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_origin
@@ -11,14 +11,17 @@ from typing import Any, Union, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from stepcredit.config import TrainConfig, default_order
+from stepcredit.config import ComponentSection, TrainConfig, default_order
 from stepcredit.errors import InputError, shortened, unknown
+from stepcredit.runs.foreign_names import foreign_hint
 from stepcredit.utils.redaction import find_secret
 from stepcredit.utils.safe_yaml import load_plain
 
 _FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 DEFAULT = "embedded_jpeg"
 _MAX_BYTES = 2**20
+MIN_SIMILARITY = 0.75
+"""Similarity (`difflib`'s ratio) from which on an unknown key is taken for a typing error of a known one."""
 
 
 def packaged() -> dict[str, Path]:
@@ -162,13 +165,40 @@ def complaint(item: Any, where: str, known: Iterable[str]) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"unknown key '{key}' in {where}{hint}"
+        return f"unknown key '{key}' in {where}{_hint(key, list(known))}"
     message = item["msg"].removeprefix("Value error, ")
     if not location:
         return f"{where}: {message}"
     return f"{key} = {shortened(repr(item['input']))} in {where}: {message[0].lower()}{message[1:]}"
+
+
+def key_hint(key: str) -> str:
+    """What an unknown key may mean, beginning with a semicolon; empty if there is no guess."""
+    return _hint(key, list(_keys()))
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """What an unknown key may mean: a name of another trainer, a key of another section, or a typing error."""
+    section, _, name = key.rpartition(".")
+    if section.startswith("reward.components."):
+        known = [f"{section}.{field}" for field in ComponentSection.model_fields]
+    elsewhere = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
+    foreign = foreign_hint(key, whole=bool(elsewhere))
+    if foreign:
+        return f"; {foreign}"
+    similar = {candidate: _similarity(key, candidate) for candidate in known}
+    best = max(similar.values())
+    nearest = elsewhere or [candidate for candidate in known if similar[candidate] == best >= MIN_SIMILARITY][:1]
+    return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+
+
+def _similarity(key: str, candidate: str) -> float:
+    """Of the names without their sections. Of two keys with sections, the whole keys have to be similar as well."""
+    (section, _, name), (other, _, known) = key.rpartition("."), candidate.rpartition(".")
+    similar = SequenceMatcher(None, name.lower(), known.lower()).ratio()
+    if section and other:
+        similar = min(similar, SequenceMatcher(None, key.lower(), candidate.lower()).ratio())
+    return similar
 
 
 def _one_per_key(items: Iterable[Any]) -> list[Any]:

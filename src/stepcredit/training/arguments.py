@@ -15,6 +15,7 @@ from stepcredit.prompts import as_prompts, load_prompts
 from stepcredit.rewards import CheckedReward, as_reward
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.foreign_names import foreign_hint
 from stepcredit.types import CreditAssigner, Prompt
 from stepcredit.utils.python_objects import object_reference
 
@@ -165,6 +166,8 @@ def _require_known(given: Mapping[str, Any]) -> None:
             continue
         if name in places:
             raise InputError(f"Trainer has no argument '{name}': write {places[name]}={{'{name}': ...}}")
+        if hint := foreign_hint(name):
+            raise InputError(f"unknown argument of Trainer '{name}'; {hint}")
         raise unknown("argument of Trainer", name, [*known, "output_dir", "config", "callbacks", "progress"])
 
 
