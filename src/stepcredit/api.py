@@ -19,6 +19,7 @@ from stepcredit.comparison.run import compare
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
+from stepcredit.evaluation.image_size import size_note
 from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, PromptSet, trained_prompts
 from stepcredit.evaluation.sampling import BATCH, sample_images
@@ -204,7 +205,10 @@ class Trainer:
         self._restored()
         policy, plan = self._policy.sampler(config), evaluation_plan(config, BATCH)
         _warn_of_long_prompts(policy, wanted)
-        return [image for _, image in sample_images(policy, wanted, images, seed, plan)]
+        pictures = [image for _, image in sample_images(policy, wanted, images, seed, plan)]
+        if note := size_note(config.sample, pictures[0].height, pictures[0].width):
+            logging.getLogger("stepcredit").warning(note)
+        return pictures
 
     def evaluate(
         self,

@@ -38,7 +38,8 @@ class ModelSection(_Section):
     )
     device: str = Field(
         "auto",
-        description="`auto`, `cpu`, `cuda`, `cuda:1` and so on. `auto` uses CUDA if it is available.",
+        description="`auto`, `cpu`, `cuda`, `cuda:1`, `xpu`, `mps` and so on. `auto` uses CUDA if it is available, "
+        "else the CPU.",
     )
     adapter: Literal["lora", "full"] = Field(
         "lora", description="What is trained: a LoRA, or every weight of the denoiser."

@@ -240,3 +240,21 @@ def test_prompts_that_the_model_cuts_are_noted(command: str, place: Path) -> Non
 def test_prompts_that_fit_are_not_noted(place: Path) -> None:
     said = stepcredit("sample", "embedded", "--prompt", "a red circle", "--steps", "2", "--out", "fitting")
     assert (said.code, said.err) == (0, "")
+
+
+@pytest.mark.parametrize(("call", "noted"), [("height=64", True), ("width=16", True), ("guidance_rescale=0.1", False)])
+def test_images_of_another_size_than_asked_for_are_noted(call: str, noted: bool) -> None:
+    run = f"size-{call}"
+    said = stepcredit("train", *TINY, f"sample.call.{call}", "train.epochs=0", "--run", run)
+    sampled = stepcredit("sample", run, "--prompt", "a red circle", "--out", f"{run}-samples")
+    assert said.code == sampled.code == 0
+    assert ("note: sample.call sets" in said.out) == noted == ("note: sample.call sets" in sampled.err)
+
+
+def test_a_terminal_that_cannot_print_the_prompt_does_not_end_the_run(place: Path) -> None:
+    (place / "unicode.txt").write_text("一只猫\nएक बिल्ली\n🐈\n", encoding="utf-8")
+    command = [sys.executable, "-m", "stepcredit", "train", *TINY, "train.epochs=1", "prompts.source=unicode.txt"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    said = subprocess.run([*command, "--run", "ascii"], capture_output=True, env=environment, check=False)
+    assert said.returncode == 0, said.stderr
+    assert b"\\u" in said.stdout and (place / "ascii" / "lora").is_dir()

@@ -39,6 +39,15 @@ def test_a_png_per_image_and_an_index(here: Path) -> None:
     assert {picture.shape for picture in pixels(here / "deep/down")} == {(8, 8, 3)}
 
 
+def test_files_of_prompts_in_any_script_are_told_by_their_name(here: Path) -> None:
+    prompts = ["一只猫", "एक बिल्ली", "🐈", "кошка 7", "a+b"]
+    given = [word for prompt in prompts for word in ("--prompt", prompt)]
+    assert stepcredit("sample", "embedded", *given, "--out", "a").code == 0
+    names = [str(row["file"]) for row in index(here / "a")]
+    assert names == ["0000_一只猫.png", "0001_एक-बिल्ली.png", "0002_cat.png", "0003_кошка-7.png", "0004_a-b.png"]
+    assert all((here / "a" / name).is_file() for name in names)
+
+
 def test_the_seed_determines_the_images(here: Path) -> None:
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         stepcredit("sample", "embedded", "--prompt", "a lake", "--images", "2", "--seed", seed, "--out", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as json_
 import os
 import re
@@ -37,6 +38,9 @@ Images = Annotated[int, typer.Option(min=1, help="images per prompt")]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. An error of this package is printed as one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # prompts have characters that the terminal may not be able to print
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except StepcreditError as error:

@@ -16,7 +16,7 @@ from huggingface_hub import list_repo_files, try_to_load_from_cache
 from torch import nn
 
 from stepcredit.config import ModelSection, SampleSection, TrainConfig
-from stepcredit.errors import InputError, shortened
+from stepcredit.errors import InputError
 from stepcredit.policy.adapters import attach
 from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -24,6 +24,7 @@ from stepcredit.policy.replay.reentry import undecorated_call
 from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.policy.samplers import SAMPLERS
 from stepcredit.shapes import pipeline as embedded
+from stepcredit.utils.devices import find_device
 from stepcredit.utils.files import expanded
 from stepcredit.utils.hub import download_problem, explain, is_cached
 
@@ -85,19 +86,7 @@ def load_pipeline(section: ModelSection) -> DiffusionPipeline:
 
 def resolve_device(name: str) -> torch.device:
     """The torch device of `model.device`; `auto` is CUDA if available, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"model.device is '{name}', expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"model.device is '{name}' but this machine has no CUDA device")
-    try:
-        torch.zeros(1, device=device).item()  # fails on a device that torch does not have here, and on `meta`
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"model.device is '{name}', which cannot be used here: {shortened(str(error))}") from error
-    return device
+    return find_device(name, "model.device")
 
 
 def require_text_to_image(pipeline: DiffusionPipeline) -> None:

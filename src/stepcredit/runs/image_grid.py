@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from stepcredit.runs.fonts import CaptionFont
 from stepcredit.utils.files import write_atomically
 
 _MIN_SIDE, _MAX_SIDE = 160, 256  # pixels of an image's longer side
@@ -18,9 +18,6 @@ _TEXT_SIZE, _LINE_HEIGHT = 13, 17
 _MARGIN, _GAP, _CAPTION_GAP = 20, 20, 6
 _MAX_LINES, _MAX_LETTERS = 12, 600  # of a paragraph of a caption
 _BACKGROUND, _TEXT, _SECONDARY_TEXT, _BORDER = "white", (24, 24, 27), (98, 98, 108), (210, 210, 216)
-_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf", "NotoSans-Regular.ttf")
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: i
 
     Images whose longer side has fewer than 160 pixels are enlarged by an integer factor without smoothing. Images with
     more than 256 pixels are reduced. Captions are wrapped to at most 12 lines per paragraph; all paragraphs but the
-    first are gray. Characters that no available font has are drawn as boxes.
+    first are gray. Characters that no font of the system has are escaped, such as \\u4e00.
 
     Args:
         images: (N, 3, H, W) in [0, 1]. Values outside are clipped, and NaN is black.
@@ -51,7 +48,7 @@ def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: i
         raise ValueError(f"{len(captions)} captions for {len(images)} images, expected one per image")
     if columns < 1:
         raise ValueError(f"columns is {columns}, expected at least 1")
-    font = _font(captions)
+    font = CaptionFont(captions, _TEXT_SIZE)
     pictures = [_picture(image) for image in images]
     width = max(_MIN_SIDE, pictures[0].width)
     cells = [_Cell(picture, _caption(text, width, font)) for picture, text in zip(pictures, captions, strict=True)]
@@ -74,7 +71,7 @@ def _picture(image: Tensor) -> Image.Image:
     return picture
 
 
-def _draw(cells: Sequence[_Cell], width: int, columns: int, font: Font) -> Image.Image:
+def _draw(cells: Sequence[_Cell], width: int, columns: int, font: CaptionFont) -> Image.Image:
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     size = (2 * _MARGIN + columns * (width + _GAP) - _GAP, 2 * _MARGIN + sum(heights) + _GAP * (len(rows) - 1))
@@ -88,30 +85,23 @@ def _draw(cells: Sequence[_Cell], width: int, columns: int, font: Font) -> Image
     return sheet
 
 
-def _place(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: _Cell, corner: tuple[int, int], font: Font) -> None:
+def _place(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: _Cell, corner: tuple[int, int], font: CaptionFont
+) -> None:
     left, top = corner
     sheet.paste(cell.picture, corner)
     frame = (left - 1, top - 1, left + cell.picture.width, top + cell.picture.height)
     pen.rectangle(frame, outline=_BORDER)  # makes a white image visible
     top += cell.picture.height + _CAPTION_GAP
     for number, (line, color) in enumerate(cell.lines):
-        pen.text((left, top + number * _LINE_HEIGHT), line, fill=color, font=font)
+        font.draw(pen, (left, top + number * _LINE_HEIGHT), line, color)
 
 
-def _font(captions: Sequence[str]) -> Font:
-    """Pillow's own font. It has ASCII only, so for other captions a font of the system, if there is one."""
-    if not all(caption.isascii() for caption in captions):
-        for name in _SYSTEM_FONTS:
-            with suppress(OSError):
-                return ImageFont.truetype(name, _TEXT_SIZE - 1)
-    return ImageFont.load_default(_TEXT_SIZE)
-
-
-def _caption(text: str, width: int, font: Font) -> list[tuple[str, tuple[int, int, int]]]:
+def _caption(text: str, width: int, font: CaptionFont) -> list[tuple[str, tuple[int, int, int]]]:
     """The wrapped lines of a caption with their colors."""
     return [
         (line, _SECONDARY_TEXT if number else _TEXT)
-        for number, paragraph in enumerate(_paragraphs(text))
+        for number, paragraph in enumerate(_paragraphs(font.readable(text)))
         for line in _cut(_wrap(paragraph[:_MAX_LETTERS], width, font), shortened=len(paragraph) > _MAX_LETTERS)
     ]
 
@@ -130,7 +120,7 @@ def _cut(lines: Iterator[str], shortened: bool) -> list[str]:
     return [*kept[: _MAX_LINES - 1], "..."]
 
 
-def _wrap(text: str, width: int, font: Font) -> Iterator[str]:
+def _wrap(text: str, width: int, font: CaptionFont) -> Iterator[str]:
     """Lines of at most `width` pixels. A word is broken only if it does not fit into a line of its own."""
     line = ""
     for word in text.split():
@@ -149,7 +139,7 @@ def _wrap(text: str, width: int, font: Font) -> Iterator[str]:
         yield line
 
 
-def _fitting(word: str, width: int, font: Font) -> int:
+def _fitting(word: str, width: int, font: CaptionFont) -> int:
     """The number of leading characters of `word` that fit, at least 1."""
     count = 1
     while count < len(word) and font.getlength(word[: count + 1]) <= width:

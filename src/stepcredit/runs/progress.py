@@ -108,8 +108,12 @@ class ConsoleProgress(Progress):
         self._bar.stop()
 
     def note(self, text: str) -> None:
-        """Print without wrapping, so that long paths and commands can be copied."""
-        self.console.out(text, highlight=False)
+        """Print without wrapping, so that long paths and commands can be copied.
+
+        Characters that the terminal cannot print are escaped.
+        """
+        encoding = self.console.encoding
+        self.console.out(text.encode(encoding, "backslashreplace").decode(encoding), highlight=False)
 
     def phase(self, name: str) -> None:
         self._bar.update(self._task, phase=name)

@@ -25,14 +25,14 @@ class Clock:
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Add the time of the `with` block to `phase`. On CUDA, pending kernels are included."""
+        """Add the time of the `with` block to `phase`. On an accelerator, pending kernels are included."""
         started = time.perf_counter()
         try:
             with torch.profiler.record_function(phase):
                 yield
         finally:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             self.add(phase, time.perf_counter() - started)
 
     def add(self, phase: str, seconds: float) -> None:

@@ -24,6 +24,7 @@ from stepcredit.distributed.partition import Partition, partition_images
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError
 from stepcredit.evaluation import Evaluation, evaluate
+from stepcredit.evaluation.image_size import size_note
 from stepcredit.maths.schedules import mean_one
 from stepcredit.policy.checks.replay_check import SINGLE_TOLERANCE, TOLERANCE, replay_check
 from stepcredit.prompts import draw_prompts
@@ -337,6 +338,8 @@ class TrainingLoop:
         plan = evaluation_plan(self.config, self.partition(0, len(prompts)).size)
         with self.checkpointer.located(where):
             evaluation = evaluate(self.policy, self._scores, first, run.grid_images, run.seed, plan)
+        if self.finished_epochs == 0 and (note := size_note(self.config.sample, *evaluation.images.shape[2:])):
+            self.progress.warn(note)
         path = self.run.grid_path(self.finished_epochs)
         self.processes.run_on_main(lambda: save_grid(path, evaluation.images, evaluation.captions()))
         self.trackers.log_images(self.finished_epochs, path)

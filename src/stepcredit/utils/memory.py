@@ -23,9 +23,13 @@ def peak_memory_bytes() -> int:
 
 
 def available_memory_bytes(device: torch.device) -> int:
-    """Memory that can still be allocated on the CUDA device, or in main memory within the limit of the cgroup."""
+    """Memory that can still be allocated on the accelerator, or in main memory within the limit of the cgroup."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if device.type == "xpu":
+        return torch.xpu.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     available: int = psutil.virtual_memory().available
     limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
     return available if limit is None or used is None else min(available, max(limit - used, 0))
@@ -39,10 +43,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Collect garbage and return unused cached memory to the CUDA device."""
+    """Collect garbage and return unused cached memory to the accelerator."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def _read_number(path: Path) -> int | None:

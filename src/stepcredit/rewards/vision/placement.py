@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stepcredit.errors import InputError, unknown
 from stepcredit.rewards.vision.images import Images
+from stepcredit.utils.devices import find_device
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,7 +45,7 @@ def place(device: str, dtype: str, batch_size: int) -> Placement:
     """The placement for a reward's options.
 
     Args:
-        device: `auto` (CUDA if available, else the CPU), cpu, cuda or cuda:N.
+        device: `auto` (CUDA if available, else the CPU), cpu, cuda, xpu, mps, or one of several, such as cuda:1.
         dtype: float32, bfloat16 or float16.
         batch_size: at least 1.
 
@@ -55,16 +56,4 @@ def place(device: str, dtype: str, batch_size: int) -> Placement:
         raise unknown("dtype", str(dtype), _DTYPES)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise InputError(f"batch_size is {batch_size!r}, expected an integer of at least 1")
-    return Placement(_device(device), _DTYPES[dtype], batch_size)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device is {name!r}, expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device is '{name}' but this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
+    return Placement(find_device(device, "device"), _DTYPES[dtype], batch_size)
