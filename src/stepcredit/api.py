@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from stepcredit.comparison.comparison_file import compare_rules
 from stepcredit.comparison.progress import ConsoleProgress as ComparisonProgress
 from stepcredit.comparison.run import compare
 from stepcredit.config import TrainConfig
+from stepcredit.distributed.launcher import read_launch
 from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
 from stepcredit.evaluation.image_size import size_note
@@ -404,7 +404,7 @@ class Trainer:
         return self.output_dir
 
     def _require_unsharded(self) -> None:
-        if self.config.model.shard and os.environ.get("WORLD_SIZE", "1") != "1":
+        if self.config.model.shard and read_launch() is not None:
             raise InputError(
                 "model.shard: each process holds a part of the weights; train() has written them whole, or use "
                 "`stepcredit export` in a single process"
@@ -426,7 +426,8 @@ def _warn_of_long_prompts(policy: Policy, prompts: Sequence[Prompt], rewards: It
 
 
 def _is_rank_0() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    launch = read_launch()
+    return launch is None or launch.rank == 0
 
 
 def _by_name(rewards: Sequence[CheckedReward]) -> dict[str, CheckedReward]:

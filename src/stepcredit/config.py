@@ -393,6 +393,11 @@ class RunSection(_Section):
 
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random numbers of the run.")
     processes: int | None = Field(None, ge=1, description="Required number of processes. `null` accepts any number.")
+    connect_timeout: float | None = Field(
+        300.0,
+        gt=0,
+        description="Seconds to wait for the other processes of the launcher to connect. `null` means no limit.",
+    )
     grid_every: int = Field(5, ge=1, description="Number of epochs between sample grids.")
     grid_images: int = Field(16, ge=1, description="Number of images on a sample grid.")
     checkpoint_every: int = Field(1, ge=1, description="Number of epochs between checkpoints.")

@@ -44,13 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except StepcreditError as error:
-        if error.show_on_every_rank or os.environ.get("LOCAL_RANK", "0") == "0":
+        if error.show_on_every_rank or _is_first_of_machine():
             print(f"stepcredit: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
         message = _with_hint(error.format_message(), sys.argv[1:] if arguments is None else arguments)
         print(f"stepcredit: {printable(message)} (see stepcredit --help)", file=sys.stderr)
         return error.exit_code
+
+
+def _is_first_of_machine() -> bool:
+    """False for the other processes that torchrun has started on this machine, which fail for the same reason.
+
+    A LOCAL_RANK alone may have been left in the shell by another program.
+    """
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -19,6 +19,7 @@ from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.progress import Progress
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
+from stepcredit.distributed.launcher import without_launch
 from stepcredit.errors import shortened
 from stepcredit.runs import checkpoint, recipes
 from stepcredit.utils.signals import finished_first
@@ -134,7 +135,7 @@ class ProcessPool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self._slots[slot]},
+                env={**without_launch(os.environ), **self._slots[slot]},
                 pass_fds=self._descriptors,
                 start_new_session=True,  # Ctrl-C at the terminal reaches only this process, which passes it on
             )

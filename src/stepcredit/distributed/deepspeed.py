@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stepcredit.config import TrainConfig, TrainSection
+from stepcredit.distributed.launcher import launched_processes
 from stepcredit.distributed.optimizer import Step, all_finite, build_optimizer, clear_gradients
 from stepcredit.distributed.process_group import DEEPSPEED, ProcessGroup
 from stepcredit.errors import InputError, shortened
@@ -146,7 +147,7 @@ def stage_three_as_fsdp(config: TrainConfig) -> TrainConfig:
                 "does not offload: set it to 'none'"
             )
     del os.environ[DEEPSPEED]
-    shard = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    shard = launched_processes() > 1
     return config.model_copy(update={"model": config.model.model_copy(update={"shard": shard})})
 
 

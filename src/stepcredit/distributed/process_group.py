@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from stepcredit.distributed.launcher import await_ranks, launched_processes, read_launch
 from stepcredit.errors import InputError, ProcessLost, StepcreditError
 
 Result = TypeVar("Result")
@@ -122,7 +123,12 @@ class DistributedProcessGroup(ProcessGroup):
 
 
 def init_process_group(
-    expected: int | None, *, cpu: bool, sharded: bool = False, timeout: float | None = None
+    expected: int | None,
+    *,
+    cpu: bool,
+    sharded: bool = False,
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
 ) -> ProcessGroup:
     """Connect to the other processes of this run, if a launcher started any.
 
@@ -131,12 +137,14 @@ def init_process_group(
         cpu: compute on the CPU even if there is an accelerator.
         sharded: see `ProcessGroup`.
         timeout: seconds that an exchange may take. None means no limit.
+        connect_timeout: seconds to wait for the other processes. None means no limit.
 
     Raises:
-        InputError: the number of processes is not `expected`, or the launcher started DeepSpeed, which is not installed
-            or cannot be combined with `sharded`.
+        InputError: the number of processes is not `expected`; the variables of the launcher are not complete; another
+            process does not connect in time; or the launcher started DeepSpeed, which is not installed or cannot be
+            combined with `sharded`.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = launched_processes()
     if expected is not None and launched != expected:
         started = (
             "one process, or the command was not started by torchrun or accelerate"
@@ -147,7 +155,8 @@ def init_process_group(
     deepspeed = os.environ.get(DEEPSPEED, "").lower() == "true"
     if deepspeed:
         _require_deepspeed(sharded)
-    elif launched == 1:
+    launch = read_launch(even_one=deepspeed)
+    if launch is None:
         if sharded:
             raise InputError(
                 "model.shard needs two or more processes, but there is one: start the run with torchrun, or set "
@@ -155,6 +164,7 @@ def init_process_group(
             )
         return ProcessGroup()
 
+    store = None if distributed.is_initialized() else await_ranks(launch, connect_timeout)
     from accelerate import PartialState  # type: ignore[import-untyped]  # the import takes a second
 
     cpu = cpu or not torch.accelerator.is_available()
@@ -166,6 +176,7 @@ def init_process_group(
         state = PartialState(backend="gloo" if cpu else None, timeout=limit)  # cpu=True would disable DeepSpeed
     else:
         state = PartialState(cpu=cpu, timeout=limit)
+    del store
     if state.num_processes != launched:
         raise InputError(f"the launcher started {launched} processes, but accelerate connected {state.num_processes}")
     return DistributedProcessGroup(state.process_index, state.num_processes, sharded, deepspeed)

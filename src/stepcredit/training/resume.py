@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "reward.ray_workers",
     "reward.ray_gpus",
     "run.processes",
+    "run.connect_timeout",
     "run.checkpoint_every",
     "run.keep_checkpoints",
     "run.keep_best",

@@ -185,7 +185,13 @@ def _process_group(config: TrainConfig, keep: bool) -> Iterator[ProcessGroup]:
     """Join the ranks of the run. An error that only this rank knows about names the rank."""
     timeout = None if config.reward.timeout is None else config.reward.timeout + PATIENCE
     cpu = config.model.device == "cpu"
-    processes = init_process_group(config.run.processes, cpu=cpu, sharded=config.model.shard, timeout=timeout)
+    processes = init_process_group(
+        config.run.processes,
+        cpu=cpu,
+        sharded=config.model.shard,
+        timeout=timeout,
+        connect_timeout=config.run.connect_timeout,
+    )
     try:
         with gloo_errors_as_process_lost():
             yield processes
