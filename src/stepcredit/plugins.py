@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from stepcredit.errors import InputError, StepcreditError, unknown
-from stepcredit.utils.files import expanded
+from stepcredit.utils.paths import expanded
 
 GROUP = "stepcredit.plugins"
 """Entry points of this group are imported at the first look-up of any part."""

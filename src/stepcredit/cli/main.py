@@ -15,6 +15,7 @@ import typer
 
 from stepcredit import __version__
 from stepcredit.errors import Interrupted, StepcreditError, printable
+from stepcredit.utils.paths import expanded
 
 app = typer.Typer(
     name="stepcredit",
@@ -100,7 +101,9 @@ Recipe = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RECIPE] [section.key=value ...]", help="recipe file or name, and keys to change"),
 ]
-NewRun = Annotated[Path | None, typer.Option(metavar="DIR", help="run directory; default: runs/<recipe>-NNN")]
+NewRun = Annotated[
+    Path | None, typer.Option(parser=expanded, metavar="DIR", help="run directory; default: runs/<recipe>-NNN")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="resume the run in --run; default: the newest run")]
 
 
@@ -118,7 +121,7 @@ RunOrModel = Annotated[
 ]
 PromptTexts = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="a prompt; repeatable")]
 PromptSource = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="prompt list or file")]
-ImageFolder = Annotated[Path, typer.Option(metavar="DIR", help="folder for the images")]
+ImageFolder = Annotated[Path, typer.Option(parser=expanded, metavar="DIR", help="folder for the images")]
 
 
 @app.command()
@@ -153,7 +156,9 @@ Rewards = Annotated[
         metavar="NAME", help="reward in addition to that of the run; repeatable; NAME@URL uses a reward server"
     ),
 ]
-JsonFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="also write all results to this file")]
+JsonFile = Annotated[
+    Path | None, typer.Option(parser=expanded, metavar="FILE.json", help="also write all results to this file")
+]
 Cross = Annotated[bool, typer.Option("--cross", help="add a table of runs against rewards; several runs always get it")]
 
 
@@ -185,7 +190,7 @@ ComparisonSource = Annotated[
     ),
 ]
 ComparisonFolder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="folder of the comparison; default: runs/<name>")
+    Path | None, typer.Option(parser=expanded, metavar="DIR", help="folder of the comparison; default: runs/<name>")
 ]
 Rules = Annotated[str | None, typer.Option(metavar="A,B,...", help="credit rules to compare")]
 FreshSeeds = Annotated[int | None, typer.Option(min=1, help="number of seeds for the final runs; default: 5")]
@@ -258,9 +263,12 @@ def compare(
     command(source, [*overrides, *recorded], options, run, jobs, skip_failed)
 
 
-RunOrComparison = Annotated[Path, typer.Argument(metavar="RUN|DIR", help="run directory, or folder of a comparison")]
+RunOrComparison = Annotated[
+    Path, typer.Argument(parser=expanded, metavar="RUN|DIR", help="run directory, or folder of a comparison")
+]
 HtmlFile = Annotated[
-    Path | None, typer.Option(metavar="FILE.html", help="file to write; default: report.html in the folder")
+    Path | None,
+    typer.Option(parser=expanded, metavar="FILE.html", help="file to write; default: report.html in the folder"),
 ]
 
 
@@ -272,8 +280,8 @@ def report(source: RunOrComparison, out: HtmlFile = None) -> None:
     command(source, out)
 
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="run directory")]
-NewFolder = Annotated[Path, typer.Option(metavar="DIR", help="new folder for the files")]
+Run = Annotated[Path, typer.Argument(parser=expanded, metavar="RUN", help="run directory")]
+NewFolder = Annotated[Path, typer.Option(parser=expanded, metavar="DIR", help="new folder for the files")]
 Format = Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="file format of the weights")]
 
 
@@ -291,7 +299,8 @@ ServedRewards = Annotated[
 Port = Annotated[int, typer.Option(min=0, max=65535, help="port; 0 selects a free one")]
 Host = Annotated[str, typer.Option(help="address to listen on; other machines can connect only with a token")]
 TokenFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="file with the token; default: STEPCREDIT_REWARD_TOKEN")
+    Path | None,
+    typer.Option(parser=expanded, metavar="FILE", help="file with the token; default: STEPCREDIT_REWARD_TOKEN"),
 ]
 ServedOptions = Annotated[
     list[str] | None,

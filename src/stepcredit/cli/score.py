@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from stepcredit.rewards import CheckedReward, build_reward
 from stepcredit.rewards.vision.preprocess import to_unit
 from stepcredit.runs import recipes
 from stepcredit.types import Prompt
+from stepcredit.utils.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def score(reward: str, files: Sequence[str], prompts: Sequence[str], options: Se
 def _read(file: str) -> Tensor:
     """The image (3, H, W) in [0, 1]."""
     try:
-        with Image.open(Path(file)) as picture:
+        with Image.open(expanded(file)) as picture:
             return to_unit(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())

@@ -10,7 +10,7 @@ from stepcredit.config import ComponentSection, RewardSection, TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.plugins import find_module_file
 from stepcredit.prompts import prompt_names
-from stepcredit.utils.files import expanded
+from stepcredit.utils.paths import expanded
 
 
 def user_file_digests(configs: Iterable[TrainConfig]) -> dict[str, str]:

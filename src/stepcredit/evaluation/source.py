@@ -12,6 +12,7 @@ from stepcredit.errors import InputError
 from stepcredit.runs import checkpoint, recipes
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.types import Policy
+from stepcredit.utils.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Source:
     @property
     def prompt_source(self) -> str:
         """The prompts that the run was trained on. Prompts that were passed in Python are in the run directory."""
-        saved, recorded = RunDirectory(Path(self.name)).prompts_path, self.config.prompts.source
+        saved, recorded = RunDirectory(expanded(self.name)).prompts_path, self.config.prompts.source
         return str(saved) if Path(recorded).name == saved.name and saved.is_file() else recorded
 
     def load(
@@ -81,7 +82,7 @@ def open_source(name: str, purpose: str, *, runs_only: bool = False) -> Source:
         InputError: the folder is neither a run nor a pipeline, the run has no checkpoint, or its model is a Python
             object.
     """
-    folder = Path(name)
+    folder = expanded(name)
     if runs_only or (folder / "config.yaml").is_file():
         directory = RunDirectory.open(folder)
         _require_named_model(name, directory.config)

@@ -25,8 +25,8 @@ from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.policy.samplers import SAMPLERS
 from stepcredit.shapes import pipeline as embedded
 from stepcredit.utils.devices import find_device
-from stepcredit.utils.files import expanded
 from stepcredit.utils.hub import download_problem, explain, is_cached
+from stepcredit.utils.paths import expanded
 
 INDEX = "model_index.json"
 

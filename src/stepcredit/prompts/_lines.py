@@ -1,7 +1,8 @@
 """Lines of text files."""
 
 from collections.abc import Iterator
-from pathlib import Path
+
+from stepcredit.utils.paths import expanded
 
 
 def numbered_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -10,6 +11,6 @@ def numbered_lines(path: str) -> Iterator[tuple[int, str]]:
     Only a line feed ends a line: other separators of Unicode may be part of a prompt. Raises OSError or ValueError if
     the file cannot be read.
     """
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(expanded(path).read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             yield number, line.strip()

@@ -19,6 +19,7 @@ from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, shortened, some_of
 from stepcredit.runs import recipes
 from stepcredit.utils.files import append_whole, write_atomically
+from stepcredit.utils.paths import expanded
 from stepcredit.utils.redaction import masked
 
 _PACKAGES = ("stepcredit", "torch", "diffusers", "transformers", "peft", "numpy")
@@ -41,7 +42,7 @@ class RunDirectory:
         Raises:
             InputError: the folder is not empty, is a file or is not writable. Nothing is changed.
         """
-        run = cls(Path(path))
+        run = cls(expanded(path))
         created, text = False, recipes.dump(config)
         try:
             _refuse_occupied(run.path, config)
@@ -63,7 +64,7 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
         """The run in an existing folder. InputError if the folder holds no run."""
-        run = cls(Path(path))
+        run = cls(expanded(path))
         if not run.config_path.is_file():
             raise InputError(
                 f"{path} is not a run directory (it has no config.yaml): give the folder of `stepcredit train --run`"

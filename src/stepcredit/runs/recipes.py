@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from stepcredit.config import ComponentSection, TrainConfig, default_order
 from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.runs.foreign_names import foreign_hint
+from stepcredit.utils.paths import expanded
 from stepcredit.utils.redaction import find_secret
 from stepcredit.utils.safe_yaml import load_plain
 
@@ -34,7 +35,7 @@ def packaged() -> dict[str, Path]:
 
 def find(recipe: str) -> Path:
     """The file of a recipe, given by path or packaged name. InputError if there is none."""
-    path = Path(recipe)
+    path = expanded(recipe)
     if _is_file(path):
         return path
     if path.suffix in (".yaml", ".yml"):

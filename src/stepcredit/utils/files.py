@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from os import PathLike
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,14 +16,6 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 _PARTIAL, _REPLACED = ".partial_", ".replaced_"
-
-
-def expanded(path: str | PathLike[str]) -> Path:
-    """`path` with a leading `~` or `~user` replaced by that home folder. A `~` of an unknown user stays as it is.
-
-    A shell expands only the `~` at the beginning of a word, and so not that of `--run=~/run` or `model.path=~/model`.
-    """
-    return Path(os.path.expanduser(path))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.errors import InputError, shortened
+from stepcredit.utils.paths import expanded
 
 ANOTHER_FOLDER = "choose another folder"
 
@@ -25,7 +26,7 @@ def as_path(name: str, value: Any) -> Path:
         raise InputError(f"{name} is {shortened(repr(value))} of type {type(value).__name__}, expected a path")
     if not str(value):
         raise InputError(f"{name} is empty, expected a path")
-    path = Path(value)
+    path = expanded(value)
     try:
         path.stat()
     except FileNotFoundError:

@@ -7,7 +7,6 @@ import ssl
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -23,6 +22,7 @@ from stepcredit.rewards.remote.attempt import ScoreRequest, TransientError, send
 from stepcredit.rewards.remote.event_loop import run_in_thread
 from stepcredit.rewards.remote.servers import Servers
 from stepcredit.rewards.remote.token import read_token
+from stepcredit.utils.paths import expanded
 
 if TYPE_CHECKING:
     import httpx
@@ -83,7 +83,7 @@ def remote_reward(name: str, remote: str | Sequence[str], options: Mapping[str, 
     if not addresses:
         raise InputError("reward.remote is an empty list, expected the address of at least one server")
     settings = construct(RemoteOptions, "reward.remote", options)
-    token = read_token(Path(settings.token_file) if settings.token_file is not None else None)
+    token = read_token(expanded(settings.token_file) if settings.token_file is not None else None)
     return RemoteReward(name, Servers(addresses), settings, token)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stepcredit.errors import InputError
 from stepcredit.utils.hub import download_problem, explain, is_cached
+from stepcredit.utils.paths import expanded
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
@@ -33,7 +34,7 @@ def find_file(path: str, names: Sequence[str], revision: str | None, option: str
     Raises:
         InputError: there is no such file, or it cannot be downloaded.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.is_file():
         return place
     if place.is_dir():
@@ -94,7 +95,7 @@ def require_fit(
 
 def require_model(path: str, revision: str | None) -> None:
     """InputError unless `path` is a folder of a transformers model or its config.json can be downloaded."""
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not folder.exists():
         _downloaded(path, "config.json", revision, "path")
     elif not (folder / "config.json").is_file():
@@ -113,7 +114,7 @@ def load_pretrained(kind: Any, path: str, revision: str | None, ignored: tuple[s
     Raises:
         InputError: the folder is incomplete, the download failed, or the weights do not fit.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     require_model(path, revision)
     try:
         with _quiet():
@@ -144,8 +145,8 @@ def load_tokenizer(kind: Any, given: str | None, path: str, published: str, revi
     Raises:
         InputError: the folder has no vocabulary (transformers would create an empty one), or the download failed.
     """
-    source = given or (path if _has_vocabulary(Path(path).expanduser()) else published)
-    folder = Path(source).expanduser()
+    source = given or (path if _has_vocabulary(expanded(path)) else published)
+    folder = expanded(source)
     if folder.exists() and not _has_vocabulary(folder):
         raise InputError(f"{source} has no tokenizer: expected a folder with {' or '.join(_VOCABULARIES)}")
     if not folder.exists():
