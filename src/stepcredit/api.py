@@ -81,6 +81,8 @@ class Trainer:
         train: keys of the section `train`.
         run: keys of the section `run`.
         config: a TrainConfig, a recipe file or the name of a recipe.
+        start_from: a run directory, whose newest weights `train` starts from. Without `config`, keys that are not set
+            come from this run too.
         callbacks: functions (metrics, images) called on rank 0 after every epoch, with its row of metrics.jsonl and its
             `EpochImages`. A callback that raises `StopTraining` ends the run. Return values are ignored.
         plugins: files or modules of your own to import first. They register rewards, credit rules and so on.
@@ -108,6 +110,7 @@ class Trainer:
         train: Mapping[str, Any] | None = None,
         run: Mapping[str, Any] | None = None,
         config: TrainConfig | str | Path | None = None,
+        start_from: str | Path | None = None,
         callbacks: Sequence[Callback] = (),
         plugins: Sequence[str | Path] = (),
         progress: bool = False,
@@ -127,6 +130,9 @@ class Trainer:
             **unknown,
         }
         self.output_dir = None if output_dir is None else as_path("output_dir", output_dir)
+        self._start_from = None if start_from is None else RunDirectory.open(as_path("start_from", start_from)).path
+        if self._start_from is not None and config is None and not (self.output_dir and _holds_run(self.output_dir)):
+            config = RunDirectory(self._start_from).config
         self._arguments = read_arguments(given, config, self.output_dir)
         self._name = Path(config).stem if isinstance(config, str | Path) else "python"
         self._callbacks = _require_callables(callbacks)
@@ -161,21 +167,26 @@ class Trainer:
             )
         self._set_epochs(epochs)
         command = ["python", *sys.argv]
-        return self._run(partial(start_run, self.config, self._choose_directory, self._objects(), command=command))
+        start = partial(start_run, self.config, self._choose_directory, self._objects(), weights=self._start_from)
+        return self._run(partial(start, command=command))
 
-    def resume(self, epochs: int | None = None) -> TrainResult:
+    def resume(self, epochs: int | None = None, *, allow_change: bool = False) -> TrainResult:
         """Continue the run in `output_dir` from its latest checkpoint.
 
-        The run may have been started by another program or on the command line. Only keys that do not change its
-        results may differ from its config.yaml, such as `train.epochs`.
+        The run may have been started by another program or on the command line. Keys that do not change its results
+        may differ from its config.yaml, such as `train.epochs` and `model.path`.
 
-        Arguments, result and errors are those of `train`.
+        Result and errors are those of `train`.
+
+        Args:
+            epochs: as in `train`.
+            allow_change: accept keys that change the results as well. The run records them in history.jsonl.
         """
         directory = self._directory()
         self._set_epochs(epochs)
         self._arguments = self._arguments.resuming(directory)
-        require_same_run(directory, self.config)
-        return self._run(partial(resume_run, self.config, directory, self._objects()))
+        require_same_run(directory, self.config, allow_change=allow_change)
+        return self._run(partial(resume_run, self.config, directory, self._objects(), allow_change=allow_change))
 
     def sample(
         self,

@@ -230,6 +230,28 @@ def test_the_command_line_says_what_a_run_with_objects_needs() -> None:
     assert "Trainer(model=..., output_dir='run').resume()" in said.err
 
 
+def test_what_changes_the_results_needs_permission() -> None:
+    toy_trainer().train()
+    slower = toy_trainer(train={**SECTIONS["train"], "epochs": 3, "learning_rate": 0.01})
+    with pytest.raises(InputError, match="allow_change"):
+        slower.resume()
+    assert len(slower.resume(allow_change=True).history) == 3
+    assert len(toy_trainer(train={**SECTIONS["train"], "learning_rate": 0.01}).resume(4).history) == 4
+
+
+def test_a_trainer_starts_from_the_weights_of_a_run() -> None:
+    policy, second = ToyPolicy(), ToyPolicy()
+    toy_trainer("a", model=policy).train()
+    arguments = {"model": second, "reward": redness, "prompts": PROMPTS, "output_dir": "b", "start_from": "a"}
+    trainer = Trainer(**arguments)
+    assert trainer.config.sample.steps == 4 and trainer.config.train.learning_rate == 0.05
+    trainer.train(epochs=0)
+    assert torch.equal(second.target, policy.target) and policy.target.any()
+    assert len(trainer.train(epochs=1).history) == 1
+    with pytest.raises(InputError, match="gone"):
+        Trainer(start_from="gone")
+
+
 def test_another_trainer_resumes_the_run_if_it_gets_the_objects_again() -> None:
     toy_trainer("parts").train(epochs=1)
     again = Trainer(model=ToyPolicy(), reward=redness, output_dir="parts", train={"epochs": 2})

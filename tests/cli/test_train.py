@@ -17,7 +17,7 @@ from stepcredit.config import TrainConfig
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.maths import Transition
 from stepcredit.report import write_report
-from stepcredit.runs import recipes
+from stepcredit.runs import history, recipes
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.utils.files import locked
 
@@ -424,6 +424,97 @@ def test_resume_may_change_what_changes_no_number(here: Path) -> None:
     stepcredit("train", *TOY, "--run", "a")
     changes = ["run.trackers=[]", "run.grid_every=1", "run.self_check=false", "run.profile=false"]
     assert stepcredit("train", "--resume", "--run", "a", "train.epochs=4", *changes).code == 0
+
+
+def test_places_may_change_on_resume(here: Path) -> None:
+    name = reward_file(here / "mine.py", "pass")
+    (here / "mine.txt").write_text("a cat\na dog\na fox\n")
+    stepcredit("train", *TOY, name, "prompts.source=mine.txt", "--run", "whole", "train.epochs=4")
+    stepcredit("train", *TOY, name, "prompts.source=mine.txt", "--run", "a")
+    (here / "moved").mkdir()
+    for file in ("mine.py", "mine.txt"):
+        (here / file).rename(here / "moved" / file)
+    (here / "a").rename(here / "moved" / "a")
+    changes = [
+        "train.epochs=4",
+        "prompts.source=moved/mine.txt",
+        "reward.name=moved/mine.py:reward",
+        "model.path=another/folder",
+        "model.device=cpu",
+        "run.grid_images=3",
+        "sample.evaluation_steps=2",
+        "reward.overlap=false",
+    ]
+    said = stepcredit("train", "--resume", "--run", "moved/a", *changes)
+    assert said.code == 0, said.err
+    assert rows(here / "moved" / "a") == rows(here / "whole")
+    assert RunDirectory(here / "moved" / "a").config.prompts.order == "shuffled"
+    (event,) = history.events(here / "moved" / "a")
+    assert {change["key"] for change in event["changes"]} == {change.partition("=")[0] for change in changes}
+    assert not any(change["affects_results"] for change in event["changes"])
+
+
+def test_other_prompts_at_the_place_of_the_old_ones_are_refused(here: Path) -> None:
+    (here / "mine.txt").write_text("a cat\na dog\na fox\n")
+    stepcredit("train", *TOY, "prompts.source=mine.txt", "--run", "a")
+    (here / "mine.txt").write_text("a cat\na dog\nan owl\n")
+    again = ["train", "--resume", "--run", "a", "train.epochs=4"]
+    line = refused(*again)
+    assert "prompts.source" in line and "--allow-change" in line
+    assert stepcredit(*again, "--allow-change").code == 0
+    assert stepcredit("train", "--resume", "--run", "a", "train.epochs=5").code == 0
+    assert "other prompts" in (here / "a" / "report.html").read_text()
+
+
+def test_what_changes_the_results_may_change_if_allowed(here: Path) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    changes = ["train.learning_rate=0.01", "credit.name=uniform", "train.epochs=5"]
+    assert "--allow-change" in refused("train", "--resume", "--run", "a", *changes)
+    said = stepcredit("train", "--resume", "--run", "a", "--allow-change", *changes)
+    assert said.code == 0 and "train.learning_rate 0.05 -> 0.01" in said.out
+    (event,) = history.events(here / "a")
+    affecting = {change["key"]: change["affects_results"] for change in event["changes"]}
+    assert event["epoch"] == 3
+    assert affecting == {"train.learning_rate": True, "credit.name": True, "train.epochs": False}
+    report = (here / "a" / "report.html").read_text()
+    assert "train.learning_rate 0.05 → 0.01 (changes the results)" in report and "after epoch 3" in report
+    assert RunDirectory(here / "a").config.train.learning_rate == 0.01
+    assert [row["epoch"] for row in rows(here / "a")] == [1, 2, 3, 4, 5]
+
+
+def test_a_reward_of_another_name_is_not_a_place(here: Path) -> None:
+    reward_file(here / "mine.py", "pass")
+    stepcredit("train", *TOY, "reward.name=mine.py:reward", "--run", "a")
+    again = ["train", "--resume", "--run", "a", "train.epochs=4"]
+    assert "reward.name" in refused(*again, "reward.name=mine.py:other")
+    assert "reward.name" in refused(*again, "reward.name=jpeg_compressibility")
+
+
+def test_a_new_run_starts_from_the_weights_of_another(here: Path, toy: list[ToyPolicy]) -> None:
+    stepcredit("train", *TOY, "--run", "a")
+    said = stepcredit("train", "--from", "a", "--run", "b", "train.epochs=0", "train.learning_rate=0.01")
+    assert said.code == 0, said.err
+    first, second = toy
+    assert first.target.any() and first.target.equal(second.target)
+    config = RunDirectory(here / "b").config
+    assert (config.sample.steps, config.train.learning_rate, config.train.epochs) == (4, 0.01, 0)
+    assert "weights of a, epoch 3" in (here / "b" / "report.html").read_text()
+    assert stepcredit("train", "--resume", "--run", "b", "train.epochs=1").code == 0
+    assert not toy[-1].target.equal(first.target) and rows(here / "b")[0]["reward_queries"] == 8
+    said = stepcredit("train", "embedded_warmth", "--from", "a", *TOY, "train.epochs=0")
+    assert said.code == 0 and toy[-1].target.equal(first.target)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--from", "gone"], "gone"),
+        (["--from", "a", "--resume"], "--resume"),
+        (["--allow-change"], "--resume"),
+    ],
+)
+def test_options_that_do_not_fit_together(here: Path, arguments: list[str], part: str) -> None:
+    assert part in refused("train", *TOY, *arguments)
 
 
 def test_resume_needs_a_valid_checkpoint(here: Path) -> None:

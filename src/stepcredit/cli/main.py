@@ -107,13 +107,31 @@ NewRun = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="resume the run in --run; default: the newest run")]
 
 
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="RUN", help="run whose weights, and without a recipe settings, a new run starts from"
+    ),
+]
+AllowChange = Annotated[
+    bool, typer.Option("--allow-change", help="with --resume, accept keys that change the results of the run")
+]
+
+
 @app.command()
-def train(arguments: Recipe = None, run: NewRun = None, resume: Resume = False, plugin: Plugins = None) -> None:
+def train(
+    arguments: Recipe = None,
+    run: NewRun = None,
+    resume: Resume = False,
+    plugin: Plugins = None,
+    weights: From = None,
+    allow_change: AllowChange = False,
+) -> None:
     """Train a model. Without a recipe, train the bundled model for small JPEG files: a few minutes on a CPU."""
     from stepcredit.cli.train import train as command
 
     recipe, overrides = _split(arguments)
-    command(recipe, overrides, run, resume, plugin or [])
+    command(recipe, overrides, run, resume, plugin or [], weights, allow_change)
 
 
 RunOrModel = Annotated[

@@ -20,7 +20,13 @@ RUNS = Path("runs")
 
 
 def train(
-    recipe: Sequence[str], overrides: Sequence[str], run: Path | None, resume: bool, plugins: Sequence[str] = ()
+    recipe: Sequence[str],
+    overrides: Sequence[str],
+    run: Path | None,
+    resume: bool,
+    plugins: Sequence[str] = (),
+    weights: Path | None = None,
+    allow_change: bool = False,
 ) -> None:
     """Train as the command line asks.
 
@@ -30,38 +36,49 @@ def train(
         run: the run directory.
         resume: resume the run in `run`, or the newest one.
         plugins: to import, in addition to `run.plugins`.
+        weights: a run to take the starting weights from, and without a recipe its configuration.
+        allow_change: resume with a configuration that changes the results.
 
     Raises:
         StepcreditError: the run cannot start, or has stopped.
     """
     if len(recipe) > 1:
         raise InputError(f"give one recipe, not {len(recipe)}: {' '.join(recipe)}; overrides are section.key=value")
+    if allow_change and not resume:
+        raise InputError("--allow-change is for --resume: add --resume, or leave it out")
+    if weights is not None and resume:
+        raise InputError("--from starts a new run, and --resume continues one: give one of them")
     name = recipe[0] if recipe else None
     with _interruptible():
         if resume:
-            _resume(name, overrides, run or _newest_run(), plugins)
+            _resume(name, overrides, run or _newest_run(), plugins, allow_change)
         else:
-            _start(name, overrides, run, plugins)
+            _start(name, overrides, run, plugins, weights)
 
 
-def _start(recipe: str | None, overrides: Sequence[str], run: Path | None, plugins: Sequence[str]) -> None:
-    config = _with_plugins(recipes.load(recipe, overrides), plugins)
-    stem = Path(recipe or recipes.DEFAULT).stem
+def _start(
+    recipe: str | None, overrides: Sequence[str], run: Path | None, plugins: Sequence[str], weights: Path | None
+) -> None:
+    base = recipe if recipe is not None or weights is None else RunDirectory.open(weights).config_path
+    config = _with_plugins(recipes.load(base, overrides), plugins)
+    stem = Path(recipe or (weights.name if weights else recipes.DEFAULT)).stem
     from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import start_run
 
-    start_run(config, lambda: run or next_run_path(RUNS, stem), progress=ConsoleProgress)
+    start_run(config, lambda: run or next_run_path(RUNS, stem), weights=weights, progress=ConsoleProgress)
 
 
-def _resume(recipe: str | None, overrides: Sequence[str], run: Path, plugins: Sequence[str]) -> None:
+def _resume(
+    recipe: str | None, overrides: Sequence[str], run: Path, plugins: Sequence[str], allow_change: bool
+) -> None:
     """Resume with the run's own configuration, or with a recipe, and the overrides on top."""
     directory = RunDirectory.open(run)
     config = _with_plugins(recipes.load(recipe or directory.config_path, overrides), plugins)
-    require_same_run(directory, config)
+    require_same_run(directory, config, allow_change=allow_change)
     from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import resume_run
 
-    resume_run(config, directory, progress=ConsoleProgress)
+    resume_run(config, directory, allow_change=allow_change, progress=ConsoleProgress)
 
 
 def _with_plugins(config: TrainConfig, plugins: Sequence[str]) -> TrainConfig:

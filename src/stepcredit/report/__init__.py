@@ -14,6 +14,7 @@ from stepcredit.report.page import save
 from stepcredit.report.run_page import run_page
 from stepcredit.report.sample_grids import first_and_last
 from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.history import events
 
 __all__ = ["write_report"]
 
@@ -35,5 +36,6 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         environment=json_object(environment, "delete it to report without it") if environment.is_file() else {},
         rows=directory.metrics(),
         grids=first_and_last(run / "samples"),
+        history=events(run),
     )
     return save(html, out or directory.report_path)

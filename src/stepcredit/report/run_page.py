@@ -13,13 +13,14 @@ from typing import Any
 from stepcredit.config import ComponentSection, RewardSection, TrainConfig
 from stepcredit.report.axes import LARGE, number
 from stepcredit.report.charts import Line, Point, legend, line_chart
-from stepcredit.report.markup import facts, figure, gallery, note, origin, section
+from stepcredit.report.markup import bullets, facts, figure, gallery, note, origin, section
 from stepcredit.report.metrics import SECONDS, Row, as_text, duration, finite, mapping, total_seconds, value
 from stepcredit.report.page import page
 from stepcredit.report.sample_grids import SampleGrid, side_by_side
 from stepcredit.report.step_profiles import PROFILES, steps_section
 
 _QUERIES = "reward queries"
+_DIGESTS = ("inputs", "from")
 _DRAWN_ELSEWHERE = {"epoch", "reward_queries", "reward_mean", "reward_std", "peak_memory_bytes", *PROFILES.values()}
 
 
@@ -30,10 +31,12 @@ def run_page(
     environment: Mapping[str, Any],
     rows: Sequence[Row],
     grids: Sequence[SampleGrid],
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page of a run.
 
     Args:
+        history: the events of history.jsonl.
         environment: what environment.json holds; may be empty.
         rows: the metrics of all epochs in order; may be empty.
         grids: sample grids; may be empty.
@@ -44,9 +47,26 @@ def run_page(
         section("Samples", side_by_side(grids)),
         steps_section(rows),
         _metrics(rows),
-        origin(environment, config_text, "Configuration"),
+        _history(environment, history),
+        origin({key: known for key, known in environment.items() if key not in _DIGESTS}, config_text, "Configuration"),
     ]
     return page(name, _verdict(rows), facts(_summary(config)), sections)
+
+
+def _history(environment: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+    """Where the weights came from, and what was changed when the run was resumed."""
+    source = mapping(environment.get("from"))
+    lines = [f"Started from the weights of {source.get('run')}, epoch {source.get('epoch')}."] if source else []
+    for event in events:
+        changes = event.get("changes")
+        parts = [
+            f"{change.get('key')} {change.get('before')} → {change.get('after')}"
+            f"{' (changes the results)' if change.get('affects_results') else ''}"
+            for change in (changes if isinstance(changes, list) else [])
+            if isinstance(change, dict)
+        ] + [f"other {name} (changes the results)" for name in mapping(event.get("inputs"))]
+        lines.append(f"Resumed after epoch {event.get('epoch')} with {'; '.join(parts)}.")
+    return section("History", bullets(lines)) if lines else ""
 
 
 def _verdict(rows: Sequence[Row]) -> str:

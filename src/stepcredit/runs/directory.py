@@ -36,8 +36,13 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path | str, config: TrainConfig, command: Sequence[str]) -> RunDirectory:
+    def create(
+        cls, path: Path | str, config: TrainConfig, command: Sequence[str], more: Mapping[str, Any] | None = None
+    ) -> RunDirectory:
         """Create the folder with config.yaml and environment.json in it.
+
+        Args:
+            more: further entries of environment.json.
 
         Raises:
             InputError: the folder is not empty, is a file or is not writable. Nothing is changed.
@@ -50,7 +55,8 @@ class RunDirectory:
             with run.config_path.open("x", encoding="utf-8") as file:  # of two runs started at once only one succeeds
                 created = True
                 file.write(text)
-            write_atomically(run.environment_path, (json.dumps(environment(command), indent=2) + "\n").encode())
+            written = environment(command) | dict(more or {})
+            write_atomically(run.environment_path, (json.dumps(written, indent=2) + "\n").encode())
         except FileExistsError:
             raise InputError(_occupied(run.path)) from None
         except OSError as error:

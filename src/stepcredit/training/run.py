@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,14 @@ from stepcredit.prompts.draw import describe_draw
 from stepcredit.report import write_report
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
+from stepcredit.runs.history import append_event, prompts_digest
 from stepcredit.runs.progress import Progress
 from stepcredit.training.assembly import NO_OBJECTS, Objects, assemble, measure_microbatch
 from stepcredit.training.callbacks import Callback
 from stepcredit.training.checkpointing import how_to_resume
+from stepcredit.training.inputs import require_same_inputs
+from stepcredit.training.resume import run_changes
+from stepcredit.training.starting_weights import load_weights
 from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Prompt
 from stepcredit.utils.files import locked, write_atomically
@@ -73,6 +77,7 @@ def start_run(
     path: Callable[[], Path],
     objects: Objects = NO_OBJECTS,
     *,
+    weights: Path | None = None,
     callbacks: Sequence[Callback] = (),
     progress: MakeProgress | None = None,
     command: Sequence[str] | None = None,
@@ -83,6 +88,7 @@ def start_run(
     Args:
         path: returns the run directory; called once, on rank 0.
         objects: Python objects to use instead of what `config` names.
+        weights: a run directory; training starts from the weights of its newest checkpoint.
         callbacks: called after every epoch.
         progress: makes the progress display of rank 0; by default there is none.
         command: what environment.json records as the command; the command line by default.
@@ -97,9 +103,12 @@ def start_run(
         directory = RunDirectory(processes.run_on_main(path))
         config = _record_prompts(config, directory, objects)
         loop = _build_loop(config, directory, objects, callbacks, progress, processes)
+        started_with = {"inputs": _inputs(loop)}
+        if weights is not None:
+            started_with["from"] = processes.run_on_all(lambda: load_weights(loop.policy, weights))
 
         def create() -> None:
-            RunDirectory.create(directory.path, loop.config, command or ["stepcredit", *sys.argv[1:]])
+            RunDirectory.create(directory.path, loop.config, command or ["stepcredit", *sys.argv[1:]], started_with)
             if config.prompts.source == str(directory.prompts_path) and objects.prompts is not None:
                 write_atomically(directory.prompts_path, _json_lines(objects.prompts).encode())
 
@@ -113,20 +122,26 @@ def resume_run(
     directory: RunDirectory,
     objects: Objects = NO_OBJECTS,
     *,
+    allow_change: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: MakeProgress | None = None,
     keep_processes: bool = False,
 ) -> TrainResult:
     """Resume the run in `directory` from its newest checkpoint. `config` replaces its config.yaml.
 
-    The arguments and errors are those of `start_run`.
+    Changes of the configuration are recorded in history.jsonl. The other arguments and errors are those of `start_run`.
+
+    Args:
+        allow_change: accept other prompts or another model than those that the run had before.
     """
     config = stage_three_as_fsdp(config)
     with _process_group(config, keep_processes) as processes, _lock(directory, config, processes):
         loop = _build_loop(config, directory, objects, callbacks, progress, processes)
+        inputs = _inputs(loop)
+        changed = processes.run_on_all(lambda: require_same_inputs(directory.path, inputs, allow_change))
         with _report_write_errors(directory, config):
             loop.resume()
-            processes.run_on_main(lambda: _update_config(config, directory))
+            processes.run_on_main(lambda: _update_config(config, loop, changed))
         return _train(loop)
 
 
@@ -175,9 +190,28 @@ def _json_lines(prompts: Sequence[Prompt]) -> str:
     return "".join(json.dumps({"prompt": prompt.text, **prompt.metadata}) + "\n" for prompt in prompts)
 
 
-def _update_config(config: TrainConfig, directory: RunDirectory) -> None:
-    if config != directory.config:
-        directory.rewrite_config(config)
+def _inputs(loop: TrainingLoop) -> dict[str, str | None]:
+    """Digests of the prompts and of the model, whose paths may change."""
+    from stepcredit.policy.fingerprint import model_digest  # diffusers takes seconds to import
+
+    return {"prompts": prompts_digest(loop.parts.prompts), "model": model_digest(loop.policy)}
+
+
+def _update_config(config: TrainConfig, loop: TrainingLoop, inputs: Mapping[str, Any]) -> None:
+    """Write the new configuration, and record what has changed in the history of the run."""
+    directory = loop.run
+    changes = run_changes(directory.config, config)
+    if not changes and not inputs:
+        return
+    directory.rewrite_config(config)
+    rows = [asdict(change) for change in changes]
+    append_event(
+        directory.path,
+        {"event": "resumed", "epoch": loop.finished_epochs, "changes": rows, **({"inputs": inputs} if inputs else {})},
+    )
+    described = [str(change) for change in changes if change.affects_results] + [f"other {name}" for name in inputs]
+    if described:
+        loop.progress.warn(f"resuming with changes that affect the results: {', '.join(described)}")
 
 
 @contextmanager
