@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.policy.replay.prompt_cache import Encode, EncodingStore, PromptCache, weight_versions
-from stepcredit.policy.replay.prompt_rows import PromptRows, pack, select
+from stepcredit.policy.replay.prompt_rows import BatchAxis, PromptRows, batch_axes, pack, select
 from stepcredit.types import Plan
 
 TEXTS = ("a", "bb", "ccc")
@@ -79,7 +79,7 @@ def test_none_and_numbers_are_returned_unchanged() -> None:
 
 
 def test_rows_that_cannot_be_assigned_to_prompts_are_refused() -> None:
-    with pytest.raises(InputError, match=r"4 rows for 3 prompts"):
+    with pytest.raises(InputError, match=r"for 3 prompts"):
         encoded(lambda prompt: rows_of([*prompt, "z"]))
 
 
@@ -126,7 +126,7 @@ def test_a_structure_that_changes_from_one_rollout_to_the_next() -> None:
     assert plain.batch(["bb"])[0][1] is None
     assert torch.equal(guided.batch(["bb"])[0][1], -rows_of(["bb"]))
     assert torch.equal(doubled.batch(["bb"])[0][1], torch.ones(6))
-    assert len(store.repeats) == 3
+    assert len(store.axes) == 3
 
 
 def test_a_single_prompt_is_distinguished_from_shared_parts() -> None:
@@ -209,6 +209,28 @@ def test_a_rollout_encodes_prompts_once_for_all_batches(monkeypatch: pytest.Monk
     assert asked == [["two dogs", "a cat"], ["two dogs", "a cat", "two dogs"]]
 
 
+ONE = BatchAxis(0, 1)
+AXES = (ONE, ONE, ONE, BatchAxis(0, 2))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_rows_are_found_along_any_axis(axis: int, repeat: int) -> None:
+    """HiDream's encodings are (layers, batch, ...)."""
+
+    def encode(prompt: Sequence[str]) -> Tensor:
+        rows = torch.cat([rows_of(prompt)] * repeat)
+        return torch.stack([rows, -rows, 2 * rows]).movedim(1, axis).contiguous()
+
+    assert torch.equal(encoded(encode).batch(["ccc", "a"])[0], encode(["ccc", "a"]))
+
+
+def test_an_axis_that_cannot_be_identified_is_refused() -> None:
+    for shape, longer in (((3, 3), (4, 4)), ((2, 5), (2, 6)), ((4, 3), (4, 5))):
+        with pytest.raises(InputError, match="cannot assign the rows to prompts"):
+            batch_axes(torch.zeros(shape), torch.zeros(longer), 3)
+
+
 def stored_rows(value: Any) -> list[int]:
     """Of each part that holds rows, how many."""
     if isinstance(value, tuple | list):
@@ -233,13 +255,13 @@ def guided(prompts: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
 @pytest.mark.parametrize("prompts", [2, 3])
 def test_the_unconditional_branch_is_stored_as_one_row(prompts: int) -> None:
     row = rows_of(["n"]).untyped_storage().nbytes()
-    stored = pack(guided(prompts), (1, 1, 1, 2), prompts)
+    stored = pack(guided(prompts), AXES, prompts)
     assert [stored_bytes(part) for part in stored] == [prompts * row, row, row, (1 + prompts) * row]
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0], [1, 1, 1, 1]])
 def test_a_row_stored_once_is_returned_for_each_image(rows: list[int]) -> None:
-    texts, negative, listed, both = select(pack(guided(3), (1, 1, 1, 2), 3), rows)
+    texts, negative, listed, both = select(pack(guided(3), AXES, 3), rows)
     assert torch.equal(texts, rows_of([TEXTS[row] for row in rows]))
     assert torch.equal(negative, rows_of(["n"] * len(rows))) and torch.equal(torch.stack(listed), negative)
     assert torch.equal(both, torch.cat([negative, texts]))
@@ -253,15 +275,15 @@ def test_rows_have_the_memory_layout_of_an_index(order: tuple[int, ...], alike: 
     value = stored.permute([order.index(axis) for axis in range(4)])
     value = torch.empty_like(value).copy_(value[:1]) if alike else value
     for rows in ([0, 1, 2, 3], [2], [3, 3]):
-        plain, ours = value[torch.tensor(rows)], select(pack(value, 1, 4), rows)
+        plain, ours = value[torch.tensor(rows)], select(pack(value, ONE, 4), rows)
         assert torch.equal(plain, ours) and plain.stride() == ours.stride()
 
 
 @pytest.mark.parametrize("other", [-0.0, 1e-45])
 def test_rows_that_differ_in_one_bit_are_stored_separately(other: float) -> None:
     value = torch.tensor([[0.0, float("nan")], [other, float("nan")]])
-    assert stored_rows(pack(value, 1, 2)) == [2]
-    assert stored_rows(pack(value[[0, 0]], 1, 2)) == [1]
+    assert stored_rows(pack(value, ONE, 2)) == [2]
+    assert stored_rows(pack(value[[0, 0]], ONE, 2)) == [1]
 
 
 WITHOUT_NEGATIVE = ("flux",)

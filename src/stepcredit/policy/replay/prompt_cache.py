@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stepcredit.errors import InputError
-from stepcredit.policy.replay.prompt_rows import pack, repeats, select, structure
+from stepcredit.policy.replay.prompt_rows import batch_axes, pack, select, structure
 
 Encode = Callable[..., Any]
 _MAX_SETS = 2
@@ -26,11 +26,11 @@ class EncodingStore:
     kernels round. Sets of prompts are therefore stored whole.
 
     Attributes:
-        repeats: what `prompt_rows.repeats` found, by the structure of the value.
+        axes: what `prompt_rows.batch_axes` found, by the structure of the value.
     """
 
     def __init__(self) -> None:
-        self.repeats: dict[Any, Any] = {}
+        self.axes: dict[Any, Any] = {}
         self._sets: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def values(self, prompts: Hashable) -> dict[Hashable, Any]:
@@ -59,7 +59,7 @@ class PromptCache:
     def __init__(self, prompts: Sequence[str], store: EncodingStore, weights: Hashable = ()) -> None:
         self.prompts = tuple(dict.fromkeys(prompts))
         self._row = {prompt: row for row, prompt in enumerate(self.prompts)}
-        self._repeats = store.repeats
+        self._axes = store.axes
         self._stored = store.values((self.prompts, weights))
         self._calls: list[Any] = []
         self._recent: tuple[tuple[str, ...], list[Any]] = ((), [])
@@ -103,10 +103,10 @@ class PromptCache:
             return self._stored[key]
         value = _encode(encode, call)
         kind = structure(value)
-        if kind not in self._repeats:
+        if kind not in self._axes:
             longer = _encode(encode, call_for([*self.prompts, self.prompts[0]]))
-            self._repeats[kind] = repeats(value, longer, len(self.prompts))
-        packed = pack(value, self._repeats[kind], len(self.prompts))
+            self._axes[kind] = batch_axes(value, longer, len(self.prompts))
+        packed = pack(value, self._axes[kind], len(self.prompts))
         if key is not None:
             self._stored[key] = packed
         return packed

@@ -14,19 +14,34 @@ from stepcredit.errors import InputError
 
 
 @dataclass(frozen=True)
+class BatchAxis:
+    """Where a tensor or list holds the prompts.
+
+    Attributes:
+        axis: whose entries are the rows; 0 for a list.
+        repeat: how often the axis holds all prompts.
+    """
+
+    axis: int
+    repeat: int
+
+
+@dataclass(frozen=True)
 class PromptRows:
-    """A tensor or list of which each row belongs to one prompt.
+    """A tensor or list of which each row along one axis belongs to one prompt.
 
     Attributes:
         stored: the distinct rows. If all prompts have equal rows, as for one negative prompt, it is that row alone.
         index: the place in `stored` of each prompt's row, one block of `prompts` after the other: a batch may be
-            repeated along the first axis.
+            repeated along the axis.
         prompts: number of prompts.
+        axis: of the rows.
     """
 
     stored: Any
     index: tuple[int, ...]
     prompts: int
+    axis: int = 0
 
     def batch(self, rows: Sequence[int]) -> Any:
         """The value for a batch of these prompts, with the memory layout of an index into the original value."""
@@ -34,7 +49,7 @@ class PromptRows:
         places = [self.index[block + row] for block in blocks for row in rows]
         if isinstance(self.stored, list):
             return [self.stored[place] for place in places]
-        return _take(self.stored, places)
+        return _take(self.stored, places, self.axis)
 
 
 @dataclass(frozen=True)
@@ -55,45 +70,54 @@ def structure(value: Any) -> Any:
     )
 
 
-def repeats(value: Any, longer: Any, count: int) -> Any:
-    """How often the first axis of each part holds the batch; 0 if a part does not depend on the batch size.
+def batch_axes(value: Any, longer: Any, count: int) -> Any:
+    """The axis of each part that holds the prompts: the one that grows with their number.
 
     Args:
         value: the encoding of `count` prompts.
-        longer: the encoding of `count` + 1 prompts.
+        longer: the encoding of `count` + 1 prompts, of which the last is one of the others.
 
     Returns:
-        An integer per tensor or list, in the nesting of `value`.
+        A BatchAxis per tensor or list, in the nesting of `value`; None for a part that does not depend on the number.
 
     Raises:
         InputError: a part has rows that cannot be assigned to prompts.
     """
     if isinstance(value, tuple):
-        return tuple(repeats(*pair, count) for pair in zip(value, longer, strict=True))
-    if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0):
-        growth = len(longer) - len(value)
-        if growth:
-            if growth * count != len(value):
-                raise InputError(
-                    f"encode_prompt returned {len(value)} rows for {count} prompts: cannot assign the rows to prompts"
-                )
-            return growth
-        if isinstance(value, list):
-            return [repeats(*pair, count) for pair in zip(value, longer, strict=True)]
-    return 0
+        return tuple(batch_axes(*pair, count) for pair in zip(value, longer, strict=True))
+    if isinstance(value, list):
+        if len(longer) == len(value):
+            return [batch_axes(*pair, count) for pair in zip(value, longer, strict=True)]
+        return _batch_axis([len(value)], [len(longer)], count)
+    return _batch_axis(list(value.shape), list(longer.shape), count) if isinstance(value, Tensor) else None
 
 
-def pack(value: Any, repeated: Any, count: int) -> Any:
-    """`value` with each part as PromptRows or Shared, given its `repeats`."""
-    if isinstance(repeated, tuple | list):
-        parts = [pack(part, inner, count) for part, inner in zip(value, repeated, strict=True)]
-        return parts if isinstance(repeated, list) else tuple(parts)
-    if repeated == 0:
+def _batch_axis(shape: Sequence[int], longer: Sequence[int], count: int) -> BatchAxis | None:
+    grown = [axis for axis, (one, other) in enumerate(zip(shape, longer, strict=True)) if one != other]
+    if not grown:
+        return None
+    axis = grown[0]
+    repeat = longer[axis] - shape[axis]
+    if len(grown) > 1 or repeat * count != shape[axis]:
+        raise InputError(
+            f"encode_prompt returned {tuple(shape)} for {count} prompts and {tuple(longer)} for {count + 1}: cannot "
+            "assign the rows to prompts"
+        )
+    return BatchAxis(axis, repeat)
+
+
+def pack(value: Any, axes: Any, count: int) -> Any:
+    """`value` with each part as PromptRows or Shared, given its `batch_axes`."""
+    if isinstance(axes, tuple | list):
+        parts = [pack(part, inner, count) for part, inner in zip(value, axes, strict=True)]
+        return parts if isinstance(axes, list) else tuple(parts)
+    if axes is None:
         return Shared(value)
-    first = [row for block in range(repeated) for row in _first_equal(value, block * count, count)]
+    rows = value if isinstance(value, list) else value.unbind(axes.axis)
+    first = [row for block in range(axes.repeat) for row in _first_equal(rows, block * count, count)]
     distinct = {row: place for place, row in enumerate(dict.fromkeys(first))}
-    stored = value if len(distinct) == len(value) else _copy(value, list(distinct))
-    return PromptRows(stored, tuple(distinct[row] for row in first), count)
+    stored = value if len(distinct) == len(rows) else _copy(value, list(distinct), axes.axis)
+    return PromptRows(stored, tuple(distinct[row] for row in first), count, axes.axis)
 
 
 def select(packed: Any, rows: Sequence[int]) -> Any:
@@ -123,13 +147,14 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def _copy(value: Any, rows: Sequence[int]) -> Any:
+def _copy(value: Any, rows: Sequence[int], axis: int) -> Any:
     """Some rows, copied because a view would keep all of them in memory."""
     if isinstance(value, Tensor):
-        return _take(value, rows)
+        return _take(value, rows, axis)
     entries = [value[row] for row in rows]
     return [entry.clone() if isinstance(entry, Tensor) and entry.is_contiguous() else entry for entry in entries]
 
 
-def _take(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    return tensor[torch.tensor(rows).to(tensor.device, non_blocking=tensor.is_cuda)]
+def _take(tensor: Tensor, rows: Sequence[int], axis: int) -> Tensor:
+    places = torch.tensor(rows).to(tensor.device, non_blocking=tensor.is_cuda)
+    return tensor[(slice(None),) * axis + (places,)]
