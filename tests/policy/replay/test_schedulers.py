@@ -11,7 +11,7 @@ from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_scheduler
 
 from stepcredit.config import SampleSection
 from stepcredit.maths import Schedule, schedules
-from stepcredit.policy.replay.schedulers import recording_scheduler, sampling_schedule
+from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.types import Plan
 
 
@@ -19,7 +19,7 @@ def trajectory(stock: Any, steps: int, noises: list[float] | None = None, **samp
     section = SampleSection(**sample)
     scheduler = recording_scheduler(stock, section)
     scheduler.set_timesteps(steps)
-    return sampling_schedule(scheduler, noises or [scheduler.noise_scale(section)] * steps)
+    return scheduler.schedule(noises or [scheduler.noise_scale(section)] * steps)
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50])

@@ -29,11 +29,10 @@ from stepcredit.policy.replay.denoiser_proxies import (
 )
 from stepcredit.policy.replay.pipeline_proxy import pipeline_proxy
 from stepcredit.policy.replay.recording import Recording
-from stepcredit.policy.replay.schedulers import RecordingDDIMScheduler, RecordingFlowScheduler
+from stepcredit.policy.replay.schedulers import RecordingScheduler
 from stepcredit.policy.replay.step_hooks import NoStepsHook, RecordingHook, ReplayHook, StepHook, StepReached
 
 ReplayMode = Literal["mixed-steps", "one-step", "full-loop"]
-Scheduler = RecordingDDIMScheduler | RecordingFlowScheduler
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Reentry:
 
     pipeline: DiffusionPipeline
     denoiser: str
-    scheduler: Scheduler
+    scheduler: RecordingScheduler
 
     @torch.no_grad()
     def record(self, recording: Recording, prompts: Sequence[str], hook: RecordingHook) -> Any:
@@ -124,7 +123,7 @@ def undecorated_call(pipeline: DiffusionPipeline) -> Callable[..., Any]:
 
 
 @contextmanager
-def _hooked(scheduler: Scheduler, hook: StepHook) -> Iterator[None]:
+def _hooked(scheduler: RecordingScheduler, hook: StepHook) -> Iterator[None]:
     scheduler.hook = hook
     try:
         yield

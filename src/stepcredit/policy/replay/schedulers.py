@@ -1,99 +1,175 @@
 """Stock schedulers whose `step` is replaced by a hook.
 
-Pipelines inspect the signatures of `set_timesteps` and `step`, so both keep their parents' parameters exactly. The hook
-counts the steps, because looking them up by timestep would synchronize with the device at every step. Noise levels are
-passed per row even if all rows are at one step: a replay may hold rows of several steps, and an accelerator may divide
-by a scalar and by a tensor with different rounding.
+A recording scheduler is a copy of the pipeline's own, of a subclass of its class: the pipeline finds every attribute
+that it looks for. `set_timesteps` is the stock one, so the noise levels are those of the stock scheduler, see
+`noise_levels`. Only the step from one level to the next is replaced, by one that has a density.
+
+The hook counts the steps, because looking them up by timestep would synchronize with the device at every step. Noise
+levels are passed per row even if all rows are at one step: a replay may hold rows of several steps, and an accelerator
+may divide by a scalar and by a tensor with different rounding.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 from collections.abc import Sequence
-from typing import Any, get_args
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Protocol, get_args
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
+from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError
 from stepcredit.maths import Schedule, Transition, ddim, schedules
 from stepcredit.maths.flow import flow_step
+from stepcredit.policy.replay.noise_levels import NoiseLevels, diffusion_levels, flow_levels
 from stepcredit.policy.replay.step_hooks import StepHook
 from stepcredit.policy.samplers import FlowSampler, build_sampler
 
+_FLOWS = ("FlowMatch", "AncestralRF")
+"""Parts of the names of schedulers that are made for flows."""
 
-def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingDDIMScheduler | RecordingFlowScheduler:
-    """The recording scheduler with the noise schedule and prediction type of a pipeline's own scheduler.
 
-    Flow-matching schedulers, and solvers with flow sigmas, become Euler steps on the same sigmas. All others become
-    DDIM.
+class StepKind(Protocol):
+    """How a step goes from one noise level to the next."""
 
-    Raises:
-        InputError: neither supports the schedule or the prediction type.
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def leaves_out_last_step(self) -> bool:
+        """Whether the last step is trained only if `sample.train_last_step` says so."""
+        ...
+
+    def noise_scale(self, sample: SampleSection) -> float:
+        """The noise scale of `transition` that the user has set."""
+        ...
+
+    def usually_noisy(self, steps: int) -> range:
+        """The steps that draw noise when nothing is trained."""
+        ...
+
+    def levels(self, scheduler: Any) -> NoiseLevels:
+        """The levels of a scheduler after `set_timesteps`."""
+        ...
+
+    def transition(
+        self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
+    ) -> Transition:
+        """p(x_next | x) of rows at `steps`, given all T + 1 levels; see `NoiseLevels.values`."""
+        ...
+
+    def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(alphas, sigmas), see `Schedule`."""
+        ...
+
+    def step_sizes(self, levels: NoiseLevels, train_timesteps: int) -> list[float]:
+        """See `Schedule`."""
+        ...
+
+
+class RecordingScheduler:
+    """What a recording scheduler has in addition to the stock scheduler, and in place of it.
+
+    Latents have the scale of DDIM and of flows, at which a denoiser takes them as they are. Solvers that scale them
+    otherwise are given that scale: `init_noise_sigma` is 1 and `scale_model_input` does nothing.
+
+    Attributes:
+        hook: takes the steps.
+        kind: how a step goes from one level to the next.
+        current: the levels that `set_timesteps` has set last.
     """
-    kind = type(stock).__name__
-    if is_flow(stock):
-        if stock.config.get("invert_sigmas"):
-            raise InputError(f"{kind} has invert_sigmas set, which cannot be sampled with noise")
-        return RecordingFlowScheduler.replacing(stock, sample)
-    if "beta_schedule" not in stock.config:
-        raise InputError(f"the noise schedule of {kind} fits neither DDIM nor flow-matching steps")
-    prediction = stock.config.get("prediction_type", "epsilon")
-    if prediction not in get_args(ddim.PredictionType):
-        known = ", ".join(get_args(ddim.PredictionType))
-        raise InputError(f"the prediction type of {kind} is '{prediction}', expected one of: {known}")
-    return RecordingDDIMScheduler.replacing(stock, sample)
 
-
-def is_flow(stock: Any) -> bool:
-    """Whether a scheduler belongs to a flow-matching model."""
-    config = stock.config
-    solver = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    return "FlowMatch" in type(stock).__name__ or bool(solver)
-
-
-class _Schedules:
-    """Caches schedules by the arguments of `set_timesteps`, so that a replay needs no arithmetic and no copy."""
-
-    def __init__(self) -> None:
-        self._cached: dict[Any, dict[str, Any]] = {}
-
-    def restore(self, scheduler: Any, key: Any) -> bool:
-        if key not in self._cached:
-            return False
-        for name, value in self._cached[key].items():
-            setattr(scheduler, name, value)
-        return True
-
-    def save(self, scheduler: Any, key: Any, *names: str) -> None:
-        self._cached[key] = {name: getattr(scheduler, name) for name in names}
-
-
-class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers has no types
-    """DDIMScheduler that calls `hook` for every step. Without a hook it is the stock scheduler.
-
-    The hook's noise replaces the pipeline's eta. `clip_sample` and `thresholding` are off: they are meant for pixels.
-    """
-
-    hook: StepHook | None = None
+    config: Any
     timesteps: Tensor
-    alphas: Tensor
-    next_alphas: Tensor
-    schedules: _Schedules
-
-    @classmethod
-    def replacing(cls, stock: Any, sample: SampleSection) -> RecordingDDIMScheduler:
-        replacement: RecordingDDIMScheduler = cls.from_config(stock.config, clip_sample=False, thresholding=False)
-        replacement.schedules = _Schedules()
-        return replacement
+    hook: StepHook | None
+    kind: StepKind
+    current: NoiseLevels
+    _by_arguments: dict[Any, dict[str, Any]]
 
     @property
     def description(self) -> str:
-        return f"DDIM steps, {self.config.prediction_type} prediction"
+        return self.kind.description
+
+    @property
+    def leaves_out_last_step(self) -> bool:
+        return self.kind.leaves_out_last_step
+
+    @property
+    def init_noise_sigma(self) -> float:
+        return 1.0
+
+    @init_noise_sigma.setter
+    def init_noise_sigma(self, value: Any) -> None:
+        """Stock schedulers set it."""
+
+    def scale_model_input(self, sample: Tensor, *_: Any, **__: Any) -> Tensor:
+        return sample
+
+    def noise_scale(self, sample: SampleSection) -> float:
+        return self.kind.noise_scale(sample)
+
+    def usually_noisy(self, steps: int) -> range:
+        return self.kind.usually_noisy(steps)
+
+    def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
+        """p(x_next | x), where row n is at step `steps[n]`."""
+        return self.kind.transition(model_output, sample, self.current.values, torch.tensor(steps), noise)
+
+    def schedule(self, noises: Sequence[float]) -> Schedule:
+        """The schedule of the levels set last, with these noise scales; float32, on the CPU."""
+        one = torch.ones(1, 1, dtype=torch.float64)
+        units = [self.transition(one, [position], 0 * one, noise) for position, noise in enumerate(noises)]
+        sizes = self.kind.step_sizes(self.current, int(self.config.num_train_timesteps))
+        return schedules.of_units(units, sizes, *self.kind.alphas_and_sigmas(self.current.values))
+
+    def _set_timesteps(self, own: Any, *args: Any, **kwargs: Any) -> None:
+        key = _hashable((args, tuple(kwargs.items())))
+        if key not in self._by_arguments:
+            before = dict(self.__dict__)
+            own(*args, **kwargs)
+            self.current = self.kind.levels(self)
+            self.timesteps = self.current.timesteps
+            self._by_arguments[key] = {
+                name: value for name, value in self.__dict__.items() if value is not before.get(name)
+            }
+        self.__dict__.update(self._by_arguments[key])
+        if self.hook is not None:
+            self.timesteps = self.timesteps[self.hook.steps]
+
+    def _step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool) -> Any:
+        if self.hook is None:
+            raise RuntimeError("a recording scheduler takes steps only while a pipeline is recorded or replayed")
+        next_sample, x0 = self.hook.step(self, model_output, timestep, sample)
+        return StepOutput(next_sample, x0) if return_dict else (next_sample, x0)
+
+
+@dataclass
+class StepOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
+    """What a recording scheduler's `step` returns."""
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+@dataclass(frozen=True)
+class DiffusionSteps:
+    """DDIM steps on the levels of a diffusion scheduler. The noise scale is DDIM's eta.
+
+    `clip_sample` and `thresholding` of the stock scheduler are ignored: they are meant for pixels.
+    """
+
+    prediction: ddim.PredictionType
+    leaves_out_last_step: ClassVar[bool] = False
+
+    @property
+    def description(self) -> str:
+        return f"DDIM steps, {self.prediction} prediction"
 
     def noise_scale(self, sample: SampleSection) -> float:
         return sample.eta
@@ -101,83 +177,41 @@ class RecordingDDIMScheduler(DDIMScheduler):  # type: ignore[misc]  # diffusers 
     def usually_noisy(self, steps: int) -> range:
         return range(steps)
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        key = (num_inference_steps, str(device))
-        if not self.schedules.restore(self, key):
-            super().set_timesteps(num_inference_steps, device)
-            levels = self.timesteps.cpu()
-            next_levels = levels - self.config.num_train_timesteps // num_inference_steps
-            next_alphas = self.alphas_cumprod[next_levels.clamp_min(0)]
-            self.alphas = self.alphas_cumprod[levels]
-            self.next_alphas = torch.where(next_levels >= 0, next_alphas, self.final_alpha_cumprod)
-            self.schedules.save(self, key, "timesteps", "num_inference_steps", "alphas", "next_alphas")
-        if self.hook is not None:
-            self.timesteps = self.timesteps[self.hook.steps]
+    def levels(self, scheduler: Any) -> NoiseLevels:
+        return diffusion_levels(scheduler)
 
-    def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
-        """p(x_next | x), where row n is at step `steps[n]`."""
-        at = torch.tensor(steps)
-        kind = self.config.prediction_type
-        return ddim.transition(model_output, sample, self.alphas[at], self.next_alphas[at], noise, kind)
+    def transition(
+        self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
+    ) -> Transition:
+        return ddim.transition(model_output, sample, values[steps], values[steps + 1], noise, self.prediction)
 
-    def noise_levels(self) -> tuple[Tensor, Tensor]:
-        """(alphas, sigmas), see `Schedule`."""
-        alphas_cumprod = torch.cat([self.alphas, self.next_alphas[-1:]])
-        return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+    def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return values.sqrt(), (1 - values).sqrt()
 
-    def step_size(self, position: int) -> float:
-        levels = int(self.config.num_train_timesteps)
-        return levels // int(self.num_inference_steps) / levels
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int,
-        sample: Tensor,
-        eta: float = 0.0,
-        use_clipped_model_output: bool = False,
-        generator: torch.Generator | None = None,
-        variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
-        if self.hook is None:
-            return super().step(
-                model_output, timestep, sample, eta, use_clipped_model_output, generator, variance_noise, return_dict
-            )
-        next_sample, x0 = self.hook.step(self, model_output, timestep, sample)
-        if not return_dict:
-            return next_sample, x0
-        return DDIMSchedulerOutput(prev_sample=next_sample, pred_original_sample=x0)
+    def step_sizes(self, levels: NoiseLevels, train_timesteps: int) -> list[float]:
+        """Differences of the timesteps divided by their number. The last step is as long as the one before it."""
+        if len(levels.timesteps) == 1:
+            return [1.0]
+        lengths = (levels.timesteps[:-1] - levels.timesteps[1:]).tolist()
+        return [length / train_timesteps for length in [*lengths, lengths[-1]]]
 
 
-class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
-    """FlowMatchEulerDiscreteScheduler that calls `hook` for every step. Without a hook it is the stock scheduler.
+@dataclass(frozen=True)
+class FlowSteps:
+    """Steps of a flow sampler on the levels of a flow-matching scheduler. With noise 0 they are Euler steps.
 
-    `sampler` makes the stochastic step, see `policy.samplers`. With noise 0 it is the stock Euler step.
+    Attributes:
+        sampler: makes the stochastic step, see `policy.samplers`.
+        name: of the sampler.
     """
 
-    hook: StepHook | None = None
-    timesteps: Tensor
-    sigmas: Tensor
-    levels: Tensor
-    schedules: _Schedules
     sampler: FlowSampler
-    sampler_name: str
-
-    @classmethod
-    def replacing(cls, stock: Any, sample: SampleSection) -> RecordingFlowScheduler:
-        parameters = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
-        options = {name: value for name, value in stock.config.items() if name in parameters}
-        if "FlowMatch" not in type(stock).__name__:
-            options["shift"] = stock.config.get("flow_shift") or 1.0
-        replacement: RecordingFlowScheduler = cls(**options)
-        replacement.schedules = _Schedules()
-        replacement.sampler, replacement.sampler_name = build_sampler(sample), sample.sampler
-        return replacement
+    name: str
+    leaves_out_last_step: ClassVar[bool] = True
 
     @property
     def description(self) -> str:
-        return f"{self.sampler_name} steps on flow-matching sigmas, velocity prediction"
+        return f"{self.name} steps on flow-matching sigmas, velocity prediction"
 
     def noise_scale(self, sample: SampleSection) -> float:
         return sample.noise_level
@@ -185,74 +219,82 @@ class RecordingFlowScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
     def usually_noisy(self, steps: int) -> range:
         return range(0)
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        sigmas: list[float] | None = None,
-        mu: float | None = None,
-        timesteps: list[float] | None = None,
-    ) -> None:
-        key = (num_inference_steps, str(device), _hashable(sigmas), mu, _hashable(timesteps))
-        if not self.schedules.restore(self, key):
-            super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
-            self.levels = self.sigmas.cpu()
-            self.schedules.save(self, key, "timesteps", "sigmas", "num_inference_steps", "levels")
-        self._step_index = self._begin_index = None
-        if self.hook is not None:
-            self.timesteps = self.timesteps[self.hook.steps]
+    def levels(self, scheduler: Any) -> NoiseLevels:
+        return flow_levels(scheduler)
 
-    def transition(self, model_output: Tensor, steps: Sequence[int], sample: Tensor, noise: float) -> Transition:
-        """p(x_next | x), where row n is at step `steps[n]`."""
-        at = torch.tensor(steps)
-        sigma, next_sigma = self.levels[at], self.levels[at + 1]
-        step = flow_step(model_output, sample, sigma, next_sigma, self.levels[1])
+    def transition(
+        self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
+    ) -> Transition:
+        step = flow_step(model_output, sample, values[steps], values[steps + 1], values[1])
         return step.euler() if noise == 0 else self.sampler(step, noise)
 
-    def noise_levels(self) -> tuple[Tensor, Tensor]:
-        """(alphas, sigmas), see `Schedule`."""
-        return 1 - self.levels, self.levels
+    def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - values, values
 
-    def step_size(self, position: int) -> float:
-        return float(self.levels[position] - self.levels[position + 1])
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        s_churn: float = 0.0,
-        s_tmin: float = 0.0,
-        s_tmax: float = float("inf"),
-        s_noise: float = 1.0,
-        generator: torch.Generator | None = None,
-        per_token_timesteps: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
-        if self.hook is None:
-            return super().step(
-                model_output,
-                timestep,
-                sample,
-                s_churn,
-                s_tmin,
-                s_tmax,
-                s_noise,
-                generator,
-                per_token_timesteps,
-                return_dict,
-            )
-        next_sample, _ = self.hook.step(self, model_output, timestep, sample)
-        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_sample) if return_dict else (next_sample,)
+    def step_sizes(self, levels: NoiseLevels, train_timesteps: int) -> list[float]:
+        """Differences of the noise levels."""
+        sizes: list[float] = (levels.values[:-1] - levels.values[1:]).tolist()
+        return sizes
 
 
-def sampling_schedule(scheduler: RecordingDDIMScheduler | RecordingFlowScheduler, noises: Sequence[float]) -> Schedule:
-    """The schedule of the steps set last by `set_timesteps`, taken with these noise scales; float32, on the CPU."""
-    one = torch.ones(1, 1, dtype=torch.float64)
-    units = [scheduler.transition(one, [position], 0 * one, noise) for position, noise in enumerate(noises)]
-    step_sizes = [scheduler.step_size(position) for position in range(len(noises))]
-    return schedules.of_units(units, step_sizes, *scheduler.noise_levels())
+def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingScheduler:
+    """A recording copy of a pipeline's scheduler.
+
+    Schedulers for flows, and solvers with flow sigmas, take steps of `sample.sampler`. All others take DDIM steps.
+
+    Raises:
+        InputError: neither supports the schedule or the prediction type.
+    """
+    kind = FlowSteps(build_sampler(sample), sample.sampler) if is_flow(stock) else _diffusion_steps(stock)
+    if is_flow(stock) and stock.config.get("invert_sigmas"):
+        raise InputError(f"{type(stock).__name__} has invert_sigmas set, which cannot be sampled with noise")
+    recording = copy.copy(stock)
+    recording.__class__ = _recording_class(type(stock))  # type: ignore[arg-type]  # classes are hashable
+    recording.hook, recording.kind, recording._by_arguments = None, kind, {}
+    found: RecordingScheduler = recording
+    return found
 
 
-def _hashable(values: Any) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(value) for value in values)
+def is_flow(stock: Any) -> bool:
+    """Whether a scheduler belongs to a flow-matching model."""
+    config = stock.config
+    solver = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return any(part in type(stock).__name__ for part in _FLOWS) or bool(solver)
+
+
+def _diffusion_steps(stock: Any) -> DiffusionSteps:
+    kind = type(stock).__name__
+    if not isinstance(getattr(stock, "alphas_cumprod", None), Tensor):
+        raise InputError(f"the noise schedule of {kind} fits neither DDIM nor flow-matching steps")
+    prediction = stock.config.get("prediction_type", "epsilon")
+    if prediction not in get_args(ddim.PredictionType):
+        known = ", ".join(get_args(ddim.PredictionType))
+        raise InputError(f"the prediction type of {kind} is '{prediction}', expected one of: {known}")
+    return DiffusionSteps(prediction)
+
+
+@cache
+def _recording_class(kind: Any) -> Any:
+    """A subclass of `kind` whose methods keep their signatures, which pipelines inspect."""
+
+    @functools.wraps(kind.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+        self._set_timesteps(functools.partial(kind.set_timesteps, self), *args, **kwargs)
+
+    signature = inspect.signature(kind.step)
+
+    @functools.wraps(kind.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        return self._step(given["model_output"], given["timestep"], given["sample"], given.get("return_dict", True))
+
+    members = {"set_timesteps": set_timesteps, "step": step, "__module__": kind.__module__}
+    return type(kind.__name__, (RecordingScheduler, kind), members)
+
+
+def _hashable(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # a tensor or an array
+        return tuple(value.tolist())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return value if value.__hash__ is not None else repr(value)

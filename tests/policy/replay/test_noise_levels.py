@@ -1,0 +1,245 @@
+"""The recording scheduler's levels and noise-free steps are those of every stock scheduler of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stepcredit.config import SampleSection
+from stepcredit.errors import InputError
+from stepcredit.policy.replay.schedulers import RecordingScheduler, recording_scheduler
+
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+INDEXED = (
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "PNDMScheduler",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)
+"""Their levels are timesteps that index alphas_cumprod."""
+SOLVERS = (
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "SASolverScheduler",
+)
+"""Their levels are sigmas of x = x0 + sigma eps."""
+FLOW_SOLVERS = ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler")
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+STEPS = (1, 7, 20)
+
+
+def stock(name: str, **options: Any) -> Any:
+    return getattr(diffusers, name)(**options)
+
+
+def recording(scheduler: Any, steps: int) -> RecordingScheduler:
+    ours = recording_scheduler(scheduler, SampleSection())
+    ours.set_timesteps(steps)  # type: ignore[attr-defined]
+    return ours
+
+
+def output_of(latents: Tensor, timestep: Any) -> Tensor:
+    """A smooth denoiser."""
+    return torch.tanh(latents * 0.7 + float(timestep) * 1e-3)
+
+
+def noise_free(ours: RecordingScheduler, latents: Tensor) -> list[Tensor]:
+    reached = [latents]
+    for position, timestep in enumerate(ours.timesteps):
+        output = output_of(reached[-1], timestep)
+        reached.append(ours.transition(output, [position] * len(latents), reached[-1], 0.0).mean)
+    return reached
+
+
+def start() -> Tensor:
+    return torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+
+
+def ddim_solution(alphas: list[float], timesteps: list[float], prediction: str) -> Tensor:
+    """Deterministic DDIM by the definition of its levels, in float64."""
+    x = start().double()
+    for now, after, timestep in zip(alphas, alphas[1:], timesteps, strict=False):
+        signal, noise = now**0.5, (1 - now) ** 0.5
+        output = output_of(x, timestep)
+        if prediction == "epsilon":
+            x0, eps = (x - noise * output) / signal, output
+        elif prediction == "sample":
+            x0, eps = output, (x - signal * output) / noise
+        else:
+            x0, eps = signal * x - noise * output, signal * output + noise * x
+        x = after**0.5 * x0 + (1 - after) ** 0.5 * eps
+    return x
+
+
+def close(ours: Tensor, expected: Tensor) -> None:
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(ours.double() / scale, expected.double() / scale, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("name", INDEXED)
+def test_levels_are_the_timesteps_of_the_stock_scheduler(name: str, spacing: str, prediction: str) -> None:
+    options = {**BETAS, "prediction_type": prediction, "timestep_spacing": spacing}
+    if name == "PNDMScheduler":
+        options["skip_prk_steps"] = True
+    for steps in STEPS:
+        try:
+            reference = stock(name, **options)
+            reference.set_timesteps(steps)
+        except (TypeError, ValueError):
+            pytest.skip(f"{name} has no spacing {spacing}")
+        timesteps = list(dict.fromkeys(reference.timesteps.tolist()))
+        final = float(getattr(reference, "final_alpha_cumprod", 1.0))
+        alphas = [*(float(reference.alphas_cumprod[int(at)]) for at in timesteps), final]
+        ours = recording(stock(name, **options), steps)
+        assert ours.timesteps.tolist() == timesteps and len(timesteps) == steps
+        close(noise_free(ours, start())[-1], ddim_solution(alphas, timesteps, prediction))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, in diffusers
+@pytest.mark.parametrize("sigmas", [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}])
+@pytest.mark.parametrize(
+    ("spacing", "prediction"), [("leading", "epsilon"), ("trailing", "v_prediction"), ("linspace", "epsilon")]
+)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_levels_are_the_sigmas_of_the_stock_solver(
+    name: str, spacing: str, prediction: str, sigmas: dict[str, bool]
+) -> None:
+    options = {**BETAS, "prediction_type": prediction, "timestep_spacing": spacing, **sigmas}
+    known = set(diffusers.configuration_utils.inspect.signature(getattr(diffusers, name).__init__).parameters)
+    if not options.keys() <= known:
+        pytest.skip(f"{name} has no {options.keys() - known}")
+    for steps in STEPS:
+        reference = stock(name, **options)
+        reference.set_timesteps(steps)
+        levels = reference.sigmas.tolist()
+        if reference.order == 2:  # each level appears twice
+            levels = sorted(set(levels), reverse=True)
+        alphas = [1 / (1 + sigma**2) for sigma in levels]
+        ours = recording(stock(name, **options), steps)
+        assert len(ours.timesteps) == steps == len(levels) - 1
+        assert set(ours.timesteps.tolist()) <= set(reference.timesteps.tolist())
+        close(noise_free(ours, start())[-1], ddim_solution(alphas, ours.timesteps.tolist(), prediction))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(
+            (name, {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"})
+            for name in FLOW_SOLVERS
+        ),
+        *((name, {"shift": 3.0}) for name in FLOWS),
+        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}),
+        ("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    ],
+)
+def test_levels_are_the_sigmas_of_the_stock_flow(name: str, options: dict[str, Any]) -> None:
+    """Sana's own scheduler is a DPM solver with flow sigmas, whose levels are not those of an Euler scheduler."""
+    for steps in (2, 4, 20):
+        reference = stock(name, **options)
+        reference.set_timesteps(steps)
+        distinct = sorted({float(sigma) for sigma in reference.sigmas}, reverse=True)
+        ours = recording(stock(name, **options), steps)
+        assert len(ours.timesteps) == steps == len(distinct) - 1
+        x = start().double()
+        for now, after, timestep in zip(distinct, distinct[1:], ours.timesteps, strict=False):
+            x = x + (after - now) * output_of(x, timestep)
+        close(noise_free(ours, start())[-1], x)
+
+
+def stock_solution(scheduler: Any, steps: int, scale: Callable[[int], float]) -> Tensor:
+    """What a stock first-order scheduler makes of the same start; `scale(i)` takes its latents to ours."""
+    scheduler.set_timesteps(steps)
+    x = start() / scale(0)
+    for position, timestep in enumerate(scheduler.timesteps):
+        output = output_of(x * scale(position), timestep)
+        x = scheduler.step(output, timestep, x, return_dict=False)[0]
+    return x * scale(steps)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noise_free_steps_are_those_of_stock_ddim_and_euler(prediction: str, spacing: str) -> None:
+    options = {**BETAS, "prediction_type": prediction, "timestep_spacing": spacing, "steps_offset": 1}
+    ddim = stock("DDIMScheduler", **options, clip_sample=False)
+    close(noise_free(recording(ddim, 20), start())[-1], stock_solution(ddim, 20, lambda _: 1.0))
+    euler = stock("EulerDiscreteScheduler", **options)
+    ours = recording(euler, 20)
+    euler.set_timesteps(20)
+    scales = (1 + euler.sigmas.double() ** 2).rsqrt().tolist()
+    close(noise_free(ours, start())[-1], stock_solution(euler, 20, lambda position: scales[position]))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 28])
+def test_noise_free_steps_are_those_of_the_stock_flow_scheduler(steps: int) -> None:
+    flow = stock("FlowMatchEulerDiscreteScheduler", shift=3.0)
+    assert torch.equal(noise_free(recording(flow, steps), start())[-1], stock_solution(flow, steps, lambda _: 1.0))
+
+
+def test_a_shifted_signal_to_noise_ratio_is_kept() -> None:
+    """CogVideoX scales alphas_cumprod when it is built; a scheduler made from its configuration may not."""
+    shifted, plain = (stock("CogVideoXDDIMScheduler", snr_shift_scale=scale) for scale in (3.0, 1.0))
+    assert not torch.equal(recording(shifted, 10).current.values, recording(plain, 10).current.values)
+    assert float(recording(shifted, 10).current.values[0]) == float(shifted.alphas_cumprod[900])
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_there_may_be_as_many_steps_as_noise_levels(spacing: str) -> None:
+    ours = recording(stock("DDIMScheduler", **BETAS, timestep_spacing=spacing, steps_offset=1), 1000)
+    assert all(reached.isfinite().all() for reached in noise_free(ours, start()))
+
+
+def test_the_pipeline_sees_the_class_and_attributes_of_its_own_scheduler() -> None:
+    euler = stock("EulerDiscreteScheduler", **BETAS)
+    ours: Any = recording_scheduler(euler, SampleSection())
+    assert isinstance(ours, diffusers.EulerDiscreteScheduler) and type(ours).__name__ == "EulerDiscreteScheduler"
+    ours.set_timesteps(5)
+    assert float(ours.init_noise_sigma) == 1 and ours.order == 1 and ours.config.beta_end == 0.012
+    assert torch.equal(ours.scale_model_input(start(), ours.timesteps[0]), start())
+    assert euler.num_inference_steps is None, "the pipeline's own scheduler does not change"
+
+
+def test_the_arguments_of_set_timesteps_are_those_of_the_pipeline() -> None:
+    flow = stock("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
+    ours: Any = recording_scheduler(flow, SampleSection())
+    for _ in range(2):
+        ours.set_timesteps(sigmas=np.linspace(1.0, 0.25, 4), mu=0.9)
+        flow.set_timesteps(sigmas=np.linspace(1.0, 0.25, 4), mu=0.9)
+        assert torch.equal(ours.current.values, flow.sigmas)
+        ours.set_timesteps(sigmas=[1.0, 0.5], mu=0.3)
+        assert len(ours.timesteps) == 2
+
+
+@pytest.mark.parametrize("name", ["DEISMultistepScheduler", "SASolverScheduler"])
+def test_a_flow_that_ends_before_the_clean_image_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} do not fall"):
+        recording(stock(name, use_flow_sigmas=True, prediction_type="flow_prediction"), 4)
+
+
+@pytest.mark.parametrize(
+    "name", ["DDIMInverseScheduler", "EDMEulerScheduler", "CMStochasticIterativeScheduler", "ScoreSdeVeScheduler"]
+)
+def test_levels_that_do_not_fit_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        recording(stock(name), 4)
