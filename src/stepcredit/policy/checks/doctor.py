@@ -195,4 +195,4 @@ def _microbatch(free: int, sample_bytes: int) -> int:
 
 def _log_prob(policy: PipelinePolicy, trajectory: Trajectory, step: int, rows: Tensor) -> Tensor:
     transition = policy.replay(trajectory, step, rows)
-    return gaussian.log_prob(trajectory.latents[rows, step + 1], transition.mean, transition.std)
+    return gaussian.step_log_prob(transition, trajectory.latents[rows, step + 1])

@@ -11,6 +11,7 @@ from torch import Tensor
 from stepcredit.errors import InputError
 from stepcredit.maths import gaussian
 from stepcredit.maths.indexing import filled
+from stepcredit.policy.checks.gradient_check import require_derivative
 from stepcredit.types import Policy, Trajectory
 from stepcredit.utils.memory import out_of_memory
 
@@ -21,8 +22,10 @@ DETERMINISTIC_TOLERANCE = {dtype: 10 * tolerance for dtype, tolerance in TOLERAN
 """Largest accepted relative error |mean - x_next| / |x_next| (L2) of a step without noise. It is larger because the
 error of a log-probability averages over the latent elements."""
 
-SINGLE_TOLERANCE = 1e-2
-"""The tolerance for one image replayed alone, where kernels may round differently: detects a wrong choice of rows."""
+_MAX_SHARE = 0.5
+
+OTHER_BATCH_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+"""The tolerance for images replayed in another batch, where kernels may round differently: detects wrong rows."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class ReplayCheck:
         steps: steps of the trajectory.
         samples: images of the trajectory.
         mode: how the policy replays.
+        shares: (T,), see `Schedule.gradient_shares`.
     """
 
     max_deviation: float
@@ -42,6 +46,19 @@ class ReplayCheck:
     steps: int
     samples: int
     mode: str
+    shares: tuple[float, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line if more than half of the squared gradient comes from one step."""
+        largest = max(self.shares)
+        if largest <= _MAX_SHARE or len(self.trained) == 1:
+            return []
+        step = self.shares.index(largest) + 1
+        return [
+            f"step {step} of {self.steps} has {largest:.0%} of the squared gradient before credit, because it has "
+            "little noise: credit.name=inverse-native-scale evens this out"
+        ]
 
     def __str__(self) -> str:
         exact = "exact" if self.max_deviation == 0 else f"within {self.max_deviation:.1e}"
@@ -49,29 +66,39 @@ class ReplayCheck:
         skipped = [str(step + 1) for step in range(self.steps) if step not in self.trained]
         if not skipped:
             return text
-        return f"{text}; not trained, without noise or with too little: step {', '.join(skipped)} of {self.steps}"
+        return f"{text}; not trained: step {', '.join(skipped)} of {self.steps}"
 
 
 def replay_check(
-    policy: Policy, trajectory: Trajectory, batch: int | None = None, microbatch: int | None = None
+    policy: Policy,
+    trajectory: Trajectory,
+    batch: int | None = None,
+    microbatch: int | None = None,
+    *,
+    tolerance: float = math.inf,
+    gradient: bool = True,
 ) -> ReplayCheck:
-    """Replay every trained step of `trajectory` without gradients, compare, and replay one step with gradients.
+    """Replay every trained step of `trajectory` without gradients, compare, and check the gradient of one step.
 
     At steps with a density the log-probabilities are compared. At steps without noise the replayed mean is compared
-    with the recorded next latents. The policy's replay modes are tried in order; the first exact one stays set.
+    with the recorded next latents. The policy's replay modes are tried in order; the first exact one stays set. Then
+    one step is replayed in a batch of another size and order, which only agrees if every image gets its own prompt.
 
     Args:
         batch: images sampled at a time, None for all. The same number is replayed at a time.
         microbatch: (image, step) pairs per training forward. If it differs from `batch`, it is checked too.
+        tolerance: what the algorithm can bear, if it is less than TOLERANCE.
+        gradient: whether to compare the gradient with a finite difference, see `gradient_check`. Not possible for
+            weights that are sharded over processes.
 
     Raises:
-        InputError: the difference exceeds TOLERANCE, or no gradient reaches the weights. Such a policy would be trained
-            on something other than what it sampled.
+        InputError: the difference exceeds the tolerance, no gradient reaches the weights, or it is not the derivative.
+            Such a policy would be trained on something other than what it sampled.
     """
     steps = _steps_to_check(trajectory)
     for mode in policy.replay_modes:
         policy.replay_mode = mode
-        worst = _try_mode(policy, trajectory, steps, min(batch or len(trajectory), len(trajectory)))
+        worst = _try_mode(policy, trajectory, steps, min(batch or len(trajectory), len(trajectory)), tolerance)
         if worst.accepted:
             break
     else:
@@ -82,9 +109,13 @@ def replay_check(
         )
     largest = worst.deviation
     if microbatch is not None and microbatch != batch:
-        largest = max(largest, _require_microbatch(policy, trajectory, steps, batch, microbatch))
+        largest = max(largest, _require_microbatch(policy, trajectory, steps, batch, microbatch, tolerance))
     _require_gradient(policy, trajectory, steps[0])
-    return ReplayCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode)
+    _require_own_rows(policy, trajectory, steps[0])
+    if gradient:
+        require_derivative(policy, trajectory, steps[len(steps) // 2])
+    shares = trajectory.schedule.gradient_shares(trajectory.trainable.cpu())
+    return ReplayCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode, tuple(shares.tolist()))
 
 
 @dataclass(frozen=True)
@@ -101,17 +132,17 @@ class _Worst:
         return self.deviation <= self.tolerance
 
 
-def _try_mode(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> _Worst:
+def _try_mode(policy: Policy, trajectory: Trajectory, steps: list[int], size: int, tolerance: float) -> _Worst:
     """As `_worst`. The deviation is infinite if the pipeline fails because a batch mixes steps."""
     try:
-        return _worst(policy, trajectory, steps, size)
+        return _worst(policy, trajectory, steps, size, tolerance)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         if not policy.mixes_steps or out_of_memory(error):
             raise
         return _Worst(math.inf, steps[0], 0.0, _quantity(trajectory, steps[0]))
 
 
-def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) -> _Worst:
+def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int, tolerance: float) -> _Worst:
     """The worst of all pairs of images and steps, replayed `size` at a time; NaN counts as the worst.
 
     If steps may be mixed, each replay holds as many different ones as possible.
@@ -127,17 +158,17 @@ def _worst(policy: Policy, trajectory: Trajectory, steps: list[int], size: int) 
     with torch.no_grad():
         parts = [_deviations(policy, trajectory, filled(at, size), filled(rows, size)) for at, rows in batches]
     deviations, replayed = torch.cat(parts).cpu(), torch.cat([filled(at, size) for at, _ in batches])
-    tolerances = _tolerances(trajectory)[replayed]
+    tolerances = _tolerances(trajectory).clamp_max(tolerance)[replayed]
     number = int((deviations / tolerances).argmax())
     step = int(replayed[number])
     return _Worst(float(deviations[number]), step, float(tolerances[number]), _quantity(trajectory, step))
 
 
 def _require_microbatch(
-    policy: Policy, trajectory: Trajectory, steps: list[int], batch: int | None, microbatch: int
+    policy: Policy, trajectory: Trajectory, steps: list[int], batch: int | None, microbatch: int, tolerance: float
 ) -> float:
     """The largest deviation of replays of `microbatch` images; InputError if it exceeds the tolerance."""
-    worst, count = _worst(policy, trajectory, steps, microbatch), len(trajectory)
+    worst, count = _worst(policy, trajectory, steps, microbatch, tolerance), len(trajectory)
     if not worst.accepted:
         raise InputError(
             f"replayed {microbatch} images at a time, images sampled {min(batch or count, count)} at a time differ by "
@@ -151,10 +182,24 @@ def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None
     deviation = _deviations(policy, trajectory, torch.tensor([step]), torch.arange(1)).max()
     if not deviation.requires_grad:
         raise InputError("no gradient reaches the trained weights: the pipeline disables it inside its __call__")
-    if not float(deviation.detach()) <= SINGLE_TOLERANCE:
+    _require_in_other_batch(float(deviation.detach()), trajectory, "one image replayed alone")
+
+
+def _require_own_rows(policy: Policy, trajectory: Trajectory, step: int) -> None:
+    """All images but the first, in reverse order: rows that belong to other prompts, or to the whole batch, differ."""
+    rows = torch.arange(1, len(trajectory)).flip(0)
+    if len(rows):
+        with torch.no_grad():
+            deviation = _deviations(policy, trajectory, torch.full_like(rows, step), rows).max()
+        _require_in_other_batch(float(deviation), trajectory, f"{len(rows)} images replayed in another order")
+
+
+def _require_in_other_batch(deviation: float, trajectory: Trajectory, what: str) -> None:
+    allowed = OTHER_BATCH_TOLERANCE[trajectory.latents.dtype]
+    if not deviation <= allowed:
         raise InputError(
-            f"one image replayed without the rest of its batch differs by {float(deviation.detach()):.2e}: the "
-            "pipeline mixes the images of a batch, or micro-batches of it are split wrongly"
+            f"{what}: log-probabilities differ from the rollout by {deviation:.2e} (allowed {allowed:.0e}), because "
+            "the pipeline mixes the images of a batch, or gives them encodings of other prompts"
         )
 
 
@@ -162,7 +207,7 @@ def _deviations(policy: Policy, trajectory: Trajectory, steps: Tensor, rows: Ten
     """(n,) |log ratio| of images at their steps, or the relative error of the mean at steps without density."""
     transition = policy.replay(trajectory, steps, rows)
     reached = trajectory.latents[rows, steps + 1]
-    log_prob = gaussian.log_prob(reached, transition.mean, transition.std)
+    log_prob = gaussian.step_log_prob(transition, reached)
     log_ratio = (log_prob - trajectory.log_probs[rows, steps]).abs()
     error = (reached - transition.mean.to(reached.dtype)).to(transition.mean.dtype).flatten(1).norm(dim=1)
     relative = error / reached.to(error.dtype).flatten(1).norm(dim=1).clamp_min(torch.finfo(error.dtype).tiny)

@@ -1,0 +1,101 @@
+"""The check of gradients before training: they must be the derivative of what the pipeline samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from stepcredit.errors import InputError
+from stepcredit.types import Policy, Trajectory
+
+TOLERANCE = {torch.float32: 0.02, torch.float64: 0.02, torch.bfloat16: 0.2, torch.float16: 0.2}
+"""Largest accepted relative difference between the derivatives, by the dtype of the latents."""
+
+_CHANGES = (1e-1, 1e-2, 1e-3, 1e-4)
+"""Relative changes of f. Large ones suffer from curvature, small ones from rounding; neighbors that agree do not."""
+
+
+def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> None:
+    """Compare the gradient of one image's model output with a finite difference.
+
+        f(w) = mean(output^2) / 2,   (f(w + h d) - f(w - h d)) / (2 h)   against   (grad f) . d
+
+    The direction d is half the gradient and half random, so that the slope is large enough to measure and every trained
+    weight takes part. The weights are restored bit for bit.
+
+    Raises:
+        InputError: the two differ by more than TOLERANCE. A part of the denoiser then computes without gradients, or
+            with others than those of its output.
+
+    Degenerate: no error if no two finite differences agree with each other, as may happen in half precision.
+    """
+    weights = policy.parameters()
+    tolerance = TOLERANCE.get(trajectory.latents.dtype, max(TOLERANCE.values()))
+    value, gradient = _value_and_gradient(policy, trajectory, step, weights)
+    direction = _direction(gradient)
+    slope = sum(float((part * toward).sum()) for part, toward in zip(gradient, direction, strict=True))
+    if not slope or not value:
+        raise InputError("the gradient of the trained weights is 0: no part of them changes what is sampled")
+    ratios = []
+    for change in _CHANGES:
+        length = change * value / slope
+        values = []
+        for sign in (1, -1):
+            with _moved(weights, direction, sign * length), torch.no_grad():
+                values.append(float(_value(policy, trajectory, step)))
+        ratios.append((values[0] - values[1]) / (2 * length * slope))
+    difference, ratio = min((abs(one - other), (one + other) / 2) for one, other in pairwise(ratios))
+    if difference <= tolerance < abs(ratio - 1):
+        raise InputError(
+            f"the gradient is not the derivative of what this pipeline samples: along one direction of the trained "
+            f"weights the output changes {ratio:.2f} times as much as the gradient says (allowed 1 +- {tolerance:g}). "
+            "A part of the denoiser computes without gradients, so training would follow a wrong direction"
+        )
+
+
+def _value(policy: Policy, trajectory: Trajectory, step: int) -> Tensor:
+    output = policy.replay(trajectory, torch.tensor([step]), torch.tensor([0])).output
+    return output.double().square().mean() / 2
+
+
+def _value_and_gradient(
+    policy: Policy, trajectory: Trajectory, step: int, weights: Sequence[nn.Parameter]
+) -> tuple[float, list[Tensor]]:
+    with torch.enable_grad():
+        value = _value(policy, trajectory, step)
+        found = torch.autograd.grad(value, weights, allow_unused=True)
+    parts = zip(found, weights, strict=True)
+    return float(value.detach()), [torch.zeros_like(weight) if part is None else part for part, weight in parts]
+
+
+def _direction(gradient: Sequence[Tensor]) -> list[Tensor]:
+    """Unit vector: the normalized gradient plus a normalized random vector."""
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(part.shape, generator=generator).to(part) for part in gradient]
+    size, other = _norm(gradient) or 1.0, _norm(noise)
+    mixed = [part / size + random / other for part, random in zip(gradient, noise, strict=True)]
+    length = _norm(mixed)
+    return [part / length for part in mixed]
+
+
+def _norm(parts: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(part.double().square().sum()) for part in parts))
+
+
+@contextmanager
+def _moved(weights: Sequence[nn.Parameter], direction: Sequence[Tensor], length: float) -> Iterator[None]:
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight, toward in zip(weights, direction, strict=True):
+                weight.add_(toward, alpha=length)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)

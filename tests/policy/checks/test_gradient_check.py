@@ -1,0 +1,63 @@
+"""A gradient that is not the derivative of what is sampled is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.families import FAMILIES
+from tests.families.proof import moved
+from tests.tiny import PROMPTS, SEEDS, tiny_policy
+from torch import nn
+
+from stepcredit.errors import InputError
+from stepcredit.policy.checks.gradient_check import require_derivative
+from stepcredit.policy.checks.replay_check import replay_check
+from stepcredit.types import Plan
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_gradients_of_every_family_are_derivatives(name: str) -> None:
+    policy = moved(name)
+    trajectory = policy.rollout(PROMPTS[:2], SEEDS[:2], Plan(3, range(3))).trajectory
+    before = {key: value.clone() for key, value in policy.state_dict().items()}
+    require_derivative(policy, trajectory, 1)
+    assert all(torch.equal(value, before[key]) for key, value in policy.state_dict().items())
+    assert all(weight.grad is None for weight in policy.parameters())
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_new_weights_pass_in_both_adapters(adapter: str) -> None:
+    policy = tiny_policy(adapter=adapter)
+    trajectory = policy.rollout(PROMPTS[:2], SEEDS[:2]).trajectory
+    for step in range(4):
+        require_derivative(policy, trajectory, step)
+
+
+def partly_without_gradients(share: float) -> Any:
+    """A forward hook that leaves the value and takes `share` of the gradient away, as experts under no_grad do."""
+
+    def hook(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + share * (output.detach() - output)
+
+    return hook
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("share", [0.15, 0.5])
+def test_a_part_without_gradients_is_refused(adapter: str, share: float) -> None:
+    policy = tiny_policy(adapter=adapter)
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    policy.pipeline.unet.conv_norm_out.register_forward_hook(partly_without_gradients(share))
+    with pytest.raises(InputError, match="times as much as the gradient says"):
+        replay_check(policy, trajectory)
+    assert replay_check(policy, trajectory, gradient=False).max_deviation == 0
+
+
+def test_weights_that_change_nothing_are_refused() -> None:
+    policy = tiny_policy()
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    policy.pipeline.unet.conv_norm_out.register_forward_hook(partly_without_gradients(1.0))
+    with pytest.raises(InputError, match="gradient of the trained weights is 0"):
+        require_derivative(policy, trajectory, 1)
