@@ -159,7 +159,8 @@ def test_processes_exit_without_an_abort(tmp_path: Path) -> None:
         assert [code for code, _ in ended] == [0, 0], (pair, ended)
 
 
-@pytest.mark.parametrize("names", [("sd",), pytest.param(tuple(FAMILIES), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [tuple(FAMILIES)])
 def test_families_replay_exactly_with_sharded_weights(names: tuple[str, ...]) -> None:
     """With FSDP2 on two processes, trajectories, replays and the sum of the gradients are those of one process."""
     words = [*launcher(2), "tests.families.sharded", *names]

@@ -89,6 +89,7 @@ def test_the_peak_is_of_what_is_alive_at_a_time() -> None:
     assert peak.most == 4 * 3000
 
 
+@pytest.mark.slow
 def test_what_compiling_leaves_behind_holds_no_bytes() -> None:
     before = live_bytes()
     with FakeTensorMode():
@@ -111,6 +112,7 @@ class Epochs(RunDirectory):
             self.weights = [*getattr(self, "weights", []), (live_bytes(), resident_bytes())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "images", "updates"), [(1, 1, 1), pytest.param(3, 2, 4, marks=pytest.mark.slow)], ids=["least", "more"]
 )
