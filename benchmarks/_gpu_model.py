@@ -307,7 +307,7 @@ def replayed(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor,
         for step in steps:
             at = torch.tensor([row])
             transition = policy.replay(trajectory, step, at)
-            log_prob = gaussian.log_prob(trajectory.latents[at, step + 1], transition.mean, transition.std)
+            log_prob = gaussian.step_log_prob(transition, trajectory.latents[at, step + 1])
             old, advantage = trajectory.log_probs[at, step], advantages[at, step]
             value = loss.clipped_surrogate(log_prob, old, advantage, config.train.clip_range)
             (value.sum() / (len(trajectory) * len(steps))).backward()

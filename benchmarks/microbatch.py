@@ -166,7 +166,7 @@ def bare(policy: PipelinePolicy, trajectory: Trajectory, advantages: Tensor, con
             previous = timestep - stride
             alpha = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
             transition = ddim.transition(noise, sample, scheduler.alphas_cumprod[timestep], alpha, config.sample.eta)
-            log_prob = gaussian.log_prob(trajectory.latents[row : row + 1, step + 1], transition.mean, transition.std)
+            log_prob = gaussian.step_log_prob(transition, trajectory.latents[row : row + 1, step + 1])
             old = trajectory.log_probs[row : row + 1, step]
             value = loss.clipped_surrogate(log_prob, old, advantages[row : row + 1, step], config.train.clip_range)
             (value.sum() / terms).backward()

@@ -197,7 +197,7 @@ def log_prob(policy: Policy, trajectory: Trajectory, step: int, rows: Tensor | N
     """(B,) or (len(rows),): the log-probability of a recorded step under the policy as it is now."""
     transition = policy.replay(trajectory, step, rows)
     following = trajectory.latents[:, step + 1]
-    return gaussian.log_prob(following if rows is None else following[rows], transition.mean, transition.std)
+    return gaussian.step_log_prob(transition, following if rows is None else following[rows])
 
 
 def perturb(policy: Policy, scale: float = 0.1, seed: int = 0) -> None:

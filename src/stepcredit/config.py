@@ -105,6 +105,11 @@ class SampleSection(_Section):
         ge=1,
         description="Number of epochs after which the window moves by one step. `null` keeps it in place.",
     )
+    train_last_step: bool = Field(
+        False,
+        description="Whether to train the last step of flow models too. Its noise is the smallest, so it would have up "
+        "to half of the squared gradient. DDIM models are not affected.",
+    )
     min_std: float = Field(
         1e-3, ge=0, description="Steps with a smaller standard deviation are sampled but not trained."
     )

@@ -225,7 +225,7 @@ class Policy(Protocol):
         """p(x_{step+1} | x_step) from the recorded latents (all, or those of `rows`) under the current weights.
 
         The result carries gradients if they are enabled. The log-probability of the recorded step is
-        `gaussian.log_prob(trajectory.latents[rows, step + 1], replay.mean, replay.std)`.
+        `gaussian.step_log_prob(replay, trajectory.latents[rows, step + 1])`.
 
         Args:
             step: one step for all rows, or one for each of `rows`; all equal unless `mixes_steps`.

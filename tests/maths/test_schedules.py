@@ -49,7 +49,7 @@ def test_the_output_scale_of_ddim(kind, eta):
 
 
 @pytest.mark.parametrize("levels", [(1.0, 0.9), (0.6, 0.5), (0.2, 0.0)])
-@pytest.mark.parametrize("sampler", ["flow-sde", "dance-sde", "cps", "euler"])
+@pytest.mark.parametrize("sampler", ["flow-sde", "dance-sde", "cps-gaussian", "euler"])
 def test_the_output_scale_of_flow_steps(sampler, levels):
     def transition(output, x):
         step = flow_step(output, x, *levels)
@@ -58,7 +58,7 @@ def test_the_output_scale_of_flow_steps(sampler, levels):
     gradient, found = at(transition)
     s, following = levels
     std = float(found.stds)
-    c = math.sqrt(following**2 - std**2) if sampler == "cps" else following - std**2 / (2 * s)
+    c = math.sqrt(following**2 - std**2) if sampler == "cps-gaussian" else following - std**2 / (2 * s)
     assert float(gradient) == pytest.approx(c * (1 - s) - s * (1 - following), rel=1e-6)
     assert found.output_scales.tolist() == pytest.approx([abs(float(gradient))])
     assert found.native_scales.tolist() == pytest.approx([abs(float(gradient)) / std if std else 0])

@@ -73,11 +73,16 @@ class FlowStep:
             self.sample + change * self.velocity, (0 * change).to(self.sample.device), self.x0, self.velocity
         )
 
-    def mix(self, coefficient: Tensor, std: Tensor) -> Transition:
-        """mean = (1 - s') x0 + coefficient x1, with fresh noise of standard deviation `std`."""
+    def mix(self, coefficient: Tensor, std: Tensor, density_std: Tensor | None = None) -> Transition:
+        """mean = (1 - s') x0 + coefficient x1, with fresh noise of standard deviation `std`.
+
+        Args:
+            density_std: see `Transition`.
+        """
         x0 = self.x0
         mean = (1 - self.sigma_next) * x0 + coefficient * self.x1
-        return Transition(mean, std.to(mean.device), x0, self.velocity)
+        density = std if density_std is None else density_std
+        return Transition(mean, std.to(mean.device), x0, self.velocity, density.to(mean.device))
 
     def diffuse(self, diffusion: Tensor) -> Transition:
         """One Euler-Maruyama step of the SDE with the marginals of the flow and diffusion coefficient k = `diffusion`.

@@ -48,6 +48,11 @@ def log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return density.masked_fill(deterministic, 0.0).flatten(1).mean(1)
 
 
+def step_log_prob(transition: Transition, x: Tensor) -> Tensor:
+    """(B,), `log_prob` of the latents `x` (B, *L) that a step has reached, under the density that is trained on."""
+    return log_prob(x, transition.mean, transition.density_std)
+
+
 def kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
     """KL divergence of N(mean, std^2) from N(reference_mean, std^2), averaged over the latent elements.
 

@@ -30,6 +30,7 @@ class Schedule:
             for DDIM the difference of the timesteps divided by their number (so that all are equal).
         alphas: (T + 1,) float32, the coefficient of the clean latent in x_0 to x_T.
         sigmas: (T + 1,) float32, the standard deviation of the noise in x_0 to x_T.
+        density_stds: (T,), standard deviation of the density that is trained on; `stds` by default.
     """
 
     stds: Tensor
@@ -37,12 +38,18 @@ class Schedule:
     step_sizes: Tensor
     alphas: Tensor
     sigmas: Tensor
+    density_stds: Tensor = None  # type: ignore[assignment]  # set by __post_init__
+
+    def __post_init__(self) -> None:
+        if self.density_stds is None:
+            object.__setattr__(self, "density_stds", self.stds)
 
     @property
     def native_scales(self) -> Tensor:
         """(T,), how strongly the model output changes the log-probability of each step: |d mean / d output| / std.
 
         The gradient of log N(x; mean, std) by the model output is z (d mean / d output) / std with z standard normal.
+        Trained on the density of another standard deviation r, it is z std (d mean / d output) / r^2.
         The native scale is its root mean square per latent element. It depends on the sampler only, and scales every
         policy gradient independently of the credit. Source: w(t) = C(t) / sigma_t of PCPO (arXiv 2509.25774),
         proposition 1.
@@ -50,7 +57,20 @@ class Schedule:
         Degenerate: 0 for a step without noise, which has no density.
         """
         noisy = self.stds > 0
-        return torch.where(noisy, self.output_scales / self.stds.masked_fill(~noisy, 1), 0)
+        stds = self.stds.masked_fill(~noisy, 1)
+        divisor = torch.where(self.density_stds == self.stds, stds, self.density_stds**2 / stds)
+        return torch.where(noisy, self.output_scales / divisor.masked_fill(~noisy, 1), 0)
+
+    def gradient_shares(self, trainable: Tensor) -> Tensor:
+        """(T,), each trained step's share of the expected squared policy gradient by the model output, before credit.
+
+            native_i^2 / sum_j native_j^2
+
+        Degenerate: 0 at steps that are not trained or whose native scale is infinite; all 0 if there are no others.
+        """
+        native = self.native_scales.double()
+        squared = torch.where(trainable & native.isfinite(), native, 0) ** 2
+        return squared / squared.sum().clamp_min(torch.finfo(squared.dtype).tiny)
 
 
 def of_units(units: Sequence[Transition], step_sizes: Sequence[float], alphas: Tensor, sigmas: Tensor) -> Schedule:
@@ -76,12 +96,17 @@ def of_units(units: Sequence[Transition], step_sizes: Sequence[float], alphas: T
     Degenerate: q is infinite for epsilon prediction at a = 0.
     """
     return Schedule(
-        stds=torch.stack([unit.std.amax().cpu() for unit in units]).float(),
+        stds=_stacked([unit.std for unit in units]),
         output_scales=torch.stack([unit.mean.abs().amax().cpu() for unit in units]).float(),
         step_sizes=torch.tensor(step_sizes, dtype=torch.float32),
         alphas=alphas.cpu().float(),
         sigmas=sigmas.cpu().float(),
+        density_stds=_stacked([unit.density_std for unit in units]),
     )
+
+
+def _stacked(stds: Sequence[Tensor]) -> Tensor:
+    return torch.stack([std.amax().cpu() for std in stds]).float()
 
 
 def noised(x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:

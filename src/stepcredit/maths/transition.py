@@ -11,19 +11,27 @@ from torch import Tensor
 class Transition:
     """p(x_next | x) = N(mean, std^2), and the clean latent the model predicted on the way.
 
+    A sampler may be trained on the density of another standard deviation than it draws with, as released code does.
+
     Attributes:
         mean: (B, *L), mean of the next latent.
         std: standard deviation, a scalar tensor or (B or 1, 1, ...) with the rank of `mean`. 0 is a deterministic step.
         x0: (B, *L), the predicted clean latent, unclipped.
         output: (B, *L), the guided model output that `mean` and `x0` were computed from, in their precision.
+        density_std: as `std`, of the density that is trained on; `std` itself by default. 0 where `std` is 0.
     """
 
     mean: Tensor
     std: Tensor
     x0: Tensor
     output: Tensor
+    density_std: Tensor = None  # type: ignore[assignment]  # set by __post_init__
+
+    def __post_init__(self) -> None:
+        if self.density_std is None:
+            object.__setattr__(self, "density_std", self.std)
 
     def head(self, count: int) -> Transition:
         """The transition of the first `count` trajectories, 1 <= count <= B."""
-        std = self.std if self.std.ndim == 0 else self.std[:count]
-        return Transition(self.mean[:count], std, self.x0[:count], self.output[:count])
+        std, density = (value if value.ndim == 0 else value[:count] for value in (self.std, self.density_std))
+        return Transition(self.mean[:count], std, self.x0[:count], self.output[:count], density)

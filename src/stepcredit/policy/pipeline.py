@@ -21,7 +21,7 @@ from stepcredit.policy.replay.denoiser_proxies import takes_time
 from stepcredit.policy.replay.prompt_cache import EncodingStore, PromptCache, weight_versions
 from stepcredit.policy.replay.recording import Recording
 from stepcredit.policy.replay.reentry import Reentry, ReplayMode
-from stepcredit.policy.replay.schedulers import recording_scheduler, sampling_schedule
+from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.policy.replay.step_hooks import RecordingHook
 from stepcredit.policy.replay.trajectory_buffer import TrajectoryBuffer
 from stepcredit.policy.sample_call import require_valid_call
@@ -188,12 +188,16 @@ class PipelinePolicy(AdapterWeights):
         self, buffer: TrajectoryBuffer, recording: Recording, plan: Plan, metadata: Sequence[dict[str, Any]]
     ) -> Trajectory:
         has_density = buffer.stds > max(self.sample.min_std, 0.0)
+        trained = has_density.cpu().clone() if plan.needs_density else torch.ones(plan.steps, dtype=torch.bool)
+        left_out = plan.needs_density and self.scheduler.leaves_out_last_step and not self.sample.train_last_step
+        if left_out and trained[:-1].any():
+            trained[-1] = False
         return Trajectory(
             latents=buffer.latents,
             timesteps=buffer.timesteps,
             log_probs=buffer.log_probs.masked_fill_(~has_density.to(buffer.log_probs.device), 0.0),
-            trainable=has_density.cpu() if plan.needs_density else torch.ones(plan.steps, dtype=torch.bool),
-            schedule=sampling_schedule(self.scheduler, recording.noises),
+            trainable=trained,
+            schedule=self.scheduler.schedule(recording.noises),
             x0=buffer.x0,
             prompts=list(recording.prompts),
             metadata=list(metadata),

@@ -26,7 +26,7 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation import Evaluation, evaluate
 from stepcredit.evaluation.image_size import size_note
 from stepcredit.maths.schedules import mean_one
-from stepcredit.policy.checks.replay_check import SINGLE_TOLERANCE, TOLERANCE, replay_check
+from stepcredit.policy.checks.replay_check import OTHER_BATCH_TOLERANCE, TOLERANCE, replay_check
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores
 from stepcredit.rewards.core.scores import join
@@ -290,8 +290,8 @@ class TrainingLoop:
         if skipped := metrics["skipped_updates"]:
             updates = train.updates_per_epoch * train.inner_epochs
             self._note_epoch(f"skipped {skipped} of {updates} updates because their loss or gradient is not finite")
-        exact = recovery.microbatch is None
-        tolerance = TOLERANCE[experience.trajectory.latents.dtype] if exact else SINGLE_TOLERANCE
+        tolerances = TOLERANCE if recovery.microbatch is None else OTHER_BATCH_TOLERANCE
+        tolerance = tolerances[experience.trajectory.latents.dtype]
         for warning in self.algorithm.warnings(metrics, tolerance):
             self._note_epoch(warning)
         return metrics
@@ -363,8 +363,17 @@ class TrainingLoop:
         plan = training_plan(self.config, self.algorithm.needs, images, epoch)
         trained_at_once = microbatch(self.config.train, images)
         checked_at_once = trained_at_once if self.state.recovery.microbatch is None else plan.batch
-        check = replay_check(self.policy, trajectory, plan.batch, checked_at_once)
+        check = replay_check(
+            self.policy,
+            trajectory,
+            plan.batch,
+            checked_at_once,
+            tolerance=self.algorithm.needs.replay_tolerance,
+            gradient=not self.processes.sharded,
+        )
         self.progress.note(f"self-check: {check}")
+        for warning in check.warnings if self.algorithm.needs.density else []:
+            self.progress.note(warning)
         largest = largest_update(self.config.train, images)
         if trained_at_once > largest and not self.policy.mixes_steps:
             raise InputError(

@@ -94,7 +94,7 @@ def first_ratio(policy: PipelinePolicy, trajectory: Trajectory, size: int = 4) -
 def _deviation(policy: PipelinePolicy, trajectory: Trajectory, rows: Tensor, steps: Tensor, size: int) -> Tensor:
     transition = policy.replay(trajectory, filled(steps, size), filled(rows, size)).head(len(rows))
     assert transition.mean.requires_grad
-    value = gaussian.log_prob(trajectory.latents[rows, steps + 1], transition.mean, transition.std)
+    value = gaussian.step_log_prob(transition, trajectory.latents[rows, steps + 1])
     return loss.ratio_max_deviation(value.detach(), trajectory.log_probs[rows, steps])
 
 
@@ -255,19 +255,18 @@ def test_the_loss_is_scaled_in_float16_only(dtype: str, tmp_path: Path, monkeypa
     assert any(not torch.equal(left, right) for left, right in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("sampler", ["flow-sde", "dance-sde", "cps"])
+@pytest.mark.parametrize("sampler", ["flow-sde", "dance-sde", "cps", "cps-gaussian"])
 @pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
 def test_every_sampler_of_flow_models(name: str, sampler: str) -> None:
-    policy = moved(name, sample={"sampler": sampler, "noise_level": 0.4})
+    policy = moved(name, sample={"sampler": sampler, "noise_level": 0.4, "train_last_step": True})
     trajectory = trajectory_of(policy, batch=2)
     check = replay_check(policy, trajectory, batch=2)
     assert check.max_deviation <= EXACT
     assert first_ratio(policy, trajectory, size=2) <= EXACT
-    last = sampler != "cps"
+    last = "cps" not in sampler
     assert trajectory.trainable.tolist() == [True, True, True, last]
     assert trajectory.log_probs[:, 3].any() == last
-    left_out = "; not trained, without noise or with too little: step 4 of 4"
-    assert str(check).endswith(left_out) != last
+    assert str(check).endswith("; not trained: step 4 of 4") != last
 
 
 def test_samplers_draw_different_trajectories() -> None:
@@ -295,14 +294,29 @@ def test_steps_with_too_little_noise_are_not_trained(name: str, sampler: str) ->
     assert torch.equal(trajectory.latents, everything.latents)
     check = replay_check(policy, trajectory)
     assert check.trained == (0, 1) and check.max_deviation <= EXACT
-    assert str(check).endswith("; not trained, without noise or with too little: step 3, 4 of 4")
+    assert str(check).endswith("; not trained: step 3, 4 of 4")
+
+
+def euler_on_levels_of(solver: Any) -> FlowMatchEulerDiscreteScheduler:
+    """The stock Euler scheduler, on the noise levels of another stock scheduler."""
+    euler = FlowMatchEulerDiscreteScheduler()
+
+    def set_timesteps(num_inference_steps: int, device: Any = None) -> None:
+        solver.set_timesteps(num_inference_steps, device)
+        euler.timesteps, euler.sigmas = solver.timesteps, solver.sigmas
+        euler._step_index, euler._begin_index = None, 0
+
+    own = euler.step
+    euler.set_timesteps = set_timesteps
+    euler.step = lambda output, timestep, *args, **kwargs: own(output, timestep.float(), *args, **kwargs)
+    return euler
 
 
 def stock_trajectory(name: str) -> tuple[Tensor, Tensor]:
     """Latents after each of four steps and images, of diffusers alone, with deterministic steps."""
     pipeline, latents = FAMILIES[name].build(0), []
     if "FlowMatch" not in type(pipeline.scheduler).__name__ and name != "sd":
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipeline.scheduler.config.flow_shift)
+        pipeline.scheduler = euler_on_levels_of(pipeline.scheduler)
 
     def remember(_: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         latents.append(tensors["latents"])
@@ -367,7 +381,7 @@ def test_steps_outside_a_window_equal_the_stock_scheduler(name: str) -> None:
     assert trajectory.trainable.tolist() == [False, True, True, False]
     assert torch.equal(trajectory.latents[:, 1], stock_trajectory(name)[0][:, 0])
     last, scheduler = policy.replay(trajectory, 3), policy.scheduler
-    change = scheduler.levels[4] - scheduler.levels[3]
+    change = scheduler.current.values[4] - scheduler.current.values[3]
     assert not last.std.any()
     assert torch.equal(trajectory.latents[:, 4], last.mean.detach())
     assert torch.equal(trajectory.latents[:, 4], (trajectory.latents[:, 3] + change * last.output).detach())

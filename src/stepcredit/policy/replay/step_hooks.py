@@ -154,4 +154,4 @@ def _transition(
 
 
 def _fields(transition: Transition) -> tuple[Tensor, ...]:
-    return transition.mean, transition.std, transition.x0, transition.output
+    return transition.mean, transition.std, transition.x0, transition.output, transition.density_std

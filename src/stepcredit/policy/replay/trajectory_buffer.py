@@ -41,7 +41,7 @@ class TrajectoryBuffer:
         self, rows: slice, step: int, next_latents: Tensor, transition: Transition, timestep: Tensor | float
     ) -> None:
         """Store a step of some images. If the batch is longer than `rows`, its tail is dropped."""
-        log_prob = gaussian.log_prob(next_latents, transition.mean, transition.std)
+        log_prob = gaussian.step_log_prob(transition, next_latents)
         if not self._allocated:
             self._allocate(log_prob, transition, torch.as_tensor(timestep))
         head = slice(rows.stop - rows.start)
