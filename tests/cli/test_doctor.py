@@ -99,6 +99,7 @@ def test_as_json(folders: dict[str, Path]) -> None:
         "device": "cpu",
         "latents": [4, 8, 8],
     }
+    assert sum(tree["check"].pop("shares")) == pytest.approx(1)
     assert tree["check"] == {
         "max_deviation": 0.0,
         "trained": [0, 1, 2, 3],
