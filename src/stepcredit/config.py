@@ -193,15 +193,30 @@ class TrainSection(_Section):
         description="Weight of the KL penalty, the distance from the untrained model per latent element. `kl_space` "
         "selects the distance.",
     )
-    kl_space: Literal["log_prob", "prediction"] = Field(
+    kl_space: Literal["log_prob", "flow_grpo", "prediction"] = Field(
         "log_prob",
-        description="Distance of the KL penalty. `log_prob` is the KL divergence of the steps. `prediction` is the "
-        "mean squared distance of the model outputs, which does not grow for steps with little noise.",
+        description="Distance of the KL penalty. `log_prob` is the KL divergence of the steps. `flow_grpo` is that "
+        "times the length of the step, as in the code of Flow-GRPO, so that its values of beta carry over. "
+        "`prediction` is the mean squared distance of the model outputs, which does not grow for steps with little "
+        "noise.",
     )
     advantage: Literal["group", "running", "batch"] = Field(
         "group",
         description="How rewards are standardized: `group` per prompt in the epoch, `running` per prompt over a "
         "buffer of earlier epochs, `batch` over the epoch.",
+    )
+    advantage_std: Literal["group", "batch"] = Field(
+        "group",
+        description="Standard deviation that `train.advantage=group` divides by: of the prompt's images, or of all "
+        "images of the epoch (`global_std` of Flow-GRPO).",
+    )
+    advantage_epsilon: float = Field(
+        1e-6, ge=0, description="Added to the standard deviation by `train.advantage=group`. Flow-GRPO has 1e-4."
+    )
+    advantage_unbiased: bool = Field(
+        False,
+        description="Whether the standard deviation of `train.advantage=group` divides by n - 1, as torch.std does, "
+        "instead of n.",
     )
     advantage_clip: float = Field(
         5.0, gt=0, description="Advantages and step advantages are clipped to [-advantage_clip, advantage_clip]."

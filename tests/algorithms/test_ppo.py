@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.families.proof import moved
 from tests.tiny import descending, experienced, log_prob, perturb, tiny_policy, tiny_sd
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
 from stepcredit.algorithms import build_algorithm
 from stepcredit.algorithms.gradient import accumulate_gradient
-from stepcredit.algorithms.minibatch import UpdatePart, image_groups, microbatch
+from stepcredit.algorithms.minibatch import StepBatch, UpdatePart, image_groups, microbatch
+from stepcredit.algorithms.ppo import PPO
 from stepcredit.config import TrainSection
 from stepcredit.credit.contribution import Contribution
 from stepcredit.credit.linear import Linear
@@ -363,7 +365,10 @@ def toy_gradient(group: Tensor = EIGHT, **options: Any) -> tuple[Tensor, Watched
     return gradient(policy, trajectory, advantages, group, **options), policy
 
 
-@pytest.mark.parametrize("kl", [{}, {"kl_weight": 0.5}, {"kl_weight": 0.5, "kl_space": "prediction"}])
+@pytest.mark.parametrize(
+    "kl",
+    [{}, {"kl_weight": 0.5}, {"kl_weight": 0.5, "kl_space": "prediction"}, {"kl_weight": 0.5, "kl_space": "flow_grpo"}],
+)
 @pytest.mark.parametrize("group", [EIGHT, torch.tensor([1, 3, 4, 7])])
 def test_copies_that_fill_a_micro_batch_add_nothing_to_the_gradient(group: Tensor, kl: dict[str, Any]) -> None:
     whole, _ = toy_gradient(group, **kl)
@@ -428,7 +433,7 @@ def test_uneven_updates_replay_exactly() -> None:
             assert all(float(value) == 0.0 for value in statistics.maxima["ratio_max_deviation"])
 
 
-@pytest.mark.parametrize("kl_space", ["log_prob", "prediction"])
+@pytest.mark.parametrize("kl_space", ["log_prob", "flow_grpo", "prediction"])
 def test_every_image_counts_once_in_the_figures(kl_space: str) -> None:
     figures = []
     for size in (3, 8):
@@ -461,7 +466,7 @@ def test_kl_in_prediction_space_is_the_distance_of_the_outputs() -> None:
 
 def test_an_unknown_kl_space_is_an_error() -> None:
     assert section().kl_space == "log_prob"
-    with pytest.raises(ValueError, match="'log_prob' or 'prediction'"):
+    with pytest.raises(ValueError, match="or 'prediction'"):
         section(kl_space="velocity")
 
 
@@ -472,3 +477,18 @@ def test_batches_of_one_size_replay_exactly() -> None:
     trajectory = policy.rollout(prompts, range(IMAGES), replace(PLAN, batch=4)).trajectory
     figures, _ = updated(policy, trajectory, updates_per_epoch=1, microbatch=4)
     assert figures["ratio_max_deviation"] == 0.0
+
+
+def test_the_kl_of_flow_grpo() -> None:
+    """Its code: ((mean - reference mean)^2).mean() / (2 std_dev_t^2), with std_dev_t = a sqrt(s / (1 - s))."""
+    policy = moved("sd3", sample={"sampler": "flow-sde", "noise_level": 0.7})
+    trajectory = policy.rollout([Prompt("a cat")] * 2, range(2), Plan(4, range(4))).trajectory
+    batch = StepBatch(
+        experienced(trajectory, torch.zeros(2, 4)), torch.tensor([0, 1]), torch.tensor([1, 2]), 2, None, True
+    )
+    transition, anchor = batch.replay(policy), torch.zeros_like(trajectory.final)
+    found = PPO(kl_weight=1.0, kl_space="flow_grpo")._divergence(transition, anchor, batch)
+    levels = trajectory.schedule.sigmas[1:3]
+    deviations = 0.7 * (levels / (1 - levels)).sqrt()
+    expected = (transition.mean**2).flatten(1).mean(1) / (2 * deviations**2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)

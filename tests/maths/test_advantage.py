@@ -67,3 +67,20 @@ def test_half_precision_rewards_give_float32():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_settings_of_flow_grpo() -> None:
+    """Literals of its PerPromptStatTracker: mean per prompt, np.std of all rewards (global_std), epsilon 1e-4."""
+    rewards, groups = torch.tensor([1.0, 3.0, 10.0, 14.0]), ["a", "a", "b", "b"]
+    spread = 5.244044240850758
+    expected = torch.tensor([-1.0, 1.0, -2.0, 2.0]) / (spread + 1e-4)
+    torch.testing.assert_close(advantage.group_advantages(rewards, groups, 1e-4, batch_std=True), expected)
+    own = torch.tensor([-1 / 1.0001, 1 / 1.0001, -2 / 2.0001, 2 / 2.0001])
+    torch.testing.assert_close(advantage.group_advantages(rewards, groups, 1e-4), own)
+
+
+def test_the_unbiased_standard_deviation_is_that_of_torch() -> None:
+    rewards = torch.tensor([1.0, 2.0, 6.0])
+    expected = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
+    torch.testing.assert_close(advantage.group_advantages(rewards, ["a"] * 3, 1e-8, unbiased=True), expected)
+    assert advantage.group_advantages(rewards[:1], ["a"], unbiased=True).tolist() == [0]

@@ -32,7 +32,8 @@ class PPO:
     Attributes:
         clip_range: c > 0.
         kl_weight: 0 or more, per latent element.
-        kl_space: "log_prob" is the KL divergence of the steps, "prediction" the mean squared distance of the outputs.
+        kl_space: "log_prob" is the KL divergence of the steps, "flow_grpo" that times the length of the step (as in
+            Flow-GRPO's code, whose variance has no length), "prediction" the mean squared distance of the outputs.
     """
 
     clip_range: float = 1e-2
@@ -57,7 +58,7 @@ class PPO:
         transition, old = batch.replay(policy), batch.old_log_probs
         log_prob = gaussian.step_log_prob(transition, batch.next_latents)
         surrogate = loss.clipped_surrogate(log_prob, old, batch.step_advantages, self.clip_range)
-        divergence = None if anchor is None else self._divergence(transition, anchor)
+        divergence = None if anchor is None else self._divergence(transition, anchor, batch)
         total = surrogate if divergence is None else surrogate + self.kl_weight * divergence
         with torch.no_grad():
             means = {
@@ -86,8 +87,9 @@ class PPO:
     def _anchor(self, transition: Transition) -> Tensor:
         return transition.output if self.kl_space == "prediction" else transition.mean
 
-    def _divergence(self, transition: Transition, anchor: Tensor) -> Tensor:
+    def _divergence(self, transition: Transition, anchor: Tensor, batch: StepBatch) -> Tensor:
         """(n,), of each pair from the reference."""
         if self.kl_space == "prediction":
             return loss.prediction_kl(transition.output, anchor)
-        return gaussian.kl(transition.mean, anchor, transition.std)
+        divergence = gaussian.kl(transition.mean, anchor, transition.std)
+        return divergence * batch.step_sizes if self.kl_space == "flow_grpo" else divergence

@@ -33,11 +33,15 @@ def rows_by_name(name: str, names: Sequence[str], count: int) -> dict[str, list[
     return rows
 
 
-def moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and population std over the last dimension, exact where all values are equal."""
+def moments(values: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
+    """Return mean and std over the last dimension, exact where all values are equal.
+
+    Args:
+        unbiased: divide by n - 1; by default the population std divides by n.
+    """
     constant = values.amax(-1) == values.amin(-1)
     mean = torch.where(constant, values[..., 0], values.mean(-1))
-    std = values.std(-1, correction=0).masked_fill(constant, 0.0)
+    std = values.std(-1, correction=int(unbiased and values.shape[-1] > 1)).masked_fill(constant, 0.0)
     return mean, std
 
 

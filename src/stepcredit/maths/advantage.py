@@ -32,12 +32,18 @@ def standardize(rewards: Tensor, eps: float = EPSILON) -> Tensor:
     return as_float(rewards, (values - mean) / (std + eps))
 
 
-def group_advantages(rewards: Tensor, groups: Sequence[str], eps: float = EPSILON) -> Tensor:
+def group_advantages(
+    rewards: Tensor, groups: Sequence[str], eps: float = EPSILON, *, batch_std: bool = False, unbiased: bool = False
+) -> Tensor:
     """Standardize each group of the batch on its own: GRPO (arXiv 2402.03300), section 4.1.2.
+
+        A = (r - mean of the group) / (std of the group + eps)
 
     Args:
         rewards: (B,), finite.
         groups: B names, usually the prompts; equal names form a group and need not be adjacent.
+        batch_std: divide by the standard deviation of the whole batch, as Flow-GRPO does with `global_std`.
+        unbiased: divide the squared deviations by n - 1 and not by n, as torch.std does.
 
     Returns:
         (B,), float32. 0 in a group of one or of equal rewards.
@@ -47,8 +53,8 @@ def group_advantages(rewards: Tensor, groups: Sequence[str], eps: float = EPSILO
     """
     require_dims("rewards", rewards, 1, "(B,)")
     values = checked_values("rewards", rewards)
-    result = torch.empty_like(values)
+    result, whole = torch.empty_like(values), moments(values, unbiased)[1]
     for rows in rows_by_name("groups", groups, len(values)).values():
-        mean, std = moments(values[rows])
-        result[rows] = (values[rows] - mean) / (std + eps)
+        mean, own = moments(values[rows], unbiased)
+        result[rows] = (values[rows] - mean) / ((whole if batch_std else own) + eps)
     return as_float(rewards, result)

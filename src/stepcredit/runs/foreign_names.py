@@ -249,7 +249,13 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "beta kl_coef kl_beta kl_coeff kl_ratio init_kl_coef",
         (TRL, FLOW_GRPO),
         "train.kl_weight",
-        "the KL is per latent element, and flow_grpo leaves out the length of the step, so values do not carry over",
+        "values of flow_grpo carry over with train.kl_space=flow_grpo, which leaves out the length of the step",
+    ),
+    _row(
+        "global_std",
+        (FLOW_GRPO,),
+        "train.advantage_std",
+        "batch is true, group is false; flow_grpo also has train.advantage_epsilon=1e-4",
     ),
     _row("adv_clip_max train_adv_clip_max advantage_clip_max", (TRL, FLOW_GRPO), "train.advantage_clip", _SAME),
     _row(

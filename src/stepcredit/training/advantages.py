@@ -33,7 +33,14 @@ class Advantages:
         """A (B,): the rewards, standardized according to `train.advantage` and clipped."""
         match self._section.advantage:
             case "group":
-                advantage = group_advantages(rewards, prompts)
+                section = self._section
+                advantage = group_advantages(
+                    rewards,
+                    prompts,
+                    section.advantage_epsilon,
+                    batch_std=section.advantage_std == "batch",
+                    unbiased=section.advantage_unbiased,
+                )
             case "running":
                 advantage = self._rewards.update(prompts, rewards)
             case "batch":
