@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     UNet2DModel,
 )
+from sentencepiece import SentencePieceTrainer
 from tests.families import FAMILIES
 from tests.tiny import PROMPTS, SEEDS, tiny_pixart, tiny_policy, tiny_sd, tiny_sdxl
 
@@ -206,6 +207,30 @@ def test_a_cached_model_is_used_while_the_hub_is_unreachable(monkeypatch: pytest
     monkeypatch.setattr("stepcredit.policy.loading._from_pretrained", load)
     load_pipeline(ModelSection(path="someone/model", device="cpu"))
     assert asked == [{"local_files_only": True}]
+
+
+def test_pixart_as_published_with_a_sentencepiece_vocabulary(tmp_path: Path) -> None:
+    """Its tokenizer folder holds no tokenizer.json, and its prompts are cleaned with beautifulsoup and ftfy."""
+    tiny_pixart().save_pretrained(tmp_path / "model")
+    tokenizer = tmp_path / "model" / "tokenizer"
+    shutil.rmtree(tokenizer)
+    tokenizer.mkdir()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([prompt.text for prompt in PROMPTS] * 8),
+        model_prefix=str(tokenizer / "spiece"),
+        vocab_size=20,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (tokenizer / "spiece.vocab").unlink()
+    (tokenizer / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 0}')
+    pipeline = load_pipeline(ModelSection(path=str(tmp_path / "model"), device="cpu"))
+    assert len(pipeline.tokenizer(PROMPTS[0].text).input_ids) > 2
+    assert pipeline._text_preprocessing("<b>A cat</b>", clean_caption=True) == ["a cat"]
 
 
 def test_a_pipeline_saved_without_an_optional_part(tmp_path: Path) -> None:
