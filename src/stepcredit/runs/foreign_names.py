@@ -43,7 +43,9 @@ def foreign_hint(key: str, *, whole: bool = False) -> str:
     if entry is None:
         return ""
     here = f"is {entry.key} here" if entry.key else "has no key here"
-    return f"'{name.rpartition('.')[2]}' of {' and '.join(entry.used_by)} {here}: {entry.difference}"
+    *others, last = entry.used_by
+    users = f"{', '.join(others)} and {last}" if others else last
+    return f"'{name.rpartition('.')[2]}' of {users} {here}: {entry.difference}"
 
 
 def _plain(key: str) -> str:
@@ -191,7 +193,7 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "lr train_learning_rate unet_lr transformer_lr denoiser_lr",
         (TRL, KOHYA, AI_TOOLKIT),
         "train.learning_rate",
-        "of AdamW, constant",
+        "the learning rate of AdamW, which is constant",
     ),
     _row("text_encoder_lr train_text_encoder te_lr", (DIFFUSERS, KOHYA, AI_TOOLKIT), "", _ONLY_DENOISER),
     _row(
