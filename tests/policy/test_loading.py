@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +15,34 @@ from diffusers import (
     DDPMScheduler,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
+    PRXPixelPipeline,
+    PRXTransformer2DModel,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     UNet2DModel,
+    VQModel,
 )
 from sentencepiece import SentencePieceTrainer
 from tests.families import FAMILIES
-from tests.tiny import PROMPTS, SEEDS, tiny_pixart, tiny_policy, tiny_sd, tiny_sdxl
+from tests.tiny import (
+    PROMPTS,
+    SEEDS,
+    TEXT_WIDTH,
+    tiny_pixart,
+    tiny_policy,
+    tiny_sd,
+    tiny_sdxl,
+    tiny_t5,
+    tiny_t5_tokenizer,
+)
+from transformers import ByT5Tokenizer
 
 from stepcredit.config import ModelSection, TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.policy.checks.replay_check import replay_check
-from stepcredit.policy.loading import load_pipeline, load_policy, require_text_to_image, resolve_device
+from stepcredit.policy.loading import load_pipeline, load_policy, make_policy, require_text_to_image, resolve_device
 from stepcredit.utils.logging import quiet_libraries
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -231,6 +248,64 @@ def test_pixart_as_published_with_a_sentencepiece_vocabulary(tmp_path: Path) -> 
     pipeline = load_pipeline(ModelSection(path=str(tmp_path / "model"), device="cpu"))
     assert len(pipeline.tokenizer(PROMPTS[0].text).input_ids) > 2
     assert pipeline._text_preprocessing("<b>A cat</b>", clean_caption=True) == ["a cat"]
+
+
+def kandinsky() -> Any:
+    """Its autoencoder is called movq."""
+    movq = VQModel(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, vq_embed_dim=4, num_vq_embeddings=8)
+    unet = Kandinsky3UNet(
+        time_embedding_dim=4,
+        groups=2,
+        attention_head_dim=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        cross_attention_dim=4,
+        encoder_hid_dim=TEXT_WIDTH,
+    )
+    return Kandinsky3Pipeline(tiny_t5_tokenizer(), tiny_t5(), unet, DDPMScheduler(), movq)
+
+
+def pixels() -> Any:
+    """It denoises pixels, so it has no autoencoder."""
+    transformer = PRXTransformer2DModel(
+        in_channels=3,
+        context_in_dim=TEXT_WIDTH,
+        hidden_size=16,
+        num_heads=2,
+        depth=1,
+        axes_dim=[4, 4],
+    )
+    return PRXPixelPipeline(transformer, FlowMatchEulerDiscreteScheduler(), tiny_t5(), tiny_t5_tokenizer())
+
+
+@pytest.mark.parametrize("build", [kandinsky, pixels])
+def test_a_pipeline_without_a_part_called_vae(build: Callable[[], Any], tmp_path: Path) -> None:
+    pipeline = build()
+    require_text_to_image(pipeline)
+    config = TrainConfig.model_validate({"model": {"vae_tiling": True, "adapter": "full"}})
+    with pytest.raises(InputError, match=r"model\.vae_tiling=false"):
+        make_policy(pipeline, config)
+
+
+def test_a_byte_tokenizer_needs_no_vocabulary_file(tmp_path: Path) -> None:
+    pipeline = tiny_pixart()
+    pipeline.register_modules(tokenizer=ByT5Tokenizer(extra_ids=0))
+    pipeline.save_pretrained(tmp_path)
+    assert not list((tmp_path / "tokenizer").glob("tokenizer.json")) and not list(
+        (tmp_path / "tokenizer").glob("vocab*")
+    )
+    assert isinstance(load_pipeline(ModelSection(path=str(tmp_path), device="cpu")).tokenizer, ByT5Tokenizer)
+    shutil.rmtree(tmp_path / "tokenizer")
+    assert "tokenizer has no" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[1, 2], [0.1, 0.2, 0.3], ["a", "b"], [], [[1, 2]], [None, None]])
+def test_lists_in_the_index_that_are_no_parts(value: list[Any], saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sd"
+    shutil.copytree(saved, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "sizes": value}))
+    assert load_pipeline(ModelSection(path=str(folder), device="cpu")).unet is not None
 
 
 def test_a_pipeline_saved_without_an_optional_part(tmp_path: Path) -> None:

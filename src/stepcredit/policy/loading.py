@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import list_repo_files, try_to_load_from_cache
 from torch import nn
@@ -18,6 +20,7 @@ from torch import nn
 from stepcredit.config import ModelSection, SampleSection, TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.policy.adapters import attach
+from stepcredit.policy.adapters.denoiser import denoiser_name
 from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.replay.reentry import undecorated_call
@@ -56,10 +59,18 @@ def make_policy(pipeline: DiffusionPipeline, config: TrainConfig, *, safety_chec
     if not safety_checker and getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None
     if config.model.vae_tiling:
-        pipeline.vae.enable_tiling()
+        _enable_tiling(pipeline)
     SAMPLERS.get(config.sample.sampler, config.run.plugins)
     adapter = attach(pipeline, config.model, config.run.seed)
     return PipelinePolicy(pipeline, adapter, config.sample, embedded.CALL.get(config.model.path))
+
+
+def _enable_tiling(pipeline: DiffusionPipeline) -> None:
+    vae: Any = getattr(pipeline, "vae", None)
+    if not hasattr(vae, "enable_tiling"):
+        problem = "has no vae" if vae is None else f"has a {type(vae).__name__}, which cannot decode tile by tile"
+        raise InputError(f"{type(pipeline).__name__} {problem}: set model.vae_tiling=false")
+    vae.enable_tiling()
 
 
 def usual_sampling(pipeline: DiffusionPipeline, path: str) -> dict[str, float]:
@@ -105,10 +116,8 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
         raise InputError(f"{kind} has no {missing[0]} method: its steps cannot be replayed")
     _require_parts(pipeline)
     recording_scheduler(pipeline.scheduler, SampleSection())
-    if not hasattr(pipeline, "vae") or not any(
-        isinstance(getattr(pipeline, name, None), nn.Module) for name in ("unet", "transformer")
-    ):
-        raise InputError(f"{kind} has no vae with a unet or transformer: it is not a text-to-image pipeline")
+    if not isinstance(getattr(pipeline, denoiser_name(pipeline)), nn.Module):
+        raise InputError(f"the {denoiser_name(pipeline)} of {kind} is not a torch module: it cannot be trained")
 
 
 def _load_folder(path: str, section: ModelSection) -> DiffusionPipeline:
@@ -180,20 +189,51 @@ def _hub_files(path: str) -> list[PurePath]:
 
 def _require_complete(folder: Path) -> None:
     """Raise InputError if a part has no configuration or vocabulary: transformers would make up a random one."""
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or None in entry:
+    for name, kind in _listed_parts(folder).items():
+        if kind is None:
             continue
-        tokenizer = "Tokenizer" in entry[-1]
-        files = _VOCABULARIES if tokenizer else ("*config.json",)
+        tokenizer = "Tokenizer" in kind
+        files = _vocabulary_files(kind) if tokenizer else ("*config.json",)
         if not any(next((folder / name).glob(pattern), None) for pattern in files):
             raise InputError(f"its {name} has no {'vocabulary' if tokenizer else 'configuration'} file")
 
 
 def _missing_parts(folder: Path) -> dict[str, None]:
     """The parts that a pipeline was saved without, such as SD3's third text encoder. diffusers wants them as None."""
+    return {name: None for name, kind in _listed_parts(folder).items() if kind is None}
+
+
+def _listed_parts(folder: Path) -> dict[str, str | None]:
+    """{name: class} of the parts in model_index.json; None for a part that is left out.
+
+    A part is a list of its library and class. Other lists are options of the pipeline.
+    """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return {name: None for name, entry in index.items() if entry == [None, None]}
+    names = _part_names(index.get("_class_name"))
+    parts: dict[str, str | None] = {}
+    for name, entry in index.items():
+        if not isinstance(entry, list) or len(entry) != 2 or name.startswith("_") or names.isdisjoint((name, "*")):
+            continue
+        if entry == [None, None]:
+            parts[name] = None
+        elif all(isinstance(word, str) for word in entry):
+            parts[name] = entry[1]
+    return parts
+
+
+def _part_names(pipeline: Any) -> set[str]:
+    """The parts of a pipeline class of diffusers: arguments without a default, and optional parts. "*" for any name."""
+    kind = getattr(diffusers, pipeline, None) if isinstance(pipeline, str) else None
+    if kind is None or not hasattr(kind, "_optional_components"):
+        return {"*"}
+    arguments = inspect.signature(kind.__init__).parameters.values()
+    return {*kind._optional_components, *(each.name for each in arguments if each.default is each.empty)}
+
+
+def _vocabulary_files(tokenizer: str) -> Sequence[str]:
+    """Patterns of the files of which a tokenizer needs one. A tokenizer of bytes needs only its configuration."""
+    own = getattr(getattr(transformers, tokenizer, None), "vocab_files_names", None)
+    return ("*config.json",) if own == {} else (*_VOCABULARIES, *(own or {}).values())
 
 
 def _require_weights(pipeline: DiffusionPipeline) -> None:
