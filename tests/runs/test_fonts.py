@@ -37,7 +37,7 @@ def picture(folder: Path, caption: str) -> np.ndarray:
 @pytest.fixture
 def no_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system without fonts."""
-    caches = (fonts._system_fonts, fonts._find)
+    caches = (fonts._known_files, fonts._find)
     monkeypatch.setattr(fonts, "font_files", list)
     for function in caches:
         function.cache_clear()
@@ -76,6 +76,6 @@ def test_a_damaged_font_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (tmp_path / "fonts").mkdir()
     (tmp_path / "fonts" / "NotoSansCJK-Regular.ttc").write_bytes(b"not a font")
     monkeypatch.setattr(fonts, "_font_folders", lambda: [tmp_path / "fonts", tmp_path / "absent"])
-    fonts._system_fonts.cache_clear()
-    assert len(fonts.font_files()) == 1 and fonts._system_fonts(13) == []
-    fonts._system_fonts.cache_clear()
+    fonts._known_files.cache_clear()
+    assert len(fonts.font_files()) == 1 and list(fonts._system_fonts(13)) == []
+    fonts._known_files.cache_clear()

@@ -26,7 +26,7 @@ _PREFERRED = (
     "noto",
 )
 """Beginnings of file names, the best font first."""
-_MAX_FONTS = 400
+_MAX_FONTS = 200
 _MISSING = "\U0010fffe"
 """No font has a glyph for this code point."""
 
@@ -120,15 +120,25 @@ def _unshaped(font: ImageFont.FreeTypeFont) -> ImageFont.FreeTypeFont:
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
+def _system_fonts(size: int) -> Iterator[ImageFont.FreeTypeFont]:
+    """Fonts are loaded one at a time, because a system may have hundreds."""
+    for path in _known_files():
+        font = _load(path, size - 1)  # Pillow's own looks larger
+        if font is not None:
+            yield font
+
+
 @cache
-def _system_fonts(size: int) -> Sequence[ImageFont.FreeTypeFont]:
-    fonts = []
-    for path in font_files():
-        try:
-            fonts.append(ImageFont.truetype(path, size - 1))  # Pillow's own looks larger
-        except OSError:  # a damaged file, or a font of colored bitmaps of another size
-            continue
-    return fonts
+def _load(path: Path, size: int) -> ImageFont.FreeTypeFont | None:
+    try:
+        return ImageFont.truetype(path, size)
+    except OSError:  # a damaged file, or a font of colored bitmaps of another size
+        return None
+
+
+@cache
+def _known_files() -> Sequence[Path]:
+    return font_files()
 
 
 def font_files() -> list[Path]:
