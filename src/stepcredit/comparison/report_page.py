@@ -44,7 +44,8 @@ def _verdict(results: Results) -> str:
     protocol = results["protocol"]
     arms, rewards = (_plural(len(protocol[key]), key[:-1]) for key in ("arms", "rewards"))
     seeds = _plural(len(protocol["fresh_seeds"]), "fresh seed")
-    tuned = "settings were chosen on other seeds" if protocol["tuning_seeds"] else "nothing was tuned"
+    grids = [arm["tuning"]["grid"] for result in results["rewards"].values() for arm in result["arms"].values()]
+    tuned = "settings were chosen on other seeds" if any(grids) else "nothing was tuned"
     reference = f"<em>{escape(results['reference'])}</em>"
     return f"{arms} on {rewards} with {seeds}, compared with {reference}; {tuned}."
 
