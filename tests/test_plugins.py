@@ -18,6 +18,7 @@ from PIL import Image
 from stepcredit import plugins
 from stepcredit.errors import InputError
 from stepcredit.plugins import PluginState, load_attribute, load_entry_points, load_plugin
+from stepcredit.utils.python_objects import object_reference
 
 START = """
 import sys
@@ -153,6 +154,17 @@ def test_another_process_imports_the_same_code(folder: Path, monkeypatch: pytest
     state.restore()
     assert Path.cwd() == folder / "here"
     assert load_plugin("my_reward").NUMBER == 1
+
+
+def test_a_function_of_a_file_is_recorded_as_the_file_and_its_name(folder: Path) -> None:
+    write(
+        folder,
+        {"mine.py": "def score(images): ...", "sub/mine.py": "from . import x\ndef score(images): ...", "sub/x.py": ""},
+    )
+    for name in ("mine.py", "sub/mine.py"):
+        score = load_attribute(f"{name}:score")
+        assert object_reference(score) == f"{folder / name}:score"
+        assert load_attribute(object_reference(score)) is score
 
 
 @pytest.mark.parametrize("start", ["module", "script"])

@@ -23,6 +23,7 @@ from typing import Any
 
 from stepcredit.errors import InputError, StepcreditError, unknown
 from stepcredit.utils.paths import expanded
+from stepcredit.utils.python_objects import FILE_MODULE
 
 GROUP = "stepcredit.plugins"
 """Entry points of this group are imported at the first look-up of any part."""
@@ -173,7 +174,7 @@ def _load_package(folder: Path) -> str:
 
 
 def _unique_name(path: Path) -> str:
-    return f"stepcredit_user_{path.stem.replace('.', '_')}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    return f"{FILE_MODULE}{path.stem.replace('.', '_')}_{zlib.crc32(str(path.resolve()).encode()):08x}"
 
 
 def _imports_relatively(path: Path) -> bool:

@@ -110,7 +110,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="resume the run in --run;
 From = Annotated[
     Path | None,
     typer.Option(
-        "--from", metavar="RUN", help="run whose weights, and without a recipe settings, a new run starts from"
+        "--from",
+        parser=expanded,
+        metavar="RUN",
+        help="run whose weights, and without a recipe settings, a new run starts from",
     ),
 ]
 AllowChange = Annotated[

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from typing import Any
 
+FILE_MODULE = "stepcredit_user_"
+"""Begins the name of a module that was loaded from a plugin file."""
 PREFIX = "python:"
 """Begins the record of an object that only the program that made it can supply."""
 
@@ -14,14 +17,16 @@ PREFIX = "python:"
 def object_reference(value: Any) -> str:
     """The record of an object in config.yaml.
 
-    A function or class that other programs can import is recorded as `module:name`, which the command line can load.
-    Everything else is recorded as `python:` and a description.
+    A function or class that other programs can import is recorded as `module:name` or `path/file.py:name`, which the
+    command line can load. Everything else is recorded as `python:` and a description.
 
     >>> object_reference(lambda images: images)
     'python:stepcredit.utils.python_objects.<lambda>'
     """
     if is_importable(value):
-        return f"{value.__module__}:{value.__qualname__}"
+        in_file = value.__module__.startswith(FILE_MODULE)
+        place = sys.modules[value.__module__].__file__ if in_file else value.__module__
+        return f"{place}:{value.__qualname__}"
     described = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
     return f"{PREFIX}{described.__module__}.{described.__qualname__}"
 
