@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
+from stepcredit.errors import InputError
 from stepcredit.rewards.vision.images import to_pil
 from stepcredit.types import Plan, Policy, Prompt
 from stepcredit.utils.seeds import Stream, sample_seeds
@@ -33,4 +34,6 @@ def sample_images(
         batch = jobs[start : start + BATCH]
         with policy.averaged():
             pictures = policy.rollout(batch, seeds[start : start + BATCH], plan).images
+        if not pictures.isfinite().all():
+            raise InputError("the model returned images that are not finite: try model.dtype=float32 or bfloat16")
         yield from zip(batch, to_pil(pictures), strict=True)

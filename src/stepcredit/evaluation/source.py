@@ -60,7 +60,7 @@ class Source:
         if self.checkpoint is None:
             pipeline = loading.load_pipeline(self.config.model)
             config = self._with_sampling({**loading.usual_sampling(pipeline, self.name), **given})
-            return loading.make_policy(pipeline, config, safety_checker=safety_checker), config
+            return loading.make_policy(pipeline, config, safety_checker=safety_checker, trained=False), config
         config = self._with_sampling({**given, **({"evaluation_steps": None} if steps is not None else {})})
         policy = loading.load_policy(config, safety_checker=safety_checker)
         policy.load_state_dict(checkpoint.load(self.checkpoint).part("policy"))

@@ -8,6 +8,7 @@ from torch import distributed, nn
 from stepcredit.config import ModelSection
 from stepcredit.policy.adapters.denoiser import configure, denoiser_name
 from stepcredit.policy.adapters.ema import AveragedAdapter
+from stepcredit.policy.adapters.frozen import FrozenAdapter
 from stepcredit.policy.adapters.fsdp import shard
 from stepcredit.policy.adapters.full import FullAdapter
 from stepcredit.policy.adapters.lora import LoraAdapter
@@ -15,7 +16,16 @@ from stepcredit.policy.adapters.protocol import Adapter
 from stepcredit.policy.adapters.weights import AdapterWeights
 from stepcredit.policy.families import family_of, lora_excluded
 
-__all__ = ["Adapter", "AdapterWeights", "AveragedAdapter", "FullAdapter", "LoraAdapter", "attach", "denoiser_name"]
+__all__ = [
+    "Adapter",
+    "AdapterWeights",
+    "AveragedAdapter",
+    "FullAdapter",
+    "LoraAdapter",
+    "attach",
+    "denoiser_name",
+    "freeze",
+]
 
 
 def attach(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> Adapter:
@@ -24,14 +34,25 @@ def attach(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> Ada
     Raises:
         InputError: the pipeline does not support a setting of `section`.
     """
-    for component in pipeline.components.values():
-        if isinstance(component, nn.Module):
-            component.requires_grad_(False).eval()
+    _freeze_components(pipeline)
     adapter: Adapter = FullAdapter(pipeline) if section.adapter == "full" else _lora(pipeline, section, seed)
     configure(getattr(pipeline, denoiser_name(pipeline)), section)
     if section.shard and distributed.is_initialized():  # commands such as `sample` load a sharded run in one process
         shard(getattr(pipeline, denoiser_name(pipeline)))
     return adapter if section.ema is None else AveragedAdapter(adapter, section.ema)
+
+
+def freeze(pipeline: DiffusionPipeline, section: ModelSection) -> Adapter:
+    """As `attach`, without anything to train."""
+    _freeze_components(pipeline)
+    configure(getattr(pipeline, denoiser_name(pipeline)), section)
+    return FrozenAdapter()
+
+
+def _freeze_components(pipeline: DiffusionPipeline) -> None:
+    for component in pipeline.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False).eval()
 
 
 def _lora(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> LoraAdapter:
