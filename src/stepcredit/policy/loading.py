@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 
 from stepcredit.config import ModelSection, SampleSection, TrainConfig
 from stepcredit.errors import InputError
-from stepcredit.policy.adapters import attach
+from stepcredit.policy.adapters import attach, freeze
 from stepcredit.policy.adapters.denoiser import denoiser_name
 from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -54,14 +54,20 @@ def load_policy(config: TrainConfig, *, safety_checker: bool = False) -> Pipelin
     return make_policy(load_pipeline(config.model), config, safety_checker=safety_checker)
 
 
-def make_policy(pipeline: DiffusionPipeline, config: TrainConfig, *, safety_checker: bool = False) -> PipelinePolicy:
-    """As `load_policy`, for a pipeline object."""
+def make_policy(
+    pipeline: DiffusionPipeline, config: TrainConfig, *, safety_checker: bool = False, trained: bool = True
+) -> PipelinePolicy:
+    """As `load_policy`, for a pipeline object.
+
+    Args:
+        trained: whether the policy gets an adapter. Without one it can be sampled from only.
+    """
     if not safety_checker and getattr(pipeline, "safety_checker", None) is not None:
         pipeline.safety_checker = None
     if config.model.vae_tiling:
         _enable_tiling(pipeline)
     SAMPLERS.get(config.sample.sampler, config.run.plugins)
-    adapter = attach(pipeline, config.model, config.run.seed)
+    adapter = attach(pipeline, config.model, config.run.seed) if trained else freeze(pipeline, config.model)
     return PipelinePolicy(pipeline, adapter, config.sample, embedded.CALL.get(config.model.path))
 
 
@@ -109,7 +115,7 @@ def require_text_to_image(pipeline: DiffusionPipeline) -> None:
         if name not in parameters:
             raise InputError(f"{kind} takes no {name}: it is not a text-to-image pipeline that can be trained here")
     for name in _OTHER_TASKS:
-        if name in parameters:
+        if name in parameters and not _is_optional(name, parameters):
             raise InputError(f"{kind} takes {name} beside a prompt: it is not a text-to-image pipeline")
     missing = [name for name in ("encode_prompt", "prepare_latents") if not hasattr(pipeline, name)]
     if missing:
@@ -147,6 +153,11 @@ def _load_from_hub(path: str, section: ModelSection) -> DiffusionPipeline:
             raise InputError(f"cannot load {path}: {copy}{reason}") from error
         _suggest_variant(path, section, _hub_files(path), error)
         raise InputError(f"cannot load a pipeline from {path}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _is_optional(name: str, parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """FLUX.2 and others edit an image only if they get one. Pipelines with `strength` need one."""
+    return name == "image" and parameters[name].default is None and "strength" not in parameters
 
 
 def _from_pretrained(path: str, section: ModelSection, **arguments: Any) -> DiffusionPipeline:

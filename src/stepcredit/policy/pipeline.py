@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from stepcredit.config import SampleSection
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, StepcreditError
 from stepcredit.maths import Transition
 from stepcredit.maths.indexing import entries
 from stepcredit.policy.adapters import Adapter, AdapterWeights, denoiser_name
@@ -26,6 +29,11 @@ from stepcredit.policy.replay.step_hooks import RecordingHook
 from stepcredit.policy.replay.trajectory_buffer import TrajectoryBuffer
 from stepcredit.policy.sample_call import require_valid_call
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
+from stepcredit.utils.memory import out_of_memory
+
+_IMAGE_DIMS = 4
+_RGB, _RGBA = 3, 4
+"""Channels of images. Qwen-Image 2.1 returns an alpha channel, which is dropped."""
 
 
 class PipelinePolicy(AdapterWeights):
@@ -176,13 +184,19 @@ class PipelinePolicy(AdapterWeights):
         kind = type(self.pipeline).__name__
         try:
             images: Tensor = self._reentry.record(recording, texts, hook).images
-        except ValueError as error:
-            if not self.sample.call:
+        except (StepcreditError, MemoryError):
+            raise
+        except Exception as error:  # the pipeline is the user's, and may raise anything
+            if out_of_memory(error) or distributed.is_initialized():  # another process may be gone
                 raise
-            raise InputError(f"{kind} refuses sample.call: {' '.join(str(error).split())}") from error
+            logging.getLogger("stepcredit").debug("%s raised", kind, exc_info=error)
+            call = f" with sample.call {self.sample.call}" if self.sample.call else ""
+            raise InputError(f"{kind} failed in its own __call__{call}: {_described(error)}") from error
         if hook.position != len(hook.noises):
             raise InputError(f"{kind} took {hook.position} steps, expected {len(hook.noises)}: it cannot be recorded")
-        return images.float()
+        if images.ndim != _IMAGE_DIMS or images.shape[1] not in (_RGB, _RGBA):
+            raise InputError(f"{kind} returned images of shape {tuple(images.shape)}, expected (B, 3, H, W)")
+        return images[:, :_RGB].float()
 
     def _trajectory(
         self, buffer: TrajectoryBuffer, recording: Recording, plan: Plan, metadata: Sequence[dict[str, Any]]
@@ -203,6 +217,12 @@ class PipelinePolicy(AdapterWeights):
             metadata=list(metadata),
             recording=recording,
         )
+
+
+def _described(error: Exception) -> str:
+    """Type, place and message of an error in one line."""
+    frame, words = traceback.extract_tb(error.__traceback__)[-1], " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {words} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _batches(count: int, size: int) -> Iterator[tuple[slice, list[int]]]:

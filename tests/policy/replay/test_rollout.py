@@ -190,7 +190,7 @@ def test_arguments_that_cannot_be_set(call: dict[str, Any], message: str) -> Non
 
 def test_a_value_that_the_pipeline_refuses() -> None:
     policy = tiny_policy(call={"height": 17, "width": 16})
-    with pytest.raises(InputError, match=r"^StableDiffusionPipeline refuses sample\.call: .*divisible by") as refused:
+    with pytest.raises(InputError, match=r"^StableDiffusionPipeline failed .*sample\.call.*divisible by") as refused:
         policy.rollout(PROMPTS, SEEDS)
     assert "\n" not in str(refused.value)
     assert policy.scheduler.hook is None and type(policy.pipeline.scheduler) is DDIMScheduler
@@ -230,3 +230,18 @@ def test_batches_are_recorded_in_their_rows(batch: int) -> None:
         assert torch.equal(trajectory.latents[row], alone.latents[0])
         assert torch.equal(trajectory.log_probs[row], alone.log_probs[0])
         assert alone.x0 is not None and torch.equal(trajectory.x0[row], alone.x0[0])
+
+
+@pytest.mark.parametrize("error", [KeyError("height"), RuntimeError("shapes do not match"), AttributeError("no sigma")])
+def test_whatever_the_pipeline_raises_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(policy.pipeline.unet, "forward", fail)
+    with pytest.raises(InputError) as caught:
+        policy.rollout(PROMPTS, SEEDS)
+    message = str(caught.value)
+    assert message.startswith("StableDiffusionPipeline failed in its own __call__: ") and "\n" not in message
+    assert type(error).__name__ in message and str(error).strip("'") in message and "test_rollout.py, line" in message
