@@ -1,0 +1,132 @@
+"""How a step goes from one noise level to the next: DDIM for diffusion models, a flow sampler for flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from stepcredit.config import SampleSection
+from stepcredit.maths import Transition, ddim
+from stepcredit.maths.flow import flow_step
+from stepcredit.policy.replay.noise_levels import NoiseLevels, diffusion_levels, flow_levels
+from stepcredit.policy.samplers import FlowSampler
+
+
+class StepKind(Protocol):
+    """How a step goes from one noise level to the next."""
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def leaves_out_last_step(self) -> bool:
+        """Whether the last step is trained only if `sample.train_last_step` says so."""
+        ...
+
+    def noise_scale(self, sample: SampleSection) -> float:
+        """The noise scale of `transition` that the user has set."""
+        ...
+
+    def usually_noisy(self, steps: int) -> range:
+        """The steps that draw noise when nothing is trained."""
+        ...
+
+    def levels(self, scheduler: Any) -> NoiseLevels:
+        """The levels of a scheduler after `set_timesteps`."""
+        ...
+
+    def transition(
+        self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
+    ) -> Transition:
+        """p(x_next | x) of rows at `steps`, given all T + 1 levels; see `NoiseLevels.values`."""
+        ...
+
+    def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(alphas, sigmas), see `Schedule`."""
+        ...
+
+    def step_sizes(self, levels: NoiseLevels, train_timesteps: int) -> list[float]:
+        """See `Schedule`."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiffusionSteps:
+    """DDIM steps on the levels of a diffusion scheduler. The noise scale is DDIM's eta.
+
+    `clip_sample` and `thresholding` of the stock scheduler are ignored: they are meant for pixels.
+    """
+
+    prediction: ddim.PredictionType
+    leaves_out_last_step: ClassVar[bool] = False
+
+    @property
+    def description(self) -> str:
+        return f"DDIM steps, {self.prediction} prediction"
+
+    def noise_scale(self, sample: SampleSection) -> float:
+        return sample.eta
+
+    def usually_noisy(self, steps: int) -> range:
+        return range(steps)
+
+    def levels(self, scheduler: Any) -> NoiseLevels:
+        return diffusion_levels(scheduler)
+
+    def transition(
+        self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
+    ) -> Transition:
+        return ddim.transition(model_output, sample, values[steps], values[steps + 1], noise, self.prediction)
+
+    def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return values.sqrt(), (1 - values).sqrt()
+
+    def step_sizes(self, levels: NoiseLevels, train_timesteps: int) -> list[float]:
+        """Differences of the timesteps divided by their number. The last step is as long as the one before it."""
+        if len(levels.timesteps) == 1:
+            return [1.0]
+        lengths = (levels.timesteps[:-1] - levels.timesteps[1:]).tolist()
+        return [length / train_timesteps for length in [*lengths, lengths[-1]]]
+
+
+@dataclass(frozen=True)
+class FlowSteps:
+    """Steps of a flow sampler on the levels of a flow-matching scheduler. With noise 0 they are Euler steps.
+
+    Attributes:
+        sampler: makes the stochastic step, see `policy.samplers`.
+        name: of the sampler.
+    """
+
+    sampler: FlowSampler
+    name: str
+    leaves_out_last_step: ClassVar[bool] = True
+
+    @property
+    def description(self) -> str:
+        return f"{self.name} steps on flow-matching sigmas, velocity prediction"
+
+    def noise_scale(self, sample: SampleSection) -> float:
+        return sample.noise_level
+
+    def usually_noisy(self, steps: int) -> range:
+        return range(0)
+
+    def levels(self, scheduler: Any) -> NoiseLevels:
+        return flow_levels(scheduler)
+
+    def transition(
+        self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
+    ) -> Transition:
+        step = flow_step(model_output, sample, values[steps], values[steps + 1], values[1])
+        return step.euler() if noise == 0 else self.sampler(step, noise)
+
+    def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - values, values
+
+    def step_sizes(self, levels: NoiseLevels, train_timesteps: int) -> list[float]:
+        """Differences of the noise levels."""
+        sizes: list[float] = (levels.values[:-1] - levels.values[1:]).tolist()
+        return sizes
