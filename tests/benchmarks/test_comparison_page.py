@@ -29,7 +29,7 @@ def test_only_the_named_section_changes(module: Any, monkeypatch: pytest.MonkeyP
     page = written(module, monkeypatch, tmp_path, "one")
     assert page.startswith("# Benchmark\n\n<!-- one -->\n4 runs on fresh seeds")
     assert page.endswith("<!-- /one -->\n\nKept.\n\n<!-- two -->\n<!-- /two -->\n") and "old" not in page
-    assert f"### {REWARD}" in page and "| linear | 0.01 | 3.25" in page
+    assert f"### {REWARD}" in page and "| linear | 0.01 | 0.05 (not tuned) | 3.25" in page
 
 
 def test_svg_is_self_contained(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -88,7 +88,10 @@ def test_duplicate_keys_are_refused(path: Path, old: str, new: str, line: str) -
         ({"learning_rates": [0.01, 1e-2]}, "learning_rates has 0.01 twice"),
         ({"learning_rates": [0.01, 0]}, "learning_rates.1 = 0 in FILE"),
         ({"learning_rate": [0.01]}, "unknown key 'learning_rate' in FILE; did you mean 'learning_rates'?"),
-        ({"criterion": {"last_epoch": 2}}, "unknown key 'criterion.last_epoch' in FILE; did you mean"),
+        (
+            {"criterion": {"last_epoch": 2}},
+            "unknown key 'criterion.last_epoch' in FILE; did you mean 'criterion.last_epochs'?",
+        ),
         ({"rewards": ["warmth", "warmth"]}, "rewards has warmth twice"),
         ({"rewards": ["a.py:f", "b.py:f"]}, "rewards has f twice"),
         ({"rewards": {"a b": "warmth"}}, "rewards has 'a b'"),

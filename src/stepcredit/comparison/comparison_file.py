@@ -261,4 +261,4 @@ def _complaint(item: Any, where: str) -> str:
     if item["type"] == "missing":
         key = ".".join(map(str, item["loc"]))
         return f"{where} has no {key}: {fields[key].description}"
-    return recipes.complaint(item, where, fields)
+    return recipes.complaint(item, where, [*fields, *(f"criterion.{name}" for name in Criterion.model_fields)])
