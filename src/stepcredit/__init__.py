@@ -12,7 +12,7 @@ Names are imported on first use, so `import stepcredit` does not import torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
     from stepcredit.algorithms import register_algorithm
