@@ -133,3 +133,11 @@ def test_a_family_without_the_format_is_refused() -> None:
     RunDirectory.create("flux", TrainConfig(model=ModelSection(path="flux")), ["stepcredit"])
     save(RunDirectory(Path("flux")), attached(FAMILIES["flux"].build(0)), 1)
     assert "FluxPipeline" in refused("export", "flux", "--format", "kohya", "--out", "out")
+
+
+def test_the_folder_has_a_default_and_lora_is_a_format(here: Path) -> None:
+    make_run()
+    said = stepcredit("export", "run", "--format", "lora")
+    assert said.code == 0, said.err
+    assert (here / "run" / "export" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    assert "name of a file" in refused("export", "run", "--out", "out.safetensors")

@@ -168,7 +168,8 @@ RunsOrModel = Annotated[list[str], typer.Argument(metavar="RUN|MODEL...", help="
 PromptSets = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME|FILE", help="prompt list or file; repeatable; default for a run: `training` and `held-out`"
+        metavar="NAME|FILE",
+        help="prompt list or file; repeatable; default for a run: `training`, and `held-out` for bundled lists",
     ),
 ]
 Rewards = Annotated[
@@ -302,12 +303,15 @@ def report(source: RunOrComparison, out: HtmlFile = None) -> None:
 
 
 Run = Annotated[Path, typer.Argument(parser=expanded, metavar="RUN", help="run directory")]
-NewFolder = Annotated[Path, typer.Option(parser=expanded, metavar="DIR", help="new folder for the files")]
-Format = Annotated[str, typer.Option(metavar="diffusers|kohya|merged", help="file format of the weights")]
+NewFolder = Annotated[
+    Path | None,
+    typer.Option(parser=expanded, metavar="DIR", help="new folder for the files; default: export/<format> in the run"),
+]
+Format = Annotated[str, typer.Option(metavar="lora|diffusers|kohya|merged", help="file format of the weights")]
 
 
 @app.command()
-def export(run: Run, out: NewFolder, format: Format = "diffusers") -> None:
+def export(run: Run, out: NewFolder = None, format: Format = "diffusers") -> None:
     """Write the latest weights of a run: a LoRA for diffusers, for ComfyUI and A1111 (kohya), or a merged pipeline."""
     from stepcredit.cli.export import export as command
 
