@@ -169,3 +169,8 @@ def test_option_names_are_those_given_by_keyword() -> None:
     def factory(a: int, /, b: int, *rest: int, c: int = 0, **more: int) -> None: ...
 
     assert option_names(factory) == ["b", "c"]
+
+
+def test_a_file_without_a_name_in_it_is_explained(package: str) -> None:
+    with pytest.raises(InputError, match=r"mine\.py is a file: write mine\.py:NAME, with the name of the gadget in it"):
+        parts(package).get("mine.py")

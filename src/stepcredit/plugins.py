@@ -134,7 +134,7 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise InputError(f"no plugin file {path} (current folder: {Path.cwd()})")
+        raise InputError(f"no file {path} (current folder: {Path.cwd()})")
     folder = path.resolve().parent
     with _importing(f"plugin {path}"), _import_path(str(folder), str(Path.cwd())):
         if not _imports_relatively(path):

@@ -81,6 +81,8 @@ class Registry(Generic[Part]):
             return self._parts[name]
         if ":" in name:
             return load_attribute(name)  # type: ignore[return-value]
+        if name.endswith(".py"):
+            raise InputError(f"{name} is a file: write {name}:NAME, with the name of the {self.kind} in it")
         raise unknown(self.kind, name, self._parts)
 
     def _search(self) -> None:

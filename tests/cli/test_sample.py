@@ -129,3 +129,9 @@ def test_steps_and_guidance_default_to_those_of_the_source(here: Path, monkeypat
         stepcredit("sample", source, "--prompt", "a lake", "--out", "plain")
         stepcredit("sample", source, "--prompt", "a lake", "--out", "asked", "--steps", "5", "--guidance", "2")
     assert seen == [(4, 1.0), (4, 1.0), (5, 2.0), (20, 3.0), (5, 2.0), (50, 7.5), (5, 2.0)]
+
+
+def test_a_folder_that_is_missing_is_called_so(here: Path) -> None:
+    (here / "runs").mkdir()
+    assert "there is no folder runs/nope" in refused("sample", "runs/nope", "--prompt", "a cat")
+    assert "there is no folder runs/nope" in refused("evaluate", "runs/nope")

@@ -354,7 +354,7 @@ def test_an_unexpected_error_is_a_traceback_and_keeps_the_run(here: Path, monkey
         (["credit.name=contribtion"], "unknown credit rule 'contribtion' (did you mean 'contribution'?)"),
         (["credit.options={windw: 3}"], "unknown contribution option 'windw'; known: none"),
         (["reward.name=warmht"], "unknown reward 'warmht' (did you mean 'warmth'?)"),
-        (["reward.name=gone.py:f"], "no plugin file gone.py"),
+        (["reward.name=gone.py:f"], "no file gone.py"),
         (["prompts.source=shape"], "unknown prompt list 'shape' (did you mean 'shapes'?)"),
         (["prompts.source=gone.txt"], "no prompt file gone.txt"),
         (["sample.prompts_per_epoch=65"], "sample.prompts_per_epoch is 65 but the prompt source has only 64"),

@@ -253,7 +253,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     [
         ({"arms": {"uniform": "uniform", "b": "contribtion"}}, "arm 'b': unknown credit rule 'contribtion' (did you "),
         ({"rewards": ["warmht"]}, "reward 'warmht': unknown reward 'warmht' (did you mean 'warmth'?)"),
-        ({"rewards": ["gone.py:f"]}, "reward 'f': no plugin file gone.py"),
+        ({"rewards": ["gone.py:f"]}, "reward 'f': no file gone.py"),
         (
             {"rewards": {"a": {"reward.options": {"qality": 3}}}},
             "reward 'a': unknown jpeg_compressibility option 'qality' (did you mean 'quality'?)",

@@ -218,7 +218,7 @@ def test_what_a_function_returns_is_checked(mine: str, name: str, words: str) ->
         ("mine.py:no_advantage", {}, r"must take \(trajectory, advantage\)"),
         ("mine.py:Incomplete", {}, "needs_x0: derive its class from credit.CreditRule"),
         ("mine.py:lat", {}, "'late'"),
-        ("none.py:late", {}, "no plugin file none.py"),
+        ("none.py:late", {}, "no file none.py"),
     ],
 )
 def test_a_rule_that_cannot_be_built(mine: str, name: str, options: dict[str, Any], words: str) -> None:

@@ -161,3 +161,18 @@ def test_unknown_recipe_suggests_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("override", ["train.microbatch=autoo", "reward.remote=3", "train.epochs=x"])
 def test_a_wrong_value_is_reported_once(override: str) -> None:
     assert complaint(None, override).count(override.partition("=")[0]) == 1
+
+
+def test_a_wrong_override_is_not_blamed_on_the_recipe() -> None:
+    assert "defaults" not in complaint(None, "train.epochs=two") and "defaults" not in complaint(None, "train.epoch=2")
+    assert "embedded_jpeg" not in complaint("embedded_jpeg", "train.epochs=two")
+
+
+@pytest.mark.parametrize(("section", "key"), [("model", "model.path"), ("prompts", "prompts.source")])
+def test_a_section_that_is_given_a_value_names_a_key(section: str, key: str) -> None:
+    assert key in complaint(None, f"{section}=mine") and "Section" not in complaint(None, f"{section}=mine")
+
+
+def test_a_list_of_prompts_is_one_complaint() -> None:
+    line = complaint(None, 'prompts.source=["a cat","a dog"]')
+    assert "Undefined" not in line and line.count("prompts.") == 1

@@ -261,7 +261,7 @@ def _require_sound(protocol: Protocol) -> None:
             if config.train.epochs < protocol.last_epochs:
                 raise InputError(
                     f"the criterion is the mean of the last {protocol.last_epochs} epochs, but arm '{arm}' has "
-                    f"{config.train.epochs}: lower criterion.last_epochs"
+                    f"{config.train.epochs}: lower criterion.last_epochs (--last-epochs)"
                 )
     _require_different_arms(protocol)
 

@@ -90,6 +90,8 @@ def open_source(name: str, purpose: str, *, runs_only: bool = False) -> Source:
         if not saved:
             raise InputError(f"{name} holds no checkpoint {purpose}")
         return Source(name, directory.config, saved[-1])
+    if len(folder.parts) > 1 and folder.parent.is_dir() and not folder.exists():
+        raise InputError(f"there is no folder {name}: give a run directory, a folder of a pipeline, or a hub id")
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{name} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
     return Source(name, recipes.validate({"model": {"path": name}}, "the command line"), None)

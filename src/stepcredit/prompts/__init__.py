@@ -162,7 +162,10 @@ def _key(source: str) -> str:
     if ":" in source:  # module:function or path/file.py:function
         return source
     suffixes = " or ".join(key for key in keys if key.startswith("."))
-    raise InputError(f"{unknown('prompt list', source, filter(_is_name, keys))}, or the path of a {suffixes} file")
+    hint = "; a single prompt is a list of one in Python, or a line of a file" if " " in source else ""
+    raise InputError(
+        f"{unknown('prompt list', source, filter(_is_name, keys))}, or the path of a {suffixes} file{hint}"
+    )
 
 
 def _is_name(key: str) -> bool:

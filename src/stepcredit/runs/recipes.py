@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from types import UnionType
@@ -64,7 +64,7 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
         forget_default_order(tree)
     for key, value in changes:
         put(tree, key, value)
-    return validate(tree, where)
+    return validate(tree, where, {key for key, _ in changes})
 
 
 def forget_default_order(tree: dict[str, Any]) -> None:
@@ -125,11 +125,12 @@ def parse(text: str, complaint: str) -> Any:
         raise InputError(f"{complaint}: {error}") from error
 
 
-def validate(tree: dict[str, Any], where: str) -> TrainConfig:
+def validate(tree: dict[str, Any], where: str, overridden: Collection[str] = ()) -> TrainConfig:
     """The TrainConfig of a mapping. InputError if it is invalid.
 
     Args:
         where: how errors name the source of the mapping.
+        overridden: keys that do not come from there. Errors do not say where they come from.
     """
     key = find_secret(tree)
     if key is not None:
@@ -140,7 +141,8 @@ def validate(tree: dict[str, Any], where: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        complaints = (complaint(item, where, _keys()) for item in _one_per_key(error.errors())[:3])
+        found = [item for item in _one_per_key(error.errors()) if item["type"] != _DERIVED]
+        complaints = (complaint(item, where, _keys(), overridden) for item in found[:3])
         raise InputError("; ".join(complaints)) from error
 
 
@@ -156,21 +158,31 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def complaint(item: Any, where: str, known: Iterable[str]) -> str:
+_DERIVED = "default_factory_not_called"
+"""pydantic's error for a default that depends on another value, which is wrong and reported itself."""
+
+
+def complaint(item: Any, where: str, known: Iterable[str], overridden: Collection[str] = ()) -> str:
     """One line for an error of pydantic.
 
     Args:
         where: how the message names the source of the configuration.
         known: all valid keys.
+        overridden: keys that do not come from there.
     """
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
+    place = "" if any(key == name or key.startswith(f"{name}.") for name in overridden) else f" in {where}"
     if item["type"] == "extra_forbidden":
-        return f"unknown key '{key}' in {where}{_hint(key, list(known))}"
+        return f"unknown key '{key}'{place}{_hint(key, list(known))}"
     message = item["msg"].removeprefix("Value error, ")
     if not location:
         return f"{where}: {message}"
-    return f"{key} = {shortened(repr(item['input']))} in {where}: {message[0].lower()}{message[1:]}"
+    value = shortened(repr(item["input"]))
+    if item["type"] == "model_type":
+        first = next((name for name in known if name.startswith(f"{key}.")), f"{key}.KEY")
+        return f"{key} = {value}{place}: {key} is a section; set a key of it, such as {first}"
+    return f"{key} = {value}{place}: {message[0].lower()}{message[1:]}"
 
 
 def key_hint(key: str) -> str:

@@ -388,13 +388,14 @@ def _closing(loop: TrainingLoop, result: TrainResult) -> str:
     if not rows:
         return f"no training: train.epochs is 0; {result.output_dir} holds the first sample grid"
     first, last = (math.nan if row["reward_mean"] is None else row["reward_mean"] for row in (rows[0], rows[-1]))
+    change = f"{first:.3f} -> {last:.3f}" if len(rows) > 1 else f"{first:.3f}"
     sample = (
         f"  sample    stepcredit sample {shlex.quote(str(result.output_dir))} "
         f"--prompt {shlex.quote(loop.parts.prompts[0].text)} --out samples"
     )
     return "\n".join(
         [
-            f"reward {first:.3f} -> {last:.3f} after {rows[-1]['reward_queries']} reward queries",
+            f"reward {change} after {rows[-1]['reward_queries']} reward queries",
             f"  pictures  {result.before}  (before)",
             f"            {result.after}  (after)",
             f"  curve     {loop.run.report_path}",
