@@ -28,15 +28,36 @@ pipeline of its class with tiny random weights. `python -m benchmarks.families` 
 - **trained steps**: steps whose noise is above `sample.min_std`.
 - **without gradient**: trained tensors that no gradient reaches. They are those of a LoRA, or of the whole denoiser for
   `pixart_sigma`.
-- **warmth**: mean reward of 32 fixed images before and after two epochs of training on it, with 192 images per epoch,
-  all weights trained and contribution credit.
+- **warmth**: mean reward of 32 fixed images before and after two epochs of training on it (four for
+  `pixart_sigma`), with 192 images per epoch, all weights trained and contribution credit.
 - **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its export. The export
   is a LoRA (`load_lora_weights`), or the denoiser (`from_pretrained`) if diffusers has no LoRA loader.
 - **overhead**: median milliseconds that a replay of four images spends outside the denoiser, without the first replay.
 
-| family | replay | trained steps | without gradient | warmth | reloaded | overhead, ms |
-|---|---|---|---|---|---|---|
+- **stock**: largest pixel difference between four images sampled without noise and those of the stock pipeline with the
+  same latents. DPM solvers take first-order steps for it, as rollouts do.
+- **derivative**: a finite difference of the model output along one direction of the trained weights, divided by what
+  the gradient says.
+- **reshuffled**: largest |log ratio| of three of the images, replayed together in reverse order.
+
 """
+
+TABLE = (
+    "family",
+    "replay",
+    "trained steps",
+    "without gradient",
+    "warmth",
+    "reloaded",
+    "overhead, ms",
+    "stock",
+    "derivative",
+    "reshuffled",
+)
+
+
+def header() -> str:
+    return f"| {' | '.join(TABLE)} |\n{'|---' * len(TABLE)}|\n"
 
 
 def row(name: str, proof: Proof) -> str:
@@ -50,6 +71,9 @@ def row(name: str, proof: Proof) -> str:
         f"{proof.before:+.4f} → {proof.after:+.4f}",
         f"{proof.reloaded:.2g} ({weights})",
         f"{proof.overhead:.2f}",
+        f"{proof.stock:.1g}",
+        f"{proof.gradient:.4f}",
+        f"{proof.reshuffled:.1g}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -66,7 +90,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     machine = f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, float32, one seed"
     if options.out is not None:
-        options.out.write_text(HEAD + "\n".join(rows) + f"\n\nMachine: {machine}.\n", encoding="utf-8")
+        options.out.write_text(HEAD + header() + "\n".join(rows) + f"\n\nMachine: {machine}.\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

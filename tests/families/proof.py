@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from tests.families import FAMILIES, TinyFamily
 from tests.loop import training_loop
 from tests.tiny import PROMPTS, SEEDS, log_prob, perturb
 from torch import Tensor
 
+from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check
+from stepcredit.policy.checks.gradient_check import derivative_ratio
+from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check, reshuffled_deviation
 from stepcredit.policy.families import family_of
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
@@ -47,6 +50,10 @@ class Proof:
         before, after: mean warmth of the same images before and after two epochs of training on it.
         reloaded: largest difference of images between the trained pipeline and a stock one that loaded its export.
         overhead: median milliseconds of a replay outside the denoiser.
+        stock: largest pixel difference between a rollout without noise and the stock pipeline with the same latents,
+            whose solver, if it is DPM, is of first order.
+        gradient: `derivative_ratio` of a middle step.
+        reshuffled: `reshuffled_deviation` of that step.
     """
 
     check: ReplayCheck
@@ -56,6 +63,9 @@ class Proof:
     after: float
     reloaded: float
     overhead: float
+    stock: float
+    gradient: float
+    reshuffled: float
 
 
 def configuration(name: str, **sections: Any) -> TrainConfig:
@@ -81,7 +91,28 @@ def prove(name: str) -> Proof:
         after=after,
         reloaded=reloaded(name, policy),
         overhead=overhead_ms(policy),
+        stock=stock_difference(name),
+        gradient=derivative_ratio(policy, trajectory, check.trained[len(check.trained) // 2]),
+        reshuffled=reshuffled_deviation(policy, trajectory, check.trained[len(check.trained) // 2]),
     )
+
+
+def stock_difference(name: str) -> float:
+    """Largest pixel difference of a rollout without noise, see `Proof.stock`."""
+    family, stock = FAMILIES[name], FAMILIES[name].build(0)
+    if isinstance(stock.scheduler, DPMSolverMultistepScheduler):
+        stock.scheduler = DPMSolverMultistepScheduler.from_config(stock.scheduler.config, solver_order=1)
+    config = configuration(name, sample={"evaluation_noise": False, "batch": 4})
+    rollout = make_policy(family.build(0), config).rollout(PROMPTS, SEEDS, evaluation_plan(config, 4))
+    own = family_of(stock)
+    expected = stock(
+        prompt=[prompt.text for prompt in PROMPTS],
+        num_inference_steps=4,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        output_type="pt",
+        **{**own.call, **family.call, own.guidance: family.guidance},
+    ).images
+    return float((rollout.images - expected).abs().max())
 
 
 def moved(name: str, **sections: Any) -> PipelinePolicy:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from tests.families import FAMILIES
-from tests.families.proof import idle, moved, raised
+from tests.families.proof import idle, moved, raised, stock_difference
 from tests.tiny import PROMPTS, SEEDS
 from torch.overrides import TorchFunctionMode
 
@@ -59,6 +59,11 @@ def test_a_gradient_reaches_everything_that_is_trained(name: str) -> None:
 def test_two_epochs_raise_a_simple_reward(name: str) -> None:
     before, after = raised(name)
     assert after > before
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_rollout_without_noise_gives_the_stock_pipeline_s_images(name: str) -> None:
+    assert stock_difference(name) < 1e-5
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -215,7 +215,7 @@ def test_the_pipeline_sees_the_class_and_attributes_of_its_own_scheduler() -> No
     ours: Any = recording_scheduler(euler, SampleSection())
     assert isinstance(ours, diffusers.EulerDiscreteScheduler) and type(ours).__name__ == "EulerDiscreteScheduler"
     ours.set_timesteps(5)
-    assert float(ours.init_noise_sigma) == 1 and ours.order == 1 and ours.config.beta_end == 0.012
+    assert ours.order == 1 and ours.config.beta_end == 0.012
     assert torch.equal(ours.scale_model_input(start(), ours.timesteps[0]), start())
     assert euler.num_inference_steps is None, "the pipeline's own scheduler does not change"
 
@@ -243,3 +243,17 @@ def test_a_flow_that_ends_before_the_clean_image_is_refused(name: str) -> None:
 def test_levels_that_do_not_fit_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=name):
         recording(stock(name), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing"),
+    [("DDIMScheduler", "leading"), ("EulerDiscreteScheduler", "leading"), ("EulerDiscreteScheduler", "linspace")],
+)
+def test_the_first_latents_are_those_of_the_stock_scheduler(name: str, spacing: str) -> None:
+    """Euler's start at sigma times the noise, or at sqrt(1 + sigma^2) times the noise, depending on the spacing."""
+    reference = stock(name, **BETAS, timestep_spacing=spacing)
+    ours: Any = recording(stock(name, **BETAS, timestep_spacing=spacing), 5)
+    reference.set_timesteps(5)
+    scale = 1.0 if name == "DDIMScheduler" else float((1 + reference.sigmas[0].double() ** 2).rsqrt())
+    assert ours.init_noise_sigma == pytest.approx(float(reference.init_noise_sigma) * scale, rel=1e-6)
+    assert (ours.init_noise_sigma == pytest.approx(1, abs=1e-6)) == (spacing == "leading")

@@ -21,21 +21,39 @@ _CHANGES = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> None:
-    """Compare the gradient of one image's model output with a finite difference.
+    """Refuse a policy whose `derivative_ratio` is not 1.
+
+    Raises:
+        InputError: it differs from 1 by more than TOLERANCE. A part of the denoiser then computes without gradients, or
+            with others than those of its output.
+    """
+    tolerance = _tolerance(trajectory)
+    ratio = derivative_ratio(policy, trajectory, step)
+    if abs(ratio - 1) > tolerance:  # not for NaN
+        raise InputError(
+            f"the gradient is not the derivative of what this pipeline samples: along one direction of the trained "
+            f"weights the output changes {ratio:.2f} times as much as the gradient says (allowed 1 +- {tolerance:g}). "
+            "A part of the denoiser computes without gradients, so training would follow a wrong direction"
+        )
+
+
+def derivative_ratio(policy: Policy, trajectory: Trajectory, step: int) -> float:
+    """A finite difference of one image's model output, divided by what its gradient says.
 
         f(w) = mean(output^2) / 2,   (f(w + h d) - f(w - h d)) / (2 h)   against   (grad f) . d
 
     The direction d is half the gradient and half random, so that the slope is large enough to measure and every trained
     weight takes part. The weights are restored bit for bit.
 
-    Raises:
-        InputError: the two differ by more than TOLERANCE. A part of the denoiser then computes without gradients, or
-            with others than those of its output.
+    Returns:
+        1 if the gradient is right.
 
-    Degenerate: no error if no two finite differences agree with each other, as may happen in half precision.
+    Raises:
+        InputError: the gradient is 0.
+
+    Degenerate: NaN if no two finite differences agree with each other, as may happen in half precision.
     """
     weights = policy.parameters()
-    tolerance = TOLERANCE.get(trajectory.latents.dtype, max(TOLERANCE.values()))
     value, gradient = _value_and_gradient(policy, trajectory, step, weights)
     direction = _direction(gradient)
     slope = sum(float((part * toward).sum()) for part, toward in zip(gradient, direction, strict=True))
@@ -50,12 +68,11 @@ def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> Non
                 values.append(float(_value(policy, trajectory, step)))
         ratios.append((values[0] - values[1]) / (2 * length * slope))
     difference, ratio = min((abs(one - other), (one + other) / 2) for one, other in pairwise(ratios))
-    if difference <= tolerance < abs(ratio - 1):
-        raise InputError(
-            f"the gradient is not the derivative of what this pipeline samples: along one direction of the trained "
-            f"weights the output changes {ratio:.2f} times as much as the gradient says (allowed 1 +- {tolerance:g}). "
-            "A part of the denoiser computes without gradients, so training would follow a wrong direction"
-        )
+    return ratio if difference <= _tolerance(trajectory) else math.nan
+
+
+def _tolerance(trajectory: Trajectory) -> float:
+    return TOLERANCE.get(trajectory.latents.dtype, max(TOLERANCE.values()))
 
 
 def _value(policy: Policy, trajectory: Trajectory, step: int) -> Tensor:

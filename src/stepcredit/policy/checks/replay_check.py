@@ -111,7 +111,8 @@ def replay_check(
     if microbatch is not None and microbatch != batch:
         largest = max(largest, _require_microbatch(policy, trajectory, steps, batch, microbatch, tolerance))
     _require_gradient(policy, trajectory, steps[0])
-    _require_own_rows(policy, trajectory, steps[0])
+    reshuffled = reshuffled_deviation(policy, trajectory, steps[0])
+    _require_in_other_batch(reshuffled, trajectory, f"{len(trajectory) - 1} images replayed in another order")
     if gradient:
         require_derivative(policy, trajectory, steps[len(steps) // 2])
     shares = trajectory.schedule.gradient_shares(trajectory.trainable.cpu())
@@ -185,13 +186,16 @@ def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None
     _require_in_other_batch(float(deviation.detach()), trajectory, "one image replayed alone")
 
 
-def _require_own_rows(policy: Policy, trajectory: Trajectory, step: int) -> None:
-    """All images but the first, in reverse order: rows that belong to other prompts, or to the whole batch, differ."""
+def reshuffled_deviation(policy: Policy, trajectory: Trajectory, step: int) -> float:
+    """The deviation of all images but the first, replayed in reverse order; 0 if there is one image.
+
+    Rows that belong to other prompts, or to the whole batch, are off. A batch like that of the rollout would hide it.
+    """
     rows = torch.arange(1, len(trajectory)).flip(0)
-    if len(rows):
-        with torch.no_grad():
-            deviation = _deviations(policy, trajectory, torch.full_like(rows, step), rows).max()
-        _require_in_other_batch(float(deviation), trajectory, f"{len(rows)} images replayed in another order")
+    if not len(rows):
+        return 0.0
+    with torch.no_grad():
+        return float(_deviations(policy, trajectory, torch.full_like(rows, step), rows).max())
 
 
 def _require_in_other_batch(deviation: float, trajectory: Trajectory, what: str) -> None:

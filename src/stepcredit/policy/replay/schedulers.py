@@ -39,7 +39,7 @@ class RecordingScheduler:
     """What a recording scheduler has in addition to the stock scheduler, and in place of it.
 
     Latents have the scale of DDIM and of flows, at which a denoiser takes them as they are. Solvers that scale them
-    otherwise are given that scale: `init_noise_sigma` is 1 and `scale_model_input` does nothing.
+    otherwise, such as Euler's, get that scale: `scale_model_input` does nothing, and `init_noise_sigma` is near 1.
 
     Attributes:
         hook: takes the steps.
@@ -64,7 +64,10 @@ class RecordingScheduler:
 
     @property
     def init_noise_sigma(self) -> float:
-        return 1.0
+        """The standard deviation of the first latents, as the stock scheduler has it at its own scale."""
+        inherited = getattr(super(), "init_noise_sigma", 1.0)  # a property of some classes, an attribute of others
+        own = float(self.__dict__.get("init_noise_sigma", inherited))
+        return own if own == 1 else own * float(self.current.values[0].sqrt())
 
     @init_noise_sigma.setter
     def init_noise_sigma(self, value: Any) -> None:
