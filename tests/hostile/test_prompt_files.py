@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import strategies as st
-from PIL import Image, ImageFont
+from PIL import Image
 from tests.cli.command_line import stepcredit
 from tests.hostile.trials import REFUSED, WORKS, cases, outcome_of, record, survive
 from tests.hostile.values import ANY_TEXT, JSON_VALUES, TEXT, damaged
@@ -16,6 +16,7 @@ from tests.hostile.values import ANY_TEXT, JSON_VALUES, TEXT, damaged
 from stepcredit.errors import InputError
 from stepcredit.prompts import draw_prompts, load_prompts
 from stepcredit.prompts._rows import MAX_CHARACTERS
+from stepcredit.runs.fonts import CaptionFont
 from stepcredit.runs.image_grid import _caption, save_grid
 from stepcredit.types import Prompt
 
@@ -102,7 +103,7 @@ def test_captions_have_a_limited_height(tmp_path: Path, text: str) -> None:
 
 
 def test_long_captions_are_truncated_before_the_score() -> None:
-    font = ImageFont.load_default(13)
+    font = CaptionFont([], 13)
     lines = [line for line, _ in _caption("word " * 400 + "\n0.5", 160, font)]
     assert lines[-2:] == ["...", "0.5"] and len(lines) == 13
     assert [line for line, _ in _caption("a cat\n0.5", 160, font)] == ["a cat", "0.5"]

@@ -55,11 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_first_of_machine() -> bool:
-    """False for the other processes that torchrun has started on this machine, which fail for the same reason.
+    """False for the other processes that a launcher has started on this machine, which fail for the same reason.
 
     A LOCAL_RANK alone may have been left in the shell by another program.
     """
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or "WORLD_SIZE" in os.environ
+    return not launched or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -30,7 +30,7 @@ class Schedule:
             for DDIM the difference of the timesteps divided by their number (so that all are equal).
         alphas: (T + 1,) float32, the coefficient of the clean latent in x_0 to x_T.
         sigmas: (T + 1,) float32, the standard deviation of the noise in x_0 to x_T.
-        density_stds: (T,), standard deviation of the density that is trained on; `stds` by default.
+        density_stds: (T,), standard deviation of the density that is trained on; None for `stds`.
     """
 
     stds: Tensor
@@ -38,11 +38,7 @@ class Schedule:
     step_sizes: Tensor
     alphas: Tensor
     sigmas: Tensor
-    density_stds: Tensor = None  # type: ignore[assignment]  # set by __post_init__
-
-    def __post_init__(self) -> None:
-        if self.density_stds is None:
-            object.__setattr__(self, "density_stds", self.stds)
+    density_stds: Tensor | None = None
 
     @property
     def native_scales(self) -> Tensor:
@@ -58,7 +54,7 @@ class Schedule:
         """
         noisy = self.stds > 0
         stds = self.stds.masked_fill(~noisy, 1)
-        divisor = torch.where(self.density_stds == self.stds, stds, self.density_stds**2 / stds)
+        divisor = stds if self.density_stds is None else self.density_stds**2 / stds
         return torch.where(noisy, self.output_scales / divisor.masked_fill(~noisy, 1), 0)
 
     def gradient_shares(self, trainable: Tensor) -> Tensor:
@@ -95,13 +91,14 @@ def of_units(units: Sequence[Transition], step_sizes: Sequence[float], alphas: T
 
     Degenerate: q is infinite for epsilon prediction at a = 0.
     """
+    densities = [unit.density_std for unit in units]
     return Schedule(
         stds=_stacked([unit.std for unit in units]),
         output_scales=torch.stack([unit.mean.abs().amax().cpu() for unit in units]).float(),
         step_sizes=torch.tensor(step_sizes, dtype=torch.float32),
         alphas=alphas.cpu().float(),
         sigmas=sigmas.cpu().float(),
-        density_stds=_stacked([unit.density_std for unit in units]),
+        density_stds=None if all(unit.density_std is unit.std for unit in units) else _stacked(densities),
     )
 
 

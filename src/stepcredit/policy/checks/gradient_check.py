@@ -16,7 +16,7 @@ from stepcredit.types import Policy, Trajectory
 TOLERANCE = {torch.float32: 0.02, torch.float64: 0.02, torch.bfloat16: 0.2, torch.float16: 0.2}
 """Largest accepted relative difference between the derivatives, by the dtype of the latents."""
 
-_CHANGES = (1e-1, 1e-2, 1e-3, 1e-4)
+_CHANGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Relative changes of f. Large ones suffer from curvature, small ones from rounding; neighbors that agree do not."""
 
 

@@ -45,6 +45,7 @@ class RecordingScheduler:
         hook: takes the steps.
         kind: how a step goes from one level to the next.
         current: the levels that `set_timesteps` has set last.
+        step_sizes: T numbers, see `Schedule`.
     """
 
     config: Any
@@ -52,6 +53,7 @@ class RecordingScheduler:
     hook: StepHook | None
     kind: StepKind
     current: NoiseLevels
+    step_sizes: list[float]
     _by_arguments: dict[Any, dict[str, Any]]
 
     @property
@@ -90,8 +92,7 @@ class RecordingScheduler:
         """The schedule of the levels set last, with these noise scales; float32, on the CPU."""
         one = torch.ones(1, 1, dtype=torch.float64)
         units = [self.transition(one, [position], 0 * one, noise) for position, noise in enumerate(noises)]
-        sizes = self.kind.step_sizes(self.current, int(self.config.num_train_timesteps))
-        return schedules.of_units(units, sizes, *self.kind.alphas_and_sigmas(self.current.values))
+        return schedules.of_units(units, self.step_sizes, *self.kind.alphas_and_sigmas(self.current.values))
 
     def _set_timesteps(self, own: Any, *args: Any, **kwargs: Any) -> None:
         key = _hashable((args, tuple(kwargs.items())))
@@ -100,6 +101,7 @@ class RecordingScheduler:
             own(*args, **kwargs)
             self.current = self.kind.levels(self)
             self.timesteps = self.current.timesteps
+            self.step_sizes = self.kind.step_sizes(self.current, int(self.config.num_train_timesteps))
             self._by_arguments[key] = {
                 name: value for name, value in self.__dict__.items() if value is not before.get(name)
             }
