@@ -251,6 +251,7 @@ def test_images_of_another_size_than_asked_for_are_noted(call: str, noted: bool)
     assert ("note: sample.call sets" in said.out) == noted == ("note: sample.call sets" in sampled.err)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_print_the_prompt_does_not_end_the_run(place: Path) -> None:
     (place / "unicode.txt").write_text("一只猫\nएक बिल्ली\n🐈\n", encoding="utf-8")
     command = [sys.executable, "-m", "stepcredit", "train", *TINY, "train.epochs=1", "prompts.source=unicode.txt"]

@@ -92,7 +92,14 @@ def distance(run: Path) -> float:
     return float(moved.detach().sqrt())
 
 
-@pytest.mark.parametrize(("adapter", "space"), [("lora", "log_prob"), ("lora", "prediction"), ("full", "prediction")])
+@pytest.mark.parametrize(
+    ("adapter", "space"),
+    [
+        ("lora", "log_prob"),
+        pytest.param("lora", "prediction", marks=pytest.mark.slow),
+        pytest.param("full", "prediction", marks=pytest.mark.slow),
+    ],
+)
 def test_the_divergence_from_the_reference(model: Path, adapter: str, space: str) -> None:
     """It is 0 at the start, is reported, and a large weight keeps it small."""
     options = [f"train.kl_space={space}", f"model.adapter={adapter}", "train.updates_per_epoch=1", "train.epochs=4"]

@@ -81,6 +81,7 @@ def test_without_an_update_everything_is_profiled(tmp_path: Path) -> None:
     optimizer.step()  # its hook is gone: this must not stop a profiler that was stopped
 
 
+@pytest.mark.slow
 def test_the_embedded_pipeline_is_profiled_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ SOLVERS = (
 """Their levels are sigmas of x = x0 + sigma eps."""
 FLOW_SOLVERS = ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler")
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
-STEPS = (1, 7, 20)
+STEPS = (1, 7)
 
 
 def stock(name: str, **options: Any) -> Any:
