@@ -36,7 +36,7 @@ def report(*results: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"card": card, "steps": 10, "tiny": False, "results": list(results), **more}
 
 
-@pytest.mark.parametrize("model", ["sd15", "sd35m", "sdxl"])
+@pytest.mark.parametrize("model", ["sd15", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd35m", "sdxl"))])
 def test_every_variant_of_a_model_is_measured(module: Any, model: str) -> None:
     gpu_model = module("_gpu_model")
     facts, *results = gpu_model.measurements(task(gpu_model, model=model))

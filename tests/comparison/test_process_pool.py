@@ -193,6 +193,7 @@ def timeless_summary(run: Path) -> str:
     return re.sub(r"\| [^|]* \|$", "", (run / "summary.md").read_text(), flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_runs_that_outlive_their_comparison_lock_the_folder(file: Path, listener: Listener) -> None:
     killed = compare_process("mine.yaml", "a")
     listener.waiting(2)
