@@ -82,7 +82,7 @@ def test_the_process_returns_the_exit_code(command: list[str]) -> None:
         pytest.skip("the package is not installed as a script")
     said = process(command, "train", "sampel.steps=3")
     assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr == "stepcredit: unknown key 'sampel' in the defaults; did you mean 'sample'?\n"
+    assert said.stderr == "stepcredit: unknown key 'sampel'; did you mean 'sample'?\n"
 
 
 # Lists

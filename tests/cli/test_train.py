@@ -340,12 +340,12 @@ def test_an_unexpected_error_is_a_traceback_and_keeps_the_run(here: Path, monkey
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["sampel.steps=3"], "unknown key 'sampel' in the defaults; did you mean 'sample'?"),
-        (["train.learing_rate=1"], "unknown key 'train.learing_rate' in the defaults; did you mean"),
-        (["train.learning_rate=fast"], "train.learning_rate = 'fast' in the defaults: input should be a valid number"),
-        (["sample.steps=0"], "sample.steps = 0 in the defaults: input should be greater than or equal to 1"),
-        (["credit.window=0"], "credit.window = 0 in the defaults: input should be greater than or equal to 1"),
-        (["credit.window=-2"], "credit.window = -2 in the defaults"),
+        (["sampel.steps=3"], "unknown key 'sampel'; did you mean 'sample'?"),
+        (["train.learing_rate=1"], "unknown key 'train.learing_rate'; did you mean"),
+        (["train.learning_rate=fast"], "train.learning_rate = 'fast': input should be a valid number"),
+        (["sample.steps=0"], "sample.steps = 0: input should be greater than or equal to 1"),
+        (["credit.window=0"], "credit.window = 0: input should be greater than or equal to 1"),
+        (["credit.window=-2"], "credit.window = -2"),
         (["train.updates_per_epoch=9"], "the defaults: train.updates_per_epoch is 9 but an epoch has only 8 images"),
         (["=3"], "'=3' is not an override"),
         (["embeded_jpeg"], "unknown recipe 'embeded_jpeg' (did you mean 'embedded_jpeg'?)"),

@@ -172,8 +172,10 @@ def complaint(item: Any, where: str, known: Iterable[str], overridden: Collectio
     """
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
-    place = "" if any(key == name or key.startswith(f"{name}.") for name in overridden) else f" in {where}"
-    if item["type"] == "extra_forbidden":
+    unknown_key = item["type"] == "extra_forbidden"
+    ours = any(f"{key}.".startswith(f"{name}.") or (unknown_key and name.startswith(f"{key}.")) for name in overridden)
+    place = "" if ours else f" in {where}"
+    if unknown_key:
         return f"unknown key '{key}'{place}{_hint(key, list(known))}"
     message = item["msg"].removeprefix("Value error, ")
     if not location:
