@@ -46,7 +46,7 @@ class ModelSection(_Section):
     )
     lora_rank: int = Field(4, ge=1, description="Rank of the LoRA.")
     lora_alpha: float | None = Field(
-        None, gt=0, description="Alpha of the LoRA, which is scaled by alpha / rank. `null` is the rank."
+        None, gt=0, description="Alpha of the LoRA, which is scaled by alpha / rank. `null` means alpha = rank."
     )
     lora_targets: list[str] | None = Field(
         None,
@@ -107,14 +107,14 @@ class SampleSection(_Section):
     )
     train_last_step: bool = Field(
         False,
-        description="Whether to train the last step of flow models too. Its noise is the smallest, so it would have up "
-        "to half of the squared gradient. DDIM models are not affected.",
+        description="Whether to train the last step of flow models too. Its noise is the smallest, so up to half of "
+        "the squared gradient comes from it. DDIM models are not affected.",
     )
     min_std: float = Field(
         1e-3, ge=0, description="Steps with a smaller standard deviation are sampled but not trained."
     )
     prompts_per_epoch: int | None = Field(
-        8, ge=1, description="Number of prompts per epoch. `null` is the number of all prompts."
+        8, ge=1, description="Number of prompts per epoch. `null` means all prompts."
     )
     images_per_prompt: int = Field(
         8, ge=1, description="Number of images per prompt. With `train.advantage=group`, they form a group."
@@ -122,13 +122,13 @@ class SampleSection(_Section):
     batch: int | None = Field(
         None,
         ge=1,
-        description="Number of images to sample at a time. `null` is the size of the micro-batch.",
+        description="Number of images to sample at a time. `null` means the size of the micro-batch.",
     )
     evaluation_steps: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="Number of denoising steps of sample grids, `sample` and `evaluate`. `null` is `steps`.",
+        description="Number of denoising steps of sample grids, `sample` and `evaluate`. `null` means `sample.steps`.",
     )
     evaluation_noise: bool | None = Field(
         None,
@@ -166,9 +166,9 @@ class TrainSection(_Section):
     inner_epochs: int = Field(1, ge=1, description="Number of passes over the images of an epoch.")
     microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        description="Number of (image, step) pairs per training forward, at most the images of an epoch. If it exceeds "
-        "the images of an update, a forward has several steps. `null` is the number of images of an update. `auto` "
-        "measures the largest number that fits into memory.",
+        description="Number of (image, step) pairs per training forward, at most the number of images of an epoch. If "
+        "it exceeds the number of images of an update, a forward holds several steps of an image. `null` means the "
+        "number of images of an update. `auto` measures the largest number that fits into memory.",
     )
     sampled_steps: int | None = Field(
         None,
@@ -195,8 +195,8 @@ class TrainSection(_Section):
     )
     kl_space: Literal["log_prob", "flow_grpo", "prediction"] = Field(
         "log_prob",
-        description="Distance of the KL penalty. `log_prob` is the KL divergence of the steps. `flow_grpo` is that "
-        "times the length of the step, as in the code of Flow-GRPO, so that its values of beta carry over. "
+        description="Distance of the KL penalty. `log_prob` is the KL divergence of the steps. `flow_grpo` multiplies "
+        "it by the length of the step, as the code of Flow-GRPO does, so its values of beta need no conversion. "
         "`prediction` is the mean squared distance of the model outputs, which does not grow for steps with little "
         "noise.",
     )
@@ -211,7 +211,7 @@ class TrainSection(_Section):
         "images of the epoch (`global_std` of Flow-GRPO).",
     )
     advantage_epsilon: float = Field(
-        1e-6, ge=0, description="Added to the standard deviation by `train.advantage=group`. Flow-GRPO has 1e-4."
+        1e-6, ge=0, description="Added to the standard deviation by `train.advantage=group`. Flow-GRPO uses 1e-4."
     )
     advantage_unbiased: bool = Field(
         False,

@@ -12,7 +12,7 @@ TRL, FLOW_GRPO, DIFFUSERS, KOHYA, AI_TOOLKIT = "TRL", "flow_grpo", "diffusers", 
 
 @dataclass(frozen=True)
 class ForeignName:
-    """Names for one thing.
+    """Names that other trainers use for the same setting.
 
     Attributes:
         names: as other trainers write them; `section.name` applies to that section only.
@@ -28,13 +28,13 @@ class ForeignName:
 
 
 def foreign_hint(key: str, *, whole: bool = False) -> str:
-    """What a key of another trainer is here, for an error message; empty if no other trainer uses the name.
+    """A hint for an error message: which key here replaces a key of another trainer. Empty if none uses the name.
 
     Leading dashes, hyphens and capitals do not matter: `--learning-rate` is `learning_rate`.
 
     Args:
         key: with or without a section, such as `train.beta`.
-        whole: look for names that have the section of `key` only.
+        whole: match the name only together with its section, as in `train.steps`.
     """
     name = _plain(key)
     if name not in _BY_NAME and not whole:
@@ -64,7 +64,7 @@ _ACCUMULATION = "an update accumulates over its images by itself; more updates p
 _CONSTANT = "the learning rate is constant"
 _ONLY_ADAMW = "the optimizer is AdamW; set train.betas, train.weight_decay and train.adam_epsilon"
 _ONLY_DENOISER = "only the denoiser is trained"
-_NO_DATA = "images are sampled from prompts, and there is no image data set; set prompts.source"
+_NO_DATA = "training images are sampled from prompts, not read from a data set; set prompts.source"
 
 FOREIGN_NAMES: tuple[ForeignName, ...] = (
     # model
@@ -86,13 +86,13 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "network_alpha linear_alpha alpha model.alpha",
         (KOHYA, AI_TOOLKIT),
         "model.lora_alpha",
-        "null is the rank; diffusers' scripts default to the rank as well",
+        "null means alpha = rank, which is also the default of diffusers' scripts",
     ),
     _row(
         "target_modules lora_target_modules lora_layers network_args",
         (TRL, DIFFUSERS, KOHYA),
         "model.lora_targets",
-        "a list of endings of layer names",
+        "a list; a layer is trained if its name ends in an entry",
     ),
     _row(
         "use_lora use_peft network_module lora full_finetune network",
@@ -155,15 +155,15 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "num_batches_per_epoch sample_num_batches_per_epoch unique_prompts_per_epoch",
         (TRL, FLOW_GRPO),
         "sample.prompts_per_epoch",
-        "a number of prompts over all processes, and not of batches",
+        "counts prompts of all processes, not batches",
     ),
     _row(
         "sample_batch_size sample.train_batch_size test_batch_size sample.batch_size generation_batch_size",
         (TRL, FLOW_GRPO),
         "sample.batch",
-        "images at a time on each process; it does not change how many images an epoch has",
+        "images sampled at a time on each process; it does not change how many images an epoch has",
     ),
-    _row("sde_type", (FLOW_GRPO,), "sample.sampler", "`sde` is flow-sde, and `cps` is cps"),
+    _row("sde_type", (FLOW_GRPO,), "sample.sampler", "write flow-sde for `sde`; `cps` is the same here"),
     _row(
         "sde_window_range",
         (FLOW_GRPO,),
@@ -251,20 +251,20 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "beta kl_coef kl_beta kl_coeff kl_ratio init_kl_coef",
         (TRL, FLOW_GRPO),
         "train.kl_weight",
-        "values of flow_grpo carry over with train.kl_space=flow_grpo, which leaves out the length of the step",
+        "with train.kl_space=flow_grpo, the values of flow_grpo need no conversion",
     ),
     _row(
         "global_std",
         (FLOW_GRPO,),
         "train.advantage_std",
-        "batch is true, group is false; flow_grpo also has train.advantage_epsilon=1e-4",
+        "write batch for true and group for false; flow_grpo also uses train.advantage_epsilon=1e-4",
     ),
     _row("adv_clip_max train_adv_clip_max advantage_clip_max", (TRL, FLOW_GRPO), "train.advantage_clip", _SAME),
     _row(
         "per_prompt_stat_tracking scale_rewards advantage_type adv_mode",
         (TRL, FLOW_GRPO),
         "train.advantage",
-        "group, running or batch; running is per-prompt tracking with a buffer",
+        "group, running or batch; running is per-prompt tracking over several epochs",
     ),
     _row(
         "per_prompt_stat_tracking_buffer_size per_prompt_stat_tracking.buffer_size",
@@ -282,24 +282,29 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "timestep_fraction train_timestep_fraction num_train_timesteps_per_sample",
         (TRL, FLOW_GRPO),
         "train.sampled_steps",
-        "a number of steps and not a fraction; they are drawn anew for every image",
+        "a number of steps, not a fraction; each image gets its own random steps",
     ),
-    _row("loss_type algorithm_name trainer", (TRL,), "train.algorithm", "`stepcredit list algorithm` lists them"),
+    _row(
+        "loss_type algorithm_name trainer",
+        (TRL,),
+        "train.algorithm",
+        "`stepcredit list algorithm` lists the algorithms",
+    ),
     _row("train_cfg", (TRL,), "sample.guidance", "guidance is used in training if it is used in sampling"),
     _row(
         "min_snr_gamma snr_gamma noise_offset timestep_type weighting_scheme",
         (DIFFUSERS, KOHYA, AI_TOOLKIT),
         "",
-        "there is no denoising loss; steps are weighted by the credit rule (credit.name)",
+        "there is no denoising loss; the credit rule weights the steps (credit.name)",
     ),
     # reward and prompts
     _row(
         "reward_fn reward_funcs reward_func reward_function reward_model reward_type",
         (TRL, FLOW_GRPO),
         "reward.name",
-        "several rewards with weights are reward.components",
+        "for several rewards with weights, set reward.components",
     ),
-    _row("reward_weights", (TRL, FLOW_GRPO), "reward.components", "a list with a name and a weight each"),
+    _row("reward_weights", (TRL, FLOW_GRPO), "reward.components", "a list; each entry has a name and a weight"),
     _row(
         "prompt_fn prompt_function dataset dataset_name train_data_dir prompts_file prompt_file instance_prompt "
         "train_dataset prompt_path prompts.file prompts.path",
@@ -320,15 +325,15 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "output_dir logging_dir logdir run_name output_name save_dir project_dir save_root training_folder",
         (TRL, FLOW_GRPO, DIFFUSERS, KOHYA, AI_TOOLKIT),
         "--run",
-        "the run directory, on the command line; from Python output_dir",
+        "the run directory; in Python, the argument output_dir of Trainer",
     ),
     _row(
         "resume_from_checkpoint resume_from resume",
         (TRL, FLOW_GRPO, DIFFUSERS, KOHYA),
         "--resume",
-        "with --run; it resumes from the newest checkpoint",
+        "give the run directory with --run; the run resumes from its newest checkpoint",
     ),
-    _row("log_with report_to use_wandb", (TRL, FLOW_GRPO, DIFFUSERS), "run.trackers", "a list"),
+    _row("log_with report_to use_wandb", (TRL, FLOW_GRPO, DIFFUSERS), "run.trackers", "a list, such as [tensorboard]"),
     _row(
         "save_freq save_steps checkpointing_steps save_every save_every_n_epochs",
         (TRL, FLOW_GRPO, DIFFUSERS, KOHYA, AI_TOOLKIT),
@@ -345,26 +350,26 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "eval_freq eval_steps validation_epochs sample_every sample_every_n_epochs sample_freq",
         (TRL, FLOW_GRPO, DIFFUSERS, KOHYA, AI_TOOLKIT),
         "run.grid_every",
-        "counts epochs; the grids have the training prompts",
+        "counts epochs; the grids show training prompts",
     ),
     _row(
         "validation_prompt validation_prompts sample_prompts num_validation_images",
         (DIFFUSERS, KOHYA, AI_TOOLKIT),
         "run.grid_images",
-        "the number of images on a grid; the grids have the training prompts",
+        "the number of images on a grid; the grids show training prompts",
     ),
     _row(
         "num_processes num_gpus world_size",
         (DIFFUSERS, KOHYA),
         "run.processes",
-        "a check; torchrun or accelerate start the processes",
+        "only checks the number; torchrun or accelerate starts the processes",
     ),
     _row("logging_steps log_every log_freq", (TRL, AI_TOOLKIT), "", "every epoch is logged"),
     _row(
         "allow_tf32 tf32 sdpa xformers enable_xformers_memory_efficient_attention",
         (TRL, FLOW_GRPO, DIFFUSERS, KOHYA),
         "",
-        "there is no key; set it in a plugin (run.plugins) with torch or diffusers",
+        "set it with torch or diffusers in a plugin (run.plugins)",
     ),
 )
 
