@@ -20,8 +20,8 @@ class UpdateMetrics:
 
     Attributes:
         pairs: how many (image, step) pairs each forward counts for; the sum of their weights where steps are drawn.
-        means: by name, the weighted mean over the pairs of each forward, of updates that were made. Every forward has
-            to report the same names.
+        means: by name, the weighted mean over the pairs of all forwards. Skipped updates do not count. Every forward
+            has to report the same names.
         maxima: by name, the largest figure of each forward, of all updates.
         grad_norm: of each update that was made.
         skipped: updates that were not made because their loss or gradient was not finite.

@@ -32,8 +32,8 @@ class PPO:
     Attributes:
         clip_range: c > 0.
         kl_weight: 0 or more, per latent element.
-        kl_space: "log_prob" is the KL divergence of the steps, "flow_grpo" that times the length of the step (as in
-            Flow-GRPO's code, whose variance has no length), "prediction" the mean squared distance of the outputs.
+        kl_space: "log_prob" is the KL divergence of the steps, "flow_grpo" multiplies it by the length of the step (in
+            Flow-GRPO's code, the variance lacks this factor), "prediction" is the mean squared distance of the outputs.
     """
 
     clip_range: float = 1e-2
@@ -44,7 +44,7 @@ class PPO:
 
     @property
     def needs(self) -> Needs:
-        """A density. A replay may miss it by a tenth of the clip range, so that rounding does not clip."""
+        """A density. Replays may deviate by a tenth of the clip range, so that rounding alone does not clip a ratio."""
         return Needs(density=True, replay_tolerance=self.clip_range / 10)
 
     def anchors(self, policy: Policy, batches: Sequence[StepBatch]) -> list[Any]:

@@ -45,9 +45,9 @@ def train(
     if len(recipe) > 1:
         raise InputError(f"give one recipe, not {len(recipe)}: {' '.join(recipe)}; overrides are section.key=value")
     if allow_change and not resume:
-        raise InputError("--allow-change is for --resume: add --resume, or leave it out")
+        raise InputError("--allow-change is only for --resume: add --resume, or leave out --allow-change")
     if weights is not None and resume:
-        raise InputError("--from starts a new run, and --resume continues one: give one of them")
+        raise InputError("--from starts a new run, and --resume continues one: give only one of them")
     name = recipe[0] if recipe else None
     with _interruptible():
         if resume:

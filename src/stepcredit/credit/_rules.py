@@ -129,7 +129,9 @@ def require_step_advantages(result: Any, trajectory: Trajectory, name: str) -> T
         found = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise InputError(f"credit rule '{name}' returned {found}, expected a tensor (B, T) = {expected}")
     if not result.isfinite().all():
-        raise InputError(f"credit rule '{name}' returned step advantages that are not finite")
+        raise InputError(
+            f"credit rule '{name}' returned step advantages that are not finite, expected no NaN and no infinity"
+        )
     return result
 
 

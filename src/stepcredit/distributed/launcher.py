@@ -40,11 +40,11 @@ class Launch:
     """One process of several, as a launcher describes it.
 
     Attributes:
-        rank: of this process among all.
-        local_rank: of this process on this machine.
+        rank: number of this process among all processes.
+        local_rank: number of this process among those of this machine.
         world_size: number of processes, at least 2 unless DeepSpeed launched one.
         address: host name of rank 0.
-        port: of the store at that host, through which the processes find each other.
+        port: port of the store on that host, through which the processes find each other.
         agent_store: whether the launcher hosts that store; otherwise rank 0 does.
         attempt: how many times the launcher has restarted the processes.
     """
@@ -62,7 +62,7 @@ def read_launch(variables: Mapping[str, str] = os.environ, *, even_one: bool = F
     """The process that a launcher has started; None without a launcher, or for the only process of one.
 
     Args:
-        even_one: return the only process, too.
+        even_one: return a Launch also for a launcher that has started a single process.
 
     Raises:
         InputError: variables are missing, are not numbers, or contradict each other.
@@ -97,7 +97,11 @@ def read_launch(variables: Mapping[str, str] = os.environ, *, even_one: bool = F
 
 
 def launched_processes(variables: Mapping[str, str] = os.environ) -> int:
-    """The number of processes that a launcher says it has started; 1 without a launcher. InputError if it is none."""
+    """The number of processes that a launcher has started (WORLD_SIZE); 1 without a launcher.
+
+    Raises:
+        InputError: WORLD_SIZE is not a number of at least 1.
+    """
     return _number(variables, "WORLD_SIZE", 1)
 
 
@@ -131,7 +135,7 @@ def await_ranks(launch: Launch, timeout: float | None) -> TCPStore:
 
 
 class _Wait:
-    """Waits for other ranks, and logs after a while for which."""
+    """Waits for other ranks, and after a while logs which ones are missing."""
 
     def __init__(self, launch: Launch, timeout: float | None) -> None:
         self._launch = launch
@@ -211,7 +215,8 @@ def _key(launch: Launch, rank: int) -> str:
 def _number(variables: Mapping[str, str], name: str, default: int) -> int:
     text = variables.get(name, str(default))
     if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) == 0):
-        raise InputError(f"{name} is '{text}', expected a number: {_remedy(name)}")
+        expected = "a number of at least 1" if name == "WORLD_SIZE" else "a number"
+        raise InputError(f"{name} is '{text}', expected {expected}: {_remedy(name)}")
     return int(text)
 
 

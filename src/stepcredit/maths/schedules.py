@@ -45,7 +45,7 @@ class Schedule:
         """(T,), how strongly the model output changes the log-probability of each step: |d mean / d output| / std.
 
         The gradient of log N(x; mean, std) by the model output is z (d mean / d output) / std with z standard normal.
-        Trained on the density of another standard deviation r, it is z std (d mean / d output) / r^2.
+        If the density that is trained on has another standard deviation r, it is z std (d mean / d output) / r^2.
         The native scale is its root mean square per latent element. It depends on the sampler only, and scales every
         policy gradient independently of the credit. Source: w(t) = C(t) / sigma_t of PCPO (arXiv 2509.25774),
         proposition 1.

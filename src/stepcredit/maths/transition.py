@@ -11,14 +11,15 @@ from torch import Tensor
 class Transition:
     """p(x_next | x) = N(mean, std^2), and the clean latent the model predicted on the way.
 
-    A sampler may be trained on the density of another standard deviation than it draws with, as released code does.
+    The density that is trained on may have another standard deviation than the noise, as in released code.
 
     Attributes:
         mean: (B, *L), mean of the next latent.
         std: standard deviation, a scalar tensor or (B or 1, 1, ...) with the rank of `mean`. 0 is a deterministic step.
         x0: (B, *L), the predicted clean latent, unclipped.
         output: (B, *L), the guided model output that `mean` and `x0` were computed from, in their precision.
-        density_std: as `std`, of the density that is trained on; `std` itself by default. 0 where `std` is 0.
+        density_std: standard deviation of the density that is trained on, shaped like `std`. The default is `std`.
+            It is 0 where `std` is 0.
     """
 
     mean: Tensor

@@ -1,8 +1,8 @@
 """Find out how much of a prompt the text encoders of a pipeline read.
 
-Pipelines put prompts into templates, pass limits of their own to their tokenizers, and cut encodings. No attribute
-holds the result. So the pipeline's own `__call__` encodes a single word while its tokenizers record how they are
-called, and stops before it denoises.
+Pipelines put prompts into templates, pass their own limits to tokenizers, and cut encodings. No attribute says how much
+of a prompt remains. So the pipeline's own `__call__` encodes a single word, and its tokenizers record their calls. It
+is stopped before it denoises.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ def draw_prompts(
         seed: of the run, at least 0; not used by `fixed`.
         count: number of prompts per epoch; None for all.
         order: `shuffled` goes through all prompts in random order before it uses one again: epoch 0 uses the first
-            `count` of them, epoch 1 the next ones, and so on. An epoch has no prompt twice unless `count` exceeds the
+            `count` of them, epoch 1 the next ones, and so on. An epoch repeats a prompt only if `count` exceeds the
             number of prompts. If it equals that number, they keep their own order. `fixed` uses the first `count`
-            prompts in every epoch. `random` draws `count` with replacement, as DDPO.
+            prompts in every epoch. `random` draws `count` with replacement, as DDPO does.
         images_per_prompt: number of consecutive repetitions of each prompt.
 
     Returns:
@@ -101,10 +101,10 @@ def seen_prompts(
 
 
 def _shuffled_rows(total: int, count: int, seed: int, epoch: int) -> list[int]:
-    """The rows of an epoch: entries epoch * count to (epoch + 1) * count of one permutation of the rows after another.
+    """The rows of an epoch: entries epoch * count to (epoch + 1) * count of concatenated permutations of the rows.
 
-    The permutation that begins within an epoch is rearranged so that the epoch has no row twice. It then depends on the
-    one before it, back to one that begins with an epoch.
+    A permutation that begins within an epoch is rearranged so that the epoch has no row twice. It then depends on the
+    permutation before it, back to one that begins together with an epoch.
     """
     start, stop = epoch * count, (epoch + 1) * count
     first, last = start // total, (stop - 1) // total

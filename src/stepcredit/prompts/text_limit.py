@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stepcredit.errors import shortened
 
 MAX_PROMPTS = 20_000
-"""Prompts of a list that are counted."""
+"""Number of prompts of a list whose tokens are counted."""
 
 _SHOWN = 60
 """Characters of a prompt in a message."""
@@ -19,8 +19,8 @@ class TextLimit:
     """The part of a prompt that a text encoder reads.
 
     Attributes:
-        name: of the tokenizer, as messages write it.
-        tokens: number of tokens that it reads, with special tokens.
+        name: name of the tokenizer in messages.
+        tokens: number of tokens that the encoder reads, with special tokens.
         count: the number of tokens of each prompt, with special tokens and without truncation.
     """
 

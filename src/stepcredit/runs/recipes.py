@@ -130,7 +130,7 @@ def validate(tree: dict[str, Any], where: str, overridden: Collection[str] = ())
 
     Args:
         where: how errors name the source of the mapping.
-        overridden: keys that do not come from there. Errors do not say where they come from.
+        overridden: keys that were set by overrides. Errors about them do not name `where`.
     """
     key = find_secret(tree)
     if key is not None:
@@ -159,7 +159,7 @@ def _is_file(path: Path) -> bool:
 
 
 _DERIVED = "default_factory_not_called"
-"""pydantic's error for a default that depends on another value, which is wrong and reported itself."""
+"""pydantic's error for a default that depends on an invalid value. That value has an error of its own."""
 
 
 def complaint(item: Any, where: str, known: Iterable[str], overridden: Collection[str] = ()) -> str:
@@ -168,7 +168,7 @@ def complaint(item: Any, where: str, known: Iterable[str], overridden: Collectio
     Args:
         where: how the message names the source of the configuration.
         known: all valid keys.
-        overridden: keys that do not come from there.
+        overridden: keys that were set by overrides, for which the message does not name `where`.
     """
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
@@ -208,7 +208,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
 
 
 def _similarity(key: str, candidate: str) -> float:
-    """Of the names without their sections. Of two keys with sections, the whole keys have to be similar as well."""
+    """Similarity of the names without their sections; if both keys have a section, at most that of the whole keys."""
     (section, _, name), (other, _, known) = key.rpartition("."), candidate.rpartition(".")
     similar = SequenceMatcher(None, name.lower(), known.lower()).ratio()
     if section and other:
@@ -217,7 +217,7 @@ def _similarity(key: str, candidate: str) -> float:
 
 
 def _one_per_key(items: Iterable[Any]) -> list[Any]:
-    """pydantic reports a value that fits no member of a union once for each member: join these reports into one."""
+    """One item per key: pydantic reports a value that fits no member of a union once for each member."""
     joined: dict[tuple[Any, ...], Any] = {}
     for item in items:
         union = item["loc"][:2] in _UNIONS

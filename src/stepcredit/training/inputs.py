@@ -33,7 +33,7 @@ def require_same_inputs(run: Path, inputs: Mapping[str, Any], allow_change: bool
         name = next(iter(changed))
         content = "prompts" if name == "prompts" else "weights"
         raise InputError(
-            f"{_KEYS[name]} has other {content} than those that the run in {run} had before: set {_KEYS[name]} to "
-            "where they are now, or add --allow-change (allow_change=True in Python) to resume with the new ones"
+            f"{_KEYS[name]} holds other {content} than the run in {run} had before: set {_KEYS[name]} to the new place "
+            f"of its {content}, or add --allow-change (allow_change=True in Python) to resume with these {content}"
         )
     return changed

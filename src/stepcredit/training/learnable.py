@@ -11,7 +11,7 @@ from stepcredit.prompts import draw_prompts
 from stepcredit.types import Prompt
 
 _MAX_EPOCHS = 100
-"""Epochs in which a prompt that occurs twice is looked for."""
+"""Number of epochs that are searched for a repeated prompt."""
 
 
 def require_advantages(config: TrainConfig, prompts: Sequence[Prompt]) -> None:
@@ -52,13 +52,13 @@ def require_advantages(config: TrainConfig, prompts: Sequence[Prompt]) -> None:
 
 
 def _needs_batch(config: TrainConfig) -> bool:
-    """Whether an image is only ever compared with images of its epoch."""
+    """Whether images are compared only with images of the same epoch."""
     train = config.train
     return train.advantage != "running" or train.min_count > train.buffer_size
 
 
 def _has_groups(config: TrainConfig, prompts: Sequence[Prompt]) -> bool:
-    """Whether an epoch has a prompt more than once although every prompt of the source gives one image."""
+    """Whether an epoch has several images of a prompt although `images_per_prompt` is 1."""
     order, count = config.prompts.order, config.sample.prompts_per_epoch or len(prompts)
     unique = len({prompt.text for prompt in prompts}) == len(prompts)
     if unique and order != "random" and count <= len(prompts):

@@ -89,8 +89,8 @@ def require_same_run(directory: RunDirectory, config: TrainConfig, *, allow_chan
         lines = [f"{change.key}: {change.before} there, {change.after} here" for change in refused]
         raise InputError(
             f"{directory.path} holds a different run ({some_of(lines)}); only places, devices, memory and the length "
-            "of a run may change on resume, such as model.path, model.device and train.epochs; to resume with other "
-            "results, add --allow-change (allow_change=True in Python); to start a new run from these weights, use "
+            "of a run may change on resume, such as model.path, model.device and train.epochs; to resume with these "
+            "changes, add --allow-change (allow_change=True in Python); to start a new run from these weights, use "
             f"--from {directory.path}"
         )
 
@@ -104,7 +104,7 @@ def _is_allowed(key: str, before: Any, after: Any, remote_options: bool) -> bool
 
 
 def _is_moved(before: Any, after: Any) -> bool:
-    """Whether two names are the same function in files or modules at different places."""
+    """Whether two names are those of one function whose file or module has moved."""
     (place, _, name), (other_place, _, other) = (str(each).rpartition(":") for each in (before, after))
     return name == other and all(each and not each.startswith("python") for each in (place, other_place))
 

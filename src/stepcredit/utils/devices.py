@@ -41,4 +41,4 @@ def _require_accelerator(device: torch.device, name: str, key: str) -> None:
         raise InputError(f"{key} is '{name}' but this machine has no {kind} device for torch, only {others}")
     count = torch.accelerator.device_count()
     if (device.index or 0) >= count:
-        raise InputError(f"{key} is '{name}' but this machine has {count} {kind} devices")
+        raise InputError(f"{key} is '{name}' but this machine has {count} {kind} devices, numbered from 0")

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def settings_restored(name: str, warned: set[str] | None = None) -> Iterator[None]:
-    """Undo at the end of the block what it changes in the settings of torch, numpy and the process.
+    """Restore the settings of torch, numpy and the process that the block changes.
 
     These are the grad mode, autocast, the default dtype and device, the number of threads, the deterministic,
     precision and cuDNN flags of torch, anomaly detection, numpy's handling of floating-point errors, and the current
@@ -46,8 +46,8 @@ def settings_restored(name: str, warned: set[str] | None = None) -> Iterator[Non
 class RandomState:
     """The random numbers of one piece of user code: those of torch, numpy and random.
 
-    Its first `active` block continues from the state of the process. Every other one continues where the previous one
-    ended, so seeds and draws inside do not change the random numbers of anything else.
+    Its first `active` block starts from the state of the process. Every later block continues where the previous one
+    ended. Seeds and draws inside a block do not change random numbers outside of it.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class RandomState:
 
 @contextmanager
 def random_state_restored() -> Iterator[None]:
-    """Undo at the end of the block what it does to the random numbers of torch, numpy and random."""
+    """Restore the random number generators of torch, numpy and random at the end of the block."""
     with RandomState().active():
         yield
 

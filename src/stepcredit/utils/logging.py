@@ -19,7 +19,7 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def library_logging_restored() -> Iterator[None]:
-    """Undo at the end of the block what `quiet_libraries` changes in it, for code that runs in the user's program."""
+    """Restore at the end of the block what `quiet_libraries` changes, for code that runs in the user's program."""
     import diffusers
     import transformers
 

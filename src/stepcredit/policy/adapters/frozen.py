@@ -21,7 +21,7 @@ class FrozenAdapter:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         if state:
-            raise InputError("these are weights of a trained model, but this one is not trained")
+            raise InputError("cannot load trained weights into a model that was loaded without an adapter")
 
     def stepped(self) -> None:
         return

@@ -33,12 +33,13 @@ def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> Non
         raise InputError(
             f"the gradient is not the derivative of what this pipeline samples: along one direction of the trained "
             f"weights the output changes {ratio:.2f} times as much as the gradient says (allowed 1 +- {tolerance:g}). "
-            "A part of the denoiser computes without gradients, so training would follow a wrong direction"
+            "A part of the denoiser computes without gradients, so training would go in a wrong direction: look for "
+            "torch.no_grad or detach in its code"
         )
 
 
 def derivative_ratio(policy: Policy, trajectory: Trajectory, step: int) -> float:
-    """A finite difference of one image's model output, divided by what its gradient says.
+    """A finite difference of one image's model output, divided by the derivative that autograd computes.
 
         f(w) = mean(output^2) / 2,   (f(w + h d) - f(w - h d)) / (2 h)   against   (grad f) . d
 
@@ -58,7 +59,10 @@ def derivative_ratio(policy: Policy, trajectory: Trajectory, step: int) -> float
     direction = _direction(gradient)
     slope = sum(float((part * toward).sum()) for part, toward in zip(gradient, direction, strict=True))
     if not slope or not value:
-        raise InputError("the gradient of the trained weights is 0: no part of them changes what is sampled")
+        raise InputError(
+            "the gradient of the trained weights is 0, so training would change nothing: train other layers "
+            "(model.lora_targets, or model.adapter=full)"
+        )
     ratios = []
     for change in _CHANGES:
         length = change * value / slope

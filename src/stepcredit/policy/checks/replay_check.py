@@ -87,7 +87,7 @@ def replay_check(
     Args:
         batch: images sampled at a time, None for all. The same number is replayed at a time.
         microbatch: (image, step) pairs per training forward. If it differs from `batch`, it is checked too.
-        tolerance: what the algorithm can bear, if it is less than TOLERANCE.
+        tolerance: largest deviation that the algorithm accepts. It applies if it is smaller than TOLERANCE.
         gradient: whether to compare the gradient with a finite difference, see `gradient_check`. Not possible for
             weights that are sharded over processes.
 
@@ -189,7 +189,8 @@ def _require_gradient(policy: Policy, trajectory: Trajectory, step: int) -> None
 def reshuffled_deviation(policy: Policy, trajectory: Trajectory, step: int) -> float:
     """The deviation of all images but the first, replayed in reverse order; 0 if there is one image.
 
-    Rows that belong to other prompts, or to the whole batch, are off. A batch like that of the rollout would hide it.
+    The deviation is large if an image gets the encoding of another prompt, or depends on the rest of the batch. A batch
+    in the order of the rollout would not show this.
     """
     rows = torch.arange(1, len(trajectory)).flip(0)
     if not len(rows):
@@ -203,7 +204,8 @@ def _require_in_other_batch(deviation: float, trajectory: Trajectory, what: str)
     if not deviation <= allowed:
         raise InputError(
             f"{what}: log-probabilities differ from the rollout by {deviation:.2e} (allowed {allowed:.0e}), because "
-            "the pipeline mixes the images of a batch, or gives them encodings of other prompts"
+            "the pipeline mixes the images of a batch, or gives them encodings of other prompts; such a pipeline "
+            "cannot be trained"
         )
 
 

@@ -1,4 +1,4 @@
-"""The noise levels that a stock scheduler takes, read from it after its own `set_timesteps`.
+"""The noise levels of a stock scheduler, read from it after its own `set_timesteps`.
 
 A scheduler keeps its levels in one of three forms:
 
@@ -26,7 +26,7 @@ class NoiseLevels:
     """The levels of T steps.
 
     Attributes:
-        timesteps: (T,), what the denoiser gets, on the scheduler's device.
+        timesteps: (T,), the arguments of the denoiser, on the scheduler's device.
         values: (T + 1,) float32, on the CPU: the level before each step and after the last. s of a flow, falling;
             alphas_cumprod of a diffusion model, rising.
     """
@@ -72,8 +72,8 @@ def _distinct(stock: Any) -> tuple[Tensor, Tensor]:
         sigmas = torch.cat([torch.unique_consecutive(sigmas[sigmas > 0]), sigmas.new_zeros(1)])
     if len(sigmas) != len(timesteps) + 1:
         raise InputError(
-            f"{type(stock).__name__} has {len(sigmas)} noise levels for {len(timesteps)} timesteps, expected one more: "
-            "it cannot be sampled with noise"
+            f"{type(stock).__name__} has {len(sigmas)} noise levels for {len(timesteps)} timesteps, expected "
+            f"{len(timesteps) + 1}: it cannot be sampled with noise, so give the pipeline another scheduler"
         )
     return timesteps, sigmas
 
@@ -101,5 +101,6 @@ def _falling(stock: Any, timesteps: Tensor, values: Tensor, noise: Tensor) -> No
 
 def _unsuitable(stock: Any) -> InputError:
     return InputError(
-        f"the noise levels of {type(stock).__name__} do not fall from step to step: it cannot be sampled with noise"
+        f"the noise levels of {type(stock).__name__} do not fall from step to step: it cannot be sampled with noise, "
+        "so give the pipeline another scheduler"
     )

@@ -18,8 +18,8 @@ class BatchAxis:
     """Where a tensor or list holds the prompts.
 
     Attributes:
-        axis: whose entries are the rows; 0 for a list.
-        repeat: how often the axis holds all prompts.
+        axis: the axis along which the prompts lie; 0 for a list.
+        repeat: how many times the axis holds all prompts.
     """
 
     axis: int
@@ -35,7 +35,7 @@ class PromptRows:
         index: the place in `stored` of each prompt's row, one block of `prompts` after the other: a batch may be
             repeated along the axis.
         prompts: number of prompts.
-        axis: of the rows.
+        axis: the axis of `stored` along which the rows lie.
     """
 
     stored: Any
@@ -100,8 +100,8 @@ def _batch_axis(shape: Sequence[int], longer: Sequence[int], count: int) -> Batc
     repeat = longer[axis] - shape[axis]
     if len(grown) > 1 or repeat * count != shape[axis]:
         raise InputError(
-            f"encode_prompt returned {tuple(shape)} for {count} prompts and {tuple(longer)} for {count + 1}: cannot "
-            "assign the rows to prompts"
+            f"encode_prompt returned {tuple(shape)} for {count} prompts and {tuple(longer)} for {count + 1}, expected "
+            "one axis that grows with the number of prompts: cannot assign the rows to prompts"
         )
     return BatchAxis(axis, repeat)
 

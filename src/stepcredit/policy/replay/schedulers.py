@@ -1,8 +1,8 @@
 """Stock schedulers whose `step` is replaced by a hook.
 
-A recording scheduler is a copy of the pipeline's own, of a subclass of its class: the pipeline finds every attribute
-that it looks for. `set_timesteps` is the stock one, so the noise levels are those of the stock scheduler, see
-`noise_levels`. Only the step from one level to the next is replaced, by one that has a density.
+A recording scheduler is a copy of the pipeline's own scheduler. Its class is a subclass of the scheduler's class, so
+the pipeline finds every attribute that it looks for. `set_timesteps` and the noise levels are those of the stock
+scheduler, see `noise_levels`. Only the step from one level to the next is replaced, by one that has a density.
 
 The hook counts the steps, because looking them up by timestep would synchronize with the device at every step. Noise
 levels are passed per row even if all rows are at one step: a replay may hold rows of several steps, and an accelerator
@@ -36,7 +36,7 @@ _FLOWS = ("FlowMatch", "AncestralRF")
 
 
 class RecordingScheduler:
-    """What a recording scheduler has in addition to the stock scheduler, and in place of it.
+    """What a recording scheduler adds to the stock scheduler, and what it replaces.
 
     Latents have the scale of DDIM and of flows, at which a denoiser takes them as they are. Solvers that scale them
     otherwise, such as Euler's, get that scale: `scale_model_input` does nothing, and `init_noise_sigma` is near 1.
@@ -134,7 +134,7 @@ def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingScheduler
     """
     kind = FlowSteps(build_sampler(sample), sample.sampler) if is_flow(stock) else _diffusion_steps(stock)
     if is_flow(stock) and stock.config.get("invert_sigmas"):
-        raise InputError(f"{type(stock).__name__} has invert_sigmas set, which cannot be sampled with noise")
+        raise InputError(f"{type(stock).__name__} has invert_sigmas set, which cannot be sampled with noise: unset it")
     recording = copy.copy(stock)
     recording.__class__ = _recording_class(type(stock))  # type: ignore[arg-type]  # classes are hashable
     recording.hook, recording.kind, recording._by_arguments = None, kind, {}
@@ -152,7 +152,9 @@ def is_flow(stock: Any) -> bool:
 def _diffusion_steps(stock: Any) -> DiffusionSteps:
     kind = type(stock).__name__
     if not isinstance(getattr(stock, "alphas_cumprod", None), Tensor):
-        raise InputError(f"the noise schedule of {kind} fits neither DDIM nor flow-matching steps")
+        raise InputError(
+            f"the noise schedule of {kind} fits neither DDIM nor flow-matching steps: give the pipeline another scheduler"
+        )
     prediction = stock.config.get("prediction_type", "epsilon")
     if prediction not in get_args(ddim.PredictionType):
         known = ", ".join(get_args(ddim.PredictionType))

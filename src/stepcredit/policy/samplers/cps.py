@@ -18,9 +18,10 @@ def cps(step: FlowStep, noise_level: float) -> Transition:
 
     This corresponds to DDIM's eta. The SDEs leave more noise than s'.
 
-    It is trained on log p = -(x - mean)^2 without the constants of the Gaussian, as in the released code: the density
-    of a standard deviation of sqrt(1/2). With the true density (`cps-gaussian`) nearly the whole gradient comes from
-    one step: 99.8% of its square, with T = 10 steps and a shift of 3, where this form has at most 21.5% on a step.
+    It is trained on log p = -(x - mean)^2 without the constants of the Gaussian, as in the released code. This is the
+    density of a Gaussian with standard deviation sqrt(1/2). With the true density (`cps-gaussian`), nearly the whole
+    gradient comes from one step. With T = 10 steps and a shift of 3, that step has 99.8% of the squared gradient; here
+    no step has more than 21.5%.
 
     Source: Flow-CPS, arXiv 2509.05952, and its released code.
     Degenerate case: the last step, to s' = 0, has std exactly 0 and mean exactly x0. Noise level 0 is the Euler step up

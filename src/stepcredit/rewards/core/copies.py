@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def copied_metadata(metadata: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A deep copy of each dict, also where several images share one.
+    """A deep copy of each dict. Images that share a dict get separate copies.
 
     Objects that cannot be copied, such as open files, are shared. Their containers are copied.
     """
