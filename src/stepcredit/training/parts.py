@@ -45,7 +45,8 @@ def require_compatible(config: TrainConfig, parts: Parts, processes: ProcessGrou
         )
     if processes.world_size > 1 and isinstance(parts.credit, MeasuringCredit):
         raise InputError(
-            f"credit {config.credit.name} measures gradients on one process, but there are {processes.world_size}"
+            f"credit {config.credit.name} measures gradients on one process, but there are {processes.world_size}: "
+            "start one process, or choose another credit rule"
         )
     if processes.sharded and parts.algorithm.needs.old_weights:
         raise InputError(
@@ -64,9 +65,9 @@ def require_noise(name: str, needs: Needs, sample: SampleSection) -> None:
 def _require_images(config: TrainConfig, processes: ProcessGroup, images: int) -> None:
     updates, count = config.train.updates_per_epoch, processes.world_size
     if updates > images:
-        raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images")
+        raise InputError(f"train.updates_per_epoch is {updates} but an epoch has only {images} images: lower it")
     if count > images:
-        raise InputError(f"there are {count} processes but an epoch has only {images} images")
+        raise InputError(f"there are {count} processes but an epoch has only {images} images: start fewer processes")
     if processes.sharded and config.train.sampled_steps is not None:
         raise InputError("model.shard and train.sampled_steps exclude each other: leave one of them out")
     if processes.sharded and images % count:

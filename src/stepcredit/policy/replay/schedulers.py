@@ -153,7 +153,8 @@ def _diffusion_steps(stock: Any) -> DiffusionSteps:
     kind = type(stock).__name__
     if not isinstance(getattr(stock, "alphas_cumprod", None), Tensor):
         raise InputError(
-            f"the noise schedule of {kind} fits neither DDIM nor flow-matching steps: give the pipeline another scheduler"
+            f"the noise schedule of {kind} fits neither DDIM nor flow-matching steps: give the pipeline another "
+            "scheduler"
         )
     prediction = stock.config.get("prediction_type", "epsilon")
     if prediction not in get_args(ddim.PredictionType):
