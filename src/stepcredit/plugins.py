@@ -163,7 +163,7 @@ def _run_file(path: Path, name: str, package_folder: Path | None = None) -> Modu
 
 
 def _load_package(folder: Path) -> str:
-    """The name of a package that consists of the files in `folder`. It has no name of the user's, to collide with."""
+    """The name of a package that consists of the files in `folder`. The name is unique, so that it hides no module."""
     name, init = _unique_name(folder), folder / "__init__.py"
     if init.is_file():
         _run_file(init, name, folder)
@@ -189,8 +189,9 @@ def _imports_relatively(path: Path) -> bool:
 def _import_path(*folders: str) -> Iterator[dict[str, ModuleType]]:
     """Search `folders` first for modules in the block, and last afterwards.
 
-    A folder also gets its own modules where another plugin's folder has modules of the same name, which are already
-    imported. Yields those by name; at the end of the block they are back in `sys.modules`.
+    If modules of other plugins' folders have the name of a module in the first folder, they are taken out of
+    `sys.modules` in the block, so that the folder's own modules are imported. Yields them by name; at the end of the
+    block they are back.
     """
     hidden = _hidden_modules(folders[0])
     for name in hidden:

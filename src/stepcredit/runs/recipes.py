@@ -22,7 +22,7 @@ _FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "
 DEFAULT = "embedded_jpeg"
 _MAX_BYTES = 2**20
 MIN_SIMILARITY = 0.75
-"""Similarity (`difflib`'s ratio) from which on an unknown key is taken for a typing error of a known one."""
+"""An unknown key is taken for a misspelled one if their similarity (`difflib`'s ratio) is at least this."""
 
 
 def packaged() -> dict[str, Path]:
@@ -68,7 +68,7 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
 
 
 def forget_default_order(tree: dict[str, Any]) -> None:
-    """Remove `prompts.order` if it is the default for `prompts.source`, before that is replaced by another source."""
+    """Remove `prompts.order` if it is the default for `prompts.source`, before another source replaces that one."""
     section = tree.get("prompts")
     if isinstance(section, dict):
         source = section.get("source", TrainConfig().prompts.source)

@@ -33,7 +33,7 @@ _DEPENDENT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "credit": ("name", {"options": {}}),
     "train": ("algorithm", {"options": {}}),
 }
-"""Keys that belong to one reward, rule or algorithm: the key that names it, and their values for another one."""
+"""By section: the key that names a part, and keys of that part with the values that they get if another is named."""
 
 _WHERE = "the arguments of Trainer"
 

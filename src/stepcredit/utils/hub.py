@@ -28,7 +28,7 @@ _CONNECTION_ERRORS = {"TransportError", "RequestException"}
 
 
 def download_problem(repository: str, file: str, revision: str | None = None, *, optional: bool = False) -> str | None:
-    """Why the hub would not serve a file, and what to do, as a clause; None if it would. One request, without retries.
+    """Why the hub does not serve a file, and what to do, as part of a sentence; None if it does. Makes one request.
 
     Args:
         repository: the hub id.
@@ -52,7 +52,7 @@ def is_cached(repository: str, file: str, revision: str | None = None) -> bool:
 
 
 def explain(error: BaseException, repository: str, file: str) -> str | None:
-    """The clause of `download_problem` for an error of a download, or one that it caused; None for any other error."""
+    """As `download_problem`, for an exception that a download raised, directly or as a cause; None for other errors."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, HFValidationError):

@@ -25,7 +25,7 @@ def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> Non
 
     Raises:
         InputError: it differs from 1 by more than TOLERANCE. A part of the denoiser then computes without gradients, or
-            with others than those of its output.
+            its gradients are not those of its output.
     """
     tolerance = _tolerance(trajectory)
     ratio = derivative_ratio(policy, trajectory, step)

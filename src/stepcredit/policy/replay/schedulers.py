@@ -38,8 +38,8 @@ _FLOWS = ("FlowMatch", "AncestralRF")
 class RecordingScheduler:
     """What a recording scheduler adds to the stock scheduler, and what it replaces.
 
-    Latents have the scale of DDIM and of flows, at which a denoiser takes them as they are. Solvers that scale them
-    otherwise, such as Euler's, get that scale: `scale_model_input` does nothing, and `init_noise_sigma` is near 1.
+    Latents have the scale of DDIM and flow schedulers, at which the denoiser takes them unscaled. Solvers with another
+    scale, such as Euler's, are converted to it: `scale_model_input` does nothing, and `init_noise_sigma` is near 1.
 
     Attributes:
         hook: takes the steps.
