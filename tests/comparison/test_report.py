@@ -121,7 +121,7 @@ def test_a_comparison_of_version_0_1(tmp_path: Path) -> None:
         run.rename(run.with_name(f"lr-{RATE!r}"))
     old = {"clip_range", "versions", "method", "coverage"}
     results = without(read(directory), old) | {"method": read(directory)["method"]}
-    rewrite(directory, results)
+    rewrite(directory, json.loads(json.dumps(results).replace('"warning"', '"remark"')))
     html = page(directory)
     assert "<td>0.01</td><td>-</td><td>4 ± 0</td>" in html and "no clip range was tuned" in html
     assert "<title>linear 1.5 at denoising step 0</title>" in html, "read from the run directories"
@@ -149,7 +149,7 @@ def test_strings_from_files_are_escaped(tmp_path: Path) -> None:
     results = json.loads(json.dumps(read(directory)).replace('"linear"', json.dumps(name)).replace("alignment", name))
     results["failed"] = [f"x failed: {ATTACK}"]
     results["rewards"] = {name: results["rewards"][REWARD]}
-    results["rewards"][name]["arms"]["uniform"]["tuning"]["remark"] = ATTACK
+    results["rewards"][name]["arms"]["uniform"]["tuning"]["warning"] = ATTACK
     results["protocol"]["base"]["prompts"]["source"] = ATTACK
     results["protocol"]["base"]["model"]["path"] = ATTACK
     results["method"]["factor"] = ATTACK

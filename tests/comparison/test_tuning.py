@@ -25,7 +25,7 @@ def choice(
 
 def test_the_best_mean_over_tuning_seeds_is_chosen() -> None:
     found = choice(lambda cell: {0.005: 3.0, 0.01: 5.0, 0.02: 4.0}[cell.rate] + (cell.rate == 0.02 and cell.seed == 1))
-    assert (found.setting, found.remark) == (Setting(0.01, CLIP), "")
+    assert (found.setting, found.warning) == (Setting(0.01, CLIP), "")
     assert {setting.learning_rate: by_seed for setting, by_seed in found.criteria.items()} == {
         0.005: {1: 3, 2: 3},
         0.01: {1: 5, 2: 5},
@@ -37,7 +37,7 @@ def test_the_best_mean_over_tuning_seeds_is_chosen() -> None:
 def test_a_rate_at_the_edge_of_the_grid_has_a_warning(sign: int, edge: str, rate: float) -> None:
     found = choice(lambda cell: sign * cell.rate)
     assert found.setting == Setting(rate, CLIP)
-    assert edge in found.remark
+    assert edge in found.warning
 
 
 def test_of_equal_rates_the_lowest_is_chosen() -> None:
@@ -48,7 +48,7 @@ def test_the_clip_range_is_chosen_together_with_the_rate() -> None:
     """The best clip range at the best rate is not the best one at another rate."""
     best = {(0.005, 0.01): 3.0, (0.01, 0.05): 4.0}
     found = choice(lambda cell: best.get((cell.rate, cell.clip or 0), 0.0), clips=(0.01, 0.05, 0.25))
-    assert (found.setting, found.remark) == (Setting(0.01, 0.05), "")
+    assert (found.setting, found.warning) == (Setting(0.01, 0.05), "")
     entry = next(one for one in found.as_json()["grid"] if (one["learning_rate"], one["clip_range"]) == (0.005, 0.01))
     assert entry["mean"] == 3 and len(found.as_json()["grid"]) == 9
     assert found.as_json()["clip_range"] == 0.05
@@ -58,7 +58,7 @@ def test_the_clip_range_is_chosen_together_with_the_rate() -> None:
 def test_a_clip_range_at_the_edge_of_the_grid_has_a_warning(sign: int, edge: str, clip: float) -> None:
     found = choice(lambda cell: sign * (cell.clip or 0) - abs(cell.rate - 0.01), clips=(0.01, 0.05, 0.25))
     assert found.setting == Setting(0.01, clip)
-    assert f"the {edge} clip range" in found.remark and "learning rate" not in found.remark
+    assert f"the {edge} clip range" in found.warning and "learning rate" not in found.warning
 
 
 def test_each_arm_is_tuned_on_its_own_runs() -> None:
@@ -74,5 +74,5 @@ def test_failed_runs_prevent_a_choice_unless_skipped() -> None:
     assert choice(broken).setting is None
     found = choice(broken, skip_failed=True)
     assert found.setting == Setting(0.01, CLIP)
-    assert "learning rate 0.02" in found.remark
+    assert "learning rate 0.02" in found.warning
     assert choice(lambda cell: None, skip_failed=True).setting is None

@@ -77,13 +77,13 @@ def test_a_model_alone_has_no_difference() -> None:
 def test_prompts_of_equal_text_are_one_cluster() -> None:
     result = prompt_set_results(prompt_set("a", "a"), {"base": BASE}, 0)
     assert result["rewards"]["r"]["base"]["interval"] is None
-    assert result["rewards"]["r"]["base"]["remark"]
+    assert result["rewards"]["r"]["base"]["warning"]
 
 
 def test_one_image_per_prompt_has_no_diversity() -> None:
     alone = Measurement({"r": torch.tensor([[1.0], [5.0]])}, [None, None])
     result = prompt_set_results(prompt_set("a", "b"), {"base": alone, "tuned": alone}, 0)
-    nothing = {"mean": None, "standard_error": None, "interval": None, "remark": ONE_IMAGE}
+    nothing = {"mean": None, "standard_error": None, "interval": None, "warning": ONE_IMAGE}
     assert result["diversity"] == {"base": nothing, "tuned": nothing, "difference": nothing}
 
 

@@ -81,7 +81,7 @@ def test_the_t_interval_of_clusters_uses_their_number_and_their_standard_error()
 def test_ten_clusters_have_a_bootstrap_and_fewer_a_t_interval():
     few, many = (clustered_mean(torch.arange(count), range(count), 0) for count in (FEW_CLUSTERS - 1, FEW_CLUSTERS))
     assert (few.method, many.method) == ("t", "bootstrap")
-    assert few.remark == many.remark == ""
+    assert few.warning == many.warning == ""
     assert clustered_mean(torch.arange(9), range(9), 0) == clustered_mean(torch.arange(9), range(9), 1)
 
 
@@ -191,7 +191,7 @@ def test_the_difference_is_after_minus_before():
 def test_one_cluster_has_no_interval():
     found = clustered_mean(tensor(1, 2, 6), ["a"] * 3, 0, unit="prompt")
     assert (found.mean, found.standard_error, found.interval) == (3, None, None)
-    assert "one prompt" in found.remark
+    assert "one prompt" in found.warning
 
 
 @pytest.mark.parametrize(
@@ -276,12 +276,12 @@ def test_the_interval_of_a_median_lies_between_two_order_statistics(count, ranks
     found = median_interval(values, unit="seed")
     assert found.interval == ranks
     assert found.coverage == pytest.approx(coverage)
-    assert ("[min, max]" in found.remark) == (ranks == (1, count))
+    assert ("[min, max]" in found.warning) == (ranks == (1, count))
 
 
 def test_the_interval_of_a_median_of_five_says_that_it_is_the_range():
-    remark = median_interval(tensor(1.58, 1.89, 1.73, 1.85, 3.25), unit="seed").remark
-    assert "5 seeds" in remark and "[min, max]" in remark and "93.8%" in remark
+    warning = median_interval(tensor(1.58, 1.89, 1.73, 1.85, 3.25), unit="seed").warning
+    assert "5 seeds" in warning and "[min, max]" in warning and "93.8%" in warning
 
 
 def test_another_level_has_other_ranks():
@@ -308,7 +308,7 @@ def test_median_intervals_cover_the_median_as_often_as_they_say(count):
 
 def test_the_median_of_one_value_has_no_interval():
     one = median_interval(tensor(2), unit="seed")
-    assert (one.median, one.interval, one.coverage) == (2, None, None) and "one seed" in one.remark
+    assert (one.median, one.interval, one.coverage) == (2, None, None) and "one seed" in one.warning
 
 
 @pytest.mark.parametrize("values", [tensor(), tensor(1, float("nan")), torch.zeros(2, 2)])

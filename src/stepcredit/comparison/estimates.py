@@ -40,12 +40,12 @@ def median_factor(factors: Sequence[float | None]) -> dict[str, Any]:
     }
     if not known:
         missing = dict.fromkeys(("median", "interval", "method", "coverage"))
-        return missing | {"remark": "no seed has both the arm and the reference"} | counts
+        return missing | {"warning": "no seed has both the arm and the reference"} | counts
     return as_json(median_interval(_column(known), unit=UNIT)) | counts
 
 
 def _missing(reason: str) -> dict[str, Any]:
-    return dict.fromkeys(("mean", "standard_error", "interval", "method")) | {"remark": reason}
+    return dict.fromkeys(("mean", "standard_error", "interval", "method")) | {"warning": reason}
 
 
 def _column(values: Sequence[float]) -> Tensor:

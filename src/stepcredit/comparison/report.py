@@ -49,4 +49,12 @@ def _results(directory: ComparisonDirectory) -> Mapping[str, Any]:
             f"the comparison in {directory.path} is not finished (no results.json): continue it with the same "
             "`stepcredit compare`, or report on its finished runs one by one"
         )
-    return json_object(path, _REMEDY)
+    results: Mapping[str, Any] = _renamed(json_object(path, _REMEDY))
+    return results
+
+
+def _renamed(value: Any) -> Any:
+    """`value` with the present names of keys; version 0.1 wrote `remark` for `warning`."""
+    if isinstance(value, dict):
+        return {"warning" if key == "remark" else key: _renamed(inner) for key, inner in value.items()}
+    return [_renamed(inner) for inner in value] if isinstance(value, list) else value

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stepcredit.evaluation.tables import aligned, estimate_text, remarks
+from stepcredit.evaluation.tables import aligned, estimate_text, warnings
 from stepcredit.runs.versions import versions_text
 
 Table = list[list[str]]
@@ -189,9 +189,9 @@ def _interval(estimate: Mapping[str, Any]) -> str:
 def caveats(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     """Every reason to doubt the tables of one reward."""
     arms, reference = result["arms"], results["reference"]
-    lines = remarks(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
-    lines += [f"speed-up: {line}" for line in remarks(arm["factor"] for arm in arms.values())]
-    lines += [f"{name}: {arm['tuning']['remark']}" for name, arm in arms.items() if arm["tuning"]["remark"]]
+    lines = warnings(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
+    lines += [f"speed-up: {line}" for line in warnings(arm["factor"] for arm in arms.values())]
+    lines += [f"{name}: {arm['tuning']['warning']}" for name, arm in arms.items() if arm["tuning"]["warning"]]
     lines += [line for name in arms for line in _other_overrides(name, reference, arms)]
     lines += _flat_reference(arms[reference])
     for key, name in (("learning_rate", "learning rate"), ("clip_range", "clip range")):

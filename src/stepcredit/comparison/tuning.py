@@ -18,12 +18,12 @@ class Choice:
     Attributes:
         setting: None if too many tuning runs failed to choose one.
         criteria: for each setting of the grid, the criterion by tuning seed; empty if the arm has a single setting.
-        remark: a warning about the choice; otherwise empty.
+        warning: a warning about the choice; otherwise empty.
     """
 
     setting: Setting | None
     criteria: Mapping[Setting, Mapping[int, float]]
-    remark: str = ""
+    warning: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data that can be written as JSON."""
@@ -40,7 +40,7 @@ class Choice:
             "learning_rate": self.setting.learning_rate if self.setting else None,
             "clip_range": self.setting.clip_range if self.setting else None,
             "grid": grid,
-            "remark": self.remark,
+            "warning": self.warning,
         }
 
 
@@ -85,14 +85,14 @@ def _best(protocol: Protocol, reward: str, arm: str, criteria: Mapping[Cell, flo
         return Choice(None, by_setting, "no setting was chosen, because tuning runs failed")
     best = max(complete, key=lambda setting: sum(by_setting[setting].values()))  # the first of equal ones
     failed = [setting for setting in grid if setting not in complete]
-    remarks = [f"excluded because runs failed: {'; '.join(map(str, failed))}"] if failed else []
-    remarks += _edge("learning rate", best, grid, lambda setting: setting.learning_rate)
-    remarks += _edge("clip range", best, grid, lambda setting: setting.clip_range)
-    return Choice(best, by_setting, "; ".join(remarks))
+    warnings = [f"excluded because runs failed: {'; '.join(map(str, failed))}"] if failed else []
+    warnings += _edge("learning rate", best, grid, lambda setting: setting.learning_rate)
+    warnings += _edge("clip range", best, grid, lambda setting: setting.clip_range)
+    return Choice(best, by_setting, "; ".join(warnings))
 
 
 def _edge(name: str, best: Setting, grid: Sequence[Setting], value: Callable[[Setting], float]) -> list[str]:
-    """A remark if the choice lies at the edge of its grid."""
+    """A warning if the choice lies at the edge of its grid."""
     low, high = (end(map(value, grid)) for end in (min, max))
     if low == high or low < value(best) < high:
         return []

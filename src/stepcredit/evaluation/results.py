@@ -77,7 +77,7 @@ def _diversity(sides: Sides, texts: Sequence[str], seed: int) -> Figure:
     for side, measured in sides.items():
         distances = [distance for distance in measured.distances if distance is not None]
         if len(distances) < len(texts):
-            missing = {"mean": None, "standard_error": None, "interval": None, "remark": ONE_IMAGE}
+            missing = {"mean": None, "standard_error": None, "interval": None, "warning": ONE_IMAGE}
             return dict.fromkeys((*sides, *([DIFFERENCE] if TUNED in sides else [])), missing)
         columns[side] = torch.tensor(distances, dtype=torch.float64).unsqueeze(1)
     return _figure(columns, texts, seed)

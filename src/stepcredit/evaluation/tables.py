@@ -30,7 +30,7 @@ def cross_table(table: dict[str, Any]) -> str:
     models = list(dict.fromkeys(row["model"] for row in rows))
     if len(models) > 1:
         notes.append(f"the runs have different models: {', '.join(models)}; each entry is relative to the run's base")
-    notes += remarks(entry for row in rows for entry in row["entries"].values())
+    notes += warnings(entry for row in rows for entry in row["entries"].values())
     return "\n".join([f"tuned - base on {table['set']} prompts", *aligned(lines), *(f"({note})" for note in notes)])
 
 
@@ -50,9 +50,11 @@ def _set_table(prompt_set: dict[str, Any]) -> str:
         lines.append([name, *(estimate_text(figure[side], signed=side == DIFFERENCE) for side in sides)])
     source = f" of {prompt_set['source']}" if prompt_set["source"] != prompt_set["name"] else ""
     prompts, images = _plural(prompt_set["prompts"], "prompt"), _plural(prompt_set["images"], "image")
-    remark_lines = [f"({remark})" for remark in remarks(figure[side] for figure in figures.values() for side in sides)]
+    warning_lines = [
+        f"({warning})" for warning in warnings(figure[side] for figure in figures.values() for side in sides)
+    ]
     title = f"{prompt_set['name']}: {prompts}{source}, {images}"
-    return "\n".join([title, *aligned(lines), *remark_lines])
+    return "\n".join([title, *aligned(lines), *warning_lines])
 
 
 def _plural(count: int, noun: str) -> str:
@@ -79,6 +81,6 @@ def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
-def remarks(estimates: Iterable[Mapping[str, Any]]) -> list[str]:
+def warnings(estimates: Iterable[Mapping[str, Any]]) -> list[str]:
     """The warnings that belong to estimates, each once."""
-    return [remark for remark in dict.fromkeys(estimate["remark"] for estimate in estimates) if remark]
+    return [warning for warning in dict.fromkeys(estimate["warning"] for estimate in estimates) if warning]

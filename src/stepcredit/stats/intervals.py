@@ -35,14 +35,14 @@ class Estimate:
         mean: of all values.
         standard_error: None for one cluster.
         interval: (low, high); None for one cluster.
-        remark: a warning about the interval, or why there is none; otherwise empty.
+        warning: a warning about the interval, or why there is none; otherwise empty.
         method: how the interval was computed, `t` or `bootstrap`; None without an interval.
     """
 
     mean: float
     standard_error: float | None
     interval: tuple[float, float] | None
-    remark: str = ""
+    warning: str = ""
     method: Method | None = None
 
 
@@ -53,14 +53,14 @@ class Median:
     Attributes:
         median: of all values.
         interval: (low, high); None for one value.
-        remark: a note about the interval, or why there is none; otherwise empty.
+        warning: a note about the interval, or why there is none; otherwise empty.
         method: `order statistics`; None without an interval.
         coverage: probability that such an interval contains the median of the population; None without an interval.
     """
 
     median: float
     interval: tuple[float, float] | None
-    remark: str = ""
+    warning: str = ""
     method: Method | None = None
     coverage: float | None = None
 
