@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from stepcredit.rewards import register_reward
     from stepcredit.runs.trackers import register_tracker
     from stepcredit.training.callbacks import EpochImages, StopTraining
-    from stepcredit.training.run import TrainResult
+    from stepcredit.training.result import TrainResult
     from stepcredit.types import CreditAssigner, Policy, Prompt, RewardFunction, Trajectory
 
 _MODULES = {
     "Trainer": "api",
     "TrainConfig": "config",
-    "TrainResult": "training.run",
+    "TrainResult": "training.result",
     "EpochImages": "training.callbacks",
     "StopTraining": "training.callbacks",
     "register_algorithm": "algorithms",

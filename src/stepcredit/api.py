@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,23 +16,25 @@ from stepcredit.comparison.progress import ConsoleProgress as ComparisonProgress
 from stepcredit.comparison.run import compare
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.launcher import read_launch
-from stepcredit.errors import InputError, shortened
+from stepcredit.errors import InputError
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
 from stepcredit.evaluation.image_size import size_note
 from stepcredit.evaluation.long_prompts import long_prompt_notes
-from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, PromptSet, trained_prompts
+from stepcredit.evaluation.prompt_sets import PromptSet, own_prompt_sets
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.sources import evaluate_policy
-from stepcredit.prompts import as_prompts, load_prompts, prompt_names
+from stepcredit.prompts import as_prompts, load_prompts
 from stepcredit.rewards import CheckedReward, as_reward, build_reward
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory, next_run_path
 from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
+from stepcredit.training.argument_checks import require_callbacks, require_integer
 from stepcredit.training.arguments import read_arguments
 from stepcredit.training.assembly import Objects, prompt_source, require_objects, weights_dir
 from stepcredit.training.live_policy import LivePolicy, require_export_format
+from stepcredit.training.result import TrainResult
 from stepcredit.training.resume import require_same_run
-from stepcredit.training.run import TrainResult, resume_run, start_run
+from stepcredit.training.run import resume_run, start_run
 from stepcredit.utils.files import written_whole
 from stepcredit.utils.logging import library_logging_restored
 from stepcredit.utils.output import as_path, require_empty, writing_to
@@ -135,7 +136,7 @@ class Trainer:
             config = RunDirectory(self._start_from).config
         self._arguments = read_arguments(given, config, self.output_dir)
         self._name = Path(config).stem if isinstance(config, str | Path) else "python"
-        self._callbacks = _require_callables(callbacks)
+        self._callbacks = require_callbacks(callbacks)
         self._progress = ConsoleProgress if progress else LoggingProgress
         self._policy = LivePolicy(self._arguments.model)
         self._started = False
@@ -210,8 +211,8 @@ class Trainer:
             PIL images, grouped by prompt.
         """
         wanted = as_prompts([prompts] if isinstance(prompts, str) else prompts)
-        _require_integer("images", images, 1)
-        _require_integer("seed", seed, 0)
+        require_integer("images", images, 1)
+        require_integer("seed", seed, 0)
         config = self._sampling(steps, guidance)
         self._restored()
         policy, plan = self._policy.sampler(config), evaluation_plan(config, BATCH)
@@ -246,8 +247,8 @@ class Trainer:
             What `stepcredit evaluate --json` has under `evaluations` for a run: `sets`, with the mean, standard error
             and confidence interval of every reward before and after training, and of their difference.
         """
-        _require_integer("images", images, 1)
-        _require_integer("seed", seed, 0)
+        require_integer("images", images, 1)
+        require_integer("seed", seed, 0)
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         config = self._sampling(steps, guidance)
         self._restored("model.path", "reward.name", *(() if prompts is not None else ("prompts.source",)))
@@ -393,10 +394,7 @@ class Trainer:
             return [PromptSet(name, name, as_prompts(prompts))]
         config = self.config
         source = config.prompts.source if self.output_dir is None else prompt_source(config, self._directory())
-        training = trained_prompts(config, self._arguments.prompts or load_prompts(source))
-        held_out = f"{source}-held-out"
-        sets = [PromptSet(TRAINING, source, training)]
-        return [*sets, PromptSet(HELD_OUT, held_out, load_prompts(held_out))] if held_out in prompt_names() else sets
+        return own_prompt_sets(config, source, self._arguments.prompts or load_prompts(source))
 
     def _sampling(self, steps: int | None, guidance: float | None) -> TrainConfig:
         changes = {
@@ -426,11 +424,6 @@ class Trainer:
             self._arguments = self._arguments.with_keys("train", {"epochs": epochs})
 
 
-def _require_integer(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}, expected an integer of {least} or more")
-
-
 def _warn_of_long_prompts(policy: Policy, prompts: Sequence[Prompt], rewards: Iterable[CheckedReward] = ()) -> None:
     for note in long_prompt_notes(policy, prompts, rewards):
         logging.getLogger("stepcredit").warning(note)
@@ -451,17 +444,3 @@ def _by_name(rewards: Sequence[CheckedReward]) -> dict[str, CheckedReward]:
 
 def _holds_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file()
-
-
-def _require_callables(callbacks: Any) -> Sequence[Callback]:
-    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
-        raise InputError(f"callbacks is {shortened(repr(callbacks))}, expected a list of functions (metrics, images)")
-    for callback in callbacks:
-        try:
-            inspect.signature(callback).bind({}, None)
-        except TypeError as error:
-            name = getattr(callback, "__name__", type(callback).__name__)
-            raise InputError(f"callback {name} cannot be called with (metrics, images): {error}") from None
-        except ValueError:  # a builtin without a signature
-            continue
-    return callbacks

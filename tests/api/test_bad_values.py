@@ -39,7 +39,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], named: str) -> N
         Trainer(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"images": 0}, {"images": 1.5}, {"seed": -1}, {"seed": "x"}])
+@pytest.mark.parametrize("arguments", [{"images": 0}, {"images": 1.5}, {"images": True}, {"seed": -1}, {"seed": "x"}])
 def test_sampling_refuses_wrong_numbers_before_a_model_is_loaded(arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(arguments))):
         Trainer().sample("a cat", **arguments)

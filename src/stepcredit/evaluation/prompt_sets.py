@@ -48,8 +48,19 @@ def choose_prompt_sets(source: Source, names: Sequence[str | PromptSet]) -> list
         return [*loaded.values(), *ready]
     if not source.is_run:
         raise InputError(f"{source.name} is a model, which has no prompts of its own: give --prompts NAME or FILE")
-    defaults = [TRAINING, HELD_OUT] if _held_out_list(source) in prompt_names() else [TRAINING]
-    return [_load(source, name) for name in defaults]
+    return own_prompt_sets(source.config, source.prompt_source, load_prompts(source.prompt_source))
+
+
+def own_prompt_sets(config: TrainConfig, source: str, prompts: Sequence[Prompt]) -> list[PromptSet]:
+    """The prompts that a run is trained on, and the bundled held-out list that belongs to them, if there is one.
+
+    Args:
+        source: where `prompts`, all of the run's, come from.
+    """
+    training, held_out = PromptSet(TRAINING, source, trained_prompts(config, prompts)), _held_out_list(config)
+    if held_out not in prompt_names():
+        return [training]
+    return [training, PromptSet(HELD_OUT, held_out, load_prompts(held_out))]
 
 
 def _load(source: Source, name: str) -> PromptSet:
@@ -57,7 +68,7 @@ def _load(source: Source, name: str) -> PromptSet:
         return PromptSet(name, name, load_prompts(name))
     if not source.is_run:
         raise InputError(f"{source.name} is a model, which has no {name} prompts: give --prompts NAME or FILE")
-    training, held_out = source.prompt_source, _held_out_list(source)
+    training, held_out = source.prompt_source, _held_out_list(source.config)
     if name == HELD_OUT:
         if held_out not in prompt_names():
             raise InputError(
@@ -78,6 +89,6 @@ def trained_prompts(config: TrainConfig, prompts: Sequence[Prompt]) -> list[Prom
     )
 
 
-def _held_out_list(source: Source) -> str:
+def _held_out_list(config: TrainConfig) -> str:
     """The bundled list that would hold the held-out prompts; it need not exist."""
-    return f"{source.config.prompts.source}-held-out"
+    return f"{config.prompts.source}-held-out"

@@ -72,14 +72,8 @@ def evaluate_sources(
         texts = [prompt for one in sets[source.name] for prompt in one.prompts]
         for note in long_prompt_notes(policy, texts, chosen.rewards.values()):
             on_note(note)
-        about = {
-            "source": source.name,
-            "model": config.model.path,
-            "trained_on": chosen.trained_on.get(source.name),
-            "checkpoint": source.checkpoint.name if source.checkpoint is not None else None,
-        }
         scores = evaluate_policy(policy, config, sets[source.name], measure, name=source.name, trained=source.is_run)
-        evaluations.append(about | scores)
+        evaluations.append(_about(source, config, chosen.trained_on.get(source.name)) | scores)
     return {
         "seed": seed,
         "images_per_prompt": images,
@@ -89,6 +83,12 @@ def evaluate_sources(
         "evaluations": evaluations,
         "cross": cross_tables(evaluations) if cross else [],
     }
+
+
+def _about(source: Source, config: TrainConfig, trained_on: str | None) -> dict[str, str | None]:
+    """Which source an evaluation is of."""
+    checkpoint = source.checkpoint.name if source.checkpoint is not None else None
+    return {"source": source.name, "model": config.model.path, "trained_on": trained_on, "checkpoint": checkpoint}
 
 
 def evaluate_policy(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import atexit
 import json
-import math
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,16 +26,17 @@ from stepcredit.distributed.process_group import (
 from stepcredit.errors import InputError, Interrupted, ResumableError, RewardError, StepcreditError
 from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.evaluation.prompt_sets import trained_prompts
-from stepcredit.prompts.draw import describe_draw
 from stepcredit.report import write_report
 from stepcredit.runs import checkpoint
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.history import append_event, prompts_digest
 from stepcredit.runs.progress import Progress
+from stepcredit.training import messages
 from stepcredit.training.assembly import NO_OBJECTS, Objects, assemble, measure_microbatch
 from stepcredit.training.callbacks import Callback
 from stepcredit.training.checkpointing import how_to_resume
 from stepcredit.training.inputs import require_same_inputs
+from stepcredit.training.result import TrainResult
 from stepcredit.training.resume import run_changes
 from stepcredit.training.starting_weights import load_weights
 from stepcredit.training.trainer import TrainingLoop
@@ -49,27 +48,6 @@ PATIENCE = 600.0
 
 MakeProgress = Callable[[int], Progress]
 """Makes the progress display of a run; the argument is the number of epochs."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run has produced.
-
-    Attributes:
-        output_dir: the run directory.
-        history: the rows of metrics.jsonl, one mapping per epoch.
-        weights: the trained weights: a LoRA file for `load_lora_weights`, or the denoiser's folder.
-        before: sample grid of the untrained model; None if the file has been removed.
-        after: sample grid of the trained model, with the same prompts and noise.
-        stopped_early: whether a callback has stopped the run.
-    """
-
-    output_dir: Path
-    history: Sequence[Mapping[str, Any]]
-    weights: Path
-    before: Path | None
-    after: Path | None
-    stopped_early: bool
 
 
 def start_run(
@@ -277,14 +255,14 @@ def _train(loop: TrainingLoop) -> TrainResult:
     try:
         with _report_write_errors(directory, loop.config), progress, _write_report(loop):
             progress.start(loop.finished_epochs)
-            progress.note(_opening(loop))
-            progress.note(_prompts_used(loop))
+            progress.note(messages.opening(loop))
+            progress.note(messages.prompts_used(loop))
             _note_long_prompts(loop)
             weights = loop.train()
     except KeyboardInterrupt:
-        raise Interrupted(_interruption(loop)) from None
+        raise Interrupted(messages.interruption(loop)) from None
     result = loop.processes.run_on_main(lambda: _result(loop, weights))
-    progress.note(_closing(loop, result))
+    progress.note(messages.closing(loop, result))
     return result
 
 
@@ -345,35 +323,6 @@ def _write_report(loop: TrainingLoop) -> Iterator[None]:
     write()
 
 
-def _interruption(loop: TrainingLoop) -> str:
-    saved = checkpoint.folders(loop.run.checkpoint_root)
-    if not saved:
-        return "interrupted before the first checkpoint; nothing was saved"
-    return f"interrupted; saved {saved[-1]}, resume with: {how_to_resume(loop.run.path, loop.config)}"
-
-
-def _opening(loop: TrainingLoop) -> str:
-    config, finished = loop.config, loop.finished_epochs
-    start = f"resuming after epoch {finished}" if finished else "training"
-    images, processes = len(loop.draw_prompts(epoch=0)), loop.processes
-    sharding = f", weights sharded over {processes.world_size} ranks by FSDP2" if processes.sharded else ""
-    return (
-        f"{start}: {config.model.path}, reward {config.reward.name}, credit {config.credit.name}, "
-        f"{images} images x {config.sample.steps} steps an epoch{sharding}, in {loop.run.path}"
-    )
-
-
-def _prompts_used(loop: TrainingLoop) -> str:
-    config = loop.config
-    return describe_draw(
-        len(loop.parts.prompts),
-        count=config.sample.prompts_per_epoch,
-        order=config.prompts.order,
-        epochs=config.train.epochs,
-        source="your program" if "prompts.source" in config.python_objects else config.prompts.source,
-    )
-
-
 def _note_long_prompts(loop: TrainingLoop) -> None:
     """Warn of prompts of which the model or the reward ignores the end. Only rank 0 counts."""
     if not loop.processes.is_main:
@@ -381,25 +330,3 @@ def _note_long_prompts(loop: TrainingLoop) -> None:
     prompts = trained_prompts(loop.config, loop.parts.prompts)
     for note in long_prompt_notes(loop.policy, prompts, [loop.parts.reward]):
         loop.progress.warn(note)
-
-
-def _closing(loop: TrainingLoop, result: TrainResult) -> str:
-    rows = result.history
-    if not rows:
-        return f"no training: train.epochs is 0; {result.output_dir} holds the first sample grid"
-    first, last = (math.nan if row["reward_mean"] is None else row["reward_mean"] for row in (rows[0], rows[-1]))
-    change = f"{first:.3f} -> {last:.3f}" if len(rows) > 1 else f"{first:.3f}"
-    sample = (
-        f"  sample    stepcredit sample {shlex.quote(str(result.output_dir))} "
-        f"--prompt {shlex.quote(loop.parts.prompts[0].text)} --out samples"
-    )
-    return "\n".join(
-        [
-            f"reward {change} after {rows[-1]['reward_queries']} reward queries",
-            f"  pictures  {result.before}  (before)",
-            f"            {result.after}  (after)",
-            f"  curve     {loop.run.report_path}",
-            f"  weights   {result.weights}",
-            *([] if "model.path" in loop.config.python_objects else [sample]),
-        ]
-    )

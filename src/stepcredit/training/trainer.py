@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from stepcredit.algorithms.gradient import step_gradient
-from stepcredit.algorithms.minibatch import Experience, image_groups, largest_update, microbatch
+from stepcredit.algorithms.minibatch import Experience, image_groups, microbatch
 from stepcredit.algorithms.old_weights import OldWeights
 from stepcredit.algorithms.sampling_plan import evaluation_plan, training_plan
 from stepcredit.algorithms.step_sampling import sample_steps
@@ -22,11 +22,10 @@ from stepcredit.config import TrainConfig
 from stepcredit.credit._profiles import mean_magnitude, step_profiles
 from stepcredit.distributed.partition import Partition, partition_images
 from stepcredit.distributed.process_group import ProcessGroup
-from stepcredit.errors import InputError
 from stepcredit.evaluation import Evaluation, evaluate
 from stepcredit.evaluation.image_size import size_note
 from stepcredit.maths.schedules import mean_one
-from stepcredit.policy.checks.replay_check import OTHER_BATCH_TOLERANCE, TOLERANCE, replay_check
+from stepcredit.policy.checks.replay_check import OTHER_BATCH_TOLERANCE, TOLERANCE
 from stepcredit.prompts import draw_prompts
 from stepcredit.rewards import Scores
 from stepcredit.rewards.core.scores import join
@@ -41,6 +40,7 @@ from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
 from stepcredit.training.recovery import Recovery, require_finite
 from stepcredit.training.reward_queue import RewardQueue
+from stepcredit.training.self_check import self_check
 from stepcredit.training.state import TrainingState
 from stepcredit.training.update import update_policy
 from stepcredit.types import MeasuringCredit, Prompt, Rollout, Trajectory
@@ -206,9 +206,21 @@ class TrainingLoop:
             among=prompts,
         )
         if not self._replay_checked:
-            self._check_replay(rollout.trajectory, partition.size, epoch)
+            self.self_check(rollout.trajectory, partition.size, epoch)
         require_finite("the latents that the model draws", rollout.trajectory.final)
         return rollout
+
+    def self_check(self, trajectory: Trajectory, images: int, epoch: int) -> None:
+        """Refuse a policy that would be trained on something other than what it sampled; see `self_check`."""
+        self.progress.phase("self-check")
+        plan = training_plan(self.config, self.algorithm.needs, images, epoch)
+        halved = self.state.recovery.microbatch is not None
+        lines = self_check(
+            self.parts, self.config.train, trajectory, images, plan, halved=halved, sharded=self.processes.sharded
+        )
+        for line in lines:
+            self.progress.note(line)
+        self._replay_checked = True
 
     def advantage(self, prompts: Sequence[Prompt], scores: Scores) -> Tensor:
         """A (N,), of the images of all processes. Notes if all are 0."""
@@ -357,30 +369,6 @@ class TrainingLoop:
 
     def _reward_queue(self, prompts: Sequence[Prompt], overlap: bool) -> RewardQueue:
         return RewardQueue(self.parts.reward, prompts, overlap=overlap, timeout=self.config.reward.timeout)
-
-    def _check_replay(self, trajectory: Trajectory, images: int, epoch: int) -> None:
-        self.progress.phase("self-check")
-        plan = training_plan(self.config, self.algorithm.needs, images, epoch)
-        trained_at_once = microbatch(self.config.train, images)
-        checked_at_once = trained_at_once if self.state.recovery.microbatch is None else plan.batch
-        check = replay_check(
-            self.policy,
-            trajectory,
-            plan.batch,
-            checked_at_once,
-            tolerance=self.algorithm.needs.replay_tolerance,
-            gradient=not self.processes.sharded,
-        )
-        self.progress.note(f"self-check: {check}")
-        for warning in check.warnings if self.algorithm.needs.density else []:
-            self.progress.note(warning)
-        largest = largest_update(self.config.train, images)
-        if trained_at_once > largest and not self.policy.mixes_steps:
-            raise InputError(
-                f"train.microbatch is {trained_at_once} but an update has only {largest} images, and this pipeline "
-                f"replays one step at a time ({self.policy.replay_mode}): give at most {largest}"
-            )
-        self._replay_checked = True
 
     def _agree_on_microbatch(self) -> None:
         """Continue on all processes with the smallest micro-batch of any; the checkpoint of rank 0 then has it."""
