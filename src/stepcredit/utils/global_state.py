@@ -143,7 +143,7 @@ def _restore(settings: Mapping[str, _Setting], before: Mapping[str, Any]) -> dic
         if present != value:
             changes[name] = f"from {value} to {present}"
     for name in changes:
-        with suppress(RuntimeError, OSError):
+        with suppress(RuntimeError, OSError):  # a folder may be gone; the warning names the setting all the same
             settings[name].write(before[name])
     return changes
 
