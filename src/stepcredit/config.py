@@ -113,9 +113,7 @@ class SampleSection(_Section):
     min_std: float = Field(
         1e-3, ge=0, description="Steps with a smaller standard deviation are sampled but not trained."
     )
-    prompts_per_epoch: int | None = Field(
-        8, ge=1, description="Number of prompts per epoch. `null` means all prompts."
-    )
+    prompts_per_epoch: int | None = Field(8, ge=1, description="Number of prompts per epoch. `null` means all prompts.")
     images_per_prompt: int = Field(
         8, ge=1, description="Number of images per prompt. With `train.advantage=group`, they form a group."
     )
