@@ -27,7 +27,8 @@ FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credi
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["train.advantage=running", "train.min_count=4"],  # a prompt has its own statistics from epoch 2 on
+        # A prompt has its own statistics from epoch 2 on.
+        pytest.param(["train.advantage=running", "train.min_count=4"], marks=pytest.mark.slow),
         pytest.param(["train.advantage=group"], marks=pytest.mark.slow),
         pytest.param(["train.advantage=batch", "model.adapter=full", "train.kl_weight=0.01"], marks=pytest.mark.slow),
     ],

@@ -47,7 +47,7 @@ FAULTS: dict[str, Injection] = {
     "killed before the metrics": lambda: at_calls(TrainingLoop, "update", SECOND, kill),
     "reward raises": lambda: at_calls(Warmth, "__call__", SECOND, raising(OSError("down"))),
     "reward hangs": lambda: at_calls(Warmth, "__call__", SECOND, _hang),
-    "out of memory": lambda: at_calls(ToyPolicy, "replay", range(32, 33), raising(CPU)),
+    "out of memory": lambda: at_calls(ToyPolicy, "replay", range(26, 27), raising(CPU)),
     "out of memory, shared out": lambda: at_calls(PipelinePolicy, "replay", range(13, 14), raising(CPU)),
     "disk full": lambda: failing_fsync("epoch_0002/state", FULL),
     "a bug": lambda: at_calls(TrainingLoop, "update", SECOND, raising(RuntimeError("a bug"))),

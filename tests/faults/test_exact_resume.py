@@ -33,6 +33,7 @@ def assert_alike(here: Path, weights: str) -> None:
     assert any(not torch.equal(value, first.tensors[name]) for name, value in last.tensors.items()), "it trains"
 
 
+@pytest.mark.slow
 def test_a_run_of_all_weights_goes_on_as_if_it_had_not_stopped(here: Path) -> None:
     """With averages: the float32 weights, their averages and the optimizer's moments of each."""
     stopped_and_whole(*TINY, "model.adapter=full", "model.ema=0.5", "train.learning_rate=1e-3", "train.epochs=2")

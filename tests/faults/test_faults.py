@@ -44,7 +44,7 @@ def rollout(change: Callable[[Any], Any]) -> Injection:
 
 
 def replays(calls: range, error: BaseException) -> Injection:
-    """Fail training forwards. The self-check has 21 and an epoch 8, or 45 and 32 with one image at a time."""
+    """Fail training forwards. The self-check has 15 and an epoch 8, or 39 and 32 with one image at a time."""
     return lambda: at_calls(ToyPolicy, "replay", calls, raising(error))
 
 
@@ -144,13 +144,13 @@ FAULTS = [
           "epoch 2: the weights are not finite.*stepcredit train --resume --run a$"),
     Fault("model draws NaN", "in the latents of epoch 2", rollout(nan_latents),
           "epoch 2: the latents that the model draws are not finite"),
-    Fault(MEMORY, "once, with the error of CUDA", replays(range(32, 33), CUDA),
+    Fault(MEMORY, "once, with the error of CUDA", replays(range(26, 27), CUDA),
           "out of memory in training with a micro-batch of 4: ", continues=True, equal="within rounding"),
-    Fault(MEMORY, "once, with the error of a CPU", replays(range(36, 37), CPU),
+    Fault(MEMORY, "once, with the error of a CPU", replays(range(30, 31), CPU),
           "out of memory in training with a micro-batch of 4: ", continues=True, equal="within rounding"),
-    Fault(MEMORY, "every time from epoch 2", replays(range(32, ALWAYS), CUDA),
+    Fault(MEMORY, "every time from epoch 2", replays(range(26, ALWAYS), CUDA),
           "epoch 2: out of memory in training.* halved to 2.*--resume --run a train.microbatch=1", code=1),
-    Fault(MEMORY, "with one image at a time", replays(range(82, ALWAYS), CPU),
+    Fault(MEMORY, "with one image at a time", replays(range(76, ALWAYS), CPU),
           "out of memory in training.*train.microbatch=1",
           equal="within rounding", overrides=("train.microbatch=1",), code=1),
     Fault(MEMORY, "in the optimizer's step", lambda: at_calls(torch.optim.AdamW, "step", EPOCH_2, raising(CUDA)),
@@ -322,9 +322,9 @@ def test_all_checkpoints_damaged(here: Path) -> None:
 
 
 def test_a_halved_micro_batch_is_part_of_the_checkpoint(here: Path) -> None:
-    with replays(range(36, 37), CPU)():
+    with replays(range(30, 31), CPU)():
         assert stepcredit("train", *TOY, "--run", "whole").code == 0
-    with replays(range(36, 37), CPU)():
+    with replays(range(30, 31), CPU)():
         assert stepcredit("train", *TOY, "train.epochs=2", "--run", "parts").code == 0
     assert stepcredit("train", "--resume", "--run", "parts", "train.epochs=3").code == 0
     assert rows(here / "parts") == rows(here / "whole")
@@ -332,7 +332,7 @@ def test_a_halved_micro_batch_is_part_of_the_checkpoint(here: Path) -> None:
 
 
 def test_a_micro_batch_given_on_resume_replaces_the_halved_one(here: Path) -> None:
-    with replays(range(32, 33), CUDA)():
+    with replays(range(26, 27), CUDA)():
         assert stepcredit("train", *TOY, "train.epochs=2", "--run", "a").code == 0
     assert sizes(here / "a") == {"asked": None, "halved": 2}
     assert stepcredit("train", "--resume", "--run", "a", "train.epochs=3", "train.microbatch=4").code == 0

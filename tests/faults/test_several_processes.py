@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.cli.command_line import TOY, rows
+from tests.cli.command_line import TOY, rows, stepcredit
 from tests.distributed.launched import RUN, command, run
 from tests.faults.killing import assert_same_run, hidden
 from tests.faults.pair import Pair
 from tests.faults.test_faults import CONTINUES
 from tests.hostile.trials import REFUSED, record
-from tests.toy_policy import WEIGHTS
+from tests.toy_policy import WEIGHTS, ToyPolicy
 
 from stepcredit.runs import checkpoint
 
@@ -32,6 +32,21 @@ BIT_FOR_BIT = "resumed: bit for bit the same run"
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(tmp_path_factory.mktemp("pair"), [*TOY, "model.device=cpu", "reward.timeout=1"])
+
+
+def test_two_processes_train_as_one(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are equal bit for bit. Gradients are summed in another order. The slow suite does this with a pipeline."""
+    monkeypatch.chdir(pair.folder)
+    monkeypatch.setattr("stepcredit.policy.loading.load_policy", lambda config, **_: ToyPolicy(config.sample.steps))
+    assert stepcredit("train", *pair.arguments, "--run", "alone").code == 0
+    one, two = rows(pair.folder / "alone"), rows(pair.folder / "whole")
+    assert two[0]["reward_mean"] == one[0]["reward_mean"]
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["reward_queries"] == theirs["reward_queries"] and theirs["ratio_max_deviation"] == 0
+        for name in ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credit_profile"):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-7), name
+    first, second = (load_file(pair.folder / name / "lora" / WEIGHTS)["target"] for name in ("alone", "whole"))
+    assert float((first - second).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("rank", [0, 1], ids=["main", "other"])

@@ -54,7 +54,7 @@ def test_a_gradient_reaches_everything_that_is_trained(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("sd", "sana", "flux") else pytest.mark.slow) for name in FAMILIES]
+    "name", [pytest.param(name, marks=() if name in ("sd", "sana") else pytest.mark.slow) for name in FAMILIES]
 )
 def test_two_epochs_raise_a_simple_reward(name: str) -> None:
     before, after = raised(name)

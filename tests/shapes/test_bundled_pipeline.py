@@ -112,7 +112,10 @@ def test_default_recipe_replays_at_other_batch_sizes() -> None:
     "settings",
     [
         {"sample": {"guidance": 5.0, "steps": 10}, "train": {"microbatch": 3}},
-        {"sample": {"guidance": 3.0, "steps": 10, "eta": 0.3}, "train": {"updates_per_epoch": 4}},
+        pytest.param(
+            {"sample": {"guidance": 3.0, "steps": 10, "eta": 0.3}, "train": {"updates_per_epoch": 4}},
+            marks=pytest.mark.slow,
+        ),
         {"model": {"path": "embedded-flow"}, "sample": {"guidance": 5.0, "steps": 10}, "train": {"microbatch": 4}},
     ],
     ids=["guidance 5", "eta 0.3", "flow"],

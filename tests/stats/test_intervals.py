@@ -85,7 +85,7 @@ def test_ten_clusters_have_a_bootstrap_and_fewer_a_t_interval():
     assert clustered_mean(torch.arange(9), range(9), 0) == clustered_mean(torch.arange(9), range(9), 1)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 8, 9])
+@pytest.mark.parametrize("count", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 8, 9))])
 def test_intervals_of_few_seeds_cover_the_mean_as_often_as_they_say(count):
     generator, rounds = torch.Generator().manual_seed(count), 2000
     seeds = torch.randn(rounds, count, generator=generator, dtype=torch.float64) + 1
@@ -297,7 +297,7 @@ def test_an_outlier_does_not_move_the_median():
     assert median_interval(wild).interval[1] < 2.1
 
 
-@pytest.mark.parametrize("count", [3, 5, 6, 9, 12])
+@pytest.mark.parametrize("count", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6, 9, 12))])
 def test_median_intervals_cover_the_median_as_often_as_they_say(count):
     generator, rounds = torch.Generator().manual_seed(count), 2000
     skewed = torch.randn(rounds, count, generator=generator, dtype=torch.float64).exp()  # median 1

@@ -155,7 +155,13 @@ def test_rewards_are_computed_batch_by_batch_beside_sampling_unless_that_is_swit
 # It learns
 
 
-@pytest.mark.parametrize("credit", CREDIT.names())
+FAST = ("uniform", "contribution", "linear", "tdpo")
+"""One credit rule of each kind. The slow suite trains with all of them."""
+
+
+@pytest.mark.parametrize(
+    "credit", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in CREDIT.names()]
+)
 def test_the_reward_rises_under_every_credit_rule(tmp_path: Path, credit: str) -> None:
     config = toy_config(
         train={"epochs": 25}, credit={"name": credit}, sample={"images_per_prompt": 8}, run={"checkpoint_every": 25}

@@ -256,7 +256,7 @@ def test_the_loss_is_scaled_in_float16_only(dtype: str, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("sampler", ["flow-sde", "dance-sde", "cps", "cps-gaussian"])
-@pytest.mark.parametrize("name", ["sd3", "flux", "z_image"])
+@pytest.mark.parametrize("name", ["sd3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("flux", "z_image"))])
 def test_every_sampler_of_flow_models(name: str, sampler: str) -> None:
     policy = moved(name, sample={"sampler": sampler, "noise_level": 0.4, "train_last_step": True})
     trajectory = trajectory_of(policy, batch=2)

@@ -45,7 +45,7 @@ SOLVERS = (
 """Their levels are sigmas of x = x0 + sigma eps."""
 FLOW_SOLVERS = ("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler")
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
-STEPS = (1, 7)
+STEPS = (7,)
 
 
 def stock(name: str, **options: Any) -> Any:
@@ -264,3 +264,12 @@ def test_the_first_latents_are_those_of_the_stock_scheduler(name: str, spacing: 
     scale = 1.0 if name == "DDIMScheduler" else float((1 + reference.sigmas[0].double() ** 2).rsqrt())
     assert ours.init_noise_sigma == pytest.approx(float(reference.init_noise_sigma) * scale, rel=1e-6)
     assert (ours.init_noise_sigma == pytest.approx(1, abs=1e-6)) == (spacing == "leading")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of NumPy, in diffusers
+@pytest.mark.parametrize("name", [*INDEXED, *SOLVERS, *FLOWS])
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_there_are_as_many_steps_as_asked_for(name: str, steps: int) -> None:
+    options = {} if name in FLOWS else BETAS
+    ours = recording(stock(name, **options, **({"skip_prk_steps": True} if name == "PNDMScheduler" else {})), steps)
+    assert (len(ours.timesteps), len(ours.current.values)) == (steps, steps + 1)

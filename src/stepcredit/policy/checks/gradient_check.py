@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ TOLERANCE = {torch.float32: 0.02, torch.float64: 0.02, torch.bfloat16: 0.2, torc
 """Largest accepted relative difference between the derivatives, by the dtype of the latents."""
 
 _CHANGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""Relative changes of f. Large ones suffer from curvature, small ones from rounding; neighbors that agree do not."""
+"""Relative changes of f, until two successive ones agree. Curvature disturbs large ones, rounding small ones."""
 
 
 def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> None:
@@ -52,7 +51,7 @@ def derivative_ratio(policy: Policy, trajectory: Trajectory, step: int) -> float
     Raises:
         InputError: the gradient is 0.
 
-    Degenerate: NaN if no two finite differences agree with each other, as may happen in half precision.
+    Degenerate: NaN if no two successive finite differences agree, as may happen in half precision.
     """
     weights = policy.parameters()
     value, gradient = _value_and_gradient(policy, trajectory, step, weights)
@@ -63,16 +62,18 @@ def derivative_ratio(policy: Policy, trajectory: Trajectory, step: int) -> float
             "the gradient of the trained weights is 0, so training would change nothing: train other layers "
             "(model.lora_targets, or model.adapter=full)"
         )
-    ratios = []
+    before = math.inf
     for change in _CHANGES:
         length = change * value / slope
         values = []
         for sign in (1, -1):
             with _moved(weights, direction, sign * length), torch.no_grad():
                 values.append(float(_value(policy, trajectory, step)))
-        ratios.append((values[0] - values[1]) / (2 * length * slope))
-    difference, ratio = min((abs(one - other), (one + other) / 2) for one, other in pairwise(ratios))
-    return ratio if difference <= _tolerance(trajectory) else math.nan
+        ratio = (values[0] - values[1]) / (2 * length * slope)
+        if abs(ratio - before) <= _tolerance(trajectory) / 2:
+            return ratio
+        before = ratio
+    return math.nan
 
 
 def _tolerance(trajectory: Trajectory) -> float:
