@@ -23,6 +23,7 @@ from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.evaluation.prompt_sets import PromptSet, own_prompt_sets
 from stepcredit.evaluation.sampling import BATCH, sample_images
 from stepcredit.evaluation.sources import evaluate_policy
+from stepcredit.policy.export.formats import export_format
 from stepcredit.prompts import as_prompts, load_prompts
 from stepcredit.rewards import CheckedReward, as_reward, build_reward
 from stepcredit.runs import recipes
@@ -31,7 +32,7 @@ from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
 from stepcredit.training.argument_checks import require_callbacks, require_integer
 from stepcredit.training.arguments import read_arguments
 from stepcredit.training.assembly import Objects, prompt_source, require_objects, weights_dir
-from stepcredit.training.live_policy import LivePolicy, require_export_format
+from stepcredit.training.live_policy import LivePolicy
 from stepcredit.training.result import TrainResult
 from stepcredit.training.resume import require_same_run
 from stepcredit.training.run import resume_run, start_run
@@ -333,7 +334,7 @@ class Trainer:
         Returns:
             The file or folder to load. Under torchrun only rank 0 writes; the other ranks get the folder.
         """
-        require_export_format(format)
+        export_format(format)  # before anything is loaded
         folder = self._directory().path / "export" / format if path is None else as_path("path", path)
         self._require_unsharded()
         if not _is_rank_0():

@@ -87,7 +87,7 @@ def trained(tmp_path: Path) -> Trainer:
 def test_weights_are_not_written_where_they_cannot_be(trained: Trainer, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
-    for target in (file, file / "below", 3, "a\0b"):
+    for target in (file, file / "below", tmp_path / "lora.safetensors", 3, "a\0b"):
         for write in (trained.save, lambda path: trained.export("lora", path)):
             with pytest.raises(InputError):
                 write(target)  # type: ignore[arg-type]

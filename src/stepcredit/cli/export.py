@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError, unknown
 from stepcredit.evaluation.source import open_source
 from stepcredit.utils.output import require_empty, writing_to
 
 ANOTHER_OUT = "choose another --out"
-LORA = "lora"
-"""Another name of the format `diffusers`, as in Python."""
-
-_FILES = (".safetensors", ".ckpt", ".bin", ".pt")
 
 
 def export(run: Path, form: str, out: Path | None) -> None:
@@ -31,18 +26,14 @@ def export(run: Path, form: str, out: Path | None) -> None:
     source = open_source(str(run), "to export", runs_only=True)
     assert source.checkpoint is not None, "open_source with runs_only returns runs"
     out = run / "export" / form if out is None else out
-    if out.suffix in _FILES and not out.exists():
-        raise InputError(f"--out {out} is the name of a file: give a folder")
     require_empty(out, ANOTHER_OUT)
 
-    from stepcredit.policy.export.formats import FORMATS, loading_hint, write  # diffusers takes seconds to import
+    from stepcredit.policy.export.formats import export_format, loading_hint, write  # diffusers takes seconds to import
     from stepcredit.policy.loading import load_policy
     from stepcredit.runs import checkpoint
     from stepcredit.utils.logging import quiet_libraries
 
-    if form not in (*FORMATS, LORA):
-        raise unknown("export format", form, (*FORMATS, LORA))
-    form = FORMATS[0] if form == LORA else form
+    form = export_format(form)
     quiet_libraries()
     policy = load_policy(_on_cpu(source.config), safety_checker=True)
     policy.load_state_dict(checkpoint.load(source.checkpoint).part("policy"))

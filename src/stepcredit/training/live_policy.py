@@ -9,19 +9,16 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from stepcredit.config import TrainConfig
-from stepcredit.errors import InputError, unknown
+from stepcredit.errors import InputError
 from stepcredit.policy import loading
 from stepcredit.policy.adapters import denoiser_name
 from stepcredit.policy.adapters.full import is_trained
-from stepcredit.policy.export.formats import FORMATS, write
+from stepcredit.policy.export.formats import export_format, write
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.runs import checkpoint
 from stepcredit.shapes import pipeline as shapes
 from stepcredit.types import Policy
 from stepcredit.utils.logging import library_logging_restored, quiet_libraries
-
-LORA = "lora"
-"""Another name of the export format `diffusers`."""
 
 
 class LivePolicy:
@@ -79,7 +76,7 @@ class LivePolicy:
         Raises:
             InputError: the format is unknown or cannot hold this model.
         """
-        policy, form = self.load(config), "diffusers" if form == LORA else form
+        policy, form = self.load(config), export_format(form)
         if not isinstance(policy, PipelinePolicy):
             if form != "diffusers":
                 raise InputError(f"format '{form}' needs a diffusers pipeline, but the model is a {_kind(policy)}")
@@ -103,13 +100,6 @@ class LivePolicy:
             return policy
         self._pipeline = pipeline
         return loading.make_policy(copy.copy(pipeline), config)
-
-
-def require_export_format(form: Any) -> None:
-    """InputError unless `form` is an export format. The message suggests the most similar one."""
-    known = (*FORMATS, LORA)
-    if form not in known:
-        raise unknown("export format", str(form), known)
 
 
 def _require_base_model(pipeline: DiffusionPipeline) -> None:

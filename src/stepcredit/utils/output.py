@@ -12,6 +12,8 @@ from stepcredit.utils.paths import expanded
 
 ANOTHER_FOLDER = "choose another folder"
 
+_WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt")
+
 
 def as_path(name: str, value: Any) -> Path:
     """`value` as a path that the operating system accepts.
@@ -43,8 +45,10 @@ def require_empty(folder: Path, remedy: str = ANOTHER_FOLDER) -> None:
         remedy: what the user should do, as errors say it.
 
     Raises:
-        InputError: `folder` is a file, is not empty, or cannot be read.
+        InputError: `folder` is a file or named like one, is not empty, or cannot be read.
     """
+    if folder.suffix in _WEIGHTS and not folder.exists():
+        raise InputError(f"{folder} is the name of a file, expected a folder; {remedy}")
     with writing_to(folder, remedy):
         occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if occupied:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -11,6 +12,15 @@ from stepcredit.policy.adapters import Adapter, denoiser_name
 from stepcredit.policy.export import kohya, transformers4
 
 FORMATS = ("diffusers", "kohya", "merged")
+LORA = "lora"
+"""Another name of `diffusers`."""
+
+
+def export_format(name: Any) -> str:
+    """The one of FORMATS that `name` selects. InputError with the most similar name if it is none."""
+    if name not in (*FORMATS, LORA):
+        raise unknown("export format", str(name), (*FORMATS, LORA))
+    return FORMATS[0] if name == LORA else str(name)
 
 
 def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path) -> Path:
