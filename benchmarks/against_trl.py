@@ -46,8 +46,8 @@ from _comparison import OURS, THEIRS, Pair, agreement_table, agrees, cost_table,
 from safetensors.torch import save_file
 
 from stepcredit.algorithms.minibatch import image_groups
+from stepcredit.families import ATTENTION
 from stepcredit.policy.adapters import LoraAdapter
-from stepcredit.policy.families import ATTENTION
 from stepcredit.prompts import load_prompts
 from stepcredit.utils.logging import quiet_libraries
 from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds

@@ -17,6 +17,7 @@ ORDER = (
     "errors",
     "types",
     "utils",
+    "families",
     "config",
     "plugins",
     "registry",

@@ -19,9 +19,9 @@ from torch import Tensor
 from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.credit import build_credit
+from stepcredit.families import family_of
 from stepcredit.policy.checks.gradient_check import derivative_ratio
 from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check, reshuffled_deviation
-from stepcredit.policy.families import family_of
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards import build_reward

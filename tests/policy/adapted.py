@@ -13,8 +13,8 @@ from tests.families import TinyFamily
 from torch import Tensor
 
 from stepcredit.config import ModelSection
+from stepcredit.families import family_of
 from stepcredit.policy.adapters import Adapter, attach
-from stepcredit.policy.families import family_of
 
 TEXTS = ["a cat", "two dogs"]
 

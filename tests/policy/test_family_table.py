@@ -18,8 +18,9 @@ from tests import families as tiny
 from tests.families import flux, flux2_klein, qwen_image, sana, sd3, z_image
 from torch import Tensor, nn
 
+from stepcredit.families import FAMILIES, GENERIC, Family, family_of
 from stepcredit.policy.adapters import denoiser_name
-from stepcredit.policy.families import FAMILIES, GENERIC, Family, family_of, lora_excluded
+from stepcredit.policy.adapters.lora_layers import lora_excluded
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # EulerDiscreteScheduler
 

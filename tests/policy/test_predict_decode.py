@@ -11,7 +11,7 @@ from tests.families.proof import moved
 from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_sd, tiny_sdxl
 from torch import Tensor
 
-from stepcredit.policy.families import family_of
+from stepcredit.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Plan, Rollout
 

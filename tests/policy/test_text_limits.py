@@ -10,7 +10,7 @@ from tests.families import FAMILIES
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from stepcredit.policy.families import family_of
+from stepcredit.families import family_of
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.text_limits import text_limits

@@ -19,9 +19,9 @@ from torch import nn
 
 from stepcredit.config import ModelSection, SampleSection, TrainConfig
 from stepcredit.errors import InputError
+from stepcredit.families import family_of
 from stepcredit.policy.adapters import attach, freeze
 from stepcredit.policy.adapters.denoiser import denoiser_name
-from stepcredit.policy.families import family_of
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.replay.reentry import undecorated_call
 from stepcredit.policy.replay.schedulers import recording_scheduler

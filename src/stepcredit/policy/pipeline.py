@@ -16,10 +16,10 @@ from torch import Tensor, distributed, nn
 
 from stepcredit.config import SampleSection
 from stepcredit.errors import InputError, StepcreditError
+from stepcredit.families import family_of
 from stepcredit.maths import Transition
 from stepcredit.maths.indexing import entries
 from stepcredit.policy.adapters import Adapter, AdapterWeights, denoiser_name
-from stepcredit.policy.families import family_of
 from stepcredit.policy.replay.denoiser_proxies import takes_time
 from stepcredit.policy.replay.prompt_cache import EncodingStore, PromptCache, weight_versions
 from stepcredit.policy.replay.recording import Recording

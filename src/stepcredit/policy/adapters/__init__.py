@@ -6,15 +6,16 @@ from diffusers import DiffusionPipeline
 from torch import distributed, nn
 
 from stepcredit.config import ModelSection
+from stepcredit.families import family_of
 from stepcredit.policy.adapters.denoiser import configure, denoiser_name
 from stepcredit.policy.adapters.ema import AveragedAdapter
 from stepcredit.policy.adapters.frozen import FrozenAdapter
 from stepcredit.policy.adapters.fsdp import shard
 from stepcredit.policy.adapters.full import FullAdapter
 from stepcredit.policy.adapters.lora import LoraAdapter
+from stepcredit.policy.adapters.lora_layers import lora_excluded
 from stepcredit.policy.adapters.protocol import Adapter
 from stepcredit.policy.adapters.weights import AdapterWeights
-from stepcredit.policy.families import family_of, lora_excluded
 
 __all__ = [
     "Adapter",
