@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from tests.families import FAMILIES
-from tests.families.proof import WITHOUT_LORA, Proof, prove
+from tests.families.proof import WITHOUT_LOADER, Proof, prove
 
 from stepcredit.utils.logging import quiet_libraries
 
@@ -26,12 +26,11 @@ pipeline of its class with tiny random weights. `python -m benchmarks.families` 
 - **replay**: largest |log ratio| between recorded and replayed steps of four images, sampled two at a time with
   guidance and changed weights; and the [replay mode](concepts/method.md#the-policy-is-the-stock-pipeline).
 - **trained steps**: steps whose noise is above `sample.min_std`.
-- **without gradient**: trained tensors that no gradient reaches. They are those of a LoRA, or of the whole denoiser for
-  `pixart_sigma`.
+- **without gradient**: trained tensors that no gradient reaches. They are those of a LoRA.
 - **warmth**: mean reward of 32 fixed images before and after two epochs of training on it (four for
   `pixart_sigma`), with 192 images per epoch, all weights trained and contribution credit.
-- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its export. The export
-  is a LoRA (`load_lora_weights`), or the denoiser (`from_pretrained`) if diffusers has no LoRA loader.
+- **reloaded**: largest pixel difference between the trained pipeline and a stock one that loaded its export. The LoRA
+  is loaded by diffusers (`load_lora_weights`), or by peft (`PeftModel.from_pretrained`) if diffusers has no loader.
 - **overhead**: median milliseconds that a replay of four images spends outside the denoiser, without the first replay.
 
 - **stock**: largest pixel difference between four images sampled without noise and those of the stock pipeline with the
@@ -62,14 +61,14 @@ def header() -> str:
 
 def row(name: str, proof: Proof) -> str:
     check = proof.check
-    weights = "all weights" if name in WITHOUT_LORA else "LoRA"
+    loader = "peft" if name in WITHOUT_LOADER else "diffusers"
     cells = (
         name,
         f"{check.max_deviation:.2g}, {check.mode}",
         f"{len(check.trained)} of {check.steps}",
         f"{proof.idle} of {proof.trained}",
         f"{proof.before:+.4f} → {proof.after:+.4f}",
-        f"{proof.reloaded:.2g} ({weights})",
+        f"{proof.reloaded:.2g} ({loader})",
         f"{proof.overhead:.2f}",
         f"{proof.stock:.1g}",
         f"{proof.gradient:.4f}",

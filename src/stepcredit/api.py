@@ -328,7 +328,8 @@ class Trainer:
 
         Args:
             format: `lora` (or `diffusers`) for `load_lora_weights`, or the denoiser's folder with model.adapter=full;
-                `kohya` for ComfyUI and A1111; `merged` for a whole pipeline.
+                `peft` for `peft.PeftModel.from_pretrained`, which `lora` is too if diffusers has no LoRA loader for the
+                pipeline; `kohya` for ComfyUI and A1111; `merged` for a whole pipeline.
             path: a new or empty folder. By default `<output_dir>/export/<format>`.
 
         Returns:

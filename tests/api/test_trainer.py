@@ -13,8 +13,11 @@ import diffusers
 import pytest
 import torch
 import yaml
+from peft import PeftModel
 from PIL import Image
 from tests.cli.command_line import TINY, newest_checkpoint, rows, stepcredit, tree
+from tests.families import FAMILIES
+from tests.policy.adapted import images
 from tests.toy_policy import WEIGHTS, ToyPolicy
 from torch import Tensor
 
@@ -305,6 +308,27 @@ def test_a_pipeline_object_is_trained_on_a_lambda() -> None:
         Trainer(model=pipeline, output_dir="again").sample("a red circle")
     with pytest.raises(InputError, match="not an empty folder"):
         trainer.export("lora")
+
+
+def test_a_lora_that_diffusers_cannot_load_is_exported_for_peft() -> None:
+    tiny = FAMILIES["pixart_sigma"]
+    pipeline, stock = tiny.build(0), tiny.build(0)
+    trainer = Trainer(
+        model=pipeline,
+        reward="warmth",
+        prompts=["a cat"],
+        output_dir="run",
+        sample={"steps": 2, "images_per_prompt": 2, "call": tiny.call},
+        train={"epochs": 1, "updates_per_epoch": 1, "learning_rate": 0.1},
+    )
+    assert trainer.train().weights == Path("run/lora")
+    trained = images(pipeline, tiny)
+    assert not torch.equal(trained, images(stock, tiny))
+    assert trainer.export("merged").is_dir()
+    PeftModel.from_pretrained(stock.transformer, trainer.export("lora"))
+    assert torch.equal(images(stock, tiny), trained)
+    with pytest.raises(InputError, match="already has a LoRA: load the pipeline again"):
+        Trainer(model=pipeline, output_dir="again").sample("a cat")
 
 
 # Evaluating

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from peft import PeftModel
 from tests.cli.command_line import refused, stepcredit, tree
 from tests.families import FAMILIES
 from tests.policy.adapted import attached, images, shift
@@ -21,7 +22,7 @@ from stepcredit.runs.checkpoint import Checkpoint
 from stepcredit.runs.directory import RunDirectory
 
 LOADED: list[TrainConfig] = []
-FORMATS = ("diffusers", "kohya", "merged")
+FORMATS = ("lora", "diffusers", "peft", "kohya", "merged")
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,9 @@ def save(directory: RunDirectory, adapter: Adapter, epoch: int) -> None:
 def loaded(form: str, folder: Path) -> Any:
     if form == "merged":
         pipeline = DiffusionPipeline.from_pretrained(folder)
+    elif form == "peft":
+        pipeline = FAMILIES["sd"].build(0)
+        PeftModel.from_pretrained(pipeline.unet, folder)
     else:
         pipeline = FAMILIES["sd"].build(0)
         pipeline.load_lora_weights(next(folder.glob("*.safetensors")))
@@ -90,7 +94,7 @@ def test_a_run_that_trained_every_weight(here: Path) -> None:
     pipeline: Any = FAMILIES["sd"].build(0)
     pipeline.unet = type(pipeline.unet).from_pretrained(here / "unet")
     assert torch.equal(images(pipeline), drawn)
-    assert "--format diffusers" in refused("export", "run", "--format", "kohya", "--out", "out")
+    assert "--format lora" in refused("export", "run", "--format", "kohya", "--out", "out")
 
 
 def test_weights_are_exported_on_the_cpu() -> None:

@@ -17,7 +17,7 @@ def export(run: Path, form: str, out: Path | None) -> None:
     With `model.ema` these are the averaged weights.
 
     Args:
-        form: one of FORMATS, or `lora` for `diffusers`.
+        form: one of FORMATS.
         out: a new or empty folder; None is `export/<form>` in the run directory.
 
     Raises:

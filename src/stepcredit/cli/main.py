@@ -308,12 +308,12 @@ NewFolder = Annotated[
     Path | None,
     typer.Option(parser=expanded, metavar="DIR", help="new folder for the files; default: export/<format> in the run"),
 ]
-Format = Annotated[str, typer.Option(metavar="lora|diffusers|kohya|merged", help="file format of the weights")]
+Format = Annotated[str, typer.Option(metavar="lora|diffusers|peft|kohya|merged", help="file format of the weights")]
 
 
 @app.command()
-def export(run: Run, out: NewFolder = None, format: Format = "diffusers") -> None:
-    """Write the latest weights of a run: a LoRA for diffusers, for ComfyUI and A1111 (kohya), or a merged pipeline."""
+def export(run: Run, out: NewFolder = None, format: Format = "lora") -> None:
+    """Write the latest weights of a run: a LoRA for diffusers, peft, or ComfyUI and A1111, or a merged pipeline."""
     from stepcredit.cli.export import export as command
 
     command(run, format, out)

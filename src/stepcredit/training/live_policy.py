@@ -78,7 +78,7 @@ class LivePolicy:
         """
         policy, form = self.load(config), export_format(form)
         if not isinstance(policy, PipelinePolicy):
-            if form != "diffusers":
+            if form not in ("lora", "diffusers"):
                 raise InputError(f"format '{form}' needs a diffusers pipeline, but the model is a {_kind(policy)}")
             return policy.export(folder)
         pipeline = self._pipeline or policy.pipeline
@@ -111,10 +111,8 @@ def _require_base_model(pipeline: DiffusionPipeline) -> None:
             "Trainer, or load the pipeline again"
         )
     if getattr(getattr(pipeline, name), "peft_config", None):
-        raise InputError(
-            f"the {name} of this {_kind(pipeline)} already has a LoRA: call pipeline.unload_lora_weights(), or load "
-            "the pipeline again"
-        )
+        unload = "call pipeline.unload_lora_weights(), or " if hasattr(pipeline, "unload_lora_weights") else ""
+        raise InputError(f"the {name} of this {_kind(pipeline)} already has a LoRA: {unload}load the pipeline again")
 
 
 def _kind(value: object) -> str:

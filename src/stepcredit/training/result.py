@@ -15,7 +15,8 @@ class TrainResult:
     Attributes:
         output_dir: the run directory.
         history: the rows of metrics.jsonl, one mapping per epoch.
-        weights: the trained weights: a LoRA file for `load_lora_weights`, or the denoiser's folder.
+        weights: the trained weights: a LoRA file for `load_lora_weights`, a LoRA folder for
+            `peft.PeftModel.from_pretrained`, or the denoiser's folder.
         before: sample grid of the untrained model; None if the file has been removed.
         after: sample grid of the trained model, with the same prompts and noise.
         stopped_early: whether a callback has stopped the run.

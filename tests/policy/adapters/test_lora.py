@@ -11,13 +11,11 @@ from diffusers import UNet2DConditionModel
 from peft.tuners.lora import LoraLayer
 from tests.families import FAMILIES
 from tests.policy.adapted import attached, copied, images, latents_with_gradient, same, shift
-from tests.tiny import tiny_pixart, tiny_sd, tiny_sdxl
+from tests.tiny import tiny_sd, tiny_sdxl
 
 from stepcredit.errors import InputError
 from stepcredit.policy import adapters
 from stepcredit.policy.adapters import denoiser_name
-
-WITH_LORA = [name for name in FAMILIES if name != "pixart_sigma"]
 
 
 def adapted_layers(denoiser: Any) -> dict[str, LoraLayer]:
@@ -58,7 +56,7 @@ def test_lora_is_initialized_from_its_seed_only() -> None:
     assert not same(first, attached(tiny_sd(), seed=2).state_dict())
 
 
-@pytest.mark.parametrize("name", WITH_LORA)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_trained_matrix_of_every_family_has_a_gradient(name: str) -> None:
     tiny = FAMILIES[name]
     pipeline: Any = tiny.build(0)
@@ -106,11 +104,6 @@ def test_layers_that_cannot_hold_a_lora() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_pipeline_without_lora_support() -> None:
-    with pytest.raises(InputError, match=r"no LoRA for PixArtSigmaPipeline: set model\.adapter=full"):
-        attached(tiny_pixart())
-
-
 def test_lora_is_float32_on_half_precision_weights() -> None:
     pipeline = tiny_sd().to(dtype=torch.bfloat16)
     adapter = attached(pipeline, dtype="bfloat16")
@@ -127,25 +120,30 @@ def test_only_the_adapter_is_trainable() -> None:
     assert not any(module.training for module in getattr(pipeline, denoiser_name(pipeline)).modules())
 
 
-def test_reference_restores_the_base_model_and_then_the_weights_exactly() -> None:
-    pipeline = tiny_sd()
+@pytest.mark.parametrize("name", ["sd", "pixart_sigma"])
+def test_reference_restores_the_base_model_and_then_the_weights_exactly(name: str) -> None:
+    tiny = FAMILIES[name]
+    pipeline: Any = tiny.build(0)
     adapter = attached(pipeline)
     shift(adapter)
-    before, trained, moved = adapter.parameters(), copied(adapter.state_dict()), images(pipeline)
+    before, trained, moved = adapter.parameters(), copied(adapter.state_dict()), images(pipeline, tiny)
+    untrained = images(tiny.build(0), tiny)
     with adapter.reference():
-        assert torch.equal(images(pipeline), images(tiny_sd()))
-    assert torch.equal(images(pipeline), moved) and not torch.equal(moved, images(tiny_sd()))
+        assert torch.equal(images(pipeline, tiny), untrained)
+    assert torch.equal(images(pipeline, tiny), moved) and not torch.equal(moved, untrained)
     assert same(adapter.state_dict(), trained)
     assert all(left is right and left.requires_grad for left, right in zip(adapter.parameters(), before, strict=True))
 
 
-def test_the_state_can_be_saved_and_loaded() -> None:
-    pipeline, other = tiny_sd(), tiny_sd()
+@pytest.mark.parametrize("name", ["sd", "pixart_sigma"])
+def test_the_state_can_be_saved_and_loaded(name: str) -> None:
+    tiny = FAMILIES[name]
+    pipeline, other = tiny.build(0), tiny.build(0)
     adapter, restored = attached(pipeline), attached(other, seed=9)
     shift(adapter)
     restored.load_state_dict(copied(adapter.state_dict()))
     assert same(restored.state_dict(), adapter.state_dict())
-    assert torch.equal(images(other), images(pipeline))
+    assert torch.equal(images(other, tiny), images(pipeline, tiny))
 
 
 @pytest.mark.parametrize("options", [{"lora_targets": ["to_q"]}, {"lora_rank": 2}, {"ema": 0.5}])

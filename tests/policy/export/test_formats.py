@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from peft import PeftModel
 from safetensors.torch import load_file
 from tests.families import FAMILIES
 from tests.policy.adapted import attached, images, shift
@@ -20,7 +21,7 @@ from stepcredit.policy.export.formats import FORMATS, loading_hint, write
 from stepcredit.shapes.tokenizer import build_tokenizer
 
 WITH_LORA = [name for name in FAMILIES if name != "pixart_sigma"]
-ONE_OF_EACH_CLASS = [name for name in WITH_LORA if "-" not in name]
+ONE_OF_EACH_CLASS = [name for name in FAMILIES if "-" not in name]
 MERGED = 2e-5
 """Largest difference of a pixel after W + B A was added up once instead of in every forward, float32."""
 
@@ -45,6 +46,37 @@ def test_a_lora_of_every_family_loads_into_the_stock_pipeline(name: str, alpha: 
     stock.load_lora_weights(file.parent)
     assert torch.equal(images(stock, tiny), trained)
     assert not torch.allclose(plain, trained, atol=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [None, 16.0])
+@pytest.mark.parametrize("name", ["sd", "flux2_klein", "pixart_sigma"])
+def test_a_lora_loads_into_the_stock_denoiser_with_peft(name: str, alpha: float | None, tmp_path: Path) -> None:
+    tiny = FAMILIES[name]
+    pipeline: Any = tiny.build(0)
+    adapter = attached(pipeline, lora_rank=4, lora_alpha=alpha)
+    shift(adapter)
+    assert write(pipeline, adapter, "peft", tmp_path) == tmp_path
+    assert {file.name for file in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    stock: Any = tiny.build(0)
+    plain, trained = images(stock, tiny), images(pipeline, tiny)
+    PeftModel.from_pretrained(getattr(stock, denoiser_name(stock)), tmp_path)
+    assert torch.equal(images(stock, tiny), trained)
+    assert not torch.allclose(plain, trained, atol=1e-3)
+
+
+def test_without_a_loader_in_diffusers_a_lora_is_peft_s(tmp_path: Path) -> None:
+    pipeline = FAMILIES["pixart_sigma"].build(0)
+    adapter = attached(pipeline)
+    write(pipeline, adapter, "lora", tmp_path / "lora")
+    assert (tmp_path / "lora" / "adapter_config.json").is_file()
+    with pytest.raises(InputError, match="no LoRA loader for PixArtSigmaPipeline; use --format peft or merged"):
+        write(pipeline, adapter, "diffusers", tmp_path / "diffusers")
+
+
+def test_all_weights_are_no_peft_lora(tmp_path: Path) -> None:
+    pipeline = tiny_sd()
+    with pytest.raises(InputError, match=r"peft's format is for LoRAs.*use --format lora or merged"):
+        write(pipeline, attached(pipeline, adapter="full"), "peft", tmp_path)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_CLASS)
@@ -112,11 +144,11 @@ def test_bfloat16_merges_in_bfloat16(kind: str, tmp_path: Path) -> None:
     assert (images(tiny_sd()) - trained.float()).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [*((form, "lora") for form in FORMATS), *((form, "full") for form in ("lora", "diffusers", "merged"))],
+)
 def test_every_format_holds_the_averages(form: str, kind: str, tmp_path: Path) -> None:
-    if (form, kind) == ("kohya", "full"):
-        return
     pipeline, stock = tiny_sd(), tiny_sd()
     adapter = attached(pipeline, adapter=kind, ema=0.9)
     shift(adapter, 0.05)
@@ -130,6 +162,8 @@ def test_every_format_holds_the_averages(form: str, kind: str, tmp_path: Path) -
         stock = merged(path)
     elif kind == "full":
         stock.unet = type(stock.unet).from_pretrained(path)
+    elif form == "peft":
+        PeftModel.from_pretrained(stock.unet, path)
     else:
         stock.load_lora_weights(path)
     assert (images(stock) - averaged).abs().max() <= MERGED
@@ -146,6 +180,7 @@ def test_an_unknown_format(tmp_path: Path) -> None:
     [
         ("diffusers", "lora", 'pipe.load_lora_weights("out/pytorch_lora_weights.safetensors")'),
         ("diffusers", "full", 'pipe.unet = UNet2DConditionModel.from_pretrained("out")'),
+        ("peft", "lora", 'peft.PeftModel.from_pretrained(pipe.unet, "out")'),
         (
             "kohya",
             "lora",

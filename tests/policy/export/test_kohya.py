@@ -118,7 +118,7 @@ def test_other_families_have_no_such_format(tmp_path: Path) -> None:
 def test_a_fully_trained_denoiser_is_refused(tmp_path: Path) -> None:
     pipeline = tiny_sd()
     attached(pipeline, adapter="full")
-    with pytest.raises(InputError, match="all weights were trained; use --format diffusers or merged"):
+    with pytest.raises(InputError, match="all weights were trained; use --format lora or merged"):
         kohya.write(pipeline, tmp_path / "out")
 
 

@@ -12,8 +12,9 @@ from stepcredit.policy.adapters.ema import AveragedAdapter
 from stepcredit.policy.adapters.frozen import FrozenAdapter
 from stepcredit.policy.adapters.fsdp import shard
 from stepcredit.policy.adapters.full import FullAdapter
-from stepcredit.policy.adapters.lora import LoraAdapter
+from stepcredit.policy.adapters.lora import LoraAdapter, has_lora_loader
 from stepcredit.policy.adapters.lora_layers import lora_excluded
+from stepcredit.policy.adapters.peft_lora import PeftLoraAdapter
 from stepcredit.policy.adapters.protocol import Adapter
 from stepcredit.policy.adapters.weights import AdapterWeights
 
@@ -23,9 +24,11 @@ __all__ = [
     "AveragedAdapter",
     "FullAdapter",
     "LoraAdapter",
+    "PeftLoraAdapter",
     "attach",
     "denoiser_name",
     "freeze",
+    "has_lora_loader",
 ]
 
 
@@ -59,4 +62,5 @@ def _freeze_components(pipeline: DiffusionPipeline) -> None:
 def _lora(pipeline: DiffusionPipeline, section: ModelSection, seed: int) -> LoraAdapter:
     targets = section.lora_targets or family_of(pipeline).lora_targets
     excluded = lora_excluded(getattr(pipeline, denoiser_name(pipeline)))
-    return LoraAdapter(pipeline, section.lora_rank, section.lora_alpha, targets, seed, excluded)
+    kind = LoraAdapter if has_lora_loader(pipeline) else PeftLoraAdapter
+    return kind(pipeline, section.lora_rank, section.lora_alpha, targets, seed, excluded)

@@ -32,7 +32,7 @@ class LoraAdapter:
         excluded: full names of layers to leave out although they match.
 
     Raises:
-        InputError: diffusers has no LoRA for the pipeline, or the targets do not fit the denoiser.
+        InputError: the targets do not fit the denoiser.
     """
 
     def __init__(
@@ -47,8 +47,6 @@ class LoraAdapter:
         self._pipeline = pipeline
         self._name = denoiser_name(pipeline)
         self._denoiser: Any = getattr(pipeline, self._name)
-        if not (hasattr(self._denoiser, "add_adapter") and hasattr(pipeline, "save_lora_weights")):
-            raise InputError(f"diffusers has no LoRA for {type(pipeline).__name__}: set model.adapter=full")
         self._scale = (rank if alpha is None else alpha) / rank
         config = LoraConfig(
             r=rank,
@@ -121,12 +119,21 @@ class LoraAdapter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                self._denoiser.add_adapter(config)
+                self._inject(config)
             except ValueError as error:
                 reason = " ".join(str(error).split())[:200]
                 targets = sorted(config.target_modules or ())
                 raise InputError(f"LoRA targets {targets} do not fit the {self._name}: {reason}") from error
         self._denoiser.eval()
+
+    def _inject(self, config: LoraConfig) -> None:
+        self._denoiser.add_adapter(config)
+
+
+def has_lora_loader(pipeline: DiffusionPipeline) -> bool:
+    """Whether diffusers can add, save and load LoRAs of the pipeline's denoiser."""
+    denoiser = getattr(pipeline, denoiser_name(pipeline))
+    return hasattr(denoiser, "add_adapter") and hasattr(pipeline, "save_lora_weights")
 
 
 def _ends_with_any(name: str, endings: Sequence[str]) -> bool:

@@ -7,20 +7,19 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from stepcredit.errors import unknown
-from stepcredit.policy.adapters import Adapter, denoiser_name
+from stepcredit.errors import InputError, unknown
+from stepcredit.policy.adapters import Adapter, denoiser_name, has_lora_loader
+from stepcredit.policy.adapters.peft_lora import CONFIG, write_peft
 from stepcredit.policy.export import kohya, transformers4
 
-FORMATS = ("diffusers", "kohya", "merged")
-LORA = "lora"
-"""Another name of `diffusers`."""
+FORMATS = ("lora", "diffusers", "peft", "kohya", "merged")
 
 
 def export_format(name: Any) -> str:
-    """The one of FORMATS that `name` selects. InputError with the most similar name if it is none."""
-    if name not in (*FORMATS, LORA):
-        raise unknown("export format", str(name), (*FORMATS, LORA))
-    return FORMATS[0] if name == LORA else str(name)
+    """`name`, if it is one of FORMATS. InputError with the most similar name if it is none."""
+    if name not in FORMATS:
+        raise unknown("export format", str(name), FORMATS)
+    return str(name)
 
 
 def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path) -> Path:
@@ -28,7 +27,9 @@ def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path
 
     | form | content |
     |---|---|
+    | `lora` | `diffusers`, or `peft` for a LoRA of a pipeline for which diffusers has no LoRA loader |
     | `diffusers` | a LoRA for `load_lora_weights`; after full fine-tuning, the folder of the denoiser |
+    | `peft` | a folder with the LoRA for `PeftModel.from_pretrained` |
     | `kohya` | the LoRA as ComfyUI and A1111 read it |
     | `merged` | a whole pipeline for `from_pretrained`, in its original dtypes and with its own scheduler |
 
@@ -38,8 +39,21 @@ def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path
         InputError: the format is unknown or cannot hold this pipeline.
     """
     match form:
-        case "diffusers":
+        case "lora":
             return adapter.export(folder)
+        case "diffusers":
+            if _has_lora(pipeline) and not has_lora_loader(pipeline):
+                raise InputError(
+                    f"diffusers has no LoRA loader for {type(pipeline).__name__}; use --format peft or merged"
+                )
+            return adapter.export(folder)
+        case "peft":
+            if not _has_lora(pipeline):
+                raise InputError(
+                    "peft's format is for LoRAs, but all weights were trained; use --format lora or merged"
+                )
+            with adapter.averaged():
+                return write_peft(pipeline, folder)
         case "kohya":
             with adapter.averaged():
                 return kohya.write(pipeline, folder)
@@ -52,6 +66,10 @@ def write(pipeline: DiffusionPipeline, adapter: Adapter, form: str, folder: Path
     raise unknown("export format", form, FORMATS)
 
 
+def _has_lora(pipeline: DiffusionPipeline) -> bool:
+    return bool(getattr(getattr(pipeline, denoiser_name(pipeline)), "peft_config", None))
+
+
 def loading_hint(pipeline: DiffusionPipeline, path: Path) -> str:
     """The Python expression that loads what `write` returned."""
     if path.name == kohya.WEIGHTS:
@@ -61,4 +79,6 @@ def loading_hint(pipeline: DiffusionPipeline, path: Path) -> str:
     if (path / "model_index.json").is_file():
         return f'DiffusionPipeline.from_pretrained("{path}")'
     name = denoiser_name(pipeline)
+    if (path / CONFIG).is_file():
+        return f'peft.PeftModel.from_pretrained(pipe.{name}, "{path}")'
     return f'pipe.{name} = {type(getattr(pipeline, name)).__name__}.from_pretrained("{path}")'

@@ -34,11 +34,11 @@ def write(pipeline: DiffusionPipeline, folder: Path) -> Path:
     if not isinstance(pipeline, StableDiffusionPipeline | StableDiffusionXLPipeline):
         raise InputError(
             f"kohya's format is for Stable Diffusion 1.x, 2.x and SDXL, not {type(pipeline).__name__}; "
-            "use --format diffusers or merged"
+            "use --format lora or merged"
         )
     unet: Any = pipeline.unet
     if not getattr(unet, "peft_config", None):
-        raise InputError("kohya's format is for LoRAs, but all weights were trained; use --format diffusers or merged")
+        raise InputError("kohya's format is for LoRAs, but all weights were trained; use --format lora or merged")
     xl = isinstance(pipeline, StableDiffusionXLPipeline)
     config = unet.peft_config["default"]
     tensors = _tensors(get_peft_model_state_dict(unet), float(config.lora_alpha), unet.config if xl else None)
@@ -61,8 +61,7 @@ def layer_name(path: str, layers_per_block: int | None) -> str:
     match = _LAYER.fullmatch(path)
     if match is None:
         raise InputError(
-            f"kohya's format has names for layers of attention blocks only, not for {path}; "
-            "use --format diffusers or merged"
+            f"kohya's format has names for layers of attention blocks only, not for {path}; use --format lora or merged"
         )
     if layers_per_block is not None:
         side, block, number, rest = match.groups()
