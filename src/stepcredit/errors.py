@@ -15,7 +15,10 @@ example, are InputErrors.
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 _MAX_LENGTH = 1500
 _MIN_SIMILARITY = 0.6
@@ -27,10 +30,15 @@ class StepcreditError(Exception):
     Attributes:
         exit_code: exit code of the command line.
         show_on_every_rank: whether the command line prints the error on every rank, and not only on local rank 0.
+        traceback: of the exception that the user's pipeline, reward or plugin raised, as text, which other processes
+            can receive; empty if there is none. The command line appends it to a log file.
+        log_dir: the folder of that file. None means the current folder.
     """
 
     exit_code = 1
     show_on_every_rank = False
+    traceback = ""
+    log_dir: Path | None = None
 
 
 class InputError(StepcreditError):
@@ -73,6 +81,25 @@ class Interrupted(StepcreditError):
     """A signal stopped the run."""
 
     exit_code = 130
+
+
+Raised = TypeVar("Raised", bound=StepcreditError)
+
+
+def caused_by(cause: BaseException, error: Raised) -> Raised:
+    """`error` with the traceback of `cause`, an exception that the user's code raised."""
+    if not isinstance(cause, StepcreditError):
+        error.traceback = "".join(traceback.format_exception(cause))
+    return error
+
+
+def user_traceback(error: BaseException | None) -> str:
+    """The `traceback` of an error, or of the first of its causes that has one; empty if there is none."""
+    while error is not None:
+        if isinstance(error, StepcreditError) and error.traceback:
+            return error.traceback
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stepcredit.errors import InputError, StepcreditError, unknown
+from stepcredit.errors import InputError, StepcreditError, caused_by, unknown
 from stepcredit.utils.paths import expanded
 from stepcredit.utils.python_objects import FILE_MODULE
 
@@ -244,7 +244,8 @@ def _importing(what: str, hint: str = "") -> Iterator[None]:
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         hint = hint if isinstance(error, ModuleNotFoundError) else ""
         words = " ".join(str(error).split())
-        raise InputError(f"cannot import {what}: {type(error).__name__}: {words}{_place(error)}{hint}") from error
+        problem = InputError(f"cannot import {what}: {type(error).__name__}: {words}{_place(error)}{hint}")
+        raise caused_by(error, problem) from error
 
 
 def _place(error: BaseException) -> str:

@@ -140,7 +140,14 @@ class Infinite(CreditRule):
         return advantage[:, None].expand(-1, trajectory.steps) / 0
 
 
-@pytest.mark.parametrize("rule", [Halves(), Infinite()])
+class Unequal(CreditRule):
+    """A rule that raises."""
+
+    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        return advantage[:, None] * torch.ones(trajectory.steps + 1, 1, 3)[None, None] @ advantage
+
+
+@pytest.mark.parametrize("rule", [Halves(), Infinite(), Unequal()])
 def test_step_advantages_of_a_class_are_verified(rule: CreditRule, tmp_path: Path) -> None:
     trainer = Trainer(
         model=ToyPolicy(),

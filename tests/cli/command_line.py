@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.cli.main import main
+from stepcredit.utils.error_log import NAME as LOG
 
 TOY = [
     "sample.steps=4",
@@ -51,11 +52,16 @@ def stepcredit(*arguments: str | Path) -> Said:
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one line with which the command line refuses bad input; the working directory must be as it was."""
+    """The one line with which the command line refuses bad input; the working directory must be as it was.
+
+    Only the log file of the user's own exceptions may appear.
+    """
     before = tree(Path())
     said = stepcredit(*arguments)
     assert said.code == 2, said
-    assert tree(Path()) == before
+    assert {name: content for name, content in tree(Path()).items() if name != LOG} == before
+    assert Path(LOG).is_file() == said.err.endswith(f" (traceback: {LOG})\n")
+    Path(LOG).unlink(missing_ok=True)
     assert said.out == ""
     return only_line(said)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import PixArtSigmaPipeline
+from diffusers import AutoencoderKL, PixArtSigmaPipeline
 from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
@@ -89,6 +89,31 @@ def drawn(pipeline: Any) -> NDArray[np.int_]:
         **FAMILIES["pixart_sigma"].call,
     ).images
     return (images[0] * 255).round().astype(int)
+
+
+def test_an_exception_of_the_pipeline_is_one_line_and_its_traceback_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    FAMILIES["sd"].build(0).save_pretrained("model")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise LookupError("no such position")
+
+    monkeypatch.setattr(AutoencoderKL, "decode", fail)
+    for command in (
+        ["train", "model.path=model", *SMALL, "--run", "run"],
+        ["sample", "model", "--prompt", "a cat", "--out", "images"],
+        ["evaluate", "model", "--reward", "warmth", "--prompts", "shapes", "--images", "1"],
+        ["doctor", "model"],
+    ):
+        said = stepcredit(*command)
+        assert said.code == 2
+        line = said.err.splitlines()[-1]  # after a note about long prompts
+        assert Path("stepcredit.log").read_text().count("Traceback") == 1
+        Path("stepcredit.log").unlink()
+        assert "StableDiffusionPipeline failed in its own __call__: LookupError: no such position" in line
+        assert line.endswith(" (traceback: stepcredit.log)")
 
 
 def test_a_model_without_a_lora_loader_can_be_sampled(tmp_path: Path) -> None:

@@ -80,4 +80,8 @@ def test_a_plugin_that_cannot_be_imported_is_one_line(here: Path) -> None:
         said = stepcredit(*command, "--plugin", "broken.py")
         assert said.code == 2
         assert "broken.py" in only_line(said) and "nothing" in only_line(said)
+        assert only_line(said).endswith(" (traceback: stepcredit.log)")
+        log = (here / "stepcredit.log").read_text()
+        assert log.count("Traceback") == 1 and log.rstrip().endswith("has no attribute 'nothing'")
+        (here / "stepcredit.log").unlink()
     assert "gone.py" in refused("train", "--plugin", "gone.py")

@@ -273,7 +273,11 @@ def test_a_failing_reward_is_a_one_line_error_and_loses_nothing(here: Path, acti
     assert said.code == 2
     line = only_line(said)
     assert line.startswith(f"epoch 2: reward 'judge.py:reward' {what}".replace("judge.py", str(here / "judge.py")))
-    assert line.endswith("stepcredit train --resume --run a")
+    log = Path("a", "stepcredit.log")
+    assert line.endswith("stepcredit train --resume --run a" + (f" (traceback: {log})" if log.exists() else ""))
+    assert log.exists() == action.startswith("raise")
+    if log.exists():
+        assert "Traceback" in log.read_text() and "ValueError: no judge" in log.read_text()
     (here / "broken").unlink()
     assert stepcredit("train", "--resume", "--run", "a").code == 0
     assert stepcredit("train", *TOY, name, "--run", "whole", "run.checkpoint_every=3").code == 0

@@ -68,6 +68,8 @@ def test_a_failing_tracker_is_dropped_with_one_note(
             group.log_metrics(ROW)
             group.log_images(2, tmp_path)
     assert len(notes) == 1 and "broken" in notes[0] and "no connection" in notes[0]
+    assert notes[0].endswith(f" (traceback: {tmp_path / 'stepcredit.log'})")
+    assert "ValueError: no connection" in (tmp_path / "stepcredit.log").read_text()
     assert calls[-1] == ("close",), "of the other tracker"
 
 

@@ -15,6 +15,7 @@ import typer
 
 from stepcredit import __version__
 from stepcredit.errors import Interrupted, StepcreditError, printable
+from stepcredit.utils.error_log import with_log, write_error_log
 from stepcredit.utils.paths import expanded
 
 app = typer.Typer(
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except StepcreditError as error:
         if error.show_on_every_rank or _is_first_of_machine():
-            print(f"stepcredit: {printable(str(error))}", file=sys.stderr)
+            line = with_log(printable(str(error)), write_error_log(error))
+            print(f"stepcredit: {line}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
         message = _with_hint(error.format_message(), sys.argv[1:] if arguments is None else arguments)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, caused_by
 from stepcredit.maths.credit import scaled_advantages, step_advantages
 from stepcredit.maths.schedules import mean_one
 from stepcredit.types import Trajectory
@@ -114,7 +114,8 @@ class FunctionRule(CreditRule):
         try:
             result = self.function(trajectory, advantage)
         except (Exception, SystemExit) as error:
-            raise InputError(f"credit rule '{self.name}' raised {type(error).__name__}: {error}") from error
+            problem = InputError(f"credit rule '{self.name}' raised {type(error).__name__}: {error}")
+            raise caused_by(error, problem) from error
         return require_step_advantages(result, trajectory, self.name).detach().to(advantage.device, advantage.dtype)
 
 

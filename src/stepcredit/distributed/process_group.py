@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from stepcredit.distributed.launcher import await_ranks, launched_processes, read_launch
-from stepcredit.errors import InputError, ProcessLost, StepcreditError
+from stepcredit.errors import InputError, ProcessLost, StepcreditError, user_traceback
 
 Result = TypeVar("Result")
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
@@ -213,9 +213,14 @@ def gloo_errors_as_process_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+        if not is_lost_process(error):
             raise
         raise ProcessLost(_LOST) from error
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether a collective has raised `error`, because another process has ended or cannot be reached."""
+    return isinstance(error, RuntimeError) and (isinstance(error, distributed.DistError) or "gloo" in str(error))
 
 
 @contextmanager
@@ -245,6 +250,8 @@ def _call(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
     try:
         return work(), None
     except (StepcreditError, OSError) as error:
+        if isinstance(error, StepcreditError):
+            error.traceback = user_traceback(error)
         error.__cause__ = None  # it may not be picklable
         return None, error
 

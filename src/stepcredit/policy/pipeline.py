@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from stepcredit.config import SampleSection
-from stepcredit.errors import InputError, StepcreditError
+from stepcredit.distributed.process_group import is_lost_process
+from stepcredit.errors import InputError, StepcreditError, caused_by
 from stepcredit.families import family_of
 from stepcredit.maths import Transition
 from stepcredit.maths.indexing import entries
@@ -120,7 +121,8 @@ class PipelinePolicy(AdapterWeights):
             )
         recording: Recording = trajectory.recording if guided else trajectory.recording.without_guidance()
         sampled = latents.to(trajectory.latents).contiguous()  # kernels round by dtype and memory layout
-        return self._reentry.predict(recording.rows(rows), sampled, steps.tolist(), self.replay_mode)
+        with self._errors_in_one_line():
+            return self._reentry.predict(recording.rows(rows), sampled, steps.tolist(), self.replay_mode)
 
     def decode(self, latents: Tensor) -> Tensor:
         """See `types.Policy`. Equal to the images of a rollout if `latents` are the final ones of one of its batches.
@@ -129,7 +131,8 @@ class PipelinePolicy(AdapterWeights):
             InputError: `latents` require gradients and the pipeline decodes without.
         """
         recording = self._decoding.rows(torch.zeros(len(latents), dtype=torch.long))
-        images = self._reentry.decode(recording, latents.contiguous())
+        with self._errors_in_one_line():
+            images = self._reentry.decode(recording, latents.contiguous())
         if torch.is_grad_enabled() and latents.requires_grad and not images.requires_grad:
             kind = type(self.pipeline).__name__
             raise InputError(f"{kind} decodes without gradients: a reward cannot be differentiated through it")
@@ -182,21 +185,27 @@ class PipelinePolicy(AdapterWeights):
     def _record(self, recording: Recording, texts: Sequence[str], hook: RecordingHook) -> Tensor:
         """Images (B,3,H,W) of one batch."""
         kind = type(self.pipeline).__name__
-        try:
+        with self._errors_in_one_line():
             images: Tensor = self._reentry.record(recording, texts, hook).images
-        except (StepcreditError, MemoryError):
-            raise
-        except Exception as error:  # the pipeline is the user's, and may raise anything
-            if out_of_memory(error) or distributed.is_initialized():  # another process may be gone
-                raise
-            logging.getLogger("stepcredit").debug("%s raised", kind, exc_info=error)
-            call = f" with sample.call {self.sample.call}" if self.sample.call else ""
-            raise InputError(f"{kind} failed in its own __call__{call}: {_described(error)}") from error
         if hook.position != len(hook.noises):
             raise InputError(f"{kind} took {hook.position} steps, expected {len(hook.noises)}: it cannot be recorded")
         if images.ndim != _IMAGE_DIMS or images.shape[1] not in (_RGB, _RGBA):
             raise InputError(f"{kind} returned images of shape {tuple(images.shape)}, expected (B, 3, H, W)")
         return images[:, :_RGB].float()
+
+    @contextmanager
+    def _errors_in_one_line(self) -> Iterator[None]:
+        """Report what the pipeline raises in the block as an InputError."""
+        try:
+            yield
+        except (StepcreditError, MemoryError):
+            raise
+        except Exception as error:  # the pipeline is the user's, and may raise anything
+            if out_of_memory(error) or is_lost_process(error):
+                raise
+            call = f" with sample.call {self.sample.call}" if self.sample.call else ""
+            problem = f"{type(self.pipeline).__name__} failed in its own __call__{call}: {_described(error)}"
+            raise caused_by(error, InputError(problem)) from error
 
     def _trajectory(
         self, buffer: TrajectoryBuffer, recording: Recording, plan: Plan, metadata: Sequence[dict[str, Any]]

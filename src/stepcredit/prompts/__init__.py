@@ -19,7 +19,7 @@ from inspect import getdoc
 from os import PathLike, fspath
 from typing import Any, Protocol, runtime_checkable
 
-from stepcredit.errors import InputError, StepcreditError, shortened, unknown
+from stepcredit.errors import InputError, StepcreditError, caused_by, shortened, unknown
 from stepcredit.prompts._rows import prompt_text, to_prompt
 from stepcredit.prompts.draw import draw_prompts
 from stepcredit.registry import Registered, Registry
@@ -102,7 +102,8 @@ def load_prompts(source: str) -> list[Prompt]:
         raise
     except Exception as error:  # a source of the user's own may raise anything
         message = f"{type(error).__name__}: {shortened(str(error), 200)}"
-        raise InputError(f"reading the prompts {shortened(repr(source))} raised {message}") from error
+        problem = InputError(f"reading the prompts {shortened(repr(source))} raised {message}")
+        raise caused_by(error, problem) from error
     if not prompts:
         raise InputError(f"{source} holds no prompts, expected at least one")
     return prompts

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from numbers import Real
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import shortened
 from stepcredit.runs.trackers import TRACKERS, Tracker
+from stepcredit.utils.error_log import log_traceback, with_log
 
 
 class TrackerGroup:
@@ -30,11 +32,12 @@ class TrackerGroup:
         self._factories = {name: TRACKERS.get(name, plugins) for name in names}
         self._note = note
         self._trackers: dict[str, Tracker] = {}
+        self._run: Path | None = None
 
     @contextmanager
     def running(self, run: Path, config: TrainConfig, finished_epochs: int) -> Iterator[None]:
         """Build the trackers, and close them at the end of the block. Outside of it nothing is logged."""
-        settings = config.model_dump(mode="json")
+        self._run, settings = run, config.model_dump(mode="json")
         for name, factory in self._factories.items():
             with self._dropped_on_error(name):
                 self._trackers[name] = factory(run, settings, finished_epochs)
@@ -67,7 +70,9 @@ class TrackerGroup:
         except Exception as error:  # a tracker may raise anything, and none is worth a run
             tracker = self._trackers.pop(name, None)
             reason = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
-            self._note(f"tracker '{name}' failed ({shortened(reason)}): the run continues without it")
+            message = f"tracker '{name}' failed ({shortened(reason)}): the run continues without it"
+            log = log_traceback(message, "".join(format_exception(error)), self._run)
+            self._note(with_log(message, log))
             if tracker is not None:
                 with suppress(Exception):
                     tracker.close()

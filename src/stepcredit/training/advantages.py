@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.credit._rules import require_step_advantages
 from stepcredit.distributed.partition import Partition
+from stepcredit.errors import InputError, StepcreditError, caused_by, shortened
 from stepcredit.maths.advantage import group_advantages, standardize
 from stepcredit.maths.running_statistics import PromptStatistics, StepStatistics
 from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
@@ -98,5 +100,13 @@ class Advantages:
 
 
 def _spread(credit: CreditAssigner, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-    """The step advantages (B, T) of a rule. InputError if it returns anything else."""
-    return require_step_advantages(credit(trajectory, advantage), trajectory, type(credit).__name__)
+    """The step advantages (B, T) of a rule. InputError if it raises an exception or returns anything else."""
+    name = type(credit).__name__
+    try:
+        result = credit(trajectory, advantage)
+    except (StepcreditError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a rule of the user's own may raise anything
+        problem = InputError(f"credit rule {name} raised {type(error).__name__}: {shortened(str(error), 300)}")
+        raise caused_by(error, problem) from error
+    return require_step_advantages(result, trajectory, name)

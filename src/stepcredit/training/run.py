@@ -91,7 +91,7 @@ def start_run(
                 write_atomically(directory.prompts_path, _json_lines(objects.prompts).encode())
 
         processes.run_on_main(create)
-        with _lock(directory, config, processes), _discard_unless_begun(loop):
+        with _logged_in(directory), _lock(directory, config, processes), _discard_unless_begun(loop):
             return _train(loop)
 
 
@@ -113,7 +113,11 @@ def resume_run(
         allow_change: accept other prompts or another model than those that the run had before.
     """
     config = stage_three_as_fsdp(config)
-    with _process_group(config, keep_processes) as processes, _lock(directory, config, processes):
+    with (
+        _process_group(config, keep_processes) as processes,
+        _logged_in(directory),
+        _lock(directory, config, processes),
+    ):
         loop = _build_loop(config, directory, objects, callbacks, progress, processes)
         inputs = _inputs(loop)
         changed = processes.run_on_all(lambda: require_same_inputs(directory.path, inputs, allow_change))
@@ -226,6 +230,16 @@ def _destroy_at_exit() -> None:
     def _destroy() -> None:
         if distributed.is_initialized():
             destroy_process_group()
+
+
+@contextmanager
+def _logged_in(directory: RunDirectory) -> Iterator[None]:
+    """The command line writes the tracebacks of errors in the block into the run directory, if it still exists then."""
+    try:
+        yield
+    except StepcreditError as error:
+        error.log_dir = directory.path
+        raise
 
 
 @contextmanager

@@ -235,13 +235,22 @@ def test_batches_are_recorded_in_their_rows(batch: int) -> None:
 @pytest.mark.parametrize("error", [KeyError("height"), RuntimeError("shapes do not match"), AttributeError("no sigma")])
 def test_whatever_the_pipeline_raises_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(policy.pipeline.unet, "forward", fail)
-    with pytest.raises(InputError) as caught:
-        policy.rollout(PROMPTS, SEEDS)
-    message = str(caught.value)
-    assert message.startswith("StableDiffusionPipeline failed in its own __call__: ") and "\n" not in message
-    assert type(error).__name__ in message and str(error).strip("'") in message and "test_rollout.py, line" in message
+    monkeypatch.setattr(policy.pipeline.vae, "decode", fail)
+    for work in (
+        lambda: policy.rollout(PROMPTS, SEEDS),
+        lambda: policy.replay(trajectory, 1),
+        lambda: policy.decode(trajectory.latents[:, -1]),
+    ):
+        with pytest.raises(InputError) as caught:
+            work()
+        message = str(caught.value)
+        assert message.startswith("StableDiffusionPipeline failed in its own __call__: ") and "\n" not in message
+        assert type(error).__name__ in message and str(error).strip("'") in message
+        assert "test_rollout.py, line" in message
+        assert "in fail\n    raise error" in caught.value.traceback

@@ -137,7 +137,7 @@ def _try_mode(policy: Policy, trajectory: Trajectory, steps: list[int], size: in
     """As `_worst`. The deviation is infinite if the pipeline fails because a batch mixes steps."""
     try:
         return _worst(policy, trajectory, steps, size, tolerance)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (InputError, IndexError, RuntimeError, TypeError, ValueError) as error:
         if not policy.mixes_steps or out_of_memory(error):
             raise
         return _Worst(math.inf, steps[0], 0.0, _quantity(trajectory, steps[0]))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepcredit.errors import InputError, RewardError, shortened
+from stepcredit.errors import InputError, RewardError, caused_by, shortened
 from stepcredit.rewards.core.copies import copied_metadata
 from stepcredit.rewards.core.scores import Scores
 from stepcredit.utils.global_state import RandomState, settings_restored
@@ -82,7 +82,8 @@ class CheckedReward:
             raise self._error(f"failed: {error}") from error
         except (Exception, SystemExit) as error:
             batch = f"on {len(prompts)} images, first prompt {shortened(prompts[0])!r}" if prompts else "on no images"
-            raise self._error(f"raised {type(error).__name__} ({shortened(str(error), 300)}) {batch}") from error
+            problem = self._error(f"raised {type(error).__name__} ({shortened(str(error), 300)}) {batch}")
+            raise caused_by(error, problem) from error
 
     def _verified(self, output: Any, prompts: Sequence[str], component: str = "") -> Tensor:
         scores = self._to_tensor(output, component)

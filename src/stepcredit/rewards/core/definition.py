@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, caused_by
 from stepcredit.registry import bind, construct, require_options
 from stepcredit.rewards.core.signature import argument_count, full_signature
 from stepcredit.types import RewardFunction
@@ -42,7 +42,7 @@ def _instance(kind: Callable[..., Any], name: str, options: Mapping[str, Any]) -
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise InputError(f"cannot build {name}: {_one_line(error)}") from error
+        raise caused_by(error, InputError(f"cannot build {name}: {_one_line(error)}")) from error
     if not callable(reward):
         raise InputError(f"reward '{name}' is a class without __call__: define __call__(images, prompts, metadata)")
     return reward

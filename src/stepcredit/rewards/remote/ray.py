@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepcredit.config import RewardSection
-from stepcredit.errors import InputError, RewardError, shortened
+from stepcredit.errors import InputError, RewardError, caused_by, shortened
 from stepcredit.plugins import PluginState
 from stepcredit.rewards.core.extras import require_extra
 from stepcredit.rewards.core.scores import Scores, join
@@ -205,7 +205,8 @@ def _get(pending: Any, timeout: float | None = None) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, InputError | RewardError):
             raise error.cause from None
-        raise RewardError(f"a Ray worker raised {type(error.cause).__name__}: {shortened(str(error.cause))}") from error
+        problem = RewardError(f"a Ray worker raised {type(error.cause).__name__}: {shortened(str(error.cause))}")
+        raise caused_by(error, problem) from error
     except (RayActorError, WorkerCrashedError) as error:
         raise WorkerDied(shortened(str(error), 200)) from error
     except RayError as error:

@@ -12,6 +12,7 @@ from stepcredit.errors import InputError, RewardError
 from stepcredit.rewards.core.checked import CheckedReward
 from stepcredit.rewards.remote.limits import Limits
 from stepcredit.rewards.remote.wire import Batch, PayloadError, decode
+from stepcredit.utils.error_log import with_log, write_error_log
 
 log = logging.getLogger(__name__)
 
@@ -67,5 +68,5 @@ class RewardWorker:
         try:
             return self._reward(batch.images(), batch.prompts, batch.metadata).tolist()
         except RewardError as error:
-            log.error("%s", error)
+            log.error("%s", with_log(str(error), write_error_log(error)))
             raise ScoringError(error) from error
