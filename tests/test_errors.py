@@ -42,6 +42,11 @@ def test_out_of_memory_is_resumable_and_not_bad_input() -> None:
 
 
 @pytest.mark.parametrize("kind", EXIT_CODES)
+def test_a_message_is_one_line_whatever_it_quotes(kind: type[StepcreditError]) -> None:
+    assert str(kind("no recipe 'a\nb\x1b[0m'")) == "no recipe 'a b\\x1b[0m'"
+
+
+@pytest.mark.parametrize("kind", EXIT_CODES)
 def test_the_tree_in_the_docstring_names_every_error_and_its_code(kind: type[StepcreditError]) -> None:
     lines = [line.lstrip("│├└─ ").split() for line in (errors.__doc__ or "").splitlines()]
     assert [kind.__name__, str(kind.exit_code)] in [words[:2] for words in lines]

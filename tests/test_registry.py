@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_get_returns_the_registered_part(package: str) -> None:
 
 def test_a_part_may_come_from_outside_the_package(package: str) -> None:
     registry = parts(package)
-    part = object()
+    part = partial(int)
     assert registry.register("mine")(part) is part
     assert registry.get("mine") is part
     assert registry.names() == ["gear", "mine", "wheel"]
@@ -64,11 +65,25 @@ def test_unknown_part_names_the_nearest(package: str) -> None:
 
 def test_a_name_is_taken_once(package: str) -> None:
     registry = parts(package)
-    part = object()
+    part = partial(int)
     registry.register("same")(part)
     registry.register("same")(part)
     with pytest.raises(InputError, match="gadget 'same'"):
-        registry.register("same")(object())
+        registry.register("same")(partial(int))
+
+
+@pytest.mark.parametrize("name", [print, 3, None, "", " ", "a\nb"])
+def test_what_is_not_a_name_is_refused_and_forgotten(package: str, name: Any) -> None:
+    """`@register` without parentheses passes the function as the name."""
+    registry = parts(package)
+    with pytest.raises(InputError, match="gadget is registered as"):
+        registry.register(name)
+    assert registry.names() == ["gear", "wheel"]
+
+
+def test_what_cannot_be_called_is_refused(package: str) -> None:
+    with pytest.raises(InputError, match="gadget 'mine' is 3"):
+        parts(package).register("mine")(3)
 
 
 def test_an_error_about_a_name_taken_twice_has_both_places(package: str, tmp_path: Path) -> None:

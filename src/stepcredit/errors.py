@@ -25,7 +25,7 @@ _MIN_SIMILARITY = 0.6
 
 
 class StepcreditError(Exception):
-    """Base class of all errors of this package.
+    """Base class of all errors of this package. The message is always one line, see `printable`.
 
     Attributes:
         exit_code: exit code of the command line.
@@ -39,6 +39,9 @@ class StepcreditError(Exception):
     show_on_every_rank = False
     traceback = ""
     log_dir: Path | None = None
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(StepcreditError):

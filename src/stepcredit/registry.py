@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-from stepcredit.errors import InputError, unknown
+from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.plugins import load_attribute, load_entry_points, load_plugins
 
 Part = TypeVar("Part")
@@ -43,10 +43,20 @@ class Registry(Generic[Part]):
         """Decorator that adds a part. Defining the same function or class again replaces it, as in a notebook.
 
         Raises:
-            InputError: another part has the name. The message says where both are defined.
+            InputError: `name` is not a name; what is decorated is not a function, class or other callable; or another
+                part has the name. The message then says where both are defined.
         """
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise InputError(
+                f"a {self.kind} is registered as {shortened(repr(name))}, expected a name: write the name in "
+                "parentheses after the decorator, as a string"
+            )
 
         def add(part: Registered) -> Registered:
+            if not callable(part):
+                raise InputError(
+                    f"{self.kind} '{name}' is {shortened(repr(part))}, expected a function, a class or another callable"
+                )
             if not str(getattr(part, "__module__", "")).startswith(self.package):
                 self._search()  # so that a plugin cannot take the name of a part of the package
             present = self._parts.get(name)

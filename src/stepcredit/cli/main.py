@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except StepcreditError as error:
         if error.show_on_every_rank or _is_first_of_machine():
-            line = with_log(printable(str(error)), write_error_log(error))
+            line = with_log(str(error), write_error_log(error))
             print(f"stepcredit: {line}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
