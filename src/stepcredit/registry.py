@@ -123,7 +123,7 @@ def require_options(
     Args:
         name: how errors name the factory.
         positional: number of leading arguments that are not options.
-        hidden: further arguments that are not options, because they are keys of a section.
+        hidden: further arguments that are not options.
     """
     kinds = [parameter.kind for parameter in inspect.signature(factory).parameters.values()]
     if inspect.Parameter.VAR_KEYWORD in kinds:
@@ -147,17 +147,24 @@ def construct(factory: Callable[..., Built], name: str, options: Mapping[str, An
         raise InputError(f"cannot build {name}: {' '.join(str(error).split())}") from error
 
 
-def bind(function: Callable[..., Any], name: str, options: Mapping[str, Any], positional: int) -> Callable[..., Any]:
+def bind(
+    function: Callable[..., Any],
+    name: str,
+    options: Mapping[str, Any],
+    positional: int,
+    hidden: Collection[str] = (),
+) -> Callable[..., Any]:
     """`function` with `options` as further keyword arguments of every call.
 
     Args:
         name: how errors name the function.
         positional: number of leading arguments that are not options.
+        hidden: further arguments that are not options.
 
     Raises:
         InputError: an option is unknown.
     """
-    require_options(function, name, options, positional)
+    require_options(function, name, options, positional, hidden)
     return functools.partial(function, **options) if options else function
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
 from stepcredit.rewards import as_reward
+from stepcredit.rewards.core.definition import make_reward
 from stepcredit.rewards.jpeg import JpegCompressibility
 
 IMAGES = torch.stack([torch.full((3, 4, 4), 0.25), torch.full((3, 4, 4), 0.5)])
@@ -51,6 +52,27 @@ def optional_prompts(images: Tensor, prompts: Sequence[str] = ()) -> list[int]:
     return [len(prompt) for prompt in prompts]
 
 
+def keyword_only(images: Tensor, *, prompts: Sequence[str], metadata: Any = None, **others: Any) -> list[int]:
+    return [len(prompt) + row["count"] for prompt, row in zip(prompts, metadata, strict=True)]
+
+
+def reordered(prompts: Sequence[str], images: Tensor) -> Tensor:
+    return images.mean((1, 2, 3)) + torch.tensor([float(len(prompt)) for prompt in prompts])
+
+
+def after_an_option(images: Tensor, scale: float = 3.0, prompts: Sequence[str] = ()) -> list[float]:
+    return [scale * len(prompt) for prompt in prompts]
+
+
+async def later(images: Tensor) -> Tensor:
+    return images.mean((1, 2, 3))
+
+
+class Later:
+    async def __call__(self, images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
 def warmth(images: Tensor) -> Tensor:
     """Has the name of a registered reward."""
     return images.mean((1, 2, 3))
@@ -78,6 +100,12 @@ class Module(nn.Module):
         (scaled, [0.5, 1.0]),
         (functools.partial(scaled, scale=4.0), [1.0, 2.0]),
         (optional_prompts, [1, 2]),
+        (keyword_only, [4, 6]),
+        (reordered, [1.25, 2.5]),
+        (after_an_option, [3, 6]),
+        (lambda pictures, metadata: [row["count"] for row in metadata], [3, 4]),
+        (functools.partial(lengths, prompts=["four"] * 2), [4, 4]),
+        (functools.partial(keyword_only, metadata=[{"count": 0}] * 2), [1, 2]),
         (lambda *arguments: arguments[2] and [5, 6], [5, 6]),
         (Contrast(), [0, 0]),
         (Contrast().mean, [0.25, 0.5]),
@@ -117,6 +145,14 @@ def test_a_function_of_a_file_may_take_images_only(tmp_path: Path) -> None:
     assert score(section) == [0.5, 1.0]
 
 
+def test_what_a_reward_receives_by_name_is_not_an_option() -> None:
+    options = {"scale": 2.0}
+    assert make_reward(after_an_option, "mine", options)(IMAGES, ["a", "bb"], []) == [2, 4]  # type: ignore[comparison-overlap]
+    for option in ("prompts", "images"):
+        with pytest.raises(InputError, match=f"option '{option}'.*known: scale$"):
+            make_reward(after_an_option, "mine", {option: 1})
+
+
 def test_a_reward_is_wrapped_once() -> None:
     reward = as_reward(brightness)
     assert as_reward(reward) is reward
@@ -133,7 +169,11 @@ def test_a_reward_is_wrapped_once() -> None:
         (lambda: 1, ["takes no images"]),
         (lambda images, prompts, metadata, more: 1, ["required argument 'more'"]),
         (lambda images, *, scale: 1, ["required argument 'scale'"]),
-        (lambda prompts, images: 1, ["'prompts' as argument 1"]),
+        (lambda prompts: 1, ["takes no images"]),
+        (lambda metadata, more: 1, ["required argument 'more'"]),
+        (lambda self, images: 1, ["'images' as argument 2"]),
+        (later, ["'later' is asynchronous"]),
+        (Later(), ["'Later' is asynchronous"]),
     ],
 )
 def test_what_cannot_be_a_reward_is_refused(reward: Any, facts: list[str]) -> None:

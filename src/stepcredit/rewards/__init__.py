@@ -66,7 +66,7 @@ def as_reward(reward: RewardLike) -> CheckedReward:
         reward: the name of a registered reward; `module:function` or `path/file.py:function`; a RewardSection; or a
             callable (a function, a torch module, an object with `__call__`) that returns one score per image. The
             callable may take (images), (images, prompts) or (images, prompts, metadata): its signature decides, see
-            `rewards.core.signature.argument_count`. Metrics and errors call a function by its own name, an object by
+            `rewards.core.signature.passed_arguments`. Metrics and errors call a function by its own name, an object by
             its class.
 
     Raises:

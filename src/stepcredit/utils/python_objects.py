@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 FILE_MODULE = "stepcredit_user_"
@@ -47,3 +48,8 @@ def is_importable(value: Any) -> bool:
 def is_python_object(reference: str) -> bool:
     """Whether `object_reference` returned a description that cannot be loaded."""
     return reference.startswith(PREFIX)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call of `function` returns a coroutine, which nobody here would wait for."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

@@ -44,6 +44,7 @@ def complaint(output: Any, prompts: Sequence[str] = PROMPTS) -> str:
         (1.0, 2.5, -3.0),
         np.array([1, 2.5, -3]),
         np.array([1, 2.5, -3], dtype=np.float16),
+        np.array([1, 2.5, -3], dtype=object),
         [np.float32(1), np.float64(2.5), -3],
         torch.tensor([1, 2.5, -3]),
         torch.tensor([1, 2.5, -3], dtype=torch.float64),
@@ -105,7 +106,12 @@ def test_wrong_shape(output: Any, shape: str) -> None:
 
 @pytest.mark.parametrize(
     ("output", "value"),
-    [([1, float("nan"), 2], "nan"), ([1, float("inf"), 2], "inf"), (np.array([1, -1e300, 2]), "-inf")],
+    [
+        ([1, float("nan"), 2], "nan"),
+        ([1, float("inf"), 2], "inf"),
+        (np.array([1, -1e300, 2]), "-inf"),
+        (np.ma.masked_array([1, 7, 2], mask=[False, True, False]), "nan"),
+    ],
 )
 def test_a_score_that_is_not_finite(output: Any, value: str) -> None:
     assert complaint(output) == f"returned {value} for 1 of 3 images, first for prompt 'a dog'"
@@ -125,7 +131,7 @@ def test_the_first_of_several_offending_prompts_is_named() -> None:
         ({"score": [1, 2, 3]}, "dict"),
         ([1, None, 2], "list"),
         ([[1], [2, 3], [4]], "list"),
-        (np.array([1, None, 2]), "ndarray"),
+        (np.array([1, "two", 3], dtype=object), "ndarray"),
         ((float(score) for score in range(3)), "generator"),
         (PROMPTS, "list"),
     ],

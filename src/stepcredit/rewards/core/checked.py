@@ -101,13 +101,12 @@ class CheckedReward:
 
     def _to_tensor(self, output: Any, component: str) -> Tensor:
         try:
-            # torch warns of read-only arrays, such as those that JAX returns; np.array copies.
-            tensor = torch.as_tensor(np.array(output) if isinstance(output, np.ndarray) else output)
-            if tensor.is_complex():
-                raise TypeError("they are complex")
+            tensor = torch.as_tensor(_array(output) if isinstance(output, np.ndarray) else output)
+            if tensor.is_complex() or tensor.is_nested:
+                raise TypeError("they are complex or nested")
             tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
             return tensor.detach().to("cpu", torch.float32, copy=True)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a sequence of the user's own may raise anything
             raise self._error(
                 f"returned {component}a {type(output).__name__} that does not convert to numbers "
                 f"({shortened(str(error), 200)}), expected one number per image"
@@ -115,6 +114,13 @@ class CheckedReward:
 
     def _error(self, problem: str) -> RewardError:
         return RewardError(f"reward '{self.name}' {problem}")
+
+
+def _array(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy, because torch warns of read-only arrays such as those of JAX. Masked scores are NaN, objects numbers."""
+    if isinstance(scores, np.ma.MaskedArray):
+        return np.asarray(np.ma.filled(scores.astype(float), np.nan))
+    return np.array(scores, dtype=float if scores.dtype == object else None)
 
 
 def checked(reward: Scorer, name: str) -> CheckedReward:

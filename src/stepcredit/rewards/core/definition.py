@@ -10,7 +10,7 @@ import torch
 
 from stepcredit.errors import InputError, caused_by
 from stepcredit.registry import bind, construct, require_options
-from stepcredit.rewards.core.signature import argument_count, full_signature
+from stepcredit.rewards.core.signature import full_signature, passed_arguments
 from stepcredit.types import RewardFunction
 from stepcredit.utils.global_state import random_state_restored, settings_restored
 
@@ -27,12 +27,17 @@ def make_reward(definition: Callable[..., Any], name: str, options: Mapping[str,
     """
     if inspect.isclass(definition):
         return full_signature(_instance(definition, name, options), name)
-    return full_signature(bind(definition, name, options, argument_count(definition, name)), name)
+    passed = passed_arguments(definition, name)
+    return full_signature(bind(definition, name, options, passed.count, passed.names), name)
 
 
 def require_reward_options(definition: Callable[..., Any], name: str, options: Iterable[str]) -> None:
     """InputError for an option that the reward does not have. The reward is not instantiated."""
-    require_options(definition, name, options, 0 if inspect.isclass(definition) else argument_count(definition, name))
+    if inspect.isclass(definition):
+        require_options(definition, name, options)
+        return
+    passed = passed_arguments(definition, name)
+    require_options(definition, name, options, passed.count, passed.names)
 
 
 def _instance(kind: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
