@@ -71,9 +71,9 @@ class Trainer:
         reward: name of a reward; `module:function` or `path/file.py:function`; or a callable that takes (images),
             (images, prompts) or (images, prompts, metadata) and returns one score per image, higher is better. Images
             are a tensor (B, 3, H, W) in [0, 1].
-        prompts: name of a prompt list; path of a file; a list of strings or of dicts with the key `prompt`; or a
-            data set of the `datasets` library. If there are fewer than `sample.prompts_per_epoch` prompts and that key
-            is not set, every epoch trains on all of them.
+        prompts: name of a prompt list; path of a file; a list of strings or of dicts with the key `prompt` (or a
+            generator, an array or a column of a data frame); or a data set of the `datasets` library. If there are
+            fewer than `sample.prompts_per_epoch` prompts and that key is not set, every epoch trains on all of them.
         credit: name of a credit rule; a function (Trajectory, advantage (B,)) -> step advantages (B, T); or a
             `CreditAssigner`.
         algorithm: name of an algorithm.
@@ -86,7 +86,8 @@ class Trainer:
         start_from: a run directory, whose newest weights `train` starts from. Without `config`, keys that are not set
             come from this run too.
         callbacks: functions (metrics, images) called on rank 0 after every epoch, with its row of metrics.jsonl and its
-            `EpochImages`. A callback that raises `StopTraining` ends the run. Return values are ignored.
+            `EpochImages`. A callback that raises `StopTraining` ends the run. Return values are ignored, and settings
+            of torch that a callback changes are restored.
         plugins: files or modules of your own to import first. They register rewards, credit rules and so on.
         progress: show a progress bar and print messages. Otherwise nothing is printed: messages go to the logger
             `stepcredit`.
@@ -212,8 +213,7 @@ class Trainer:
             PIL images, grouped by prompt.
         """
         wanted = as_prompts([prompts] if isinstance(prompts, str) else prompts)
-        require_integer("images", images, 1)
-        require_integer("seed", seed, 0)
+        images, seed = require_integer("images", images, 1), require_integer("seed", seed, 0)
         config = self._sampling(steps, guidance)
         self._restored()
         policy, plan = self._policy.sampler(config), evaluation_plan(config, BATCH)
@@ -248,8 +248,7 @@ class Trainer:
             What `stepcredit evaluate --json` has under `evaluations` for a run: `sets`, with the mean, standard error
             and confidence interval of every reward before and after training, and of their difference.
         """
-        require_integer("images", images, 1)
-        require_integer("seed", seed, 0)
+        images, seed = require_integer("images", images, 1), require_integer("seed", seed, 0)
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         config = self._sampling(steps, guidance)
         self._restored("model.path", "reward.name", *(() if prompts is not None else ("prompts.source",)))
@@ -395,7 +394,7 @@ class Trainer:
             name = str(prompts) if isinstance(prompts, str | Path) else "prompts"
             return [PromptSet(name, name, as_prompts(prompts))]
         config = self.config
-        source = config.prompts.source if self.output_dir is None else prompt_source(config, self._directory())
+        source = prompt_source(config, RunDirectory(self.output_dir)) if self.output_dir else config.prompts.source
         return own_prompt_sets(config, source, self._arguments.prompts or load_prompts(source))
 
     def _sampling(self, steps: int | None, guidance: float | None) -> TrainConfig:

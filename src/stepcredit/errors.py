@@ -134,6 +134,13 @@ def shortened(text: str, width: int = 80) -> str:
     return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
+def described(error: BaseException) -> str:
+    """Type, message and place of an error on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {shortened(str(error), 300)}{place}"
+
+
 def printable(text: str) -> str:
     """`text` on one line of at most 1500 characters, with control and other unprintable characters escaped."""
     line = " ".join(text.splitlines())

@@ -15,11 +15,15 @@ from torch import Tensor
 from stepcredit import InputError, RewardError, Trainer
 from stepcredit.algorithms import build_algorithm
 from stepcredit.config import CreditSection, TrainSection
-from stepcredit.credit import CreditRule, as_credit, build_credit
+from stepcredit.credit import CreditRule, WeightRule, as_credit, build_credit
 from stepcredit.policy.loading import resolve_device
 from stepcredit.rewards import checked
 from stepcredit.shapes.pipeline import load_pipeline
 from stepcredit.types import Plan, Prompt, Trajectory
+
+
+async def _later(*arguments: Any) -> None:
+    """Nobody would wait for it."""
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,8 @@ from stepcredit.types import Plan, Prompt, Trajectory
         ({"seed": 2**63}, "seed"),
         ({"plugins": 1}, "plugins"),
         ({"plugins": [1]}, "plugins"),
+        ({"plugins": torch.zeros(2)}, "plugins"),
+        ({"callbacks": [_later]}, "callback _later is asynchronous"),
         ({"output_dir": 1}, "output_dir"),
         ({"callbacks": [lambda: None]}, "callback"),
         ({"prompts": ()}, "prompts"),
@@ -126,41 +132,114 @@ def test_devices_that_cannot_compute_are_refused(device: str) -> None:
         resolve_device(device)
 
 
-class Halves(CreditRule):
-    """A rule that returns half of the steps."""
+class Spread(CreditRule):
+    """The advantage at every step; the rules below differ from it in one way."""
 
+    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        return advantage[:, None].expand(-1, trajectory.steps)
+
+
+class Halves(Spread):
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
         return advantage[:, None].expand(-1, trajectory.steps // 2)
 
 
-class Infinite(CreditRule):
-    """A rule that divides by zero."""
+class Infinite(Spread):
+    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        return super().__call__(trajectory, advantage) / 0
+
+
+class Complex(Spread):
+    def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        return super().__call__(trajectory, advantage) * 1j
+
+
+class Undeclared(Spread):
+    """Reads the predicted clean latents, but does not say so."""
 
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        return advantage[:, None].expand(-1, trajectory.steps) / 0
+        assert trajectory.x0 is not None, "no x0"
+        return trajectory.x0
 
 
-class Unequal(CreditRule):
-    """A rule that raises."""
-
+class Normalizing(Spread):
     def __call__(self, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-        return advantage[:, None] * torch.ones(trajectory.steps + 1, 1, 3)[None, None] @ advantage
+        trajectory.latents.sub_(trajectory.latents.mean())
+        return super().__call__(trajectory, advantage)
 
 
-@pytest.mark.parametrize("rule", [Halves(), Infinite(), Unequal()])
-def test_step_advantages_of_a_class_are_verified(rule: CreditRule, tmp_path: Path) -> None:
-    trainer = Trainer(
+class Exits(Spread):
+    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
+        sys.exit(3)
+
+
+class NameOfTheRun(Spread):
+    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
+        return {"epoch": 99}
+
+
+class NotANumber(Spread):
+    def diagnostics(self, trajectory: Trajectory) -> dict[str, float]:
+        return {"credit_mean": trajectory.latents}  # type: ignore[dict-item]
+
+
+class Lacking(WeightRule):
+    """Has no alpha."""
+
+    def weights(self, trajectory: Trajectory) -> Tensor:
+        return torch.full((len(trajectory), trajectory.steps), 1 / trajectory.steps)
+
+
+def trainer_with(credit: Any, tmp_path: Path, **train: Any) -> Trainer:
+    return Trainer(
         model=ToyPolicy(),
-        reward=lambda images: images.mean((1, 2, 3)),
+        reward=lambda images: images.mean((1, 2, 3)) + images[:, 0, 0, 0],
         prompts=["a lake"],
-        credit=rule,
+        credit=credit,
         output_dir=tmp_path / "run",
         sample={"steps": 4, "images_per_prompt": 2},
-        train={"epochs": 1, "updates_per_epoch": 1},
+        train={"epochs": 1, "updates_per_epoch": 1, "learning_rate": 0.1, **train},
         run={"grid_images": 1},
     )
-    with pytest.raises(InputError, match=type(rule).__name__):
-        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Halves(),
+        Infinite(),
+        Complex(),
+        Undeclared(),
+        Normalizing(),
+        Exits(),
+        NameOfTheRun(),
+        NotANumber(),
+        Lacking(),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_what_a_rule_does_wrong_is_an_error_that_names_it(rule: CreditRule, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"credit rule '{type(rule).__name__}'"):
+        trainer_with(rule, tmp_path).train()
+
+
+def test_a_rule_changes_neither_settings_nor_advantages(tmp_path: Path) -> None:
+    """The update would end in an error of torch, or train on something else."""
+
+    def careless(trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return advantage.mul_(0)[:, None].expand(-1, trajectory.steps)
+
+    def tidy(trajectory: Trajectory, advantage: Tensor) -> Tensor:
+        return torch.zeros(len(trajectory), trajectory.steps)
+
+    results = [trainer_with(rule, tmp_path / rule.__name__, algorithm="matching").train() for rule in (careless, tidy)]
+    profiles, weights = zip(
+        *((result.history[0]["credit_profile"], result.weights.read_bytes()) for result in results), strict=True
+    )
+    assert profiles[0] == profiles[1] and weights[0] == weights[1]
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize(

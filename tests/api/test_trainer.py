@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -173,6 +175,28 @@ def test_a_callback_stops_the_run_and_train_continues_it() -> None:
     assert not result.stopped_early and len(result.history) == 2
     toy_trainer("b").train()
     assert rows(Path("a")) == rows(Path("b"))
+
+
+def test_a_callback_changes_nothing_outside(here: Path) -> None:
+    def careless(metrics: Mapping[str, Any], images: EpochImages) -> None:
+        seen.append(dict(metrics))
+        metrics.clear()  # type: ignore[attr-defined]
+        torch.set_grad_enabled(False)
+        os.chdir("/")
+
+    seen: list[dict[str, Any]] = []
+    result = toy_trainer(callbacks=[careless, careless]).train()
+    assert [metrics["epoch"] for metrics in seen] == [1, 1, 2, 2]
+    assert Path.cwd() == here and torch.is_grad_enabled() and len(result.history) == 2
+
+
+def test_images_of_an_epoch_are_a_sequence() -> None:
+    def look(metrics: Mapping[str, Any], images: EpochImages) -> None:
+        sizes.append(([image.size for image in images[2:4]], len(list(images)), images[-1].size))
+
+    sizes: list[Any] = []
+    toy_trainer(callbacks=[look]).train(epochs=1)
+    assert sizes == [([(8, 8)] * 2, 8, (8, 8))]
 
 
 def test_a_callback_that_raises_leaves_a_checkpoint() -> None:
@@ -344,6 +368,12 @@ def test_evaluation_compares_base_and_tuned_weights() -> None:
     assert training["rewards"]["redness"]["difference"]["mean"] > 0
     other = trainer.evaluate(["a road"], images=2, steps=4)["sets"][0]
     assert (other["name"], other["images"]) == ("prompts", 2)
+
+
+def test_evaluation_before_training_scores_the_base_model() -> None:
+    for output_dir in ("new", None):
+        (training,) = toy_trainer(output_dir).evaluate(images=np.int64(2))["sets"]
+        assert training["images"] == 4 and set(training["rewards"]["redness"]) == {"base"}
 
 
 def test_evaluation_gives_the_numbers_of_the_command() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stepcredit.errors import InputError
@@ -46,6 +47,22 @@ def test_strings_dicts_and_prompts() -> None:
     assert as_prompts([{"caption": "a cat", "prompt": 1}], column="caption") == [Prompt("a cat", {"prompt": 1})]
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ("a cat", "a dog"),
+        (text for text in ["a cat", "a dog"]),
+        map(str, ["a cat", "a dog"]),
+        np.array(["a cat", "a dog"]),
+        np.array(["a cat", "a dog"], dtype=object),
+        [np.str_("a cat"), np.str_("a dog")],
+    ],
+    ids=lambda prompts: type(prompts).__name__,
+)
+def test_other_lists_of_strings(prompts: Any) -> None:
+    assert as_prompts(prompts) == [Prompt("a cat"), Prompt("a dog")]
+
+
 def test_names_and_files(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a cat\n")
     assert as_prompts("animals") == load_prompts("animals")
@@ -72,7 +89,11 @@ def test_a_column_of_a_data_set() -> None:
         (DataSet([], streamed=True), ["empty"]),
         (3, ["int", "list of strings"]),
         ({"prompt": ["a cat"]}, ["dict", "list of strings"]),
-        ((text for text in ["a cat"]), ["generator", "list of strings"]),
+        ({"a cat", "a dog"}, ["set", "list of strings"]),
+        (iter([]), ["empty"]),
+        (np.array(3), ["int", "list of strings"]),
+        (np.array(["a cat", np.nan], dtype=object), ["prompts[1]", "nan of type float"]),
+        (np.array([["a cat"]]), ["prompts[0]", "list"]),
         (["a cat", 3], ["prompts[1]", "3", "int"]),
         (["a cat", " "], ["prompts[1]", "blank"]),
         ([{"prompt": None}], ["prompts[0]", "None"]),

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stepcredit.errors import InputError, caused_by
@@ -129,6 +130,8 @@ def require_step_advantages(result: Any, trajectory: Trajectory, name: str) -> T
     if not isinstance(result, Tensor) or tuple(result.shape) != expected:
         found = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise InputError(f"credit rule '{name}' returned {found}, expected a tensor (B, T) = {expected}")
+    if result.is_complex() or result.layout != torch.strided:
+        raise InputError(f"credit rule '{name}' returned a complex or sparse tensor, expected real, dense numbers")
     if not result.isfinite().all():
         raise InputError(
             f"credit rule '{name}' returned step advantages that are not finite, expected no NaN and no infinity"

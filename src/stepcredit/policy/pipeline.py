@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from stepcredit.config import SampleSection
 from stepcredit.distributed.process_group import is_lost_process
-from stepcredit.errors import InputError, StepcreditError, caused_by
+from stepcredit.errors import InputError, StepcreditError, caused_by, described
 from stepcredit.families import family_of
 from stepcredit.maths import Transition
 from stepcredit.maths.indexing import entries
@@ -204,7 +202,7 @@ class PipelinePolicy(AdapterWeights):
             if out_of_memory(error) or is_lost_process(error):
                 raise
             call = f" with sample.call {self.sample.call}" if self.sample.call else ""
-            problem = f"{type(self.pipeline).__name__} failed in its own __call__{call}: {_described(error)}"
+            problem = f"{type(self.pipeline).__name__} failed in its own __call__{call}: {described(error)}"
             raise caused_by(error, InputError(problem)) from error
 
     def _trajectory(
@@ -226,12 +224,6 @@ class PipelinePolicy(AdapterWeights):
             metadata=list(metadata),
             recording=recording,
         )
-
-
-def _described(error: Exception) -> str:
-    """Type, place and message of an error in one line."""
-    frame, words = traceback.extract_tb(error.__traceback__)[-1], " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {words} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _batches(count: int, size: int) -> Iterator[tuple[slice, list[int]]]:

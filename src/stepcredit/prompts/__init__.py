@@ -69,7 +69,8 @@ class Table(Protocol):
     def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
 
 
-PromptsLike = str | PathLike[str] | Sequence[str | Mapping[str, Any] | Prompt] | Table
+Row = str | Mapping[str, Any] | Prompt
+PromptsLike = str | PathLike[str] | Sequence[Row] | Iterator[Row] | Table
 """What `as_prompts` accepts."""
 
 
@@ -113,21 +114,24 @@ def as_prompts(prompts: PromptsLike, column: str | None = None) -> list[Prompt]:
     """The prompts that a user passes in Python, in their order; at least one.
 
     Args:
-        prompts: the name of a prompt list; the path of a file; a list of strings, or of dicts with the prompt under
-            `column` and metadata under the other keys; or a data set of the `datasets` library (anything that has
-            `column_names` and yields dicts).
+        prompts: the name of a prompt list; the path of a file; a list (or generator, array or column of a data frame)
+            of strings, or of dicts with the prompt under `column` and metadata under the other keys; or a data set of
+            the `datasets` library (anything that has `column_names` and yields dicts).
         column: key or column of the prompt. By default `prompt` for dicts; for a data set `prompt`, else `text`.
 
     Raises:
         InputError: no prompts, another type, a row that holds no prompt (with its index), no such column, or as in
             `load_prompts`.
     """
+    if hasattr(prompts, "tolist"):  # an array, or a column of a data frame
+        prompts = prompts.tolist()
     if isinstance(prompts, str | PathLike):
         return load_prompts(fspath(prompts))
+    rows: Sequence[Any]
     if isinstance(prompts, Table):
         rows, column = _table(prompts, column)
-    elif isinstance(prompts, Sequence):
-        rows = prompts
+    elif isinstance(prompts, Sequence | Iterator):
+        rows = list(prompts)
     else:
         raise InputError(
             f"prompts is of type {type(prompts).__name__}, expected a list of strings or dicts, a data set, the path "

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stepcredit.config import TrainSection
 from stepcredit.credit._rules import require_step_advantages
 from stepcredit.distributed.partition import Partition
-from stepcredit.errors import InputError, StepcreditError, caused_by, shortened
+from stepcredit.errors import InputError, shortened
 from stepcredit.maths.advantage import group_advantages, standardize
 from stepcredit.maths.running_statistics import PromptStatistics, StepStatistics
+from stepcredit.training.user_code import contained, unchanged
 from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
 
 
@@ -73,12 +74,13 @@ class Advantages:
             trajectory = partition.gather_trajectories(trajectory)
             spread = partition.from_rank_0(_spread(credit, trajectory, advantage))  # a rule may draw random numbers
             if isinstance(credit, LearningCredit):
-                credit.learn(trajectory, advantage)
-            figures = dict[str, Any](credit.diagnostics(trajectory))
+                with _running(credit, trajectory):
+                    credit.learn(trajectory, advantage.clone())
+            figures = _diagnostics(credit, trajectory)
         else:
             own = advantage[partition.rows.to(advantage.device)]
             spread = partition.gather(_spread(credit, trajectory, own))
-            figures = partition.reduce_metrics(credit.diagnostics(trajectory))
+            figures = partition.reduce_metrics(_diagnostics(credit, trajectory))
         if self._second:
             steps = trajectory.trainable.to(spread.device)
             pooled = self._steps.update(prompts, spread[:, steps])
@@ -100,13 +102,30 @@ class Advantages:
 
 
 def _spread(credit: CreditAssigner, trajectory: Trajectory, advantage: Tensor) -> Tensor:
-    """The step advantages (B, T) of a rule. InputError if it raises an exception or returns anything else."""
-    name = type(credit).__name__
-    try:
-        result = credit(trajectory, advantage)
-    except (StepcreditError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a rule of the user's own may raise anything
-        problem = InputError(f"credit rule {name} raised {type(error).__name__}: {shortened(str(error), 300)}")
-        raise caused_by(error, problem) from error
-    return require_step_advantages(result, trajectory, name)
+    """The step advantages (B, T) of a rule. InputError if it returns anything else."""
+    with _running(credit, trajectory):
+        return require_step_advantages(credit(trajectory, advantage.clone()), trajectory, type(credit).__name__)
+
+
+def _diagnostics(credit: CreditAssigner, trajectory: Trajectory) -> dict[str, Any]:
+    """The metrics of a rule. InputError if they are not numbers named `credit_...`."""
+    with _running(credit, trajectory):
+        metrics = dict(credit.diagnostics(trajectory))
+    for name, value in metrics.items():
+        if not str(name).startswith("credit_") or not isinstance(value, int | float):
+            raise InputError(
+                f"{credit_name(credit)} has the metric {name!r} = {shortened(repr(value))}, expected an int or float, "
+                "and a name that begins with credit_"
+            )
+    return metrics
+
+
+@contextmanager
+def _running(credit: CreditAssigner, trajectory: Trajectory) -> Iterator[None]:
+    with contained(credit_name(credit)), unchanged(credit_name(credit), trajectory):
+        yield
+
+
+def credit_name(credit: CreditAssigner) -> str:
+    """How errors name a credit rule."""
+    return f"credit rule '{getattr(credit, 'name', type(credit).__name__)}'"

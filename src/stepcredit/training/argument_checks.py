@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from stepcredit.errors import InputError, shortened
 from stepcredit.training.callbacks import Callback
+from stepcredit.utils.python_objects import is_async
 
 
-def require_integer(name: str, value: Any, least: int) -> None:
-    """InputError unless `value` is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}, expected an integer of {least} or more")
+def require_integer(name: str, value: Any, least: int) -> int:
+    """`value` as an int, also if it is one of numpy's; InputError unless it is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} is {shortened(repr(value))}, expected an integer of {least} or more")
+    return int(value)
 
 
 def require_callbacks(callbacks: Any) -> Sequence[Callback]:
@@ -21,10 +24,12 @@ def require_callbacks(callbacks: Any) -> Sequence[Callback]:
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise InputError(f"callbacks is {shortened(repr(callbacks))}, expected a list of functions (metrics, images)")
     for callback in callbacks:
+        name = getattr(callback, "__name__", type(callback).__name__)
+        if is_async(callback):
+            raise InputError(f"callback {name} is asynchronous: write an ordinary function (metrics, images)")
         try:
             inspect.signature(callback).bind({}, None)
         except TypeError as error:
-            name = getattr(callback, "__name__", type(callback).__name__)
             raise InputError(f"callback {name} cannot be called with (metrics, images): {error}") from None
         except ValueError:  # a builtin without a signature
             continue

@@ -116,9 +116,9 @@ def read_arguments(
         InputError: an unknown argument or key, or a value of the wrong type.
     """
     _require_known(given)
-    given = {
-        name: value for name, value in given.items() if value is not None and not (name == "plugins" and not value)
-    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(given["plugins"], Sequence) and not given["plugins"]:
+        del given["plugins"]
     keys: Tree = {section: _mapping(section, given[section]) for section in SECTIONS if section in given}
     for name, (section, key) in KEYS.items():
         if name in given:

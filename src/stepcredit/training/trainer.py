@@ -35,6 +35,7 @@ from stepcredit.runs.profiler import profiled, profiled_epoch
 from stepcredit.runs.progress import Progress
 from stepcredit.runs.timing import Clock
 from stepcredit.runs.tracking import TrackerGroup
+from stepcredit.training.advantages import credit_name
 from stepcredit.training.callbacks import Callback, EpochImages, run_callbacks
 from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
@@ -43,6 +44,7 @@ from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.training.self_check import self_check
 from stepcredit.training.state import TrainingState
 from stepcredit.training.update import update_policy
+from stepcredit.training.user_code import contained
 from stepcredit.types import MeasuringCredit, Prompt, Rollout, Trajectory
 from stepcredit.utils.files import written_whole
 from stepcredit.utils.memory import peak_memory_bytes
@@ -256,7 +258,8 @@ class TrainingLoop:
 
         def measure(size: int) -> None:
             gradient = partial(step_gradient, self.algorithm, self.policy, optimizer.scaler, experience, size)
-            credit.measure(trajectory, gradient)
+            with contained(credit_name(credit)):
+                credit.measure(trajectory, gradient)
 
         recovery.retry_out_of_memory(measure, optimizer.clear, microbatch(self.config.train, partition.size))
 
