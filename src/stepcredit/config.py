@@ -216,6 +216,12 @@ class TrainSection(_Section):
         description="Whether the standard deviation of `train.advantage=group` divides by n - 1, as torch.std does, "
         "instead of n.",
     )
+    skip_constant_groups: bool = Field(
+        False,
+        description="Leave out prompts whose images all have advantage 0 in an epoch. The loss of an update is then "
+        "the mean over its other images, and an update without other images is not made. Flow-GRPO leaves out images "
+        "with advantage 0.",
+    )
     advantage_clip: float = Field(
         5.0, gt=0, description="Advantages and step advantages are clipped to [-advantage_clip, advantage_clip]."
     )

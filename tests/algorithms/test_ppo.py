@@ -19,6 +19,7 @@ from stepcredit.algorithms import build_algorithm
 from stepcredit.algorithms.gradient import accumulate_gradient
 from stepcredit.algorithms.minibatch import StepBatch, UpdatePart, image_groups, microbatch
 from stepcredit.algorithms.ppo import PPO
+from stepcredit.algorithms.step_sampling import sample_steps
 from stepcredit.config import TrainSection
 from stepcredit.credit.contribution import Contribution
 from stepcredit.credit.linear import Linear
@@ -492,3 +493,23 @@ def test_the_kl_of_flow_grpo() -> None:
     deviations = 0.7 * (levels / (1 - levels)).sqrt()
     expected = (transition.mean**2).flatten(1).mean(1) / (2 * deviations**2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("drawn", [None, 2])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_an_update_is_the_mean_over_the_images_that_are_kept(
+    rolled_out: tuple[PipelinePolicy, Trajectory], mixed: bool, drawn: int | None
+) -> None:
+    policy, trajectory = rolled_out
+    kept = torch.tensor([True, False, True, True, False, True])
+    given = section(sampled_steps=drawn, step_sampling="uniform")
+    sampled = sample_steps(given, trajectory.trainable, STEP_ADVANTAGES, 0, 0)
+    whole = replace(experienced(trajectory, STEP_ADVANTAGES), sampled=sampled)
+    gradients = []
+    for experience, group in ((replace(whole, kept=kept), EVERY), (whole, EVERY[kept])):
+        part = experience.part(group, mixed=mixed, first=True)
+        assert part.images == 4 and part.rows.tolist() == [0, 2, 3, 5]
+        accumulate_gradient(build_algorithm(given), policy, SCALER, experience, part, 4)
+        gradients.append(taken(policy))
+    assert gradients[0].any() and torch.equal(*gradients)
+    assert replace(whole, kept=kept).part(EVERY[~kept], mixed=mixed, first=True).images == 0

@@ -84,3 +84,19 @@ def test_the_unbiased_standard_deviation_is_that_of_torch() -> None:
     expected = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
     torch.testing.assert_close(advantage.group_advantages(rewards, ["a"] * 3, 1e-8, unbiased=True), expected)
     assert advantage.group_advantages(rewards[:1], ["a"], unbiased=True).tolist() == [0]
+
+
+def test_constant_groups_are_those_of_advantages_that_are_all_zero() -> None:
+    advantages = torch.tensor([0.0, 1.0, 0.0, 0.0, -1.0, 0.0])
+    assert advantage.constant_groups(advantages, list("abcbbc")).tolist() == [True, False, True, False, False, True]
+    with pytest.raises(ValueError, match="groups has 1 names for 6 trajectories"):
+        advantage.constant_groups(advantages, ["a"])
+
+
+def test_flow_grpo_leaves_out_groups_of_equal_rewards() -> None:
+    """Its loss of an update is the mean over the samples whose advantages are not 0."""
+    rewards, groups = torch.tensor([2.0, 2.0, 1.0, 3.0]), list("aabb")
+    found = advantage.group_advantages(rewards, groups, 1e-4)
+    kept = ~advantage.constant_groups(found, groups)
+    assert found[kept].abs().mean().item() == pytest.approx(1 / 1.0001)
+    assert found.abs().mean().item() == pytest.approx(0.5 / 1.0001)

@@ -21,6 +21,7 @@ from stepcredit.credit import CREDIT, build_credit
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import InputError, RewardError
 from stepcredit.maths import Transition
+from stepcredit.report import write_report
 from stepcredit.rewards import CheckedReward
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import checkpoint
@@ -308,6 +309,7 @@ def test_a_row_of_the_metrics(tmp_path: Path) -> None:
         "skipped_updates",
         "credit_fallbacks",
         "credit_similarity_start",
+        "constant_groups",
         "credit_profile",
         "native_scale",
         "update_profile",
@@ -358,6 +360,39 @@ def test_an_epoch_without_advantages_is_noted(tmp_path: Path) -> None:
     assert [note for note in told.notes if note.startswith("epoch 1: nothing to learn")]
     assert not policy.target.any()
     assert run.metrics()[0]["credit_profile"] == [0.0] * 4
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "matching"])
+def test_constant_groups_are_counted_and_can_be_left_out(algorithm: str, tmp_path: Path) -> None:
+    """Prompt by prompt: one whose images differ, and one with a constant reward."""
+
+    def reward(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
+        differing = torch.tensor([text != "a lake" for text in prompts])
+        return Warmth()(images, prompts, metadata) * differing
+
+    weights, counted = [], []
+    for skip in (False, True):
+        train = {"epochs": 2, "updates_per_epoch": 1, "algorithm": algorithm, "skip_constant_groups": skip}
+        config = toy_config(train=train, sample={"prompts_per_epoch": 3}, reward={"name": "mine"})
+        policy = ToyPolicy()
+        run = finish(start(tmp_path / str(skip), config, policy, reward=reward))
+        weights.append(policy.target.clone())
+        counted.append([row["constant_groups"] for row in run.metrics()])
+    assert counted == [[1, 1], [1, 1]]
+    assert weights[0].any() and not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "matching"])
+def test_without_an_image_that_is_kept_no_update_is_made(algorithm: str, tmp_path: Path) -> None:
+    told, policy = Notebook(), ToyPolicy()
+    train = {"epochs": 2, "algorithm": algorithm, "skip_constant_groups": True, "weight_decay": 0.1}
+    config = toy_config(train=train, reward={"name": "mine"})
+    run = finish(start(tmp_path, config, policy, reward=lambda images, *_: torch.ones(len(images)), progress=told))
+    assert not policy.target.any()
+    assert [note for note in told.notes if note.startswith("epoch 2: nothing to learn") and "no update is made" in note]
+    for row in run.metrics():
+        assert (row["constant_groups"], row["skipped_updates"], row["loss"], row["grad_norm"]) == (2, 0, None, None)
+    assert write_report(run.path).is_file()
 
 
 # Samples and checkpoints

@@ -34,6 +34,7 @@ class Experience:
         credit_profile: (T,), mean |M| over all images of the epoch, with mean 1 over the trained steps; None is 1.
         seeds: B seeds for what the algorithm draws; images of one prompt have the same.
         old_weights: the weights at the rollout, for an algorithm that needs them.
+        kept: (N,) bool, which images of the epoch, of all processes, are trained; None is all of them.
     """
 
     trajectory: Trajectory
@@ -44,6 +45,7 @@ class Experience:
     credit_profile: Tensor | None = None
     seeds: Sequence[int] = ()
     old_weights: OldWeights | None = None
+    kept: Tensor | None = None
 
     @cached_property
     def trained_steps(self) -> list[int]:
@@ -54,12 +56,15 @@ class Experience:
         return steps
 
     def part(self, group: Tensor, *, mixed: bool, first: bool) -> UpdatePart:
-        """This process's part of the update on the images `group`.
+        """This process's part of the update on the images `group`, as far as they are kept.
 
         Args:
             mixed: whether a forward may hold several steps. Otherwise all images of the group share their drawn steps.
             first: whether no update was made since the rollout.
         """
+        group = group if self.kept is None else group[self.kept[group]]
+        if not len(group):
+            return UpdatePart(group, 0)
         weights = self.sampled.weights(group, shared=not mixed)[self.partition.rows] if self.sampled else None
         equal_forwards = self.partition.largest_part(group) if self.partition.processes.sharded else 0
         return UpdatePart(self.partition.local_rows(group), len(group), weights, equal_forwards, first)
@@ -245,7 +250,7 @@ def pair_batches(
         kept = chosen[images, at]
         at, images = at[kept], images[kept]
     if mixed:
-        yield from zip(images.split(size), at.split(size), strict=True)
+        yield from zip(images.split(size), at.split(size), strict=True) if len(images) else ()
         return
     for step in steps:
         for batch in images[at == step].split(size):

@@ -79,7 +79,8 @@ class PPO:
 
     def warnings(self, metrics: Mapping[str, float], tolerance: float) -> list[str]:
         """A line if the first ratios are further from 1 than replays may be."""
-        deviation, allowed = metrics["ratio_max_deviation"], min(tolerance, self.needs.replay_tolerance)
+        deviation = metrics.get("ratio_max_deviation", 0.0)  # missing if there was no update
+        allowed = min(tolerance, self.needs.replay_tolerance)
         if deviation <= allowed:
             return []
         return [f"first ratios deviate from 1 by {deviation:.1e} (allowed {allowed:.0e})"]

@@ -58,3 +58,24 @@ def group_advantages(
         mean, own = moments(values[rows], unbiased)
         result[rows] = (values[rows] - mean) / ((whole if batch_std else own) + eps)
     return as_float(rewards, result)
+
+
+def constant_groups(advantages: Tensor, groups: Sequence[str]) -> Tensor:
+    """Which rows belong to a group whose advantages are all 0: its rewards are equal, and nothing is learned from it.
+
+    Args:
+        advantages: (B,), finite.
+        groups: B names, see `group_advantages`.
+
+    Returns:
+        (B,) bool, on the CPU. A single 0 in a group with other values does not count.
+
+    Raises:
+        ValueError: as `group_advantages`.
+    """
+    require_dims("advantages", advantages, 1, "(B,)")
+    values = checked_values("advantages", advantages)
+    result = torch.zeros(len(values), dtype=torch.bool)
+    for rows in rows_by_name("groups", groups, len(values)).values():
+        result[rows] = not values[rows].any()
+    return result

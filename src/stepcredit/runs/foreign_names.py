@@ -259,6 +259,12 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "train.advantage_std",
         "write batch for true and group for false; flow_grpo also uses train.advantage_epsilon=1e-4",
     ),
+    _row(
+        "zero_std_ratio frac_reward_zero_std filter_zero_std dynamic_sampling",
+        (TRL, FLOW_GRPO),
+        "train.skip_constant_groups",
+        "flow_grpo always leaves out images whose advantage is 0; the metric constant_groups counts the prompts",
+    ),
     _row("adv_clip_max train_adv_clip_max advantage_clip_max", (TRL, FLOW_GRPO), "train.advantage_clip", _SAME),
     _row(
         "per_prompt_stat_tracking scale_rewards advantage_type adv_mode",

@@ -24,6 +24,7 @@ from stepcredit.distributed.partition import Partition, partition_images
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.evaluation import Evaluation, evaluate
 from stepcredit.evaluation.image_size import size_note
+from stepcredit.maths.advantage import constant_groups
 from stepcredit.maths.schedules import mean_one
 from stepcredit.policy.checks.replay_check import OTHER_BATCH_TOLERANCE, TOLERANCE
 from stepcredit.prompts import draw_prompts
@@ -229,9 +230,10 @@ class TrainingLoop:
         texts = [prompt.text for prompt in prompts]
         advantage = self.state.advantages.of_images(texts, scores.trained(texts))
         if not advantage.any():
+            unmade = ", so no update is made" if self.config.train.skip_constant_groups else ""
             self._note_epoch(
                 "nothing to learn: every image has the same reward as the images it is compared with "
-                f"(train.advantage={self.config.train.advantage})"
+                f"(train.advantage={self.config.train.advantage}){unmade}"
             )
         return advantage
 
@@ -243,7 +245,9 @@ class TrainingLoop:
         step_advantages, metrics = self.state.advantages.of_steps(
             self.parts.credit, trajectory, texts, advantage, partition
         )
-        return step_advantages, metrics | step_profiles(trajectory, step_advantages)
+        constant = constant_groups(advantage, texts).tolist()
+        groups = {text for text, skipped in zip(texts, constant, strict=True) if skipped}
+        return step_advantages, metrics | step_profiles(trajectory, step_advantages) | {"constant_groups": len(groups)}
 
     def measure_gradients(
         self, trajectory: Trajectory, prompts: Sequence[Prompt], advantage: Tensor, partition: Partition
@@ -275,6 +279,7 @@ class TrainingLoop:
         """What this process trains on in the epoch, from the advantages of the images of all."""
         scores, trainable = self.algorithm.step_scores(trajectory, step_advantages), trajectory.trainable
         profile = mean_magnitude(step_advantages).float()
+        texts = [prompt.text for prompt in prompts]
         return Experience(
             trajectory=replace(trajectory, x0=None),
             step_advantages=step_advantages[partition.rows],
@@ -284,6 +289,7 @@ class TrainingLoop:
             credit_profile=mean_one(profile, trainable.cpu()),
             seeds=partition.local(self._prompt_seeds(Stream.ALGORITHM, epoch, prompts)),
             old_weights=OldWeights(self.policy) if self.algorithm.needs.old_weights else None,
+            kept=~constant_groups(advantage, texts) if self.config.train.skip_constant_groups else None,
         )
 
     def update(self, experience: Experience, epoch: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -38,15 +39,20 @@ def update_policy(
         recovery: halves the micro-batch where memory runs out, and stops after too many updates that are not finite.
 
     Returns:
-        the summary of `UpdateMetrics`, of all processes.
+        the summary of `UpdateMetrics`, of all processes. If no update has an image that is kept, only `loss` and
+        `grad_norm`, which are NaN, and `skipped_updates`.
 
     Raises:
         ResumableError: `recovery` gave up.
     """
     metrics, recovery = UpdateMetrics(), recovery or Recovery()
-    partition, updates = experience.partition, section.inner_epochs * section.updates_per_epoch
+    partition, updates, begun = experience.partition, section.inner_epochs * section.updates_per_epoch, False
     for done, group in enumerate(_groups(partition.total, section, rng)):
-        part = experience.part(group, mixed=policy.mixes_steps, first=done == 0)
+        part = experience.part(group, mixed=policy.mixes_steps, first=not begun)
+        if not part.images:  # on all processes
+            tick(done + 1, updates)
+            continue
+        begun = True
         gradient = partial(accumulate_gradient, algorithm, policy, optimizer.scaler, experience, part)
         update = recovery.retry_out_of_memory(gradient, optimizer.clear, microbatch(section, partition.size))
         step = optimizer.step(update.means.get("loss", []))
@@ -60,7 +66,7 @@ def update_policy(
         optimizer.scaler.update()
         optimizer.clear()
         tick(done + 1, updates)
-    return gather_metrics(metrics, partition.processes).summary()
+    return {"loss": math.nan} | gather_metrics(metrics, partition.processes).summary()
 
 
 def _groups(images: int, section: TrainSection, rng: np.random.Generator) -> Iterator[Tensor]:
