@@ -446,6 +446,8 @@ def test_a_recipe_is_the_base_and_a_new_rule_or_reward_drops_the_options_of_the_
     [
         ({"trian": {}}, ["trian", "did you mean 'train'"]),
         ({"epochs": 3}, ["epochs", "train={'epochs': ...}"]),
+        ({"device": "cpu"}, ["device", "model={'device': ...}"]),
+        ({"start_form": "x"}, ["did you mean 'start_from'"]),
         ({"train": 3}, ["train is 3 of type int", "mapping"]),
         ({"train": {"epoch": 3}}, ["train.epoch", "train.epochs"]),
         ({"train": {"epochs": "many"}}, ["train.epochs", "many"]),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.toy_policy import toy_config
 
 from stepcredit.errors import InputError
@@ -71,6 +73,27 @@ def test_a_failing_tracker_is_dropped_with_one_note(
     assert notes[0].endswith(f" (traceback: {tmp_path / 'stepcredit.log'})")
     assert "ValueError: no connection" in (tmp_path / "stepcredit.log").read_text()
     assert calls[-1] == ("close",), "of the other tracker"
+
+
+def test_a_tracker_changes_nothing_outside_and_cannot_end_the_run(
+    calls: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Careless(ListTracker):
+        def __init__(self, run: Path, config: Any, finished_epochs: int) -> None:
+            config.clear()
+
+        def log_metrics(self, epoch: int, metrics: Any) -> None:
+            metrics.clear()
+            torch.set_grad_enabled(False)
+            sys.exit(3)
+
+    monkeypatch.setitem(TRACKERS._parts, "careless", Careless)
+    notes: list[str] = []
+    group = TrackerGroup(["careless", "listing"], notes.append)
+    with group.running(tmp_path, toy_config(), 0):
+        group.log_metrics(ROW)
+    assert torch.is_grad_enabled() and "SystemExit: 3" in notes[0] and len(notes) == 1
+    assert calls[-2][2]["reward_mean"] == 0.5
 
 
 def test_an_unknown_tracker_is_refused_with_the_nearest_name() -> None:

@@ -13,6 +13,23 @@ from torch import Tensor
 from stepcredit.distributed.process_group import ProcessGroup
 from stepcredit.errors import ResumableError
 
+RUN_METRICS = frozenset(
+    {
+        "epoch",
+        "reward_queries",
+        "reward_mean",
+        "reward_std",
+        "reward_components",
+        "loss",
+        "grad_norm",
+        "skipped_updates",
+        "native_scale",
+        "update_profile",
+        "peak_memory_bytes",
+    }
+)
+"""Names in metrics.jsonl that no algorithm may use; neither may names that begin with `credit_` or `seconds_`."""
+
 
 @dataclass
 class UpdateMetrics:

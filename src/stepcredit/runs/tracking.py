@@ -13,10 +13,13 @@ from stepcredit.config import TrainConfig
 from stepcredit.errors import shortened
 from stepcredit.runs.trackers import TRACKERS, Tracker
 from stepcredit.utils.error_log import log_traceback, with_log
+from stepcredit.utils.global_state import settings_restored
 
 
 class TrackerGroup:
     """Passes metrics and images on to the trackers of a run. A tracker that raises is dropped with a note.
+
+    Settings that a tracker changes are restored, see `settings_restored`.
 
     Args:
         names: see `run.trackers`.
@@ -33,14 +36,15 @@ class TrackerGroup:
         self._note = note
         self._trackers: dict[str, Tracker] = {}
         self._run: Path | None = None
+        self._warned: set[str] = set()
 
     @contextmanager
     def running(self, run: Path, config: TrainConfig, finished_epochs: int) -> Iterator[None]:
         """Build the trackers, and close them at the end of the block. Outside of it nothing is logged."""
-        self._run, settings = run, config.model_dump(mode="json")
+        self._run = run
         for name, factory in self._factories.items():
             with self._dropped_on_error(name):
-                self._trackers[name] = factory(run, settings, finished_epochs)
+                self._trackers[name] = factory(run, config.model_dump(mode="json"), finished_epochs)
         try:
             yield
         finally:
@@ -52,7 +56,7 @@ class TrackerGroup:
     def log_metrics(self, row: Mapping[str, Any]) -> None:
         """Log a row of metrics.jsonl."""
         epoch, numbers = int(row["epoch"]), numbers_of(row)
-        self._for_each(lambda tracker: tracker.log_metrics(epoch, numbers))
+        self._for_each(lambda tracker: tracker.log_metrics(epoch, dict(numbers)))
 
     def log_images(self, epoch: int, path: Path) -> None:
         """Log a sample grid, the PNG file `path`."""
@@ -66,15 +70,16 @@ class TrackerGroup:
     @contextmanager
     def _dropped_on_error(self, name: str) -> Iterator[None]:
         try:
-            yield
-        except Exception as error:  # a tracker may raise anything, and none is worth a run
+            with settings_restored(f"tracker '{name}'", self._warned):
+                yield
+        except (Exception, SystemExit) as error:  # a tracker may raise anything, and none is worth a run
             tracker = self._trackers.pop(name, None)
             reason = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
             message = f"tracker '{name}' failed ({shortened(reason)}): the run continues without it"
             log = log_traceback(message, "".join(format_exception(error)), self._run)
             self._note(with_log(message, log))
             if tracker is not None:
-                with suppress(Exception):
+                with suppress(Exception, SystemExit):
                     tracker.close()
 
 

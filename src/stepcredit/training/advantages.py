@@ -14,8 +14,8 @@ from stepcredit.distributed.partition import Partition
 from stepcredit.errors import InputError, shortened
 from stepcredit.maths.advantage import group_advantages, standardize
 from stepcredit.maths.running_statistics import PromptStatistics, StepStatistics
-from stepcredit.training.user_code import contained, unchanged
 from stepcredit.types import CreditAssigner, LearningCredit, Trajectory
+from stepcredit.utils.user_code import contained, unchanged
 
 
 class Advantages:

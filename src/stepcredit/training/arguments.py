@@ -35,6 +35,12 @@ _DEPENDENT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """By section: the key that names a part, and keys of that part with the values that they get if another is named."""
 
+_OTHERS = ("output_dir", "config", "start_from", "callbacks", "progress")
+"""Arguments that set no keys."""
+
+_AMBIGUOUS = (*PARTS.values(), "options")
+"""Keys that several sections have."""
+
 _WHERE = "the arguments of Trainer"
 
 Tree = dict[str, dict[str, Any]]
@@ -160,7 +166,12 @@ def _merge(base: TrainConfig, keys: Tree) -> TrainConfig:
 
 def _require_known(given: Mapping[str, Any]) -> None:
     known = [*PARTS, *SECTIONS, *KEYS]
-    places = {key: section for section in SECTIONS for key in type(getattr(TrainConfig(), section)).model_fields}
+    places = {
+        key: section
+        for section in (*PARTS, *SECTIONS)
+        for key in type(getattr(TrainConfig(), section)).model_fields
+        if key not in _AMBIGUOUS
+    }
     for name in given:
         if name in known:
             continue
@@ -168,7 +179,7 @@ def _require_known(given: Mapping[str, Any]) -> None:
             raise InputError(f"Trainer has no argument '{name}': write {places[name]}={{'{name}': ...}}")
         if hint := foreign_hint(name):
             raise InputError(f"unknown argument of Trainer '{name}'; {hint}")
-        raise unknown("argument of Trainer", name, [*known, "output_dir", "config", "callbacks", "progress"])
+        raise unknown("argument of Trainer", name, [*known, *_OTHERS])
 
 
 def _base(config: TrainConfig | str | PathLike[str] | None) -> TrainConfig:

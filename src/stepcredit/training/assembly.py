@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepcredit.algorithms import build_algorithm
+from stepcredit.algorithms.contained import ContainedAlgorithm
 from stepcredit.algorithms.minibatch import largest_update
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
@@ -66,7 +67,7 @@ def assemble(config: TrainConfig, directory: RunDirectory, objects: Objects) -> 
     require_advantages(config, prompts)
     credit = objects.credit or build_credit(config.credit, config.run.seed)
     reward = objects.reward or build_reward(config.reward)
-    algorithm = build_algorithm(config.train)
+    algorithm = ContainedAlgorithm(build_algorithm(config.train), config.train.algorithm)
     SAMPLERS.get(config.sample.sampler)
     require_noise(config.train.algorithm, algorithm.needs, config.sample)
     policy = _load_policy(config, objects)

@@ -45,11 +45,11 @@ from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.training.self_check import self_check
 from stepcredit.training.state import TrainingState
 from stepcredit.training.update import update_policy
-from stepcredit.training.user_code import contained
 from stepcredit.types import MeasuringCredit, Prompt, Rollout, Trajectory
 from stepcredit.utils.files import written_whole
 from stepcredit.utils.memory import peak_memory_bytes
 from stepcredit.utils.seeds import Stream, epoch_generator, sample_seeds
+from stepcredit.utils.user_code import contained
 
 
 class TrainingLoop:
