@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import tiny_sd
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
@@ -263,3 +264,36 @@ def test_a_pipeline_whose_weights_another_trainer_has_is_refused(tmp_path: Path)
     first.sample("a red circle")
     with pytest.raises(InputError, match="another Trainer"):
         Trainer(model={"path": pipeline, "adapter": "full"}, sample={"steps": 1}).sample("a red circle")
+
+
+def wrapped() -> Any:
+    pipeline = tiny_sd()
+    pipeline.unet = torch.nn.DataParallel(pipeline.unet)
+    return pipeline
+
+
+def offloaded() -> Any:
+    pipeline = tiny_sd()
+    pipeline.unet.to("meta")
+    return pipeline
+
+
+class NotAPipeline:
+    components: dict[str, Any] = {}  # noqa: RUF012
+    scheduler = None
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"path": wrapped}, "unet .* is a DataParallel"),
+        ({"path": offloaded}, "weights of the unet .* not in memory"),
+        ({"path": NotAPipeline}, "NotAPipeline"),
+        ({"path": tiny_sd, "device": "cuda"}, "model.device is cuda, .* on cpu"),
+        ({"path": tiny_sd, "dtype": "bfloat16"}, "model.dtype is bfloat16"),
+    ],
+    ids=["wrapped", "offloaded", "not a pipeline", "device", "dtype"],
+)
+def test_pipelines_that_cannot_be_trained_are_refused(model: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        Trainer(model={**model, "path": model["path"]()}).sample("a cat")

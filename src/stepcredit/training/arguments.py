@@ -229,7 +229,11 @@ def _as_model(value: Any) -> Any:
 
 
 def _is_pipeline(value: Any) -> bool:
-    return hasattr(value, "components") and hasattr(value, "scheduler")
+    if not hasattr(value, "components") or isinstance(value, type):
+        return False
+    from diffusers import DiffusionPipeline  # diffusers takes seconds to import
+
+    return isinstance(value, DiffusionPipeline)
 
 
 def _is_policy(value: Any) -> bool:
@@ -246,13 +250,24 @@ def _pipeline_keys(model: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
 
     name = denoiser_name(model)
     denoiser = getattr(model, name)
-    dtype = str(denoiser.dtype).removeprefix("torch.")
+    if not isinstance(getattr(denoiser, "dtype", None), torch.dtype):
+        raise InputError(
+            f"the {name} of this {type(model).__name__} is a {type(denoiser).__name__}, expected a model of diffusers: "
+            "pass the pipeline before its parts are wrapped"
+        )
+    dtype, device = str(denoiser.dtype).removeprefix("torch."), denoiser.device.type
     if keys.get("dtype", dtype) != dtype:
         raise InputError(
             f"model.dtype is {keys['dtype']}, but the pipeline's {name} is {dtype}: convert the pipeline, or leave "
             "model.dtype out"
         )
-    idle = denoiser.device.type == "cpu" and torch.accelerator.is_available()
+    asked = str(keys.get("device", "auto"))
+    if asked.partition(":")[0] not in ("auto", device, model._execution_device.type):
+        raise InputError(
+            f"model.device is {asked}, but the pipeline's {name} is on {device}: move the pipeline, or leave "
+            "model.device out"
+        )
+    idle = device == "cpu" and torch.accelerator.is_available()
     return {"dtype": dtype, **({"device": "cpu"} if idle else {})}
 
 

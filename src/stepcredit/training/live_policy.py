@@ -103,8 +103,13 @@ class LivePolicy:
 
 
 def _require_base_model(pipeline: DiffusionPipeline) -> None:
-    """Refuse weights that are already being trained: the untrained weights, which a run compares with, are gone."""
+    """Refuse weights that are not there, or already being trained: the untrained ones are gone then."""
     name = denoiser_name(pipeline)
+    if any(weight.is_meta for weight in getattr(pipeline, name).parameters()):
+        raise InputError(
+            f"the weights of the {name} of this {_kind(pipeline)} are not in memory: load the pipeline "
+            "again without sequential offloading"
+        )
     if is_trained(getattr(pipeline, name)):
         raise InputError(
             f"another Trainer has trained the {name} of this {_kind(pipeline)} with model.adapter=full: use that "

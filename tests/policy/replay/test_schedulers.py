@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_scheduler
+from tests.tiny import PROMPTS, SEEDS, tiny_policy, tiny_scheduler, tiny_sd
 
 from stepcredit.config import SampleSection
 from stepcredit.maths import Schedule, schedules
@@ -100,3 +100,24 @@ def test_the_schedule_is_that_of_the_steps_taken(kind: str) -> None:
         torch.testing.assert_close(gradient.abs(), trajectory.schedule.output_scales[step], rtol=1e-4, atol=1e-6)
         stds = transition.std.detach().cpu().flatten()
         torch.testing.assert_close(stds, trajectory.schedule.stds[step].expand(2))
+
+
+class Passing(DDIMScheduler):
+    """A scheduler of the user's own that passes its arguments on."""
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        return super().step(*args, **kwargs)
+
+
+class Renaming(DDIMScheduler):
+    def step(self, noise: Any, t: Any, latents: Any, **kwargs: Any) -> Any:
+        return super().step(noise, t, latents, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Passing, Renaming])
+def test_a_subclass_may_pass_on_or_rename_the_arguments_of_step(kind: Any) -> None:
+    pipeline = tiny_sd()
+    stock = tiny_policy(pipeline).rollout(PROMPTS[:1], SEEDS[:1]).images
+    pipeline = tiny_sd()
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    assert torch.equal(tiny_policy(pipeline).rollout(PROMPTS[:1], SEEDS[:1]).images, stock)

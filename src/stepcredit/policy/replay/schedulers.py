@@ -124,6 +124,10 @@ class StepOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
     pred_original_sample: Tensor
 
 
+_STEP_ARGUMENTS = 3
+"""Arguments of `step` that every scheduler has: the model output, the timestep and the sample."""
+
+
 def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingScheduler:
     """A recording copy of a pipeline's scheduler.
 
@@ -171,15 +175,27 @@ def _recording_class(kind: Any) -> Any:
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
         self._set_timesteps(functools.partial(kind.set_timesteps, self), *args, **kwargs)
 
-    signature = inspect.signature(kind.step)
+    signature = _step_signature(kind)
+    names = list(signature.parameters)[1 : _STEP_ARGUMENTS + 1]
 
     @functools.wraps(kind.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = signature.bind(self, *args, **kwargs).arguments
-        return self._step(given["model_output"], given["timestep"], given["sample"], given.get("return_dict", True))
+        return self._step(*(given[name] for name in names), given.get("return_dict", True))
 
     members = {"set_timesteps": set_timesteps, "step": step, "__module__": kind.__module__}
     return type(kind.__name__, (RecordingScheduler, kind), members)
+
+
+def _step_signature(kind: Any) -> inspect.Signature:
+    """That of `step(self, model_output, timestep, sample, ...)`: of the class, or of a base class if it has `*args`."""
+    signatures = [inspect.signature(vars(each)["step"]) for each in kind.__mro__ if "step" in vars(each)]
+    for signature in signatures:
+        parameters = list(signature.parameters.values())
+        first = parameters[: _STEP_ARGUMENTS + 1]
+        if len(first) > _STEP_ARGUMENTS and all(each.kind is each.POSITIONAL_OR_KEYWORD for each in first):
+            return signature
+    raise InputError(f"{kind.__name__}.step does not take (model_output, timestep, sample): use another scheduler")
 
 
 def _hashable(value: Any) -> Any:
