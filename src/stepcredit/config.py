@@ -1,4 +1,7 @@
-"""The complete configuration of a run. Its defaults are the recipe `embedded_jpeg`."""
+"""The complete configuration of a run. Its defaults are the recipe `embedded_jpeg`.
+
+For other models than the bundled ones, some keys have defaults of the model's family, see `runs.model_defaults`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ MIXTURE = "mixture"
 
 PromptOrder = Literal["shuffled", "fixed", "random"]
 _DEFAULT_PROMPTS = "shapes"
+BUNDLED_MODELS = ("embedded", "embedded-flow")
+"""Values of `model.path` that name a model of the package. The defaults of the configuration are theirs."""
 
 
 class _Section(BaseModel):

@@ -28,6 +28,8 @@ def toy(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[ToyPolicy]:
         loaded.append(ToyPolicy(config.sample.steps))
         return loaded[-1]
 
+    index = {"_class_name": "StableDiffusionPipeline"}
+    monkeypatch.setattr("stepcredit.runs.model_defaults.read_model_index", lambda _: index)
     monkeypatch.setattr("stepcredit.policy.loading.load_policy", load_policy)
     monkeypatch.setattr("stepcredit.policy.loading.make_policy", lambda pipeline, config, **_: load_policy(config))
     return loaded

@@ -51,7 +51,8 @@ def text_of(*arguments: str | Path) -> dict[str, str]:
     said = stepcredit("doctor", *arguments)
     assert (said.code, said.err) == (0, ""), said
     lines = [line.split(maxsplit=1) for line in said.out.splitlines()]
-    assert [topic for topic, _ in lines] == ["model", "sampler", "replay", "prompts", "trained", "memory", "suggested"]
+    topics = ["model", "settings", "sampler", "replay", "prompts", "trained", "memory", "suggested"]
+    assert [topic for topic, _ in lines] == topics
     return {topic: text for topic, text in lines}
 
 
@@ -68,7 +69,7 @@ def test_the_embedded_model_in_words() -> None:
     assert lines["sampler"] == "DDIM steps, epsilon prediction"
     assert "exact" in lines["replay"]
     assert lines["trained"].startswith("LoRA of rank 4: 25,088 of 2,230,916 weights")
-    assert "12.3 MB" in lines["memory"] and "2.94 MB per image" in lines["memory"] and "47 MB" in lines["memory"]
+    assert "12.3 MB" in lines["memory"] and "1.47 MB per image" in lines["memory"] and "23.5 MB" in lines["memory"]
     assert "2.0 GB free on cpu" in lines["suggested"]
 
 
@@ -82,11 +83,13 @@ def test_prompts_that_the_model_cuts_are_named(here: Path) -> None:
 
 
 def test_a_flow_model_in_a_folder(folders: dict[str, Path]) -> None:
-    lines = text_of(folders["sd3"], *CALL["sd3"], "model.device=cpu")
+    lines = text_of(folders["sd3"], *CALL["sd3"], "model.device=cpu", "model.lora_rank=4")
     assert lines["model"] == f"{folders['sd3']}: StableDiffusion3Pipeline, family sd3, latents 4x8x8, float32"
     assert lines["sampler"].startswith("flow-sde steps") and "FlowMatchEulerDiscreteScheduler" in lines["sampler"]
     assert "exact" in lines["replay"]
     assert lines["trained"].startswith("LoRA of rank 4: 2,304 of 26,992 weights")
+    assert lines["settings"].startswith("learning rate 0.0003, clip range 0.0001, guidance 4.5, 10 steps (40 in ")
+    assert "Flow-GRPO" in lines["settings"]
 
 
 def test_as_json(folders: dict[str, Path]) -> None:
@@ -127,7 +130,7 @@ def test_overrides_are_those_of_training(folders: dict[str, Path]) -> None:
 
 
 def test_guidance_is_the_models_usual_one(folders: dict[str, Path]) -> None:
-    """7.5 takes two passes of the denoiser, 1 takes one."""
+    """5 takes two passes of the denoiser, 1 takes one."""
     usual, without = (json_of(folders["sd"], *CALL["sd"], *more) for more in ([], ["sample.guidance=1"]))
     assert usual["sample_bytes"] == pytest.approx(2 * without["sample_bytes"], rel=0.05)
 

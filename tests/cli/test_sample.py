@@ -124,11 +124,13 @@ def test_steps_and_guidance_default_to_those_of_the_source(here: Path, monkeypat
     monkeypatch.setattr("stepcredit.policy.loading.load_policy", load_policy)
     monkeypatch.setattr("stepcredit.policy.loading.make_policy", make_policy)
     monkeypatch.setattr("stepcredit.policy.loading.load_pipeline", lambda section: tiny_sd())
+    index = {"_class_name": "StableDiffusionPipeline"}
+    monkeypatch.setattr("stepcredit.runs.model_defaults.read_model_index", lambda _: index)
     stepcredit("train", *TOY, "--run", "a")
     for source in ("a", "embedded", "some/model"):
         stepcredit("sample", source, "--prompt", "a lake", "--out", "plain")
         stepcredit("sample", source, "--prompt", "a lake", "--out", "asked", "--steps", "5", "--guidance", "2")
-    assert seen == [(4, 1.0), (4, 1.0), (5, 2.0), (20, 3.0), (5, 2.0), (50, 7.5), (5, 2.0)]
+    assert seen == [(4, 1.0), (4, 1.0), (5, 2.0), (20, 3.0), (5, 2.0), (50, 5.0), (5, 2.0)]
 
 
 def test_a_folder_that_is_missing_is_called_so(here: Path) -> None:

@@ -43,7 +43,7 @@ def test_recipe_is_valid_and_survives_a_round_trip(name: str) -> None:
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_comparison_is_valid(name: str) -> None:
     protocol = make_protocol(read_comparison(PACKAGED[name]), {})
-    assert len(protocol.rewards) >= 2 and len(protocol.fresh_seeds) >= 2
+    assert len(protocol.rewards) >= 1 and len(protocol.fresh_seeds) >= 2
     assert not set(protocol.tuning_seeds) & set(protocol.fresh_seeds)
     assert f"stepcredit compare {name}" in complaint(name)
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepcredit.algorithms.minibatch import microbatch
-from stepcredit.config import TrainConfig
+from stepcredit.config import BUNDLED_MODELS, TrainConfig
 from stepcredit.prompts import load_prompts
 from stepcredit.prompts.text_limit import TextLimit, describe_cuts
 from stepcredit.runs import recipes
+from stepcredit.runs.model_defaults import KEYS, describe_settings
 
 if TYPE_CHECKING:
     from stepcredit.policy.checks.doctor import Examination
@@ -25,21 +26,20 @@ def doctor(model: str, overrides: Sequence[str], as_json: bool) -> None:
     config = recipes.load(None, [f"model.path={model}", *overrides])
 
     from stepcredit.policy.checks.doctor import examine  # diffusers takes seconds to import
-    from stepcredit.policy.loading import load_pipeline, make_policy, usual_sampling
+    from stepcredit.policy.loading import load_pipeline, make_policy
     from stepcredit.policy.text_limits import text_limits
     from stepcredit.utils.logging import quiet_libraries
 
     quiet_libraries()
     given = {word.partition("=")[0] for word in overrides}
     texts = [prompt.text for prompt in load_prompts(config.prompts.source)] if "prompts.source" in given else []
-    pipeline = load_pipeline(config.model)
-    defaults = {"steps": STEPS, "guidance": usual_sampling(pipeline, model)["guidance"]}
-    sample = {name: value for name, value in defaults.items() if f"sample.{name}" not in given}
-    config = config.model_copy(update={"sample": config.sample.model_copy(update=sample)})
-    policy = make_policy(pipeline, config)
+    short = config
+    if "sample.steps" not in given:
+        short = config.model_copy(update={"sample": config.sample.model_copy(update={"steps": STEPS})})
+    policy = make_policy(load_pipeline(config.model), short)
     prompts = Prompts(config.prompts.source, text_limits(policy), texts)
-    result = examine(policy, config)
-    print(json.dumps(_plain(result, prompts), indent=1) if as_json else _text(model, config, result, prompts))
+    result = examine(policy, short)
+    print(json.dumps(_plain(config, result, prompts), indent=1) if as_json else _text(model, config, result, prompts))
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,18 @@ class Prompts:
         return {"source": self.source, "count": len(self.texts), "limits": limits}
 
 
-def _plain(result: Examination, prompts: Prompts) -> dict[str, Any]:
+def _plain(config: TrainConfig, result: Examination, prompts: Prompts) -> dict[str, Any]:
     check = {**asdict(result.check), "exact": result.check.max_deviation == 0}
-    return {**asdict(result), "check": check, "prompts": prompts.plain()}
+    tree = config.model_dump(mode="json")
+    settings = {key: tree[key.partition(".")[0]][key.partition(".")[2]] for key in KEYS}
+    return {**asdict(result), "check": check, "prompts": prompts.plain(), "settings": settings}
 
 
 def _text(model: str, config: TrainConfig, result: Examination, prompts: Prompts) -> str:
     lines = {
         "model": f"{model}: {result.pipeline}, family {result.family}, latents {'x'.join(map(str, result.latents))}, "
         f"{config.model.dtype}",
+        "settings": _settings(model, config, result),
         "sampler": _sampler(result),
         "replay": str(result.check),
         "prompts": str(prompts),
@@ -81,6 +84,11 @@ def _text(model: str, config: TrainConfig, result: Examination, prompts: Prompts
         "suggested": _suggestion(result),
     }
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _settings(model: str, config: TrainConfig, result: Examination) -> str:
+    text = describe_settings(config)
+    return text if model in BUNDLED_MODELS else f"{text}; source of the defaults: {result.defaults_source}"
 
 
 def _sampler(result: Examination) -> str:

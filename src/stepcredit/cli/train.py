@@ -60,7 +60,7 @@ def _start(
     recipe: str | None, overrides: Sequence[str], run: Path | None, plugins: Sequence[str], weights: Path | None
 ) -> None:
     base = recipe if recipe is not None or weights is None else RunDirectory.open(weights).config_path
-    config = _with_plugins(recipes.load(base, overrides), plugins)
+    config = _with_plugins(recipes.load(base, overrides, model_defaults=recipe is not None or weights is None), plugins)
     stem = Path(recipe or (weights.name if weights else recipes.DEFAULT)).stem
     from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import start_run
@@ -73,7 +73,9 @@ def _resume(
 ) -> None:
     """Resume with the run's own configuration, or with a recipe, and the overrides on top."""
     directory = RunDirectory.open(run)
-    config = _with_plugins(recipes.load(recipe or directory.config_path, overrides), plugins)
+    config = _with_plugins(
+        recipes.load(recipe or directory.config_path, overrides, model_defaults=recipe is not None), plugins
+    )
     require_same_run(directory, config, allow_change=allow_change)
     from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import resume_run

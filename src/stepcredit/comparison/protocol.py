@@ -187,11 +187,13 @@ def add_watched(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
 
 
 def _base(file: ComparisonFile) -> TrainConfig:
-    tree = recipes.load(file.recipe).model_dump(mode="json")
+    recipe = recipes.load(file.recipe, model_defaults=False)
+    complete = recipe.model_dump(mode="json")
+    tree = {section: {} for section in complete} | recipe.model_dump(mode="json", exclude_unset=True)
     overrides = _flat(file.overrides)
     _refuse(overrides, "overrides", {"run.seed": "tuning_seeds and fresh_seeds"})
-    _apply(tree, overrides)
-    return recipes.validate(tree, f"overrides of {file.recipe}")
+    _apply(tree, overrides, complete)
+    return recipes.validate(tree, f"overrides of {file.recipe}", model_defaults=True)
 
 
 def _arm(name: str, given: str | Overrides) -> Overrides:
@@ -227,11 +229,16 @@ def _flat(overrides: Overrides) -> Overrides:
     return flat
 
 
-def _apply(tree: dict[str, Any], overrides: Overrides) -> None:
-    """Apply overrides to a complete configuration. A new rule or reward does not inherit the options of the old one."""
+def _apply(tree: dict[str, Any], overrides: Overrides, complete: Mapping[str, Any] | None = None) -> None:
+    """Apply overrides to a configuration. A new rule or reward does not inherit the options of the old one.
+
+    Args:
+        complete: the configuration with the default values that `tree` leaves out; None if it leaves none out.
+    """
+    before = tree if complete is None else complete
     for key, dependent in (("credit.name", ("options",)), ("reward.name", ("options", "components"))):
         section, _, name = key.partition(".")
-        if key in overrides and overrides[key] != tree[section][name]:
+        if key in overrides and overrides[key] != before[section][name]:
             tree[section] |= {part: [] if part == "components" else {} for part in dependent}
     if "prompts.source" in overrides:
         recipes.forget_default_order(tree)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepcredit.config import TrainConfig
+from stepcredit.config import BUNDLED_MODELS, TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.runs import checkpoint, recipes
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.types import Policy
 from stepcredit.utils.paths import expanded
+
+_BUNDLED_SAMPLING = {"steps": 20, "guidance": 3.0}
+"""How the bundled models are sampled best. Their training needs no guidance."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Source:
         """Load the policy with its newest weights.
 
         Args:
-            steps: denoising steps. None uses those of the run, or the model's usual ones.
-            guidance: guidance scale. None uses that of the run, or the model's usual one.
+            steps: denoising steps. None uses those of the run, or of the model's family.
+            guidance: guidance scale. None uses that of the run, or of the model's family.
             safety_checker: keep the pipeline's safety checker, if it has one.
 
         Returns:
@@ -56,19 +59,17 @@ class Source:
         from stepcredit.utils.logging import quiet_libraries
 
         quiet_libraries()
-        given = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
+        changes: dict[str, Any] = {} if guidance is None else {"guidance": guidance}
+        if steps is not None:
+            changes |= {"steps": steps, "evaluation_steps": None}
+        base = self.config if self.is_run else _model_config(self.name)
+        config = _with_sampling(base, changes)
         if self.checkpoint is None:
-            pipeline = loading.load_pipeline(self.config.model)
-            config = self._with_sampling({**loading.usual_sampling(pipeline, self.name), **given})
+            pipeline = loading.load_pipeline(config.model)
             return loading.make_policy(pipeline, config, safety_checker=safety_checker, trained=False), config
-        config = self._with_sampling({**given, **({"evaluation_steps": None} if steps is not None else {})})
         policy = loading.load_policy(config, safety_checker=safety_checker)
         policy.load_state_dict(checkpoint.load(self.checkpoint).part("policy"))
         return policy, config
-
-    def _with_sampling(self, changes: Mapping[str, Any]) -> TrainConfig:
-        tree = self.config.model_dump(mode="json")
-        return recipes.validate({**tree, "sample": {**tree["sample"], **changes}}, "the arguments")
 
 
 def open_source(name: str, purpose: str, *, runs_only: bool = False) -> Source:
@@ -95,6 +96,17 @@ def open_source(name: str, purpose: str, *, runs_only: bool = False) -> Source:
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{name} is neither a run (no config.yaml) nor a diffusers pipeline (no model_index.json)")
     return Source(name, recipes.validate({"model": {"path": name}}, "the command line"), None)
+
+
+def _model_config(path: str) -> TrainConfig:
+    """The configuration to sample from a model. Training may use smaller images, so their size is not a default."""
+    config = recipes.validate({"model": {"path": path}}, "the command line", model_defaults=True)
+    return _with_sampling(config, _BUNDLED_SAMPLING if path in BUNDLED_MODELS else {"call": {}})
+
+
+def _with_sampling(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    tree = config.model_dump(mode="json")
+    return recipes.validate({**tree, "sample": {**tree["sample"], **changes}}, "the arguments")
 
 
 def _require_named_model(name: str, config: TrainConfig) -> None:

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,12 +25,11 @@ from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.policy.replay.reentry import undecorated_call
 from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.policy.samplers import SAMPLERS
+from stepcredit.runs.model_index import INDEX, not_found
 from stepcredit.shapes import pipeline as embedded
 from stepcredit.utils.devices import find_device
 from stepcredit.utils.hub import download_problem, explain, is_cached
 from stepcredit.utils.paths import expanded
-
-INDEX = "model_index.json"
 
 _REQUIRED_ARGUMENTS = ("prompt", "num_inference_steps", "generator", "output_type")
 _OTHER_TASKS = ("image", "mask_image", "control_image", "video", "num_frames", "video_length", "audio_length_in_s")
@@ -77,17 +75,6 @@ def _enable_tiling(pipeline: DiffusionPipeline) -> None:
         problem = "has no vae" if vae is None else f"has a {type(vae).__name__}, which cannot decode tile by tile"
         raise InputError(f"{type(pipeline).__name__} {problem}: set model.vae_tiling=false")
     vae.enable_tiling()
-
-
-def usual_sampling(pipeline: DiffusionPipeline, path: str) -> dict[str, float]:
-    """Default `steps` and `guidance` of a model: those of its `__call__`, and 20 and 3 for the bundled ones."""
-    if path in embedded.NAMES:
-        return {"steps": 20, "guidance": 3.0}
-    parameters = inspect.signature(type(pipeline).__call__).parameters
-    return {
-        "steps": parameters["num_inference_steps"].default,
-        "guidance": parameters[family_of(pipeline).guidance].default,
-    }
 
 
 def load_pipeline(section: ModelSection) -> DiffusionPipeline:
@@ -143,7 +130,7 @@ def _load_from_hub(path: str, section: ModelSection) -> DiffusionPipeline:
     problem = download_problem(path, INDEX)
     cached = is_cached(path, INDEX)
     if problem is not None and not cached:
-        raise InputError(_not_found(path, problem))
+        raise InputError(not_found(path, problem))
     try:
         return _from_pretrained(path, section, local_files_only=problem is not None)
     except Exception as error:  # as for a folder
@@ -166,15 +153,6 @@ def _from_pretrained(path: str, section: ModelSection, **arguments: Any) -> Diff
     )
     _require_weights(pipeline)
     return pipeline
-
-
-def _not_found(path: str, problem: str) -> str:
-    near = get_close_matches(path.lower(), embedded.NAMES, n=1, cutoff=0.8)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    return (
-        f"no folder '{path}'{hint}, and {problem}; or download the model elsewhere (hf download NAME --local-dir "
-        "FOLDER) and set model.path=FOLDER"
-    )
 
 
 def _suggest_variant(path: str, section: ModelSection, files: Iterable[PurePath], error: Exception) -> None:

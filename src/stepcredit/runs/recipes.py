@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from stepcredit.config import ComponentSection, TrainConfig, default_order
 from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.runs.foreign_names import foreign_hint
+from stepcredit.runs.model_defaults import missing_defaults
 from stepcredit.utils.paths import expanded
 from stepcredit.utils.redaction import find_secret
 from stepcredit.utils.safe_yaml import load_plain
@@ -45,15 +46,17 @@ def find(recipe: str) -> Path:
     return packaged()[recipe]
 
 
-def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
+def load(recipe: str | Path | None, overrides: Sequence[str] = (), *, model_defaults: bool = True) -> TrainConfig:
     """The configuration of a recipe, with overrides applied.
 
     Args:
         recipe: path or packaged name. None starts from the defaults.
         overrides: `section.key=value` each, with a YAML value.
+        model_defaults: as in `validate`.
 
     Raises:
-        InputError: a key or value is invalid. The message names it, and the most similar key.
+        InputError: a key or value is invalid, or the model cannot be found. The message names it, and the most
+            similar key.
     """
     where = str(recipe) if recipe is not None else "the defaults"
     tree = {} if recipe is None else read_tree(find(str(recipe)))
@@ -64,7 +67,7 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfi
         forget_default_order(tree)
     for key, value in changes:
         put(tree, key, value)
-    return validate(tree, where, {key for key, _ in changes})
+    return validate(tree, where, {key for key, _ in changes}, model_defaults=model_defaults)
 
 
 def forget_default_order(tree: dict[str, Any]) -> None:
@@ -125,13 +128,34 @@ def parse(text: str, complaint: str) -> Any:
         raise InputError(f"{complaint}: {error}") from error
 
 
-def validate(tree: dict[str, Any], where: str, overridden: Collection[str] = ()) -> TrainConfig:
+def validate(
+    tree: dict[str, Any],
+    where: str,
+    overridden: Collection[str] = (),
+    *,
+    model_defaults: bool = False,
+    classes: Sequence[str] = (),
+) -> TrainConfig:
     """The TrainConfig of a mapping. InputError if it is invalid.
 
     Args:
         where: how errors name the source of the mapping.
         overridden: keys that were set by overrides. Errors about them do not name `where`.
+        model_defaults: whether missing keys get the defaults of the model's family, see `missing_defaults`. They are
+            then set, as if the mapping held them.
+        classes: as in `missing_defaults`.
     """
+    config = _validated(tree, where, overridden)
+    added = missing_defaults(tree, config, classes) if model_defaults else {}
+    if not added:
+        return config
+    tree = {section: dict(keys) if isinstance(keys, Mapping) else keys for section, keys in tree.items()}
+    for name, value in added.items():
+        put(tree, name, value)
+    return _validated(tree, where, overridden)
+
+
+def _validated(tree: dict[str, Any], where: str, overridden: Collection[str]) -> TrainConfig:
     key = find_secret(tree)
     if key is not None:
         raise InputError(

@@ -11,14 +11,14 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from stepcredit.config import BUNDLED_MODELS
 from stepcredit.errors import unknown
 from stepcredit.shapes.checker import Checker
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-DDIM = "embedded"
-FLOW = "embedded-flow"
-NAMES = (DDIM, FLOW)
+DDIM, FLOW = BUNDLED_MODELS
+NAMES = BUNDLED_MODELS
 
 LAYOUT: Mapping[str, str] = {DDIM: "pipeline", FLOW: "flow_pipeline"}
 """The folder of each pipeline within WEIGHTS, or within a newly built package."""

@@ -70,10 +70,10 @@ class Arguments:
     def with_keys(self, section: str, changes: Mapping[str, Any]) -> Arguments:
         """The arguments with some keys of a section changed."""
         keys = {**self.keys, section: {**self.keys.get(section, {}), **changes}}
-        return replace(self, keys=keys, config=_merge(self.base, keys))
+        return replace(self, keys=keys, config=_merge(self.base, keys, _class_names(self.model)))
 
     def with_base(self, base: TrainConfig) -> Arguments:
-        return replace(self, base=base, config=_merge(base, self.keys))
+        return replace(self, base=base, config=_merge(base, self.keys, _class_names(self.model)))
 
     def resuming(self, directory: RunDirectory) -> Arguments:
         """The arguments applied to the configuration of the run in `directory`.
@@ -140,7 +140,8 @@ def read_arguments(
     base = RunDirectory(output_dir).config if holds_run and config is None and output_dir else _base(config)
     if config is None and not holds_run:
         _fit_prompts_per_epoch(keys, objects.get("prompts"))
-    return Arguments(base, keys, _merge(base, keys), config is not None, **objects)
+    merged = _merge(base, keys, _class_names(objects.get("model")))
+    return Arguments(base, keys, merged, config is not None, **objects)
 
 
 def _plugins(value: Any) -> list[str]:
@@ -150,18 +151,19 @@ def _plugins(value: Any) -> list[str]:
     return [str(name) for name in names]
 
 
-def _merge(base: TrainConfig, keys: Tree) -> TrainConfig:
-    tree = base.model_dump(mode="json")
+def _merge(base: TrainConfig, keys: Tree, classes: Sequence[str]) -> TrainConfig:
+    complete = base.model_dump(mode="json")
+    tree = {section: {} for section in complete} | base.model_dump(mode="json", exclude_unset=True)
     for section, changes in keys.items():
         name, defaults = _DEPENDENT.get(section, ("", {}))
-        if name in changes and changes[name] != tree[section][name]:
+        if name in changes and changes[name] != complete[section][name]:
             tree[section] |= defaults
-        if section == "prompts" and changes.get("source", tree[section]["source"]) != tree[section]["source"]:
+        if section == "prompts" and changes.get("source", complete[section]["source"]) != complete[section]["source"]:
             recipes.forget_default_order(tree)
         if section == "reward" and changes.get("components"):
             tree[section] |= {"name": MIXTURE, "options": {}}
         tree[section] |= changes
-    return recipes.validate(tree, _WHERE)
+    return recipes.validate(tree, _WHERE, model_defaults=True, classes=classes)
 
 
 def _require_known(given: Mapping[str, Any]) -> None:
@@ -186,7 +188,7 @@ def _base(config: TrainConfig | str | PathLike[str] | None) -> TrainConfig:
     if isinstance(config, TrainConfig):
         return config
     if config is None or isinstance(config, str | PathLike):
-        return recipes.load(None if config is None else str(config))
+        return recipes.load(None if config is None else str(config), model_defaults=False)
     raise _wrong_type("config", config, "a TrainConfig, a recipe file or the name of a recipe")
 
 
@@ -238,6 +240,11 @@ def _is_pipeline(value: Any) -> bool:
 
 def _is_policy(value: Any) -> bool:
     return all(callable(getattr(value, name, None)) for name in _POLICY_METHODS)
+
+
+def _class_names(model: Any) -> list[str]:
+    """The class of a pipeline or policy and its base classes; empty for None."""
+    return [] if model is None else [kind.__name__ for kind in type(model).__mro__]
 
 
 def _pipeline_keys(model: Any, keys: Mapping[str, Any]) -> dict[str, Any]:

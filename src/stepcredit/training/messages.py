@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 
+from stepcredit.config import BUNDLED_MODELS
 from stepcredit.prompts.draw import describe_draw
 from stepcredit.runs import checkpoint
+from stepcredit.runs.model_defaults import describe_settings
 from stepcredit.training.checkpointing import how_to_resume
 from stepcredit.training.result import TrainResult
 from stepcredit.training.trainer import TrainingLoop
@@ -30,6 +32,12 @@ def opening(loop: TrainingLoop) -> str:
         f"{start}: {config.model.path}, reward {config.reward.name}, credit {config.credit.name}, "
         f"{images} images x {config.sample.steps} steps an epoch{sharding}, in {loop.run.path}"
     )
+
+
+def settings(loop: TrainingLoop) -> str | None:
+    """The settings whose defaults depend on the model; None for a bundled model."""
+    config = loop.config
+    return None if config.model.path in BUNDLED_MODELS else f"settings: {describe_settings(config)}"
 
 
 def prompts_used(loop: TrainingLoop) -> str:

@@ -31,6 +31,7 @@ class Examination:
     Attributes:
         pipeline: class of the pipeline.
         family: name of its family; "generic" if the family table has no entry for it.
+        defaults_source: where the default settings of the family come from.
         scheduler: description of the sampling steps.
         replaces: class of the pipeline's own scheduler.
         device: the device it ran on.
@@ -47,6 +48,7 @@ class Examination:
 
     pipeline: str
     family: str
+    defaults_source: str
     scheduler: str
     replaces: str
     device: str
@@ -79,6 +81,7 @@ def examine(policy: PipelinePolicy, config: TrainConfig) -> Examination:
     return Examination(
         pipeline=type(pipeline).__name__,
         family=policy.family.name,
+        defaults_source=policy.family.defaults.source,
         scheduler=policy.scheduler.description,
         replaces=type(pipeline.scheduler).__name__,
         device=str(device),

@@ -1,0 +1,109 @@
+"""Defaults that depend on the model: those of its family, for the keys that the user does not set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stepcredit.config import BUNDLED_MODELS, TrainConfig
+from stepcredit.families import Defaults, Family, find_family
+from stepcredit.runs.model_index import read_model_index
+from stepcredit.utils.python_objects import PREFIX, is_python_object
+
+KEYS = (
+    "model.dtype",
+    "model.lora_rank",
+    "model.lora_alpha",
+    "sample.steps",
+    "sample.evaluation_steps",
+    "sample.guidance",
+    "sample.call",
+    "train.learning_rate",
+    "train.clip_range",
+    "credit.window",
+)
+"""The keys whose default depends on the model."""
+
+WINDOWS = 10
+"""Number of windows of the CoCA paper: 50 steps in windows of 5."""
+
+DISTILLED_NAME = re.compile(r"turbo|schnell|lightning", re.IGNORECASE)
+"""Models with such a name are sampled in few steps without guidance. Most of them do not say so in a file."""
+
+
+def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, classes: Sequence[str]) -> dict[str, Any]:
+    """The values of those of KEYS that `tree` does not set, by key; empty for the bundled models.
+
+    - With `sample.steps` set, `sample.evaluation_steps` stays null.
+    - With `model.lora_rank` set, `model.lora_alpha` keeps the family's ratio to it.
+    - `sample.call` gets the family's height and width unless it has one of them.
+    - `credit.window` makes ten windows of `sample.steps`, as the CoCA paper does.
+    - `model.dtype` is float32 on a CPU, and bfloat16 for `model.adapter=full` where the family uses float16.
+
+    Args:
+        tree: the keys that the user has set, by section.
+        config: the configuration of `tree`.
+        classes: the class of the pipeline and its base classes, nearest first. If empty, the class in
+            model_index.json is used.
+
+    Raises:
+        InputError: there is no model of that name.
+    """
+    given = {f"{section}.{key}" for section, keys in tree.items() if isinstance(keys, Mapping) for key in keys}
+    if config.model.path in BUNDLED_MODELS or given.issuperset(KEYS):
+        return {}
+    family, distilled = _identify(config.model.path, classes)
+    found = dict(_values(family.defaults_of(distilled), config, given))
+    return {key: value for key, value in found.items() if key not in given or key == "sample.call"}
+
+
+def describe_settings(config: TrainConfig) -> str:
+    """The values of KEYS in words."""
+    model, sample, train = config.model, config.sample, config.train
+    steps = f"{sample.steps} steps"
+    if sample.evaluation_steps is not None:
+        steps += f" ({sample.evaluation_steps} in sample grids and evaluation)"
+    height, width = (sample.call.get(name) for name in ("height", "width"))
+    size = f", {height} x {width} pixels" if height is not None and width is not None else ""
+    trained = f"LoRA of rank {model.lora_rank}" if model.adapter == "lora" else "all weights"
+    return (
+        f"learning rate {train.learning_rate:g}, clip range {train.clip_range:g}, guidance {sample.guidance:g}, "
+        f"{steps}, {trained}, {model.dtype}{size}"
+    )
+
+
+def _identify(path: str, classes: Sequence[str]) -> tuple[Family, bool]:
+    """The family of a model, and whether the checkpoint is distilled to few steps."""
+    if classes or is_python_object(path):
+        return find_family(classes or [path.removeprefix(PREFIX)]), False
+    index = read_model_index(path) or {}
+    distilled = index.get("is_distilled") is True or DISTILLED_NAME.search(re.split(r"[/\\]", path)[-1]) is not None
+    return find_family([str(index.get("_class_name"))]), distilled
+
+
+def _values(defaults: Defaults, config: TrainConfig, given: set[str]) -> Iterator[tuple[str, Any]]:
+    yield "model.lora_rank", defaults.lora_rank
+    rank = config.model.lora_rank if "model.lora_rank" in given else defaults.lora_rank
+    yield "model.lora_alpha", rank * defaults.lora_alpha / defaults.lora_rank
+    yield "sample.steps", defaults.steps
+    if "sample.steps" not in given and defaults.evaluation_steps != defaults.steps:
+        yield "sample.evaluation_steps", defaults.evaluation_steps
+    yield "sample.guidance", defaults.guidance
+    if defaults.size is not None and not {"height", "width"} & config.sample.call.keys():
+        yield "sample.call", {"height": defaults.size, "width": defaults.size, **config.sample.call}
+    full = config.model.adapter == "full"
+    yield "train.learning_rate", defaults.full_learning_rate if full else defaults.learning_rate
+    yield "train.clip_range", defaults.clip_range
+    steps = config.sample.steps if "sample.steps" in given else defaults.steps
+    yield "credit.window", max(1, steps // WINDOWS)
+    if "model.dtype" not in given:
+        yield "model.dtype", _dtype(defaults, config)
+
+
+def _dtype(defaults: Defaults, config: TrainConfig) -> str:
+    from stepcredit.utils.devices import find_device  # imports torch
+
+    if find_device(config.model.device, "model.device").type == "cpu":
+        return "float32"
+    return "bfloat16" if config.model.adapter == "full" and defaults.dtype == "float16" else defaults.dtype
