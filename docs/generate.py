@@ -1,7 +1,7 @@
 """Write the generated pages: `uv run python docs/generate.py`.
 
-docs/configuration.md comes from the configuration schema, docs/guides/other-trainers.md from the table of
-`stepcredit.runs.foreign_names`, docs/notebooks/quickstart.md from the notebook of that name
+docs/configuration.md comes from the configuration schema, docs/guides/model-defaults.md from `stepcredit.families`,
+docs/guides/other-trainers.md from the table of `stepcredit.runs.foreign_names`, docs/notebooks/quickstart.md from the notebook of that name
 with its outputs. To execute the notebook first:
 
     uv run --with nbclient --with ipykernel python docs/generate.py --execute
@@ -17,16 +17,51 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.config import TrainConfig
+from stepcredit.families import FAMILIES, GENERIC
 from stepcredit.runs.foreign_names import FOREIGN_NAMES
+from stepcredit.runs.model_defaults import KEYS
 from stepcredit.runs.recipes import MIN_SIMILARITY
 
-HEADER = """# Configuration
+HEADER = r"""# Configuration
 
 All keys with their defaults. `docs/generate.py` writes this page from `stepcredit/config.py`; do not edit it by hand.
 
 A recipe is a YAML file with these sections. Missing keys keep their defaults, and unknown keys are refused. On the
 command line, set any key with `section.key=value`. From Python, pass `Trainer` a mapping of keys for a section. The
 defaults are the recipe `embedded_jpeg`.
+
+\* The default of these keys is for the bundled models. For other models, it depends on the
+[family of the model](guides/model-defaults.md).
+"""
+MODEL_DEFAULTS = """# Defaults of each model family
+
+Look up what `train` uses for your model where you set nothing. `stepcredit doctor MODEL` shows it too, `train` prints it
+on its first lines, and `config.yaml` of the run holds it. Any key that you set, in a recipe or an override, wins.
+
+`docs/generate.py` writes this page from `stepcredit/families.py`; do not edit it by hand.
+
+| family | learning rate | learning rate with `adapter=full` | guidance | steps | steps in evaluation | LoRA rank / alpha | \
+size | dtype on a GPU |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+
+- The clip range is 1e-4 for all families.
+- The family is found by the class of the pipeline. A class that is not in the table belongs to `generic`. From Python, a pipeline
+  object has the defaults of its class.
+- *size* is the height and width of the images in pixels, unless `sample.call` sets one of them. *own* is the default of the pipeline.
+- On a CPU, the dtype is float32. With `adapter=full`, it is bfloat16 instead of float16.
+- If you set `sample.steps`, evaluation takes the same number of steps. If you set `model.lora_rank`, `lora_alpha` keeps its ratio to it.
+- `credit.window` is a tenth of `sample.steps`, at least 1: ten windows, as in the CoCA paper.
+- Checkpoints that are distilled to few steps are sampled without guidance, in the usual number of steps:
+  {few_steps}.
+  They are recognized by `is_distilled` in `model_index.json`, or by *turbo*, *schnell* or *lightning* in the name of the model.
+
+No search was done for these values. The learning rate with `adapter=full` is that of DDPO for `sd`, and that of DanceGRPO for FLUX.1
+(XueZeyue/DanceGRPO, scripts/finetune/finetune_flux_grpo_8gpus.sh) for the others. The other values come from:
+
+| family | classes | source |
+|---|---|---|
+{sources}
 """
 OTHER_TRAINERS = """# Coming from another trainer
 
@@ -69,9 +104,36 @@ def other_trainers() -> str:
     return OTHER_TRAINERS.format(similarity=MIN_SIMILARITY) + "\n".join(rows) + "\n"
 
 
+def model_defaults() -> str:
+    """The page's text."""
+    rows, sources = [], []
+    for family in (*FAMILIES, GENERIC):
+        values = family.defaults
+        size = "own" if values.size is None else f"{values.size}"
+        rows.append(
+            f"| `{family.name}` | {_rate(values.learning_rate)} | {_rate(values.full_learning_rate)} | {values.guidance:g} | "
+            f"{values.steps} | {values.evaluation_steps} | {values.lora_rank} / {values.lora_alpha} | {size} | "
+            f"{values.dtype} |"
+        )
+        classes = ", ".join(f"`{name}`" for name in family.pipelines) or "all others"
+        sources.append(f"| `{family.name}` | {classes} | {values.source} |")
+    few = ", ".join(f"{family.few_steps} for `{family.name}`" for family in FAMILIES if family.few_steps is not None)
+    return MODEL_DEFAULTS.format(rows="\n".join(rows), sources="\n".join(sources), few_steps=few)
+
+
+def _rate(value: float) -> str:
+    """
+    >>> _rate(0.0003)
+    '3e-4'
+    """
+    digits, exponent = f"{value:e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
 def _row(section: str, key: str, field: dict[str, Any]) -> str:
     default, meaning = json.dumps(field.get("default")), field.get("description", "").replace("|", "\\|")
-    return f"| `{section}.{key}` | `{default}` | {_allowed(field)} | {meaning} |"
+    default = f"`{default}`*" if f"{section}.{key}" in KEYS else f"`{default}`"
+    return f"| `{section}.{key}` | {default} | {_allowed(field)} | {meaning} |"
 
 
 def _allowed(field: dict[str, Any]) -> str:
@@ -134,6 +196,7 @@ def main() -> None:
     if "--execute" in sys.argv[1:]:
         execute_notebook()
     (Path(__file__).parent / "configuration.md").write_text(configuration(), encoding="utf-8")
+    (Path(__file__).parent / "guides" / "model-defaults.md").write_text(model_defaults(), encoding="utf-8")
     (Path(__file__).parent / "guides" / "other-trainers.md").write_text(other_trainers(), encoding="utf-8")
     text, pictures = notebook()
     NOTEBOOK.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -19,7 +19,7 @@ NOT_RUN = {"pip", "export", "uv", "pytest"}
 _PIPELINE = str(Path(stepcredit.__file__).parent / "shapes" / "weights" / "pipeline")
 _DOWNLOADS = {"pickscore", "hpsv2.1", "hpsv2", "aesthetic", "imagereward", "clipscore", "text_rendering", "vlm_judge"}
 _HUB_ID = re.compile(r"(stable-diffusion-v1-5|stabilityai|black-forest-labs)/[\w.-]+")
-_LARGE_RECIPE = re.compile(r"(sd15|sdxl)_\w+")
+_LARGE_RECIPE = re.compile(r"(sd15|sdxl|sd35|flux1|flux2|qwen|z_image|sana)_\w+")
 _SIZE = {
     "sample.steps": "4",
     "sample.prompts_per_epoch": "2",

@@ -16,6 +16,11 @@ def test_configuration_page_is_generated_from_the_schema() -> None:
     assert page.read_text(encoding="utf-8") == GENERATOR["configuration"](), "run: python docs/generate.py"
 
 
+def test_page_on_model_defaults_is_generated_from_the_families() -> None:
+    page = ROOT / "docs" / "guides" / "model-defaults.md"
+    assert page.read_text(encoding="utf-8") == GENERATOR["model_defaults"](), "run: python docs/generate.py"
+
+
 def test_page_on_other_trainers_is_generated_from_the_table() -> None:
     page = ROOT / "docs" / "guides" / "other-trainers.md"
     assert page.read_text(encoding="utf-8") == GENERATOR["other_trainers"](), "run: python docs/generate.py"
