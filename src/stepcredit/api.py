@@ -14,9 +14,9 @@ from stepcredit.algorithms.sampling_plan import evaluation_plan
 from stepcredit.comparison.comparison_file import compare_rules
 from stepcredit.comparison.progress import ConsoleProgress as ComparisonProgress
 from stepcredit.comparison.run import compare
-from stepcredit.config import TrainConfig
+from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.distributed.launcher import read_launch
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, shortened
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
 from stepcredit.evaluation.image_size import size_note
 from stepcredit.evaluation.long_prompts import long_prompt_notes
@@ -29,7 +29,7 @@ from stepcredit.rewards import CheckedReward, as_reward, build_reward
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory, next_run_path
 from stepcredit.runs.progress import ConsoleProgress, LoggingProgress
-from stepcredit.training.argument_checks import require_callbacks, require_integer
+from stepcredit.training.argument_checks import require_callbacks, require_integer, require_names
 from stepcredit.training.arguments import read_arguments
 from stepcredit.training.assembly import Objects, prompt_source, require_objects, weights_dir
 from stepcredit.training.live_policy import LivePolicy
@@ -37,6 +37,7 @@ from stepcredit.training.result import TrainResult
 from stepcredit.training.resume import require_same_run
 from stepcredit.training.run import resume_run, start_run
 from stepcredit.utils.files import written_whole
+from stepcredit.utils.global_state import usual_settings
 from stepcredit.utils.logging import library_logging_restored
 from stepcredit.utils.output import as_path, require_empty, writing_to
 from stepcredit.utils.signals import interruptible
@@ -58,6 +59,8 @@ class Trainer:
     `prompts` and `credit` accept a name or an object, or a mapping with the keys of their section:
 
         Trainer(model={"path": pipeline, "lora_rank": 16}, reward={"name": judge, "timeout": 60})
+
+    A section of a TrainConfig, such as `TrainSection(epochs=3)`, is a mapping of the keys that were set.
 
     Keys that are not set come from `config`. Without `config`, they come from the run in `output_dir`. If that holds no
     run, they have the defaults of `stepcredit train`. The constructor loads no model and writes nothing.
@@ -191,6 +194,7 @@ class Trainer:
         require_same_run(directory, self.config, allow_change=allow_change)
         return self._run(partial(resume_run, self.config, directory, self._objects(), allow_change=allow_change))
 
+    @usual_settings()
     def sample(
         self,
         prompts: Any,
@@ -223,6 +227,7 @@ class Trainer:
             logging.getLogger("stepcredit").warning(note)
         return pictures
 
+    @usual_settings()
     def evaluate(
         self,
         prompts: Any = None,
@@ -249,7 +254,9 @@ class Trainer:
             and confidence interval of every reward before and after training, and of their difference.
         """
         images, seed = require_integer("images", images, 1), require_integer("seed", seed, 0)
-        rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
+        rewards = [rewards] if isinstance(rewards, str | RewardSection) or callable(rewards) else rewards
+        if not isinstance(rewards, Sequence):
+            raise InputError(f"rewards is {shortened(repr(rewards))}, expected a list of names or callables")
         config = self._sampling(steps, guidance)
         self._restored("model.path", "reward.name", *(() if prompts is not None else ("prompts.source",)))
         sets = self._prompt_sets(prompts)
@@ -296,6 +303,11 @@ class Trainer:
         Raises:
             InputError: a part is a Python object, or a rule is unknown.
         """
+        credit = require_names("credit", credit)
+        controls = None if controls is None else require_names("controls", controls)
+        for name, number, least in (("seeds", seeds, 1), ("tuning_seeds", tuning_seeds, 0), ("jobs", jobs, 1)):
+            if number is not None:
+                require_integer(name, number, least)
         if self.config.python_objects:
             key, value = next(iter(self.config.python_objects.items()))
             raise InputError(
@@ -322,6 +334,7 @@ class Trainer:
             finished = compare(file, target, command=["python", *sys.argv], progress=bar)
         return dict(finished.results)
 
+    @usual_settings()
     def export(self, format: str = "lora", path: str | Path | None = None) -> Path:
         """Write the weights of the latest checkpoint for other programs.
 
@@ -344,6 +357,7 @@ class Trainer:
         with writing_to(folder):
             return self._policy.export(self.config, format, folder)
 
+    @usual_settings()
     def save(self, path: str | Path | None = None) -> Path:
         """Write the weights of the latest checkpoint, as `train` does at its end.
 
@@ -366,7 +380,7 @@ class Trainer:
 
     def _run(self, work: Callable[..., TrainResult]) -> TrainResult:
         self._policy.forget_checkpoint()
-        with library_logging_restored(), interruptible():
+        with library_logging_restored(), interruptible(), usual_settings():
             result = work(callbacks=self._callbacks, progress=self._progress, keep_processes=True)
         self.output_dir, self._started = result.output_dir, True
         self._arguments = self._arguments.resuming(RunDirectory(result.output_dir))
@@ -439,7 +453,9 @@ def _by_name(rewards: Sequence[CheckedReward]) -> dict[str, CheckedReward]:
     scorers: dict[str, CheckedReward] = {}
     for reward in rewards:
         if scorers.setdefault(reward.name, reward) is not reward:
-            raise InputError(f"two rewards are called '{reward.name}': define each with def under a name of its own")
+            raise InputError(
+                f"two rewards are called '{reward.name}': give each once, and each function a name of its own"
+            )
     return scorers
 
 

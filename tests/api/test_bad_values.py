@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,58 @@ def test_a_credit_function_that_raises_is_named() -> None:
     rule = as_credit(lambda trajectory, advantage: 1 / 0, "mine", {})
     with pytest.raises(InputError, match="'mine' raised ZeroDivisionError"):
         rule(trajectory, torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"credit": "uniform"}, "credit is 'uniform'"),
+        ({"credit": None}, "credit is None"),
+        ({"credit": ["uniform", len]}, "credit is"),
+        ({"controls": "none"}, "controls is 'none'"),
+        ({"seeds": 1.5}, "seeds is 1.5"),
+        ({"tuning_seeds": -1}, "tuning_seeds is -1"),
+        ({"jobs": "2"}, "jobs is '2'"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_of_compare_are_refused(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        Trainer(reward="warmth").compare(**{"credit": ["uniform", "linear"], **arguments})
+
+
+@pytest.mark.parametrize("rewards", [3, None, {"warmth": 1}])
+def test_wrong_rewards_to_evaluate_are_refused(rewards: Any) -> None:
+    with pytest.raises(InputError, match="rewards is"):
+        Trainer().evaluate(rewards=rewards)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        partial(torch.device, "meta"),
+        lambda: double_precision(),
+    ],
+    ids=["no_grad", "inference_mode", "default device", "default dtype"],
+)
+def test_settings_of_the_program_do_not_matter(settings: Callable[[], Any], tmp_path: Path) -> None:
+    expected = trainer_with("uniform", tmp_path / "a").train()
+    trainer = trainer_with("uniform", tmp_path / "b")
+    with settings():
+        found = trainer.train()
+        trainer.sample("a lake")
+        trainer.evaluate(images=1)
+    assert found.weights.read_bytes() == expected.weights.read_bytes()
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    assert torch.get_default_dtype() == torch.float64
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("value", ["", "a\0b", "a" * 5000, 3])

@@ -24,6 +24,7 @@ from tests.toy_policy import WEIGHTS, ToyPolicy
 from torch import Tensor
 
 from stepcredit import EpochImages, InputError, Interrupted, Prompt, StopTraining, TrainConfig, Trainer
+from stepcredit.config import ModelSection, RewardSection, TrainSection
 from stepcredit.credit.uniform import Uniform
 from stepcredit.shapes.pipeline import load_pipeline
 
@@ -429,6 +430,19 @@ def test_every_argument_sets_a_key() -> None:
     )
     assert trainer.config == expected
     assert tree(Path()) == {}, "nothing is written before train"
+
+
+def test_a_section_sets_the_keys_that_were_set_of_it() -> None:
+    trainer = Trainer(
+        config=TrainConfig(train={"learning_rate": 0.5}),
+        model=ModelSection(lora_rank=2),
+        reward=RewardSection(name="jpeg_compressibility", options={"quality": 50}),
+        train=TrainSection(epochs=3),
+    )
+    config = trainer.config
+    assert (config.model.path, config.model.lora_rank) == ("embedded", 2)
+    assert (config.reward.name, config.reward.options) == ("jpeg_compressibility", {"quality": 50})
+    assert (config.train.epochs, config.train.learning_rate) == (3, 0.5)
 
 
 def test_a_recipe_is_the_base_and_a_new_rule_or_reward_drops_the_options_of_the_old() -> None:

@@ -47,6 +47,21 @@ def test_a_plugin_is_recorded_and_loaded_again_on_resume(here: Path, plugin: str
     assert [row["epoch"] for row in rows(here / "a")] == [1, 2, 3]
 
 
+def test_a_run_is_resumed_after_its_plugin_has_moved(here: Path, plugin: str) -> None:
+    words = [*TOY, "reward.name=plugin_warmth", "train.epochs=1", "--plugin", plugin, "--run", "a"]
+    assert stepcredit("train", *words).code == 0
+    (here / "new").mkdir()
+    (here / plugin).rename(here / "new" / plugin)
+    for registry in (CREDIT, REWARDS):
+        registry._parts.pop("plugin_warmth", None)
+        registry._parts.pop("plugin_uniform", None)
+    complaint = refused("train", "--resume", "--run", "a", "train.epochs=2")
+    assert "no plugin file mine.py" in complaint and "run.plugins=" in complaint
+    said = stepcredit("train", "--resume", "--run", "a", "train.epochs=2", "--plugin", "new/mine.py")
+    assert said.code == 0, said.err
+    assert yaml.safe_load((here / "a" / "config.yaml").read_text())["run"]["plugins"] == ["new/mine.py"]
+
+
 def test_evaluate_knows_the_rewards_of_a_plugin(plugin: str) -> None:
     assert stepcredit("train", *TOY, "--run", "a").code == 0
     said = stepcredit(

@@ -84,8 +84,12 @@ def _resume(
 
 
 def _with_plugins(config: TrainConfig, plugins: Sequence[str]) -> TrainConfig:
-    """Record the plugins, so that the run can be resumed without naming them again."""
-    names = [*dict.fromkeys([*config.run.plugins, *plugins])]
+    """Record the plugins, so that the run can be resumed without naming them again.
+
+    A file takes the place of a recorded one of the same name, which may have moved.
+    """
+    files = {Path(name).name for name in plugins}
+    names = [*dict.fromkeys([*(name for name in config.run.plugins if Path(name).name not in files), *plugins])]
     return config.model_copy(update={"run": config.run.model_copy(update={"plugins": names})})
 
 

@@ -34,3 +34,10 @@ def require_callbacks(callbacks: Any) -> Sequence[Callback]:
         except ValueError:  # a builtin without a signature
             continue
     return callbacks
+
+
+def require_names(name: str, value: Any) -> list[str]:
+    """`value` as a list; InputError unless it is a list of strings."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise InputError(f"{name} is {shortened(repr(value))}, expected a list of names")
+    return list(value)

@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from stepcredit.config import MIXTURE, TrainConfig
 from stepcredit.credit import as_credit
 from stepcredit.errors import InputError, shortened, unknown
@@ -193,13 +195,20 @@ def _base(config: TrainConfig | str | PathLike[str] | None) -> TrainConfig:
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
+    value = _section_keys(value)
     if not isinstance(value, Mapping):
         raise _wrong_type(name, value, f"a mapping of keys, such as {name}={{'key': value}}")
     return dict(value)
 
 
+def _section_keys(value: Any) -> Any:
+    """The keys that were set of a section of TrainConfig; any other value as it is."""
+    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+
+
 def _part(name: str, value: Any) -> tuple[dict[str, Any], Any]:
     """The keys that an argument sets, and the object that it holds, if any."""
+    value = _section_keys(value)
     is_section = isinstance(value, Mapping) and not hasattr(value, "column_names")  # a DatasetDict is a mapping too
     main = PARTS[name]
     keys = dict(value) if is_section else {main: value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from stepcredit.runs.directory import RunDirectory
 from stepcredit.training.learnable import require_advantages
 from stepcredit.training.parts import Parts, require_noise
 from stepcredit.types import CreditAssigner, Policy, Prompt
+from stepcredit.utils.paths import expanded
 
 _ARGUMENTS = {"model.path": "model", "reward.name": "reward", "credit.name": "credit", "prompts.source": "prompts"}
 
@@ -62,6 +64,7 @@ def assemble(config: TrainConfig, directory: RunDirectory, objects: Objects) -> 
         InputError: a part cannot be built, or needs an object that is not in `objects`.
     """
     require_objects(config, objects, directory)
+    _require_plugin_files(config.run.plugins)
     load_plugins(config.run.plugins)
     prompts = objects.prompts or load_prompts(prompt_source(config, directory))
     require_advantages(config, prompts)
@@ -102,6 +105,16 @@ def require_objects(
             f"the run in {directory.path} uses Python objects ({named}): pass them again in Python, as in "
             f"Trainer({arguments}output_dir={str(directory.path)!r}).resume()"
         )
+
+
+def _require_plugin_files(plugins: Sequence[str]) -> None:
+    for name in plugins:
+        if name.endswith(".py") and not expanded(name).is_file():
+            others = [other for other in plugins if other != name]
+            raise InputError(
+                f"no plugin file {name} (current folder: {Path.cwd()}): if it has moved or another file replaces it, "
+                f"set run.plugins={json.dumps([*others, 'NEW/PLACE.py'])}"
+            )
 
 
 def prompt_source(config: TrainConfig, directory: RunDirectory) -> str:

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +41,22 @@ def settings_restored(name: str, warned: set[str] | None = None) -> Iterator[Non
         changes = _restore(_THREAD_SETTINGS, own) | _restore(_PROCESS_SETTINGS, shared)
         _shared.leave()
         _warn(name, changes, set() if warned is None else warned)
+
+
+@contextmanager
+def usual_settings() -> Iterator[None]:
+    """In the block, torch has its usual grad mode, default dtype and default device, whatever the program has set."""
+    dtype, usual = torch.get_default_dtype(), torch.get_default_device().type == "cpu"
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        nullcontext() if usual else torch.device("cpu"),  # a default device slows every call of torch
+    ):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 class RandomState:
