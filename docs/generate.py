@@ -1,8 +1,8 @@
 """Write the generated pages: `uv run python docs/generate.py`.
 
 docs/configuration.md comes from the configuration schema, docs/guides/model-defaults.md from `stepcredit.families`,
-docs/guides/other-trainers.md from the table of `stepcredit.runs.foreign_names`, docs/notebooks/quickstart.md from the notebook of that name
-with its outputs. To execute the notebook first:
+docs/guides/other-trainers.md from the table of `stepcredit.runs.foreign_names`, and docs/notebooks/quickstart.md from
+the notebook of that name with its outputs. To execute the notebook first:
 
     uv run --with nbclient --with ipykernel python docs/generate.py --execute
 """
@@ -35,29 +35,32 @@ defaults are the recipe `embedded_jpeg`.
 """
 MODEL_DEFAULTS = """# Defaults of each model family
 
-Look up what `train` uses for your model where you set nothing. `stepcredit doctor MODEL` shows it too, `train` prints it
-on its first lines, and `config.yaml` of the run holds it. Any key that you set, in a recipe or an override, wins.
+Look up what `train` uses for your model where you set nothing. `stepcredit doctor MODEL` shows it too, `train` prints
+it on its first lines, and `config.yaml` of the run holds it. Any key that you set, in a recipe or an override, wins.
 
 `docs/generate.py` writes this page from `stepcredit/families.py`; do not edit it by hand.
 
-| family | learning rate | learning rate with `adapter=full` | guidance | steps | steps in evaluation | LoRA rank / alpha | \
-size | dtype on a GPU |
+| family | learning rate | with `adapter=full` | guidance | steps | in evaluation | LoRA rank / alpha | size | dtype |
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
 - The clip range is 1e-4 for all families.
-- The family is found by the class of the pipeline. A class that is not in the table belongs to `generic`. From Python, a pipeline
-  object has the defaults of its class.
-- *size* is the height and width of the images in pixels, unless `sample.call` sets one of them. *own* is the default of the pipeline.
-- On a CPU, the dtype is float32. With `adapter=full`, it is bfloat16 instead of float16.
-- If you set `sample.steps`, evaluation takes the same number of steps. If you set `model.lora_rank`, `lora_alpha` keeps its ratio to it.
+- The family is found by the class of the pipeline. A class that is not in the table belongs to `generic`. From Python,
+  a pipeline object has the defaults of its class.
+- *Size* is the height and width of the images in pixels, unless `sample.call` sets one of them. *own* is the default of
+  the pipeline.
+- *dtype* is for GPUs. On a CPU, it is float32. With `adapter=full`, it is bfloat16 instead of float16.
+- If you set `sample.steps`, evaluation takes the same number of steps. If you set `model.lora_rank`, `lora_alpha` keeps
+  its ratio to it.
 - `credit.window` is a tenth of `sample.steps`, at least 1: ten windows, as in the CoCA paper.
 - Checkpoints that are distilled to few steps are sampled without guidance, in the usual number of steps:
   {few_steps}.
-  They are recognized by `is_distilled` in `model_index.json`, or by *turbo*, *schnell* or *lightning* in the name of the model.
+  They are recognized by `is_distilled` in `model_index.json`, or by *turbo*, *schnell* or *lightning* in the name of
+  the model.
 
-No search was done for these values. The learning rate with `adapter=full` is that of DDPO for `sd`, and that of DanceGRPO for FLUX.1
-(XueZeyue/DanceGRPO, scripts/finetune/finetune_flux_grpo_8gpus.sh) for the others. The other values come from:
+No search was done for these values. The learning rate with `adapter=full` is that of DDPO for `sd`, and for the others
+that of DanceGRPO for FLUX.1 (XueZeyue/DanceGRPO, scripts/finetune/finetune_flux_grpo_8gpus.sh). The other values come
+from:
 
 | family | classes | source |
 |---|---|---|
@@ -109,12 +112,18 @@ def model_defaults() -> str:
     rows, sources = [], []
     for family in (*FAMILIES, GENERIC):
         values = family.defaults
-        size = "own" if values.size is None else f"{values.size}"
-        rows.append(
-            f"| `{family.name}` | {_rate(values.learning_rate)} | {_rate(values.full_learning_rate)} | {values.guidance:g} | "
-            f"{values.steps} | {values.evaluation_steps} | {values.lora_rank} / {values.lora_alpha} | {size} | "
-            f"{values.dtype} |"
+        cells = (
+            f"`{family.name}`",
+            _rate(values.learning_rate),
+            _rate(values.full_learning_rate),
+            f"{values.guidance:g}",
+            values.steps,
+            values.evaluation_steps,
+            f"{values.lora_rank} / {values.lora_alpha}",
+            "own" if values.size is None else values.size,
+            values.dtype,
         )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
         classes = ", ".join(f"`{name}`" for name in family.pipelines) or "all others"
         sources.append(f"| `{family.name}` | {classes} | {values.source} |")
     few = ", ".join(f"{family.few_steps} for `{family.name}`" for family in FAMILIES if family.few_steps is not None)
