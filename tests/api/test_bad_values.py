@@ -40,6 +40,11 @@ async def _later(*arguments: Any) -> None:
         ({"output_dir": 1}, "output_dir"),
         ({"callbacks": [lambda: None]}, "callback"),
         ({"prompts": ()}, "prompts"),
+        ({"prompts": " "}, "prompts is ' '"),
+        ({"model": ""}, "model is ''"),
+        ({"sample": {"call": {"callback": print}}}, r"sample\.call = .* cannot be written"),
+        ({"train": {"options": {"beta": object()}}}, r"train\.options = .* cannot be written"),
+        ({"reward": {"components": [{"name": "warmth", "options": {"a": len}}]}}, "cannot be written"),
         ({"reward": {"name": lambda images: images, "options": {"a": 1}}}, r"reward\.options"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any, Union, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from stepcredit.config import ComponentSection, TrainConfig, default_order
 from stepcredit.errors import InputError, shortened, unknown
@@ -163,11 +164,26 @@ def _validated(tree: dict[str, Any], where: str, overridden: Collection[str]) ->
             "environment variable or a file instead"
         )
     try:
-        return TrainConfig.model_validate(tree)
+        config = TrainConfig.model_validate(tree)
     except ValidationError as error:
         found = [item for item in _one_per_key(error.errors()) if item["type"] != _DERIVED]
         complaints = (complaint(item, where, _keys(), overridden) for item in found[:3])
         raise InputError("; ".join(complaints)) from error
+    for section, keys in config:
+        for name, value in keys:
+            _require_plain(f"{section}.{name}", value, where)
+    return config
+
+
+def _require_plain(key: str, value: Any, where: str) -> None:
+    """InputError if a value, such as an option, is an object that config.yaml cannot hold."""
+    try:
+        to_jsonable_python(value)
+    except PydanticSerializationError as error:
+        raise InputError(
+            f"{key} = {shortened(repr(value))} in {where} cannot be written to config.yaml: give numbers, strings, or "
+            "lists and mappings of them"
+        ) from error
 
 
 def dump(config: TrainConfig) -> str:

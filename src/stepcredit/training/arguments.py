@@ -215,6 +215,8 @@ def _part(name: str, value: Any) -> tuple[dict[str, Any], Any]:
     if main not in keys or keys[main] is None:
         return keys, None
     if isinstance(keys[main], str | PathLike):
+        if not str(keys[main]).strip():
+            raise InputError(f"{name} is {keys[main]!r}, expected a name, a path or an object")
         return {**keys, main: str(keys[main])}, None
     found = _as_credit(keys[main], keys.get("options", {})) if name == "credit" else _CONVERTERS[name](keys[main])
     if name == "reward":
