@@ -13,6 +13,7 @@ import pytest
 import stepcredit.prompts
 from stepcredit.prompts import load_prompts, prompt_names
 from stepcredit.prompts.bundled import DESCRIPTIONS
+from stepcredit.shapes.composition.captions import Split, distinct_captions, split_of
 from stepcredit.shapes.world import ATTRIBUTES, COLORS, Scene, held_out_captions, is_held_out, parse, sample_caption
 
 DATA = Path(stepcredit.prompts.__file__).parent / "data"
@@ -47,6 +48,13 @@ def _caption(shape: str, foreground: str, background: str, rng: np.random.Genera
 SHAPES_LISTS = {"shapes": training_captions(), "shapes-held-out": held_out_captions(COUNT, seed=0)}
 
 
+COMPOSITION_LISTS: dict[str, Split] = {
+    "composition": "training",
+    "composition-held-out": "held_out",
+    "composition-unseen-pairs": "unseen_pairs",
+}
+
+
 def texts(name: str) -> list[str]:
     return [prompt.text for prompt in load_prompts(name)]
 
@@ -70,6 +78,13 @@ def test_prompts_are_distinct_and_without_extra_white_space(name: str) -> None:
 @pytest.mark.parametrize(("name", "expected"), SHAPES_LISTS.items())
 def test_the_shapes_lists_can_be_generated_again(name: str, expected: list[str]) -> None:
     assert texts(name) == expected
+
+
+@pytest.mark.parametrize(("name", "split"), COMPOSITION_LISTS.items())
+def test_the_composition_lists_can_be_generated_again(name: str, split: Split) -> None:
+    captions = texts(name)
+    assert captions == distinct_captions(len(captions), split, seed=0)
+    assert {split_of(text) for text in captions} == {split}
 
 
 @pytest.mark.parametrize(("name", "held_out"), [("shapes", False), ("shapes-held-out", True)])

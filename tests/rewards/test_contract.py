@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
+from stepcredit.prompts import load_prompts
 from stepcredit.registry import require_options
 from stepcredit.rewards import REWARDS, CheckedReward, build_reward
 from stepcredit.rewards.core.card import RewardCard
@@ -52,7 +53,9 @@ def scores(reward: CheckedReward) -> Tensor:
 
 
 def score(reward: CheckedReward, images: Tensor, rows: slice = slice(None)) -> Tensor:
-    return reward(images[rows], CAPTIONS[rows], METADATA[rows])
+    source = card(reward.name).prompts
+    prompts = [prompt.text for prompt in load_prompts(source)[:2]] if source else CAPTIONS
+    return reward(images[rows], prompts[rows], METADATA[rows])
 
 
 def test_scores_are_reproducible_and_images_unchanged(reward: CheckedReward, scores: Tensor) -> None:

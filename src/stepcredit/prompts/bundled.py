@@ -1,7 +1,8 @@
 """The prompt lists that ship with the package, one text file each under `data/`.
 
 The animals are the prompt list of DDPO (arXiv 2305.13301), where a prompt is the name alone, without article or
-template. A test regenerates the shapes captions from `shapes.world`.
+template. Tests regenerate the captions of the shapes world
+from `shapes.world`, and those of the composition world from `shapes.composition`.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from stepcredit.prompts import register_prompts
 DESCRIPTIONS = {
     "animals": "the 45 animals of the paper's training runs, as bare names",
     "animals-held-out": "8 animals that are not in `animals`",
+    "composition": "120 captions of the composition world to train on, of six tasks in turn",
+    "composition-held-out": "96 captions of the composition world that are never used in training",
+    "composition-unseen-pairs": "96 captions that combine a shape with a color, or two shapes, as no other list does",
     "shapes": "64 captions of the shapes world to train on; the first 8 cover every shape and color",
     "shapes-held-out": "64 captions of the shapes world that are never used in training",
 }

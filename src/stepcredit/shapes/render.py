@@ -103,7 +103,7 @@ def paint(pictures: Pictures) -> Tensor:
 def coverage(pictures: Pictures) -> Tensor:
     """(B,32,32), the share of each pixel that the shape covers."""
     x, y = _offsets(pictures)
-    distances = torch.stack(_distances(x, y, pictures.radius.view(-1, 1, 1)))
+    distances = torch.stack(signed_distances(x, y, pictures.radius.view(-1, 1, 1)))
     return (0.5 - distances[pictures.shape, torch.arange(len(pictures))]).clamp(0, 1)
 
 
@@ -115,7 +115,7 @@ def _offsets(pictures: Pictures) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _distances(x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+def signed_distances(x: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
     """Signed distance in pixels (negative inside) to each shape, in the order of ATTRIBUTES["shape"]."""
     x, y = torch.broadcast_tensors(x, y)
     circle = (x.square() + y.square()).sqrt() - radius

@@ -18,6 +18,7 @@ class RewardCard:
         size: number of parameters, and bytes in float32.
         license: of the weights.
         needs: `download`, weights that are not part of any package; `server`, an address that the user gives; or "".
+        prompts: the bundled prompt list whose prompts the reward understands; "" for one that accepts other text.
         extra: the extra of this package to install, as in `pip install 'stepcredit[ocr]'`.
     """
 
@@ -25,4 +26,5 @@ class RewardCard:
     size: str = ""
     license: str = ""
     needs: Literal["", "download", "server"] = ""
+    prompts: str = ""
     extra: str = ""
