@@ -1,5 +1,6 @@
 """The DDIM step as a Gaussian transition."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -9,6 +10,9 @@ from stepcredit.maths.transition import Transition
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
+Clip = Callable[[Tensor], Tensor]
+"""(B, *L) predicted clean latents -> (B, *L) clipped ones."""
+
 
 def transition(
     model_output: Tensor,
@@ -17,6 +21,7 @@ def transition(
     alpha_prev: float | Tensor,
     eta: float,
     prediction_type: PredictionType = "epsilon",
+    clip: Clip | None = None,
 ) -> Transition:
     """One DDIM step from noise level `alpha_t` to the cleaner `alpha_prev`.
 
@@ -24,7 +29,7 @@ def transition(
         mean = sqrt(a') x0 + sqrt(1 - a' - std^2) eps
 
     with a = alpha_t, a' = alpha_prev. Source: DDIM (arXiv 2010.02502), equations 12 and 16. The order of operations is
-    that of diffusers' `DDIMScheduler.step` without clipping or thresholding, so in float32 on the CPU the two agree bit
+    that of diffusers' `DDIMScheduler.step`, which clips x0 and leaves eps. So in float32 on the CPU the two agree bit
     for bit, given alpha_* as the scheduler holds them (0-d tensors, left on their own device). Half-precision input is
     computed, and returned, in float32, where diffusers would stay in half precision.
 
@@ -35,6 +40,7 @@ def transition(
         alpha_prev: `alphas_cumprod` of the next, cleaner step, in (alpha_t, 1].
         eta: 0 is deterministic DDIM, 1 has the variance of DDPM.
         prediction_type: what `model_output` is.
+        clip: applied to x0; the mean is then no longer linear in the model output.
 
     Returns:
         A Transition; `std` is 0-d if both alphas are scalars, else (B, 1, ...).
@@ -53,6 +59,8 @@ def transition(
     x, output = upcast(sample), upcast(model_output)
     a_t, a_prev = per_sample("alpha_t", alpha_t, x), per_sample("alpha_prev", alpha_prev, x)
     x0, noise = _predict(output, x, a_t, prediction_type)
+    if clip is not None:
+        x0 = clip(x0)
     std = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)).clamp_min(0).sqrt()
     mean = a_prev.sqrt() * x0 + (1 - a_prev - std**2).clamp_min(0).sqrt() * noise
     return Transition(mean=mean, std=std.to(x.device), x0=x0, output=output)

@@ -16,7 +16,7 @@ class Transition:
     Attributes:
         mean: (B, *L), mean of the next latent.
         std: standard deviation, a scalar tensor or (B or 1, 1, ...) with the rank of `mean`. 0 is a deterministic step.
-        x0: (B, *L), the predicted clean latent, unclipped.
+        x0: (B, *L), the predicted clean latent, clipped if the scheduler clips it.
         output: (B, *L), the guided model output that `mean` and `x0` were computed from, in their precision.
         density_std: standard deviation of the density that is trained on, shaped like `std`. The default is `std`.
             It is 0 where `std` is 0.

@@ -101,13 +101,14 @@ def close(ours: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("name", INDEXED)
 def test_levels_are_the_timesteps_of_the_stock_scheduler(name: str, spacing: str, prediction: str) -> None:
     options = {**BETAS, "prediction_type": prediction, "timestep_spacing": spacing}
-    if name == "PNDMScheduler":
-        options["skip_prk_steps"] = True
+    known = inspect.signature(getattr(diffusers, name)).parameters
+    others = {"skip_prk_steps": True, "set_alpha_to_one": True, "clip_sample": False}
+    options |= {option: value for option, value in others.items() if option in known}
     for steps in STEPS:
         reference = stock(name, **options)
         reference.set_timesteps(steps)
         timesteps = list(dict.fromkeys(reference.timesteps.tolist()))
-        final = float(getattr(reference, "final_alpha_cumprod", 1.0))
+        final = float(reference.alphas_cumprod[0]) if name == "TCDScheduler" else 1.0
         alphas = [*(float(reference.alphas_cumprod[int(at)]) for at in timesteps), final]
         ours = recording(stock(name, **options), steps)
         assert ours.timesteps.tolist() == timesteps and len(timesteps) == steps
@@ -147,6 +148,9 @@ def test_levels_are_the_sigmas_of_the_stock_solver(name: str, options: dict[str,
         assert len(ours.timesteps) == steps == len(levels) - 1
         assert set(ours.timesteps.tolist()) <= set(reference.timesteps.tolist())
         close(noise_free(ours, start())[-1], ddim_solution(alphas, ours.timesteps.tolist(), prediction))
+        if not any(option.endswith("sigmas") for option in options):  # these use timesteps between whole numbers
+            at = np.interp(ours.timesteps.tolist(), range(1000), reference.alphas_cumprod.log().tolist())
+            assert np.exp(at) == pytest.approx(alphas[:-1], rel=0.01), "each level is that of its timestep"
 
 
 @pytest.mark.parametrize(
@@ -175,14 +179,121 @@ def test_levels_are_the_sigmas_of_the_stock_flow(name: str, options: dict[str, A
         close(noise_free(ours, start())[-1], x)
 
 
-def stock_solution(scheduler: Any, steps: int, scale: Callable[[int], float]) -> Tensor:
+def stock_solution(scheduler: Any, steps: int, scale: Callable[[int], float] = lambda _: 1.0, **step: Any) -> Tensor:
     """What a stock first-order scheduler makes of the same start; `scale(i)` takes its latents to ours."""
     scheduler.set_timesteps(steps)
     x = start() / scale(0)
     for position, timestep in enumerate(scheduler.timesteps):
         output = output_of(x * scale(position), timestep)
-        x = scheduler.step(output, timestep, x, return_dict=False)[0]
+        x = scheduler.step(output, timestep, x, return_dict=False, **step)[0]
     return x * scale(steps)
+
+
+ORDER_1 = {"solver_order": 1}
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+@pytest.mark.parametrize(
+    ("name", "options", "step"),
+    [
+        ("DDIMScheduler", {}, {}),  # clips by default
+        ("DDIMScheduler", {"clip_sample_range": 0.3, "prediction_type": "v_prediction"}, {}),
+        ("DDIMScheduler", {"thresholding": True, "sample_max_value": 1.5}, {}),
+        ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}, {}),
+        (
+            "DDIMScheduler",
+            {
+                "clip_sample": False,
+                "rescale_betas_zero_snr": True,
+                "prediction_type": "v_prediction",
+                "timestep_spacing": "trailing",
+            },
+            {},
+        ),
+        ("TCDScheduler", {}, {"eta": 0.0}),
+        ("TCDScheduler", {"set_alpha_to_one": False, "prediction_type": "v_prediction"}, {"eta": 0.0}),
+        ("DPMSolverMultistepScheduler", {**ORDER_1, "final_sigmas_type": "sigma_min", "use_lu_lambdas": True}, {}),
+        ("DPMSolverMultistepScheduler", {**ORDER_1, "use_beta_sigmas": True, "euler_at_final": True}, {}),
+        ("DEISMultistepScheduler", {**ORDER_1, "use_exponential_sigmas": True}, {}),
+        ("UniPCMultistepScheduler", {**ORDER_1, "disable_corrector": [*range(9)], "rescale_betas_zero_snr": True}, {}),
+        ("UniPCMultistepScheduler", {**ORDER_1, **FLOW, "disable_corrector": [*range(9)], "shift_terminal": 0.1}, {}),
+        ("DPMSolverMultistepScheduler", {**ORDER_1, **FLOW, "flow_shift": 3.0}, {}),
+        ("FlowMatchEulerDiscreteScheduler", {"use_exponential_sigmas": True}, {}),
+        ("FlowMatchEulerDiscreteScheduler", {"use_beta_sigmas": True, "shift": 3.0}, {}),
+        ("LTXEulerAncestralRFScheduler", {"eta": 0.0}, {}),
+    ],
+)
+def test_noise_free_steps_are_those_of_stock_solvers_of_first_order(
+    name: str, options: dict[str, Any], step: dict[str, Any], steps: int
+) -> None:
+    if "beta_start" in inspect.signature(getattr(diffusers, name)).parameters:
+        options = {**BETAS, **options}
+    ours = recording(stock(name, **options), steps)
+    close(noise_free(ours, start())[-1], stock_solution(stock(name, **options), steps, **step))
+
+
+@pytest.mark.parametrize("set_alpha_to_one", [True, False])
+def test_latent_consistency_ends_in_the_clean_image(set_alpha_to_one: bool) -> None:
+    ours = recording(stock("LCMScheduler", **BETAS, set_alpha_to_one=set_alpha_to_one), 4)
+    assert float(ours.current.values[-1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "prediction_type 'epsilon', expected 'flow_prediction'"),
+        ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "v_prediction"}, "'v_prediction'"),
+        ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction"}, "set use_flow_sigmas too"),
+        ("DPMSolverSinglestepScheduler", {**FLOW, "use_karras_sigmas": True}, "begin at 157.4"),
+        ("UniPCMultistepScheduler", {**FLOW, "thresholding": True}, "thresholding"),
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas"),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, "rescale_betas_zero_snr"),
+        ("TCDScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        recording(stock(name, **options), 4)
+    assert name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_scales_of_steps_leave_clipping_out() -> None:
+    clipped, plain = (recording(stock("DDIMScheduler", clip_sample=clip), 5) for clip in (True, False))
+    assert torch.equal(clipped.schedule([1.0] * 5).native_scales, plain.schedule([1.0] * 5).native_scales)
+
+
+def test_a_flow_scheduler_may_have_any_name() -> None:
+    class Mine(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        pass
+
+    assert torch.equal(
+        recording(Mine(shift=3.0), 5).current.values,
+        recording(stock("FlowMatchEulerDiscreteScheduler", shift=3.0), 5).current.values,
+    )
+
+
+def test_arguments_of_step_are_found_by_name() -> None:
+    """CogView's DPM solver takes the previous prediction before the timestep."""
+
+    class Hook:
+        steps = slice(None)
+
+        def step(self, _: Any, *given: Any) -> Any:
+            return given, None
+
+    ours: Any = recording(stock("CogVideoXDPMScheduler"), 3)
+    ours.hook = Hook()
+    assert ours.step("output", "previous", 7, None, "sample", return_dict=False)[0] == ("output", 7, "sample")
+
+
+def test_levels_that_were_set_before_are_set_whole() -> None:
+    ours: Any = recording_scheduler(
+        stock("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True), SampleSection()
+    )
+    for count, mu in ((4, 0.9), (4, 0.3), (5, 0.3), (4, 0.3)):
+        ours.set_timesteps(count, mu=mu)
+        assert ours.num_inference_steps == len(ours.timesteps) == len(ours.sigmas) - 1 == count
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
@@ -190,7 +301,7 @@ def stock_solution(scheduler: Any, steps: int, scale: Callable[[int], float]) ->
 def test_noise_free_steps_are_those_of_stock_ddim_and_euler(prediction: str, spacing: str) -> None:
     options = {**BETAS, "prediction_type": prediction, "timestep_spacing": spacing, "steps_offset": 1}
     ddim = stock("DDIMScheduler", **options, clip_sample=False)
-    close(noise_free(recording(ddim, 20), start())[-1], stock_solution(ddim, 20, lambda _: 1.0))
+    close(noise_free(recording(ddim, 20), start())[-1], stock_solution(ddim, 20))
     euler = stock("EulerDiscreteScheduler", **options)
     ours = recording(euler, 20)
     euler.set_timesteps(20)
@@ -201,7 +312,7 @@ def test_noise_free_steps_are_those_of_stock_ddim_and_euler(prediction: str, spa
 @pytest.mark.parametrize("steps", [1, 4, 28])
 def test_noise_free_steps_are_those_of_the_stock_flow_scheduler(steps: int) -> None:
     flow = stock("FlowMatchEulerDiscreteScheduler", shift=3.0)
-    assert torch.equal(noise_free(recording(flow, steps), start())[-1], stock_solution(flow, steps, lambda _: 1.0))
+    assert torch.equal(noise_free(recording(flow, steps), start())[-1], stock_solution(flow, steps))
 
 
 def test_a_shifted_signal_to_noise_ratio_is_kept() -> None:

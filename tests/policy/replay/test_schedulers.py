@@ -90,8 +90,9 @@ def test_a_clean_prediction_is_exact_at_the_noise_level_of_every_step() -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
 def test_the_schedule_is_that_of_the_steps_taken(kind: str) -> None:
-    policy = tiny_policy(steps=4, eta=0.8)
-    policy.scheduler.register_to_config(prediction_type=kind)
+    pipeline = tiny_sd()
+    pipeline.scheduler.register_to_config(prediction_type=kind)
+    policy = tiny_policy(pipeline, steps=4, eta=0.8)
     trajectory = policy.rollout(PROMPTS[:2], SEEDS[:2], Plan(4, range(3), batch=1)).trajectory
     assert trajectory.schedule.stds[3] == 0 and trajectory.trainable.tolist() == [True, True, True, False]
     for step in range(4):

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import LCMScheduler, TCDScheduler
 from torch import Tensor
 
 from stepcredit.errors import InputError
+from stepcredit.maths.flow import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,15 @@ def flow_levels(stock: Any) -> NoiseLevels:
     """The levels of a flow-matching scheduler on which `set_timesteps` was called.
 
     Raises:
-        InputError: the levels do not fall.
+        InputError: the levels do not fall, or begin above 1.
     """
     timesteps, sigmas = _distinct(stock)
-    if bool((sigmas.diff() == 0).any()):
+    if float(sigmas[0]) > 1 + ROUNDING:
+        raise InputError(
+            f"the noise levels of {type(stock).__name__} begin at {float(sigmas[0]):.4g}, expected at most 1 for a "
+            "flow: use its flow sigmas alone (use_karras_sigmas, use_exponential_sigmas and the like unset)"
+        )
+    if not bool((sigmas.diff() < 0).all()):
         raise _unsuitable(stock)
     return _falling(stock, timesteps, sigmas.float(), sigmas)
 
@@ -89,12 +96,18 @@ def _evaluated_once(stock: Any) -> Tensor:
 
 
 def _final(stock: Any, alphas_cumprod: Tensor) -> Tensor:
-    """alphas_cumprod after the last step; 1 for schedulers that end in the clean image."""
-    return torch.as_tensor(getattr(stock, "final_alpha_cumprod", 1.0)).to(alphas_cumprod)
+    """alphas_cumprod after the last step; 1 for schedulers that end in the clean image.
+
+    The last steps of TCD and LCM do not use their `final_alpha_cumprod`.
+    """
+    if isinstance(stock, TCDScheduler):
+        return alphas_cumprod[0]
+    own = 1.0 if isinstance(stock, LCMScheduler) else getattr(stock, "final_alpha_cumprod", 1.0)
+    return torch.as_tensor(own).to(alphas_cumprod)
 
 
 def _falling(stock: Any, timesteps: Tensor, values: Tensor, noise: Tensor) -> NoiseLevels:
-    if bool((noise.diff() > 0).any()):
+    if not bool((noise.diff() <= 0).all()):
         raise _unsuitable(stock)
     return NoiseLevels(timesteps, values)
 

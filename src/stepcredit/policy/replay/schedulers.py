@@ -31,6 +31,8 @@ from stepcredit.policy.replay.step_hooks import StepHook
 from stepcredit.policy.replay.step_kinds import DiffusionSteps, FlowSteps, StepKind
 from stepcredit.policy.samplers import build_sampler
 
+FLOW_PREDICTION = "flow_prediction"
+
 _FLOWS = ("FlowMatch", "AncestralRF")
 """Parts of the names of schedulers that are made for flows."""
 
@@ -91,20 +93,18 @@ class RecordingScheduler:
     def schedule(self, noises: Sequence[float]) -> Schedule:
         """The schedule of the levels set last, with these noise scales; float32, on the CPU."""
         one = torch.ones(1, 1, dtype=torch.float64)
-        units = [self.transition(one, [position], 0 * one, noise) for position, noise in enumerate(noises)]
-        return schedules.of_units(units, self.step_sizes, *self.kind.alphas_and_sigmas(self.current.values))
+        kind, values = self.kind.linear, self.current.values
+        units = [kind.transition(one, 0 * one, values, torch.tensor([at]), noise) for at, noise in enumerate(noises)]
+        return schedules.of_units(units, self.step_sizes, *kind.alphas_and_sigmas(values))
 
     def _set_timesteps(self, own: Any, *args: Any, **kwargs: Any) -> None:
         key = _hashable((args, tuple(kwargs.items())))
         if key not in self._by_arguments:
-            before = dict(self.__dict__)
             own(*args, **kwargs)
             self.current = self.kind.levels(self)
             self.timesteps = self.current.timesteps
             self.step_sizes = self.kind.step_sizes(self.current, int(self.config.num_train_timesteps))
-            self._by_arguments[key] = {
-                name: value for name, value in self.__dict__.items() if value is not before.get(name)
-            }
+            self._by_arguments[key] = {name: self.__dict__[name] for name in self.__dict__.keys() - _KEPT}
         self.__dict__.update(self._by_arguments[key])
         if self.hook is not None:
             self.timesteps = self.timesteps[self.hook.steps]
@@ -116,6 +116,10 @@ class RecordingScheduler:
         return StepOutput(next_sample, x0) if return_dict else (next_sample, x0)
 
 
+_KEPT = {"hook", "kind", "_by_arguments", "_internal_dict"}
+"""Attributes that `set_timesteps` does not set; the last one is the configuration."""
+
+
 @dataclass
 class StepOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
     """What a recording scheduler's `step` returns."""
@@ -124,8 +128,8 @@ class StepOutput(BaseOutput):  # type: ignore[misc]  # diffusers has no types
     pred_original_sample: Tensor
 
 
-_STEP_ARGUMENTS = 3
-"""Arguments of `step` that every scheduler has: the model output, the timestep and the sample."""
+_STEP_ARGUMENTS = ["model_output", "timestep", "sample"]
+"""Arguments of `step` that every scheduler has. They come first, in this order, if they have other names."""
 
 
 def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingScheduler:
@@ -136,9 +140,12 @@ def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingScheduler
     Raises:
         InputError: neither supports the schedule or the prediction type.
     """
-    kind = FlowSteps(build_sampler(sample), sample.sampler) if is_flow(stock) else _diffusion_steps(stock)
-    if is_flow(stock) and stock.config.get("invert_sigmas"):
-        raise InputError(f"{type(stock).__name__} has invert_sigmas set, which cannot be sampled with noise: unset it")
+    kind: StepKind
+    if is_flow(stock):
+        _require_velocity(stock)
+        kind = FlowSteps(build_sampler(sample), sample.sampler)
+    else:
+        kind = _diffusion_steps(stock)
     recording = copy.copy(stock)
     recording.__class__ = _recording_class(type(stock))  # type: ignore[arg-type]  # classes are hashable
     recording.hook, recording.kind, recording._by_arguments = None, kind, {}
@@ -148,9 +155,22 @@ def recording_scheduler(stock: Any, sample: SampleSection) -> RecordingScheduler
 
 def is_flow(stock: Any) -> bool:
     """Whether a scheduler belongs to a flow-matching model."""
-    config = stock.config
-    solver = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    return any(part in type(stock).__name__ for part in _FLOWS) or bool(solver)
+    names = [kind.__name__ for kind in type(stock).__mro__]
+    return any(part in name for name in names for part in _FLOWS) or bool(stock.config.get("use_flow_sigmas"))
+
+
+def _require_velocity(stock: Any) -> None:
+    """InputError unless a scheduler for flows takes the model output for the velocity of a flow towards noise."""
+    kind, config = type(stock).__name__, stock.config
+    for option in ("invert_sigmas", "thresholding"):
+        if config.get(option):
+            raise InputError(f"{kind} has {option} set, which cannot be sampled with noise: unset it")
+    prediction = config.get("prediction_type", FLOW_PREDICTION)
+    if prediction != FLOW_PREDICTION:
+        raise InputError(
+            f"{kind} has use_flow_sigmas set and prediction_type '{prediction}', expected '{FLOW_PREDICTION}': change "
+            "the one that does not fit the model"
+        )
 
 
 def _diffusion_steps(stock: Any) -> DiffusionSteps:
@@ -163,8 +183,20 @@ def _diffusion_steps(stock: Any) -> DiffusionSteps:
     prediction = stock.config.get("prediction_type", "epsilon")
     if prediction not in get_args(ddim.PredictionType):
         known = ", ".join(get_args(ddim.PredictionType))
-        raise InputError(f"the prediction type of {kind} is '{prediction}', expected one of: {known}")
-    return DiffusionSteps(prediction)
+        remedy = "; set use_flow_sigmas too" if prediction == FLOW_PREDICTION else ""
+        raise InputError(f"the prediction type of {kind} is '{prediction}', expected one of: {known}{remedy}")
+    return DiffusionSteps(prediction, _clip(stock))
+
+
+def _clip(stock: Any) -> ddim.Clip | None:
+    """What a scheduler does to predicted clean latents."""
+    if stock.config.get("thresholding"):
+        threshold: ddim.Clip = stock._threshold_sample
+        return threshold
+    if not stock.config.get("clip_sample"):
+        return None
+    limit = stock.config.get("clip_sample_range", 1.0)
+    return lambda x0: x0.clamp(-limit, limit)
 
 
 @cache
@@ -176,7 +208,8 @@ def _recording_class(kind: Any) -> Any:
         self._set_timesteps(functools.partial(kind.set_timesteps, self), *args, **kwargs)
 
     signature = _step_signature(kind)
-    names = list(signature.parameters)[1 : _STEP_ARGUMENTS + 1]
+    known = signature.parameters.keys() >= set(_STEP_ARGUMENTS)
+    names = _STEP_ARGUMENTS if known else list(signature.parameters)[1 : len(_STEP_ARGUMENTS) + 1]
 
     @functools.wraps(kind.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -192,8 +225,8 @@ def _step_signature(kind: Any) -> inspect.Signature:
     signatures = [inspect.signature(vars(each)["step"]) for each in kind.__mro__ if "step" in vars(each)]
     for signature in signatures:
         parameters = list(signature.parameters.values())
-        first = parameters[: _STEP_ARGUMENTS + 1]
-        if len(first) > _STEP_ARGUMENTS and all(each.kind is each.POSITIONAL_OR_KEYWORD for each in first):
+        first = parameters[: len(_STEP_ARGUMENTS) + 1]
+        if len(first) > len(_STEP_ARGUMENTS) and all(each.kind is each.POSITIONAL_OR_KEYWORD for each in first):
             return signature
     raise InputError(f"{kind.__name__}.step does not take (model_output, timestep, sample): use another scheduler")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from stepcredit.config import SampleSection
+from stepcredit.errors import InputError
 from stepcredit.maths import Transition, ddim
 from stepcredit.maths.flow import flow_step
 from stepcredit.policy.replay.noise_levels import NoiseLevels, diffusion_levels, flow_levels
@@ -19,6 +20,11 @@ class StepKind(Protocol):
 
     @property
     def description(self) -> str: ...
+
+    @property
+    def linear(self) -> StepKind:
+        """The same without clipping: the mean of its steps is linear in the model output."""
+        ...
 
     @property
     def leaves_out_last_step(self) -> bool:
@@ -56,15 +62,22 @@ class StepKind(Protocol):
 class DiffusionSteps:
     """DDIM steps on the levels of a diffusion scheduler. The noise scale is DDIM's eta.
 
-    `clip_sample` and `thresholding` of the stock scheduler are ignored: they are meant for pixels.
+    Attributes:
+        prediction: what the model predicts.
+        clip: what the stock scheduler does to the predicted clean latents; None for nothing.
     """
 
     prediction: ddim.PredictionType
+    clip: ddim.Clip | None = None
     leaves_out_last_step: ClassVar[bool] = False
 
     @property
     def description(self) -> str:
-        return f"DDIM steps, {self.prediction} prediction"
+        return f"DDIM steps, {self.prediction} prediction" + ("" if self.clip is None else ", clipped")
+
+    @property
+    def linear(self) -> DiffusionSteps:
+        return replace(self, clip=None)
 
     def noise_scale(self, sample: SampleSection) -> float:
         return sample.eta
@@ -73,12 +86,21 @@ class DiffusionSteps:
         return range(steps)
 
     def levels(self, scheduler: Any) -> NoiseLevels:
-        return diffusion_levels(scheduler)
+        found = diffusion_levels(scheduler)
+        if self.prediction == "epsilon" and found.values[0] == 0:
+            raise InputError(
+                f"{type(scheduler).__name__} begins with pure noise (rescale_betas_zero_snr), of which a model that "
+                "predicts noise tells nothing: set the prediction_type or the timestep_spacing that the model was "
+                "trained with"
+            )
+        return found
 
     def transition(
         self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
     ) -> Transition:
-        return ddim.transition(model_output, sample, values[steps], values[steps + 1], noise, self.prediction)
+        return ddim.transition(
+            model_output, sample, values[steps], values[steps + 1], noise, self.prediction, self.clip
+        )
 
     def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
         return values.sqrt(), (1 - values).sqrt()
@@ -107,6 +129,10 @@ class FlowSteps:
     @property
     def description(self) -> str:
         return f"{self.name} steps on flow-matching sigmas, velocity prediction"
+
+    @property
+    def linear(self) -> FlowSteps:
+        return self
 
     def noise_scale(self, sample: SampleSection) -> float:
         return sample.noise_level
