@@ -17,6 +17,7 @@ from stepcredit.algorithms import ALGORITHMS
 from stepcredit.cli import main
 from stepcredit.credit import CREDIT
 from stepcredit.errors import InputError, Interrupted, StepcreditError
+from stepcredit.prompts import prompt_names
 from stepcredit.rewards import REWARDS
 from stepcredit.runs.recipes import packaged
 
@@ -97,7 +98,7 @@ def test_list_has_every_registered_name() -> None:
     assert names("reward") == REWARDS.names()
     assert names("recipe") == list(packaged())
     assert names("algorithm") == ALGORITHMS.names()
-    assert names("prompt") == ["animals", "animals-held-out", "shapes", "shapes-held-out"]
+    assert names("prompt") == list(prompt_names())
 
 
 @pytest.mark.parametrize("kind", ["credit", "reward", "prompt", "recipe", "algorithm", "sampler", "tracker"])
