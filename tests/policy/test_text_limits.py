@@ -115,3 +115,21 @@ def test_the_first_long_prompt_is_named() -> None:
         assert part in line
     assert describe_cuts("XPipeline", limits, ["abc", "abcde"]) is None
     assert describe_cuts("XPipeline", [], ["abc"]) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "unread"),
+    [
+        ("a cat on a mat", 5, "on a mat"),
+        ("a cat on a mat", 7, "on a mat"),
+        ("a cat on a mat", 13, "mat"),
+        ("a  cat\non", 5, "cat\non"),
+        ("abcdefg", 4, "efg"),
+        ("abcdefg on", 4, "abcdefg on"),
+    ],
+)
+def test_the_words_that_are_not_read(prompt: str, tokens: int, unread: str) -> None:
+    limit = letters("tokenizer", tokens)
+    assert prompt[limit.end(prompt) :] == unread
+    line = describe_cuts("XPipeline", [limit], [prompt])
+    assert line is not None and f"from {' '.join(unread.split())!r} on; shorten" in line

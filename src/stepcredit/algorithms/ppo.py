@@ -83,7 +83,11 @@ class PPO:
         allowed = min(tolerance, self.needs.replay_tolerance)
         if deviation <= allowed:
             return []
-        return [f"first ratios deviate from 1 by {deviation:.1e} (allowed {allowed:.0e})"]
+        return [
+            f"first ratios deviate from 1 by {deviation:.1e} (allowed {allowed:.0e}), so rounding may clip them: set "
+            "sample.batch=null and train.microbatch=null, so that rollouts and updates use one batch size, or set "
+            "model.dtype=float32"
+        ]
 
     def _anchor(self, transition: Transition) -> Tensor:
         return transition.output if self.kl_space == "prediction" else transition.mean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +37,12 @@ class TextLimit:
         counts = self.count(candidates) if candidates else []
         return {prompt: count for prompt, count in zip(candidates, counts, strict=True) if count > self.tokens}
 
+    def end(self, prompt: str) -> int:
+        """Where the part of a long prompt that is not read begins: the position of a word, or within a single word."""
+        starts = [match.start() for match in re.finditer(r"\S+", prompt)][1:] or list(range(1, len(prompt)))
+        place = bisect_right(starts, self.tokens, key=lambda start: self.count([prompt[:start].rstrip()])[0])
+        return starts[place - 1] if place else 0
+
 
 def describe_cuts(reader: str, limits: Sequence[TextLimit], prompts: Sequence[str]) -> str | None:
     """One line about the prompts of which an encoder ignores the end; None if there are none.
@@ -44,6 +52,7 @@ def describe_cuts(reader: str, limits: Sequence[TextLimit], prompts: Sequence[st
     """
     unique = list(dict.fromkeys(prompts))
     counted = unique[:MAX_PROMPTS]
+    by_name = {limit.name: limit for limit in limits}
     cuts = {(limit.name, limit.tokens): limit.cut(counted) for limit in limits}
     if not any(cuts.values()):
         return None
@@ -54,5 +63,7 @@ def describe_cuts(reader: str, limits: Sequence[TextLimit], prompts: Sequence[st
         if cut:
             first, count = next(iter(cut.items()))
             part += f" {of} prompts, first {shortened(first, _SHOWN)!r} with {count} tokens"
+            part += f", from {shortened(first[by_name[name].end(first) :], _SHOWN)!r} on"
         parts.append(part)
-    return f"note: {reader} ignores the end of long prompts: {'; '.join(parts)}"
+    listed = "; ".join(parts)
+    return f"note: {reader} ignores the end of long prompts: {listed}; shorten them, or put what matters first"

@@ -105,7 +105,7 @@ def replay_check(
         raise InputError(
             f"this pipeline does not replay: {worst.quantity} differ by {worst.deviation:.2e} at step "
             f"{worst.step + 1} of {trajectory.steps} (allowed {worst.tolerance:.0e}), so training would not see what "
-            "was sampled"
+            f"was sampled; {_remedy(worst, trajectory)}"
         )
     largest = worst.deviation
     if microbatch is not None and microbatch != batch:
@@ -131,6 +131,21 @@ class _Worst:
     @property
     def accepted(self) -> bool:
         return self.deviation <= self.tolerance
+
+
+def _remedy(worst: _Worst, trajectory: Trajectory) -> str:
+    """What to do about a replay that differs: rounding can be avoided, anything else is in the pipeline."""
+    dtype, remedies = trajectory.latents.dtype, []
+    if dtype in (torch.bfloat16, torch.float16):
+        remedies.append("set model.dtype=float32")
+    if worst.tolerance < float(_tolerances(trajectory)[worst.step]):
+        remedies.append(f"raise train.clip_range to {10 * worst.deviation:.0e} or more")
+    if remedies and worst.deviation <= OTHER_BATCH_TOLERANCE[dtype]:
+        return f"this may be rounding: {', or '.join(remedies)}"
+    return (
+        "switch off in sample.call or in the model what keeps state between steps or draws random numbers, such as "
+        "caches and dropout, or train another model"
+    )
 
 
 def _try_mode(policy: Policy, trajectory: Trajectory, steps: list[int], size: int, tolerance: float) -> _Worst:
