@@ -39,6 +39,10 @@ pipeline of its class with tiny random weights. `python -m benchmarks.families` 
   the gradient says.
 - **reshuffled**: largest |log ratio| of three of the images, replayed together in reverse order.
 
+HiDream is listed without its experts. The experts of its published checkpoints compute without gradients, so `train`
+and `doctor` refuse these checkpoints; they can be sampled. `qwen_image_2.1` makes images with an alpha channel,
+which are put on a white background.
+
 """
 
 TABLE = (

@@ -210,7 +210,7 @@ FAMILIES = (
         guidance="true_cfg_scale",
         call={"negative_prompt": " ", "use_kv_cache": False},
         note="guidance is true_cfg_scale and needs a negative prompt; the key-value cache between steps is off, so "
-        "that each step can be replayed alone",
+        "that each step can be replayed alone; images have an alpha channel and are put on a white background",
     ),
     Family(
         "z_image",
@@ -220,6 +220,13 @@ FAMILIES = (
         unguided=0.0,
         note="guidance scale g corresponds to a classifier-free scale of 1 + g, and 0 is off; sample Turbo checkpoints "
         "at 0",
+    ),
+    Family(
+        "hidream",
+        ("HiDreamImagePipeline",),
+        replace(_CAUTIOUS, guidance=5.0, evaluation_steps=50),
+        lora_targets=("to_q", "to_k", "to_v", "to_out"),
+        note="the experts of published checkpoints compute without gradients, so these can be sampled but not trained",
     ),
     Family("sana", ("SanaPipeline",), replace(_SD3, source=_LIKE_SD3, evaluation_steps=20, size=None)),
     Family("pixart", ("PixArtSigmaPipeline", "PixArtAlphaPipeline"), _CAUTIOUS),

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, PixArtSigmaPipeline
+from diffusers import AutoencoderKL, HiDreamImagePipeline, PixArtSigmaPipeline
 from numpy.typing import NDArray
 from peft import PeftModel
 from PIL import Image
 from tests.cli.command_line import rows, stepcredit
-from tests.families import FAMILIES
+from tests.families import FAMILIES, hidream, qwen_image_21
+from tests.families.proof import configuration
 
 from stepcredit.evaluation.source import open_source
+from stepcredit.policy.loading import load_pipeline, make_policy
+from stepcredit.types import Plan, Prompt
 from stepcredit.utils.seeds import Stream, sample_seeds
 
 SMALL = [
@@ -114,6 +117,39 @@ def test_an_exception_of_the_pipeline_is_one_line_and_its_traceback_is_in_the_lo
         Path("stepcredit.log").unlink()
         assert "StableDiffusionPipeline failed in its own __call__: LookupError: no such position" in line
         assert line.endswith(" (traceback: stepcredit.log)")
+
+
+def test_hidream_is_sampled_but_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hidream.build(0).save_pretrained("model")
+    for command in (["train", *SMALL, "model.path=model", "--run", "run"], ["doctor", "model", "sample.steps=3"]):
+        said = stepcredit(*command, f"sample.call={json.dumps(hidream.CALL)}")
+        assert said.code == 2 and "HiDreamImageFeedForwardSwiGLU computes without gradients" in said.err
+    assert not Path("run").exists()
+    config = configuration("hidream-without-experts", model={"path": "model"})
+    policy = make_policy(load_pipeline(config.model), config, trained=False)
+    ours = policy.rollout([Prompt("a cat"), Prompt("two dogs")], [0, 1], Plan(3, range(0))).images
+    stock: Any = HiDreamImagePipeline.from_pretrained("model")
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    theirs = stock(
+        ["a cat", "two dogs"], num_inference_steps=3, generator=generators, output_type="pt", **hidream.CALL
+    ).images
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_a_model_with_noise_levels_of_its_own_is_sampled_in_as_many_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    qwen_image_21.build(0, sample_sigmas=[1.0, 0.7, 0.2]).save_pretrained("model")
+    call = f"sample.call={json.dumps(qwen_image_21.CALL)}"
+    said = stepcredit("train", "model.path=model", *SMALL, call, "sample.steps=8", "--run", "run")
+    assert said.code == 2 and said.err.endswith(
+        "noise levels of its own for 3 steps (sample_sigmas): set sample.steps=3\n"
+    )
+    said = stepcredit("train", "model.path=model", *SMALL, call, "--run", "run")
+    assert said.code == 0, said.err
+    assert open_source("model", "to sample from").load()[1].sample.steps == 3
 
 
 def test_a_model_without_a_lora_loader_can_be_sampled(tmp_path: Path) -> None:

@@ -7,7 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from tests.families import flux, flux2_klein, pixart_sigma, qwen_image, sana, sd, sd3, sdxl, z_image
+from tests.families import (
+    flux,
+    flux2_klein,
+    hidream,
+    pixart_sigma,
+    qwen_image,
+    qwen_image_21,
+    sana,
+    sd,
+    sd3,
+    sdxl,
+    z_image,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,9 @@ FAMILIES: dict[str, TinyFamily] = {
     "flux": TinyFamily(flux.build, flux.CALL, guidance=3.5),
     "flux-true-cfg": TinyFamily(flux.build, flux.CALL | flux.TRUE_CFG, guidance=3.5),
     "flux2_klein": TinyFamily(flux2_klein.build, flux2_klein.CALL),
+    "hidream-without-experts": TinyFamily(lambda seed: hidream.build(seed, experts=0), hidream.CALL),
     "qwen_image": TinyFamily(qwen_image.build, qwen_image.CALL, guidance=4.0),
+    "qwen_image_2.1": TinyFamily(qwen_image_21.build, qwen_image_21.CALL, guidance=4.0),
     "z_image": TinyFamily(z_image.build, z_image.CALL),
     "sana": TinyFamily(sana.build, sana.CALL),
     "pixart_sigma": TinyFamily(pixart_sigma.build, pixart_sigma.CALL),

@@ -25,6 +25,7 @@ from stepcredit.policy.checks.gradient_check import derivative_ratio
 from stepcredit.policy.checks.replay_check import ReplayCheck, replay_check, reshuffled_deviation
 from stepcredit.policy.loading import make_policy
 from stepcredit.policy.pipeline import PipelinePolicy
+from stepcredit.policy.rgb import to_rgb
 from stepcredit.rewards import build_reward
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.recipes import validate
@@ -110,9 +111,15 @@ def stock_difference(name: str) -> float:
         num_inference_steps=4,
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="pt",
-        **{**own.call, **family.call, own.guidance: family.guidance},
+        **for_each({**own.call, **family.call, own.guidance: family.guidance}, len(PROMPTS)),
     ).images
-    return float((rollout.images - expected).abs().max())
+    return float((rollout.images - to_rgb(expected)).abs().max())
+
+
+def for_each(call: dict[str, Any], images: int) -> dict[str, Any]:
+    """The arguments with one negative prompt per image, which some pipelines need."""
+    negative = {name: [value] * images for name, value in call.items() if name == "negative_prompt"}
+    return {**call, **negative}
 
 
 def moved(name: str, **sections: Any) -> PipelinePolicy:

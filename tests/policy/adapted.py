@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from tests.families import TinyFamily
+from tests.families.proof import for_each
 from torch import Tensor
 
 from stepcredit.config import ModelSection
@@ -44,8 +45,7 @@ def arguments(pipeline: Any, tiny: TinyFamily | None = None) -> dict[str, Any]:
     """Of a call of two steps with guidance."""
     family, tiny = family_of(pipeline), tiny or TinyFamily(type(pipeline))
     return {
-        **family.call,
-        **tiny.call,
+        **for_each({**family.call, **tiny.call}, len(TEXTS)),
         "prompt": list(TEXTS),
         "num_inference_steps": 2,
         family.guidance: tiny.guidance,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,13 +27,13 @@ from stepcredit.policy.replay.reentry import Reentry, ReplayMode
 from stepcredit.policy.replay.schedulers import recording_scheduler
 from stepcredit.policy.replay.step_hooks import RecordingHook
 from stepcredit.policy.replay.trajectory_buffer import TrajectoryBuffer
+from stepcredit.policy.rgb import CHANNELS, to_rgb
 from stepcredit.policy.sample_call import require_valid_call
 from stepcredit.types import Plan, Prompt, Rollout, Trajectory
 from stepcredit.utils.memory import out_of_memory
 
 _IMAGE_DIMS = 4
-_RGB, _RGBA = 3, 4
-"""Channels of images. Qwen-Image 2.1 returns an alpha channel, which is dropped."""
+log = logging.getLogger(__name__)
 
 
 class PipelinePolicy(AdapterWeights):
@@ -63,6 +64,7 @@ class PipelinePolicy(AdapterWeights):
         self.replay_mode: ReplayMode = self.replay_modes[0]
         self._defaults = {**self.family.call, **(defaults or {})}
         self._encodings = EncodingStore()
+        self._noted_alpha = False
         self._reentry = Reentry(pipeline, self.denoiser, self.scheduler)
 
     @property
@@ -134,7 +136,7 @@ class PipelinePolicy(AdapterWeights):
         if torch.is_grad_enabled() and latents.requires_grad and not images.requires_grad:
             kind = type(self.pipeline).__name__
             raise InputError(f"{kind} decodes without gradients: a reward cannot be differentiated through it")
-        return images if images.dtype == torch.float64 else images.float()
+        return to_rgb(images)
 
     @cached_property
     def _decoding(self) -> Recording:
@@ -187,9 +189,12 @@ class PipelinePolicy(AdapterWeights):
             images: Tensor = self._reentry.record(recording, texts, hook).images
         if hook.position != len(hook.noises):
             raise InputError(f"{kind} took {hook.position} steps, expected {len(hook.noises)}: it cannot be recorded")
-        if images.ndim != _IMAGE_DIMS or images.shape[1] not in (_RGB, _RGBA):
+        if images.ndim != _IMAGE_DIMS or images.shape[1] not in CHANNELS:
             raise InputError(f"{kind} returned images of shape {tuple(images.shape)}, expected (B, 3, H, W)")
-        return images[:, :_RGB].float()
+        if images.shape[1] > min(CHANNELS) and not self._noted_alpha:
+            self._noted_alpha = True
+            log.warning("note: %s makes images with an alpha channel; they are put on a white background", kind)
+        return to_rgb(images).float()
 
     @contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:

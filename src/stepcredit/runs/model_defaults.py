@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stepcredit.config import BUNDLED_MODELS, TrainConfig
-from stepcredit.families import Defaults, Family, find_family
+from stepcredit.families import Defaults, find_family
 from stepcredit.runs.model_index import read_model_index
 from stepcredit.utils.python_objects import PREFIX, is_python_object
 
@@ -53,8 +54,7 @@ def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, classes: Sequ
     given = {f"{section}.{key}" for section, keys in tree.items() if isinstance(keys, Mapping) for key in keys}
     if config.model.path in BUNDLED_MODELS or given.issuperset(KEYS):
         return {}
-    family, distilled = _identify(config.model.path, classes)
-    found = dict(_values(family.defaults_of(distilled), config, given))
+    found = dict(_values(_defaults(config.model.path, classes), config, given))
     return {key: value for key, value in found.items() if key not in given or key == "sample.call"}
 
 
@@ -73,13 +73,16 @@ def describe_settings(config: TrainConfig) -> str:
     )
 
 
-def _identify(path: str, classes: Sequence[str]) -> tuple[Family, bool]:
-    """The family of a model, and whether the checkpoint is distilled to few steps."""
+def _defaults(path: str, classes: Sequence[str]) -> Defaults:
+    """The defaults of a model's family, with the model's own number of steps if it has one (`sample_sigmas`)."""
     if classes or is_python_object(path):
-        return find_family(classes or [path.removeprefix(PREFIX)]), False
+        return find_family(classes or [path.removeprefix(PREFIX)]).defaults_of(distilled=False)
     index = read_model_index(path) or {}
     distilled = index.get("is_distilled") is True or DISTILLED_NAME.search(re.split(r"[/\\]", path)[-1]) is not None
-    return find_family([str(index.get("_class_name"))]), distilled
+    defaults = find_family([str(index.get("_class_name"))]).defaults_of(distilled)
+    sigmas = index.get("sample_sigmas")
+    steps = len(sigmas) if isinstance(sigmas, list) else 0
+    return replace(defaults, steps=steps, evaluation_steps=steps) if steps else defaults
 
 
 def _values(defaults: Defaults, config: TrainConfig, given: set[str]) -> Iterator[tuple[str, Any]]:

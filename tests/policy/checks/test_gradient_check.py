@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.families import FAMILIES
-from tests.families.proof import moved
-from tests.tiny import PROMPTS, SEEDS, tiny_policy
+from tests.families import FAMILIES, hidream
+from tests.families.proof import configuration, moved
+from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy
 from torch import nn
 
 from stepcredit.errors import InputError
 from stepcredit.policy.checks.gradient_check import require_derivative
 from stepcredit.policy.checks.replay_check import replay_check
+from stepcredit.policy.loading import make_policy
 from stepcredit.types import Plan
 
 
@@ -53,6 +54,18 @@ def test_a_part_without_gradients_is_refused(adapter: str, share: float) -> None
     with pytest.raises(InputError, match="times as much as the gradient says"):
         replay_check(policy, trajectory)
     assert replay_check(policy, trajectory, gradient=False).max_deviation == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_experts_of_hidream_are_refused(dtype: str) -> None:
+    """They run under no_grad in eval mode. In half precision, their share of the gradient is within its tolerance."""
+    pipeline = hidream.build(0).to(dtype=getattr(torch, dtype))
+    config = configuration("hidream-without-experts", model={"dtype": dtype})
+    policy = make_policy(pipeline, config)
+    perturb(policy, 0.1)
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    with pytest.raises(InputError, match="HiDreamImageFeedForwardSwiGLU computes without gradients"):
+        replay_check(policy, trajectory)
 
 
 def test_weights_that_change_nothing_are_refused() -> None:

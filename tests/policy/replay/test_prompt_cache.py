@@ -235,7 +235,9 @@ def stored_rows(value: Any) -> list[int]:
     """Of each part that holds rows, how many."""
     if isinstance(value, tuple | list):
         return [count for part in value for count in stored_rows(part)]
-    return [len(value.stored)] if isinstance(value, PromptRows) else []
+    if not isinstance(value, PromptRows):
+        return []
+    return [value.stored.shape[value.axis] if isinstance(value.stored, Tensor) else len(value.stored)]
 
 
 def stored_bytes(value: Any) -> int:
