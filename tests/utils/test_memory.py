@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -35,3 +37,16 @@ def test_other_errors_are_not_out_of_memory(error: BaseException) -> None:
 def test_peak_and_available_memory_are_plausible() -> None:
     assert 2**20 < peak_memory_bytes() < 2**50
     assert 0 < available_memory_bytes(torch.device("cpu")) < 2**50
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [
+        ("xpu", SimpleNamespace(mem_get_info=lambda device: (700, 1000))),
+        ("mps", SimpleNamespace(recommended_max_memory=lambda: 1000, driver_allocated_memory=lambda: 300)),
+    ],
+    ids=["xpu", "mps"],
+)
+def test_memory_of_other_accelerators(kind: str, module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, kind, module)
+    assert available_memory_bytes(torch.device(kind)) == 700
