@@ -69,7 +69,7 @@ def describe_settings(config: TrainConfig) -> str:
     trained = f"LoRA of rank {model.lora_rank}" if model.adapter == "lora" else "all weights"
     return (
         f"learning rate {train.learning_rate:g}, clip range {train.clip_range:g}, guidance {sample.guidance:g}, "
-        f"{steps}, {trained}, {model.dtype}{size}"
+        f"{steps}, windows of {config.credit.window}, {trained}, {model.dtype}{size}"
     )
 
 
