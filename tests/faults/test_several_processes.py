@@ -36,6 +36,29 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 def test_two_processes_train_as_one(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are equal bit for bit. Gradients are summed in another order. The slow suite does this with a pipeline."""
+    assert_one_process_does_the_same(pair, monkeypatch)
+
+
+def test_two_processes_leave_out_the_same_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two prompts has constant scores, and the images of a prompt lie on both processes."""
+    (tmp_path / "mine.py").write_text(HALF_CONSTANT)
+    words = [*TOY, "model.device=cpu", "reward.name=mine.py:half_constant", "train.skip_constant_groups=true"]
+    pair = Pair(tmp_path, words)
+    assert_one_process_does_the_same(pair, monkeypatch)
+    assert all(row["constant_groups"] > 0 for row in rows(pair.folder / "whole"))
+
+
+HALF_CONSTANT = """
+def half_constant(images, prompts):
+    scores = images[:, 0].mean((1, 2))
+    for row, prompt in enumerate(prompts):
+        if "circle" in prompt:
+            scores[row] = 0.5
+    return scores
+"""
+
+
+def assert_one_process_does_the_same(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pair.folder)
     monkeypatch.setattr("stepcredit.policy.loading.load_policy", lambda config, **_: ToyPolicy(config.sample.steps))
     assert stepcredit("train", *pair.arguments, "--run", "alone").code == 0
