@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from tests.families import flux2_klein
 from tests.tiny import tiny_sd
 
 from stepcredit import Trainer
@@ -128,6 +129,7 @@ def test_half_precision_on_a_gpu_only(kind: str, adapter: str, dtype: str, monke
         ("FluxPipeline", "FLUX.1-schnell", {}, 4, 3.5),
         ("ZImagePipeline", "Z-Image-Turbo", {}, 8, 0.0),
         ("StableDiffusionXLPipeline", "sdxl-turbo", {}, 4, 1.0),
+        ("StableDiffusionXLPipeline", "sdxl-turbo/", {}, 4, 1.0),
         ("Flux2KleinPipeline", "klein", {"is_distilled": True}, 4, 1.0),
         ("Flux2KleinPipeline", "klein-base", {"is_distilled": False}, 8, 4.0),
         ("PixArtSigmaPipeline", "pixart-turbo", {}, 20, 4.5),  # no distilled checkpoint of the family is known
@@ -151,6 +153,16 @@ def test_a_pipeline_object_has_the_defaults_of_its_class(tmp_path: Path) -> None
     config = Trainer(model=tiny, config=TrainConfig.model_validate({"train": {"learning_rate": 1e-3}})).config
     assert (config.train.learning_rate, config.train.clip_range) == (1e-3, 1e-4)
     assert Trainer(model="embedded").config == TrainConfig()
+
+
+def test_a_distilled_pipeline_object_takes_few_steps(tmp_path: Path) -> None:
+    tiny_sd().save_pretrained(tmp_path / "sd-turbo")
+    turbo = StableDiffusionPipeline.from_pretrained(tmp_path / "sd-turbo", safety_checker=None)
+    flagged = flux2_klein.build()
+    flagged.register_to_config(is_distilled=True)
+    for pipeline in (turbo, flagged):
+        config = Trainer(model=pipeline, reward="warmth").config
+        assert (config.sample.steps, config.sample.guidance) == (4, 1.0)
 
 
 def test_a_comparison_tunes_around_the_defaults_of_the_model() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepcredit.config import BUNDLED_MODELS, TrainConfig
@@ -33,7 +33,22 @@ DISTILLED_NAME = re.compile(r"turbo|schnell|lightning", re.IGNORECASE)
 """Models with such a name are sampled in few steps without guidance. Most of them do not say so in a file."""
 
 
-def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, classes: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class LoadedModel:
+    """What tells the family and the checkpoint of a model.
+
+    Attributes:
+        classes: the class of the pipeline and its base classes, nearest first.
+        name: the folder or hub id that it was loaded from; empty if unknown.
+        index: the entries of its model_index.json, or of the configuration of a pipeline object.
+    """
+
+    classes: Sequence[str]
+    name: str = ""
+    index: Mapping[str, Any] = field(default_factory=dict)
+
+
+def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, loaded: LoadedModel | None) -> dict[str, Any]:
     """The values of those of KEYS that `tree` does not set, by key; empty for the bundled models.
 
     - With `sample.steps` set, `sample.evaluation_steps` stays null.
@@ -45,8 +60,7 @@ def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, classes: Sequ
     Args:
         tree: the keys that the user has set, by section.
         config: the configuration of `tree`.
-        classes: the class of the pipeline and its base classes, nearest first. If empty, the class in
-            model_index.json is used.
+        loaded: the model, if it is a Python object. Otherwise its model_index.json is read.
 
     Raises:
         InputError: there is no model of that name.
@@ -54,7 +68,7 @@ def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, classes: Sequ
     given = {f"{section}.{key}" for section, keys in tree.items() if isinstance(keys, Mapping) for key in keys}
     if config.model.path in BUNDLED_MODELS or given.issuperset(KEYS):
         return {}
-    found = dict(_values(_defaults(config.model.path, classes), config, given))
+    found = dict(_values(_defaults(loaded or _read(config.model.path)), config, given))
     return {key: value for key, value in found.items() if key not in given or key == "sample.call"}
 
 
@@ -73,15 +87,20 @@ def describe_settings(config: TrainConfig) -> str:
     )
 
 
-def _defaults(path: str, classes: Sequence[str]) -> Defaults:
-    """The defaults of a model's family, with the model's own number of steps if it has one (`sample_sigmas`)."""
-    if classes or is_python_object(path):
-        return find_family(classes or [path.removeprefix(PREFIX)]).defaults_of(distilled=False)
+def _read(path: str) -> LoadedModel:
+    if is_python_object(path):
+        return LoadedModel([path.removeprefix(PREFIX)])
     index = read_model_index(path) or {}
-    distilled = index.get("is_distilled") is True or DISTILLED_NAME.search(re.split(r"[/\\]", path)[-1]) is not None
-    defaults = find_family([str(index.get("_class_name"))]).defaults_of(distilled)
-    sigmas = index.get("sample_sigmas")
-    steps = len(sigmas) if isinstance(sigmas, list) else 0
+    return LoadedModel([str(index.get("_class_name"))], path, index)
+
+
+def _defaults(model: LoadedModel) -> Defaults:
+    """The defaults of a model's family, with the model's own number of steps if it has one (`sample_sigmas`)."""
+    name = re.split(r"[/\\]", model.name.rstrip("/\\"))[-1]
+    distilled = model.index.get("is_distilled") is True or DISTILLED_NAME.search(name) is not None
+    defaults = find_family(model.classes).defaults_of(distilled)
+    sigmas = model.index.get("sample_sigmas")
+    steps = len(sigmas) if isinstance(sigmas, list | tuple) else 0
     return replace(defaults, steps=steps, evaluation_steps=steps) if steps else defaults
 
 

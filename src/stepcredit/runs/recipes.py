@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from stepcredit.config import ComponentSection, TrainConfig, default_order
 from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.runs.foreign_names import foreign_hint
-from stepcredit.runs.model_defaults import missing_defaults
+from stepcredit.runs.model_defaults import LoadedModel, missing_defaults
 from stepcredit.utils.paths import expanded
 from stepcredit.utils.redaction import find_secret
 from stepcredit.utils.safe_yaml import load_plain
@@ -135,7 +135,7 @@ def validate(
     overridden: Collection[str] = (),
     *,
     model_defaults: bool = False,
-    classes: Sequence[str] = (),
+    loaded: LoadedModel | None = None,
 ) -> TrainConfig:
     """The TrainConfig of a mapping. InputError if it is invalid.
 
@@ -144,10 +144,10 @@ def validate(
         overridden: keys that were set by overrides. Errors about them do not name `where`.
         model_defaults: whether missing keys get the defaults of the model's family, see `missing_defaults`. They are
             then set, as if the mapping held them.
-        classes: as in `missing_defaults`.
+        loaded: as in `missing_defaults`.
     """
     config = _validated(tree, where, overridden)
-    added = missing_defaults(tree, config, classes) if model_defaults else {}
+    added = missing_defaults(tree, config, loaded) if model_defaults else {}
     if not added:
         return config
     tree = {section: dict(keys) if isinstance(keys, Mapping) else keys for section, keys in tree.items()}

@@ -18,6 +18,7 @@ from stepcredit.rewards import CheckedReward, as_reward
 from stepcredit.runs import recipes
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.foreign_names import foreign_hint
+from stepcredit.runs.model_defaults import LoadedModel
 from stepcredit.types import CreditAssigner, Prompt
 from stepcredit.utils.python_objects import object_reference
 
@@ -72,10 +73,10 @@ class Arguments:
     def with_keys(self, section: str, changes: Mapping[str, Any]) -> Arguments:
         """The arguments with some keys of a section changed."""
         keys = {**self.keys, section: {**self.keys.get(section, {}), **changes}}
-        return replace(self, keys=keys, config=_merge(self.base, keys, _class_names(self.model)))
+        return replace(self, keys=keys, config=_merge(self.base, keys, _loaded_model(self.model)))
 
     def with_base(self, base: TrainConfig) -> Arguments:
-        return replace(self, base=base, config=_merge(base, self.keys, _class_names(self.model)))
+        return replace(self, base=base, config=_merge(base, self.keys, _loaded_model(self.model)))
 
     def resuming(self, directory: RunDirectory) -> Arguments:
         """The arguments applied to the configuration of the run in `directory`.
@@ -142,7 +143,7 @@ def read_arguments(
     base = RunDirectory(output_dir).config if holds_run and config is None and output_dir else _base(config)
     if config is None and not holds_run:
         _fit_prompts_per_epoch(keys, objects.get("prompts"))
-    merged = _merge(base, keys, _class_names(objects.get("model")))
+    merged = _merge(base, keys, _loaded_model(objects.get("model")))
     return Arguments(base, keys, merged, config is not None, **objects)
 
 
@@ -153,7 +154,7 @@ def _plugins(value: Any) -> list[str]:
     return [str(name) for name in names]
 
 
-def _merge(base: TrainConfig, keys: Tree, classes: Sequence[str]) -> TrainConfig:
+def _merge(base: TrainConfig, keys: Tree, loaded: LoadedModel | None) -> TrainConfig:
     complete = base.model_dump(mode="json")
     tree = {section: {} for section in complete} | base.model_dump(mode="json", exclude_unset=True)
     for section, changes in keys.items():
@@ -165,7 +166,7 @@ def _merge(base: TrainConfig, keys: Tree, classes: Sequence[str]) -> TrainConfig
         if section == "reward" and changes.get("components"):
             tree[section] |= {"name": MIXTURE, "options": {}}
         tree[section] |= changes
-    return recipes.validate(tree, _WHERE, model_defaults=True, classes=classes)
+    return recipes.validate(tree, _WHERE, model_defaults=True, loaded=loaded)
 
 
 def _require_known(given: Mapping[str, Any]) -> None:
@@ -253,9 +254,13 @@ def _is_policy(value: Any) -> bool:
     return all(callable(getattr(value, name, None)) for name in _POLICY_METHODS)
 
 
-def _class_names(model: Any) -> list[str]:
-    """The class of a pipeline or policy and its base classes; empty for None."""
-    return [] if model is None else [kind.__name__ for kind in type(model).__mro__]
+def _loaded_model(model: Any) -> LoadedModel | None:
+    """What tells the family and checkpoint of a pipeline or policy; None for None."""
+    if model is None:
+        return None
+    options = model.config if _is_pipeline(model) else {}
+    name = str(options.get("_name_or_path") or "")
+    return LoadedModel([kind.__name__ for kind in type(model).__mro__], name, options)
 
 
 def _pipeline_keys(model: Any, keys: Mapping[str, Any]) -> dict[str, Any]:
