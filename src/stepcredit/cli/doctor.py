@@ -94,7 +94,7 @@ def _settings(model: str, config: TrainConfig, result: Examination) -> str:
 def _sampler(result: Examination) -> str:
     if result.replaces.startswith("DDIM"):
         return result.scheduler
-    return f"{result.scheduler}, instead of {result.replaces}, whose steps have no density"
+    return f"{result.scheduler}, at the noise levels of {result.replaces}"
 
 
 def _trained(config: TrainConfig, result: Examination) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 
+from stepcredit.algorithms import has_clip_range
 from stepcredit.config import BUNDLED_MODELS
 from stepcredit.prompts.draw import describe_draw
 from stepcredit.runs import checkpoint
@@ -12,6 +13,9 @@ from stepcredit.runs.model_defaults import describe_settings
 from stepcredit.training.checkpointing import how_to_resume
 from stepcredit.training.result import TrainResult
 from stepcredit.training.trainer import TrainingLoop
+
+_FAR = 30
+"""Comparisons tune the learning rate within a factor of 3, and clip ranges within one of 5, around the default."""
 
 
 def interruption(loop: TrainingLoop) -> str:
@@ -38,6 +42,27 @@ def settings(loop: TrainingLoop) -> str | None:
     """The settings whose defaults depend on the model; None for a bundled model."""
     config = loop.config
     return None if config.model.path in BUNDLED_MODELS else f"settings: {describe_settings(config)}"
+
+
+def unusual_settings(loop: TrainingLoop) -> str | None:
+    """A note about a learning rate or clip range far above the default of the model's family.
+
+    Recipes for a bundled model, and trainers whose ratios are not per latent element, have such values.
+    """
+    from stepcredit.policy.pipeline import PipelinePolicy  # diffusers takes seconds to import
+
+    config, policy = loop.config, loop.parts.policy
+    if config.model.path in BUNDLED_MODELS or not isinstance(policy, PipelinePolicy):
+        return None
+    usual = policy.family.defaults
+    rate = usual.full_learning_rate if config.model.adapter == "full" else usual.learning_rate
+    values = {"train.learning_rate": (config.train.learning_rate, rate)}
+    if has_clip_range(config.train.algorithm):
+        values["train.clip_range"] = (config.train.clip_range, usual.clip_range)
+    far = {key: pair for key, pair in values.items() if pair[0] > _FAR * pair[1]}
+    found = " and ".join(f"{key} is {given:g}" for key, (given, _) in far.items())
+    defaults = " ".join(f"{key}={default:g}" for key, (_, default) in far.items())
+    return f"note: {found}, far above the default of the model's family: {defaults}" if far else None
 
 
 def prompts_used(loop: TrainingLoop) -> str:

@@ -270,8 +270,9 @@ def _train(loop: TrainingLoop) -> TrainResult:
         with _report_write_errors(directory, loop.config), progress, _write_report(loop):
             progress.start(loop.finished_epochs)
             progress.note(messages.opening(loop))
-            if settings := messages.settings(loop):
-                progress.note(settings)
+            for note in (messages.settings(loop), messages.unusual_settings(loop)):
+                if note is not None:
+                    progress.note(note)
             progress.note(messages.prompts_used(loop))
             _note_long_prompts(loop)
             weights = loop.train()
