@@ -198,8 +198,9 @@ class TrainSection(_Section):
     )
     kl_space: Literal["log_prob", "flow_grpo", "prediction"] = Field(
         "log_prob",
-        description="Distance of the KL penalty. `log_prob` is the KL divergence of the steps. `flow_grpo` multiplies "
-        "it by the length of the step, as the code of Flow-GRPO does, so its values of beta need no conversion. "
+        description="Distance of the KL penalty. `log_prob` is the KL divergence of the steps. `flow_grpo` is "
+        "that of Flow-GRPO's code, so its values of beta need no conversion: for `flow-sde` and `dance-sde` the KL "
+        "divergence times the length of the step, otherwise `log_prob`. "
         "`prediction` is the mean squared distance of the model outputs, which does not grow for steps with little "
         "noise.",
     )

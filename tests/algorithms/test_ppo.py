@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -480,17 +482,26 @@ def test_batches_of_one_size_replay_exactly() -> None:
     assert figures["ratio_max_deviation"] == 0.0
 
 
-def test_the_kl_of_flow_grpo() -> None:
-    """Its code: ((mean - reference mean)^2).mean() / (2 std_dev_t^2), with std_dev_t = a sqrt(s / (1 - s))."""
-    policy = moved("sd3", sample={"sampler": "flow-sde", "noise_level": 0.7})
+@pytest.mark.parametrize(
+    ("sampler", "std_dev_t"),
+    [
+        ("flow-sde", lambda before, _: 0.7 * (before / (1 - before)).sqrt()),
+        ("dance-sde", lambda before, _: torch.full_like(before, 0.7)),
+        ("cps", lambda _, after: after * math.sin(0.35 * math.pi)),
+        ("cps-gaussian", lambda _, after: after * math.sin(0.35 * math.pi)),
+    ],
+)
+def test_the_kl_of_flow_grpo(sampler: str, std_dev_t: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Its code: ((mean - reference mean)^2).mean() / (2 std_dev_t^2), where only an SDE's lacks the step length."""
+    policy = moved("sd3", sample={"sampler": sampler, "noise_level": 0.7})
     trajectory = policy.rollout([Prompt("a cat")] * 2, range(2), Plan(4, range(4))).trajectory
     batch = StepBatch(
         experienced(trajectory, torch.zeros(2, 4)), torch.tensor([0, 1]), torch.tensor([1, 2]), 2, None, True
     )
     transition, anchor = batch.replay(policy), torch.zeros_like(trajectory.final)
-    found = PPO(kl_weight=1.0, kl_space="flow_grpo")._divergence(transition, anchor, batch)
-    levels = trajectory.schedule.sigmas[1:3]
-    deviations = 0.7 * (levels / (1 - levels)).sqrt()
+    found = PPO(kl_weight=1.0, kl_space="flow_grpo")._divergence(transition, anchor)
+    levels = trajectory.schedule.sigmas
+    deviations = std_dev_t(levels[1:3], levels[2:4])
     expected = (transition.mean**2).flatten(1).mean(1) / (2 * deviations**2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 

@@ -169,11 +169,6 @@ class StepBatch:
             return torch.ones(len(self), device=self._trajectory.latents.device)
         return profile[self.steps].to(self._trajectory.latents.device)
 
-    @cached_property
-    def step_sizes(self) -> Tensor:
-        """(n,), the lengths of the pairs' steps, see `Schedule.step_sizes`."""
-        return self._trajectory.schedule.step_sizes[self.steps].to(self._trajectory.latents.device)
-
     @property
     def final_latents(self) -> Tensor:
         """(n, *L), the clean latents that the pairs' images were decoded from."""

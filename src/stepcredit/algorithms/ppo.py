@@ -32,8 +32,9 @@ class PPO:
     Attributes:
         clip_range: c > 0.
         kl_weight: 0 or more, per latent element.
-        kl_space: "log_prob" is the KL divergence of the steps, "flow_grpo" multiplies it by the length of the step (in
-            Flow-GRPO's code, the variance lacks this factor), "prediction" is the mean squared distance of the outputs.
+        kl_space: "log_prob" is the KL divergence of the steps, "flow_grpo" that of Flow-GRPO's code, whose variance
+            lacks the length of the step if the sampler integrates an SDE, "prediction" the mean squared distance of the
+            outputs.
     """
 
     clip_range: float = 1e-2
@@ -58,7 +59,7 @@ class PPO:
         transition, old = batch.replay(policy), batch.old_log_probs
         log_prob = gaussian.step_log_prob(transition, batch.next_latents)
         surrogate = loss.clipped_surrogate(log_prob, old, batch.step_advantages, self.clip_range)
-        divergence = None if anchor is None else self._divergence(transition, anchor, batch)
+        divergence = None if anchor is None else self._divergence(transition, anchor)
         total = surrogate if divergence is None else surrogate + self.kl_weight * divergence
         with torch.no_grad():
             means = {
@@ -92,9 +93,9 @@ class PPO:
     def _anchor(self, transition: Transition) -> Tensor:
         return transition.output if self.kl_space == "prediction" else transition.mean
 
-    def _divergence(self, transition: Transition, anchor: Tensor, batch: StepBatch) -> Tensor:
+    def _divergence(self, transition: Transition, anchor: Tensor) -> Tensor:
         """(n,), of each pair from the reference."""
         if self.kl_space == "prediction":
             return loss.prediction_kl(transition.output, anchor)
-        divergence = gaussian.kl(transition.mean, anchor, transition.std)
-        return divergence * batch.step_sizes if self.kl_space == "flow_grpo" else divergence
+        std = transition.diffusion if self.kl_space == "flow_grpo" else transition.std
+        return gaussian.kl(transition.mean, anchor, std)

@@ -73,16 +73,19 @@ class FlowStep:
             self.sample + change * self.velocity, (0 * change).to(self.sample.device), self.x0, self.velocity
         )
 
-    def mix(self, coefficient: Tensor, std: Tensor, density_std: Tensor | None = None) -> Transition:
+    def mix(
+        self, coefficient: Tensor, std: Tensor, density_std: Tensor | None = None, diffusion: Tensor | None = None
+    ) -> Transition:
         """mean = (1 - s') x0 + coefficient x1, with fresh noise of standard deviation `std`.
 
         Args:
-            density_std: see `Transition`.
+            density_std, diffusion: see `Transition`.
         """
         x0 = self.x0
         mean = (1 - self.sigma_next) * x0 + coefficient * self.x1
-        density = std if density_std is None else density_std
-        return Transition(mean, std.to(mean.device), x0, self.velocity, density.to(mean.device))
+        stds = (std, std if density_std is None else density_std, std if diffusion is None else diffusion)
+        std, density, rate = (value.to(mean.device) for value in stds)
+        return Transition(mean, std, x0, self.velocity, density, rate)
 
     def diffuse(self, diffusion: Tensor) -> Transition:
         """One Euler-Maruyama step of the SDE with the marginals of the flow and diffusion coefficient k = `diffusion`.
@@ -94,7 +97,7 @@ class FlowStep:
         """
         length = self.sigma - self.sigma_next
         coefficient = self.sigma_next - diffusion**2 * length / (2 * self.sigma)
-        return self.mix(coefficient, diffusion * length.sqrt())
+        return self.mix(coefficient, diffusion * length.sqrt(), diffusion=diffusion)
 
 
 def flow_step(

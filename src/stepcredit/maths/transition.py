@@ -20,6 +20,8 @@ class Transition:
         output: (B, *L), the guided model output that `mean` and `x0` were computed from, in their precision.
         density_std: standard deviation of the density that is trained on, shaped like `std`. The default is `std`.
             It is 0 where `std` is 0.
+        diffusion: of a sampler that integrates an SDE, the coefficient k in std = k sqrt(length of the step), shaped
+            like `std`. The default is `std`.
     """
 
     mean: Tensor
@@ -27,12 +29,15 @@ class Transition:
     x0: Tensor
     output: Tensor
     density_std: Tensor = None  # type: ignore[assignment]  # set by __post_init__
+    diffusion: Tensor = None  # type: ignore[assignment]  # set by __post_init__
 
     def __post_init__(self) -> None:
-        if self.density_std is None:
-            object.__setattr__(self, "density_std", self.std)
+        for name in ("density_std", "diffusion"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.std)
 
     def head(self, count: int) -> Transition:
         """The transition of the first `count` trajectories, 1 <= count <= B."""
-        std, density = (value if value.ndim == 0 else value[:count] for value in (self.std, self.density_std))
-        return Transition(self.mean[:count], std, self.x0[:count], self.output[:count], density)
+        stds = (self.std, self.density_std, self.diffusion)
+        std, density, diffusion = (value if value.ndim == 0 else value[:count] for value in stds)
+        return Transition(self.mean[:count], std, self.x0[:count], self.output[:count], density, diffusion)

@@ -154,4 +154,11 @@ def _transition(
 
 
 def _fields(transition: Transition) -> tuple[Tensor, ...]:
-    return transition.mean, transition.std, transition.x0, transition.output, transition.density_std
+    return (
+        transition.mean,
+        transition.std,
+        transition.x0,
+        transition.output,
+        transition.density_std,
+        transition.diffusion,
+    )
