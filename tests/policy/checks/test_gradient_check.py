@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from tests.families import FAMILIES, hidream
 from tests.families.proof import configuration, moved
 from tests.tiny import PROMPTS, SEEDS, perturb, tiny_policy
-from torch import nn
+from torch import Tensor, nn
 
 from stepcredit.errors import InputError
+from stepcredit.policy.checks import gradient_check
 from stepcredit.policy.checks.gradient_check import require_derivative
 from stepcredit.policy.checks.replay_check import replay_check
 from stepcredit.policy.loading import make_policy
@@ -66,6 +68,21 @@ def test_the_experts_of_hidream_are_refused(dtype: str) -> None:
     trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
     with pytest.raises(InputError, match="HiDreamImageFeedForwardSwiGLU computes without gradients"):
         replay_check(policy, trajectory)
+
+
+def test_an_output_that_is_too_rough_to_check_is_not_called_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random numbers in every forward without gradients, of which no two finite differences agree."""
+    policy, sign = tiny_policy(), itertools.cycle((1, -1, -1, 1))
+    trajectory = policy.rollout(PROMPTS, SEEDS).trajectory
+    assert "gradient not checked" not in str(replay_check(policy, trajectory))
+    own = gradient_check._value
+
+    def rough(*arguments: Any) -> Tensor:
+        value = own(*arguments)
+        return value if value.requires_grad else value * (1 + 0.5 * next(sign))
+
+    monkeypatch.setattr(gradient_check, "_value", rough)
+    assert "gradient not checked" in str(replay_check(policy, trajectory))
 
 
 def test_weights_that_change_nothing_are_refused() -> None:

@@ -148,6 +148,15 @@ def test_an_equal_text_per_image_is_passed_for_all_prompts() -> None:
     assert seen == [["no"] * 3, ["no"] * 4]
 
 
+def test_a_negative_prompt_may_equal_the_prompts_of_a_batch() -> None:
+    def encode(prompt: list[str], negative_prompt: list[str]) -> Tensor:
+        return rows_of(negative_prompt)
+
+    encodings = PromptCache(TEXTS, EncodingStore())
+    encodings.encoder(encode, ["a", "a"])(["a", "a"], negative_prompt=["a", "a"])
+    assert torch.equal(encodings.batch(["bb", "ccc"])[0], rows_of(["a", "a"]))
+
+
 def test_a_list_without_texts_is_passed_unchanged() -> None:
     """As the layers of the text encoder that FLUX.2 reads, which may be as many as the images."""
     seen = []

@@ -23,8 +23,8 @@ _CHANGES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Relative changes of f, until two successive ones agree. Curvature disturbs large ones, rounding small ones."""
 
 
-def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> None:
-    """Refuse a policy whose `derivative_ratio` is not 1.
+def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> float:
+    """The `derivative_ratio` of a policy, which is refused unless that is 1 or NaN.
 
     If a module runs without gradients, as the experts of HiDream do, a tenth of the tolerance for float32 is allowed:
     the part that is missing may be small along one direction and not along others.
@@ -35,11 +35,11 @@ def require_derivative(policy: Policy, trajectory: Trajectory, step: int) -> Non
     """
     ratio = derivative_ratio(policy, trajectory, step)
     if abs(ratio - 1) <= _BLIND_TOLERANCE:
-        return
+        return ratio
     blind = _module_without_gradients(policy, trajectory, step)
     tolerance = _tolerance(trajectory) if blind is None else _BLIND_TOLERANCE
     if abs(ratio - 1) <= tolerance or (math.isnan(ratio) and blind is None):
-        return
+        return ratio
     raise InputError(
         "the gradient is not the derivative of what this pipeline samples: along one direction of the trained weights "
         f"the output changes {ratio:.2f} times as much as the gradient says (allowed 1 +- {tolerance:g}). "

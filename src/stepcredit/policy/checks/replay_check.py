@@ -39,6 +39,7 @@ class ReplayCheck:
         samples: images of the trajectory.
         mode: how the policy replays.
         shares: (T,), see `Schedule.gradient_shares`.
+        undecided: whether finite differences were too rough to compare the gradient with.
     """
 
     max_deviation: float
@@ -47,6 +48,7 @@ class ReplayCheck:
     samples: int
     mode: str
     shares: tuple[float, ...]
+    undecided: bool = False
 
     @property
     def warnings(self) -> list[str]:
@@ -64,9 +66,12 @@ class ReplayCheck:
         exact = "exact" if self.max_deviation == 0 else f"within {self.max_deviation:.1e}"
         text = f"{len(self.trained)} steps of {self.samples} images replay {exact} ({self.mode})"
         skipped = [str(step + 1) for step in range(self.steps) if step not in self.trained]
-        if not skipped:
-            return text
-        return f"{text}; not trained: step {', '.join(skipped)} of {self.steps}"
+        if skipped:
+            text += f"; not trained: step {', '.join(skipped)} of {self.steps}"
+        if self.undecided:
+            text += "; gradient not checked: finite differences of the model output do not agree, because it is too "
+            text += "coarse or random"
+        return text
 
 
 def replay_check(
@@ -113,10 +118,11 @@ def replay_check(
     _require_gradient(policy, trajectory, steps[0])
     reshuffled = reshuffled_deviation(policy, trajectory, steps[0])
     _require_in_other_batch(reshuffled, trajectory, f"{len(trajectory) - 1} images replayed in another order")
-    if gradient:
-        require_derivative(policy, trajectory, steps[len(steps) // 2])
+    ratio = require_derivative(policy, trajectory, steps[len(steps) // 2]) if gradient else 1.0
     shares = trajectory.schedule.gradient_shares(trajectory.trainable.cpu())
-    return ReplayCheck(largest, tuple(steps), trajectory.steps, len(trajectory), mode, tuple(shares.tolist()))
+    return ReplayCheck(
+        largest, tuple(steps), trajectory.steps, len(trajectory), mode, tuple(shares.tolist()), math.isnan(ratio)
+    )
 
 
 @dataclass(frozen=True)

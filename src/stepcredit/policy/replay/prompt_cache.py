@@ -142,7 +142,7 @@ def _is_text_per_image(value: Any, count: int) -> bool:
 
 def _texts_for(name: str, value: list[Any], batch: Sequence[str], prompts: Sequence[str]) -> list[Any]:
     """A list argument that was given for `batch`, for all `prompts`."""
-    if value == list(batch):
+    if value == list(batch) and not name.startswith("negative"):
         return list(prompts)
     if all(entry == value[0] for entry in value):
         return [value[0]] * len(prompts)
