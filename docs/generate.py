@@ -47,6 +47,8 @@ it on its first lines, and `config.yaml` of the run holds it. Any key that you s
 - The clip range is 1e-4 for all families.
 - The family is found by the class of the pipeline. A class that is not in the table belongs to `generic`. From Python,
   a pipeline object has the defaults of its class.
+- A pipeline of `generic` is sampled with the guidance that its `__call__` has by default. The table has the guidance of
+  classes without one.
 - *Size* is the height and width of the images in pixels, unless `sample.call` sets one of them. *own* is the default of
   the pipeline.
 - *dtype* is for GPUs. On a CPU, it is float32. With `adapter=full`, it is bfloat16 instead of float16.

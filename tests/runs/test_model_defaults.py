@@ -142,6 +142,13 @@ def test_distilled_models_take_few_steps(
     assert (config.sample.steps, config.sample.guidance) == (steps, guidance)
 
 
+@pytest.mark.parametrize(
+    ("kind", "guidance"), [("AuraFlowPipeline", 3.5), ("Kandinsky3Pipeline", 3.0), ("SomebodysPipeline", 4.5)]
+)
+def test_other_pipelines_of_diffusers_have_their_own_guidance(kind: str, guidance: float) -> None:
+    assert loaded(model(kind)).sample.guidance == guidance
+
+
 def test_a_pipeline_object_has_the_defaults_of_its_class(tmp_path: Path) -> None:
     class Mine(StableDiffusionPipeline):  # type: ignore[misc]
         pass

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepcredit.config import BUNDLED_MODELS, TrainConfig
-from stepcredit.families import Defaults, find_family
+from stepcredit.families import GENERIC, Defaults, Family, find_family
 from stepcredit.runs.model_index import read_model_index
 from stepcredit.utils.python_objects import PREFIX, is_python_object
 
@@ -95,13 +96,33 @@ def _read(path: str) -> LoadedModel:
 
 
 def _defaults(model: LoadedModel) -> Defaults:
-    """The defaults of a model's family, with the model's own number of steps if it has one (`sample_sigmas`)."""
+    """The defaults of a model's family, with the model's own steps (`sample_sigmas`) or guidance where it has some."""
     name = re.split(r"[/\\]", model.name.rstrip("/\\"))[-1]
     distilled = model.index.get("is_distilled") is True or DISTILLED_NAME.search(name) is not None
-    defaults = find_family(model.classes).defaults_of(distilled)
+    family = find_family(model.classes)
+    defaults = family.defaults_of(distilled)
+    guidance = _own_guidance(model.classes, family) if family is GENERIC else None
+    if guidance is not None:
+        defaults = replace(defaults, guidance=guidance)
     sigmas = model.index.get("sample_sigmas")
     steps = len(sigmas) if isinstance(sigmas, list | tuple) else 0
     return replace(defaults, steps=steps, evaluation_steps=steps) if steps else defaults
+
+
+def _own_guidance(classes: Sequence[str], family: Family) -> float | None:
+    """The guidance that a pipeline of diffusers has by default; None for another class, or without a default."""
+    names = [name for name in classes if name.endswith("Pipeline")]
+    if not names:
+        return None
+    import diffusers  # takes seconds, but so does training
+
+    try:
+        kind = next((found for name in names if (found := getattr(diffusers, name, None)) is not None), object)
+    except (ImportError, RuntimeError):  # a dependency is missing; loading the pipeline will say which
+        return None
+    parameter = inspect.signature(kind.__call__).parameters.get(family.guidance)
+    default = parameter.default if parameter is not None else None
+    return float(default) if isinstance(default, int | float) else None
 
 
 def _values(defaults: Defaults, config: TrainConfig, given: set[str]) -> Iterator[tuple[str, Any]]:
