@@ -263,6 +263,16 @@ def test_the_scales_of_steps_leave_clipping_out() -> None:
     assert torch.equal(clipped.schedule([1.0] * 5).native_scales, plain.schedule([1.0] * 5).native_scales)
 
 
+@pytest.mark.parametrize("name", [*FLOWS, *FLOW_SOLVERS])
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_the_noise_of_flow_sde_is_bounded_on_every_schedule(name: str, steps: int) -> None:
+    """Solvers with flow sigmas begin just below 1, where sqrt(s / (1 - s)) is 30 to 1000."""
+    ours = recording(stock(name, **(FLOW | {"flow_shift": 3.0} if name in FLOW_SOLVERS else {"shift": 3.0})), steps)
+    schedule = ours.schedule([0.7] * steps)
+    assert float(schedule.stds.max()) < 0.9
+    assert float(schedule.stds[0]) == pytest.approx(0.7, abs=0.02)
+
+
 def test_a_flow_scheduler_may_have_any_name() -> None:
     class Mine(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         pass
