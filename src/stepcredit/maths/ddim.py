@@ -22,6 +22,7 @@ def transition(
     eta: float,
     prediction_type: PredictionType = "epsilon",
     clip: Clip | None = None,
+    keep_noise: bool = True,
 ) -> Transition:
     """One DDIM step from noise level `alpha_t` to the cleaner `alpha_prev`.
 
@@ -29,7 +30,7 @@ def transition(
         mean = sqrt(a') x0 + sqrt(1 - a' - std^2) eps
 
     with a = alpha_t, a' = alpha_prev. Source: DDIM (arXiv 2010.02502), equations 12 and 16. The order of operations is
-    that of diffusers' `DDIMScheduler.step`, which clips x0 and leaves eps. So in float32 on the CPU the two agree bit
+    that of diffusers' `DDIMScheduler.step`. So in float32 on the CPU the two agree bit
     for bit, given alpha_* as the scheduler holds them (0-d tensors, left on their own device). Half-precision input is
     computed, and returned, in float32, where diffusers would stay in half precision.
 
@@ -41,6 +42,8 @@ def transition(
         eta: 0 is deterministic DDIM, 1 has the variance of DDPM.
         prediction_type: what `model_output` is.
         clip: applied to x0; the mean is then no longer linear in the model output.
+        keep_noise: whether clipping leaves eps, as DDIM does. Otherwise eps is (x - sqrt(a) x0) / sqrt(1 - a) with the
+            clipped x0, as in DDPM and in solvers that predict data.
 
     Returns:
         A Transition; `std` is 0-d if both alphas are scalars, else (B, 1, ...).
@@ -61,6 +64,7 @@ def transition(
     x0, noise = _predict(output, x, a_t, prediction_type)
     if clip is not None:
         x0 = clip(x0)
+        noise = noise if keep_noise else (x - a_t.sqrt() * x0) / (1 - a_t).sqrt()
     std = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)).clamp_min(0).sqrt()
     mean = a_prev.sqrt() * x0 + (1 - a_prev - std**2).clamp_min(0).sqrt() * noise
     return Transition(mean=mean, std=std.to(x.device), x0=x0, output=output)

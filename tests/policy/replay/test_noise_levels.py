@@ -215,6 +215,10 @@ FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
         ("TCDScheduler", {"set_alpha_to_one": False, "prediction_type": "v_prediction"}, {"eta": 0.0}),
         ("DPMSolverMultistepScheduler", {**ORDER_1, "final_sigmas_type": "sigma_min", "use_lu_lambdas": True}, {}),
         ("DPMSolverMultistepScheduler", {**ORDER_1, "use_beta_sigmas": True, "euler_at_final": True}, {}),
+        ("DPMSolverMultistepScheduler", {**ORDER_1, "thresholding": True, "sample_max_value": 1.5}, {}),
+        ("TCDScheduler", {"clip_sample": True, "thresholding": True}, {"eta": 0.0}),
+        ("CogVideoXDDIMScheduler", {"clip_sample": True}, {}),
+        ("DDIMParallelScheduler", {"clip_sample": True}, {}),
         ("DEISMultistepScheduler", {**ORDER_1, "use_exponential_sigmas": True}, {}),
         ("UniPCMultistepScheduler", {**ORDER_1, "disable_corrector": [*range(9)], "rescale_betas_zero_snr": True}, {}),
         ("UniPCMultistepScheduler", {**ORDER_1, **FLOW, "disable_corrector": [*range(9)], "shift_terminal": 0.1}, {}),
@@ -394,3 +398,14 @@ def test_there_are_as_many_steps_as_asked_for(name: str, steps: int) -> None:
     options = {} if name in FLOWS else BETAS
     ours = recording(stock(name, **options, **({"skip_prk_steps": True} if name == "PNDMScheduler" else {})), steps)
     assert (len(ours.timesteps), len(ours.current.values)) == (steps, steps + 1)
+
+
+def test_clipped_ddpm_steps_are_those_of_the_stock_scheduler() -> None:
+    """DDPM clips by default, and takes its mean from the clipped image and the latent."""
+    reference, ours = stock("DDPMScheduler", **BETAS), recording(stock("DDPMScheduler", **BETAS), 8)
+    reference.set_timesteps(8)
+    x, timestep = start(), reference.timesteps[3]
+    first, again = (torch.Generator().manual_seed(0) for _ in range(2))
+    found = ours.transition(output_of(x, timestep), [3, 3], x, 1.0)
+    expected = reference.step(output_of(x, timestep), timestep, x, generator=again).prev_sample
+    close(found.mean + found.std * torch.randn(x.shape, generator=first), expected)

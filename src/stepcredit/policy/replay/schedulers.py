@@ -20,6 +20,13 @@ from functools import cache
 from typing import Any, get_args
 
 import torch
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    TCDScheduler,
+)
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
@@ -185,11 +192,20 @@ def _diffusion_steps(stock: Any) -> DiffusionSteps:
         known = ", ".join(get_args(ddim.PredictionType))
         remedy = "; set use_flow_sigmas too" if prediction == FLOW_PREDICTION else ""
         raise InputError(f"the prediction type of {kind} is '{prediction}', expected one of: {known}{remedy}")
-    return DiffusionSteps(prediction, _clip(stock))
+    return DiffusionSteps(prediction, _clip(stock), keep_noise=isinstance(stock, _KEEP_NOISE))
+
+
+_KEEP_NOISE = (DDIMScheduler, DDIMParallelScheduler)
+"""They clip the predicted clean latents only. The others derive the noise from what was clipped."""
+
+_NEVER_CLIP = (CogVideoXDDIMScheduler, CogVideoXDPMScheduler, TCDScheduler)
+"""Their steps do not read their options `clip_sample` and `thresholding`."""
 
 
 def _clip(stock: Any) -> ddim.Clip | None:
     """What a scheduler does to predicted clean latents."""
+    if isinstance(stock, _NEVER_CLIP):
+        return None
     if stock.config.get("thresholding"):
         threshold: ddim.Clip = stock._threshold_sample
         return threshold

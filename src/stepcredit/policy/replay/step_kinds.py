@@ -65,10 +65,12 @@ class DiffusionSteps:
     Attributes:
         prediction: what the model predicts.
         clip: what the stock scheduler does to the predicted clean latents; None for nothing.
+        keep_noise: whether it leaves the predicted noise as it is then.
     """
 
     prediction: ddim.PredictionType
     clip: ddim.Clip | None = None
+    keep_noise: bool = True
     leaves_out_last_step: ClassVar[bool] = False
 
     @property
@@ -98,8 +100,9 @@ class DiffusionSteps:
     def transition(
         self, model_output: Tensor, sample: Tensor, values: Tensor, steps: Tensor, noise: float
     ) -> Transition:
+        now, after = values[steps], values[steps + 1]
         return ddim.transition(
-            model_output, sample, values[steps], values[steps + 1], noise, self.prediction, self.clip
+            model_output, sample, now, after, noise, self.prediction, self.clip, keep_noise=self.keep_noise
         )
 
     def alphas_and_sigmas(self, values: Tensor) -> tuple[Tensor, Tensor]:
