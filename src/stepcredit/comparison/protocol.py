@@ -21,6 +21,7 @@ from stepcredit.prompts import load_prompts
 from stepcredit.rewards import REWARDS
 from stepcredit.rewards.core.definition import require_reward_options
 from stepcredit.runs import recipes
+from stepcredit.runs.changes import apply_changes
 from stepcredit.training.learnable import require_advantages
 
 SHAPES_MODELS = ("embedded", "embedded-flow")
@@ -188,11 +189,10 @@ def add_watched(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
 
 def _base(file: ComparisonFile) -> TrainConfig:
     recipe = recipes.load(file.recipe, model_defaults=False)
-    complete = recipe.model_dump(mode="json")
-    tree = {section: {} for section in complete} | recipe.model_dump(mode="json", exclude_unset=True)
+    tree = recipe.model_dump(mode="json", exclude_unset=True)
     overrides = _flat(file.overrides)
     _refuse(overrides, "overrides", {"run.seed": "tuning_seeds and fresh_seeds"})
-    _apply(tree, overrides, complete)
+    _apply(tree, overrides)
     return recipes.validate(tree, f"overrides of {file.recipe}", model_defaults=True)
 
 
@@ -229,23 +229,8 @@ def _flat(overrides: Overrides) -> Overrides:
     return flat
 
 
-def _apply(tree: dict[str, Any], overrides: Overrides, complete: Mapping[str, Any] | None = None) -> None:
-    """Apply overrides to a configuration. A new rule or reward does not inherit the options of the old one.
-
-    Args:
-        complete: the configuration with the default values that `tree` leaves out; None if it leaves none out.
-    """
-    before = tree if complete is None else complete
-    for key, dependent in (("credit.name", ("options",)), ("reward.name", ("options", "components"))):
-        section, _, name = key.partition(".")
-        if key in overrides and overrides[key] != before[section][name]:
-            tree[section] |= {part: [] if part == "components" else {} for part in dependent}
-    if "prompts.source" in overrides:
-        recipes.forget_default_order(tree)
-    if "reward.components" in overrides:
-        tree["reward"] |= {"name": MIXTURE, "options": {}}
-    for key, value in overrides.items():
-        recipes.put(tree, key, copy.deepcopy(value))
+def _apply(tree: dict[str, Any], overrides: Overrides) -> None:
+    apply_changes(tree, copy.deepcopy(overrides))
 
 
 def _label(reward: RewardSection) -> str:

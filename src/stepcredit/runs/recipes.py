@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from stepcredit.config import ComponentSection, TrainConfig, default_order
+from stepcredit.config import ComponentSection, TrainConfig
 from stepcredit.errors import InputError, shortened, unknown
+from stepcredit.runs.changes import apply_changes, put
 from stepcredit.runs.foreign_names import foreign_hint
 from stepcredit.runs.model_defaults import LoadedModel, missing_defaults
 from stepcredit.utils.paths import expanded
@@ -52,7 +53,7 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = (), *, model_defa
 
     Args:
         recipe: path or packaged name. None starts from the defaults.
-        overrides: `section.key=value` each, with a YAML value.
+        overrides: `section.key=value` each, with a YAML value. They are applied as by `apply_changes`.
         model_defaults: as in `validate`.
 
     Raises:
@@ -63,21 +64,9 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = (), *, model_defa
     tree = {} if recipe is None else read_tree(find(str(recipe)))
     if is_comparison(tree):
         raise InputError(f"{recipe} is a comparison, not a recipe: run it with `stepcredit compare {recipe}`")
-    changes = [parsed(override) for override in overrides]
-    if any(key == "prompts.source" for key, _ in changes):
-        forget_default_order(tree)
-    for key, value in changes:
-        put(tree, key, value)
-    return validate(tree, where, {key for key, _ in changes}, model_defaults=model_defaults)
-
-
-def forget_default_order(tree: dict[str, Any]) -> None:
-    """Remove `prompts.order` if it is the default for `prompts.source`, before another source replaces that one."""
-    section = tree.get("prompts")
-    if isinstance(section, dict):
-        source = section.get("source", TrainConfig().prompts.source)
-        if section.get("order") == default_order(source):
-            del section["order"]
+    changes = dict(parsed(override) for override in overrides)
+    apply_changes(tree, changes)
+    return validate(tree, where, set(changes), model_defaults=model_defaults)
 
 
 def is_comparison(tree: Mapping[str, Any]) -> bool:
@@ -91,17 +80,6 @@ def parsed(override: str) -> tuple[str, Any]:
     if not equals or not all(key.strip().split(".")):
         raise InputError(f"'{shortened(override)}' is not an override: write section.key=value")
     return key.strip(), parse(text, f"cannot read the value of '{shortened(override)}'")
-
-
-def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set `section.key` in a mapping of sections. InputError if `section` is not a mapping."""
-    *path, last = key.split(".")
-    node = tree
-    for part in path:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise InputError(f"cannot set '{key}': '{part}' is a value, not a section")
-    node[last] = value
 
 
 def read_tree(path: Path) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stepcredit.config import MIXTURE, TrainConfig
+from stepcredit.config import TrainConfig
 from stepcredit.credit import as_credit
 from stepcredit.errors import InputError, shortened, unknown
 from stepcredit.prompts import as_prompts, load_prompts
 from stepcredit.rewards import CheckedReward, as_reward
 from stepcredit.runs import recipes
+from stepcredit.runs.changes import apply_changes
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.foreign_names import foreign_hint
 from stepcredit.runs.model_defaults import LoadedModel
@@ -30,13 +31,6 @@ SECTIONS = ("sample", "train", "run")
 
 KEYS = {"algorithm": ("train", "algorithm"), "seed": ("run", "seed"), "plugins": ("run", "plugins")}
 """Arguments that are a single key."""
-
-_DEPENDENT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "reward": ("name", {"options": {}, "components": []}),
-    "credit": ("name", {"options": {}}),
-    "train": ("algorithm", {"options": {}}),
-}
-"""By section: the key that names a part, and keys of that part with the values that they get if another is named."""
 
 _OTHERS = ("output_dir", "config", "start_from", "callbacks", "progress")
 """Arguments that set no keys."""
@@ -155,17 +149,10 @@ def _plugins(value: Any) -> list[str]:
 
 
 def _merge(base: TrainConfig, keys: Tree, loaded: LoadedModel | None) -> TrainConfig:
-    complete = base.model_dump(mode="json")
-    tree = {section: {} for section in complete} | base.model_dump(mode="json", exclude_unset=True)
-    for section, changes in keys.items():
-        name, defaults = _DEPENDENT.get(section, ("", {}))
-        if name in changes and changes[name] != complete[section][name]:
-            tree[section] |= defaults
-        if section == "prompts" and changes.get("source", complete[section]["source"]) != complete[section]["source"]:
-            recipes.forget_default_order(tree)
-        if section == "reward" and changes.get("components"):
-            tree[section] |= {"name": MIXTURE, "options": {}}
-        tree[section] |= changes
+    tree = base.model_dump(mode="json", exclude_unset=True)
+    apply_changes(
+        tree, {f"{section}.{key}": value for section, changes in keys.items() for key, value in changes.items()}
+    )
     return recipes.validate(tree, _WHERE, model_defaults=True, loaded=loaded)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, some_of
+from stepcredit.runs.changes import is_moved
 from stepcredit.runs.directory import RunDirectory
 
 MAY_CHANGE = (
@@ -98,15 +99,9 @@ def require_same_run(directory: RunDirectory, config: TrainConfig, *, allow_chan
 def _is_allowed(key: str, before: Any, after: Any, remote_options: bool) -> bool:
     """Whether a change of `key` leaves the results as they are, up to rounding."""
     if _NAMES.fullmatch(key):
-        return _is_moved(before, after)
+        return is_moved(before, after)
     names = (*MAY_CHANGE, "reward.options") if remote_options else MAY_CHANGE
     return bool(_PLACES_OF_REWARDS.fullmatch(key)) or any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-def _is_moved(before: Any, after: Any) -> bool:
-    """Whether two names are those of one function whose file or module has moved."""
-    (place, _, name), (other_place, _, other) = (str(each).rpartition(":") for each in (before, after))
-    return name == other and all(each and not each.startswith("python") for each in (place, other_place))
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
