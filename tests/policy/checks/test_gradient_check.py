@@ -58,6 +58,14 @@ def test_a_part_without_gradients_is_refused(adapter: str, share: float) -> None
     assert replay_check(policy, trajectory, gradient=False).max_deviation == 0
 
 
+@pytest.mark.parametrize(("name", "seed"), [("sd3", 0), ("sd3", 1), ("flux", 0), ("z_image", 0), ("sana", 1)])
+def test_rounding_in_half_precision_is_not_taken_for_a_wrong_gradient(name: str, seed: int) -> None:
+    """A new LoRA changes these outputs by less than they are rounded, so that finite differences are 0 or noise."""
+    pipeline = FAMILIES[name].build(seed).to(dtype=torch.bfloat16)
+    policy = make_policy(pipeline, configuration(name, model={"dtype": "bfloat16"}))
+    require_derivative(policy, policy.rollout(PROMPTS[:2], SEEDS[:2], Plan(3, range(3))).trajectory, 1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_experts_of_hidream_are_refused(dtype: str) -> None:
     """They run under no_grad in eval mode. In half precision, their share of the gradient is within its tolerance."""
