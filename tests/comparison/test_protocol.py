@@ -285,7 +285,10 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         ({"arms": {"uniform": {"reward.name": "warmth"}, "b": {}}}, "reward.name does not belong in arm 'uniform'"),
         ({"arms": {"uniform": {"credit.windw": 1}, "b": {}}}, "unknown key 'credit.windw' in arm 'uniform' on"),
         ({"rewards": {"a": {"train.epochs": 3}}}, "reward 'a' overrides train.epochs: only keys of the reward section"),
-        ({"criterion": {"last_epochs": 5}}, "the criterion is the mean of the last 5 epochs, but arm 'uniform' has 4"),
+        (
+            {"criterion": {"last_epochs": 5}},
+            "the criterion is the mean of the last 5 epochs, but train.epochs of arm 'uniform' is 4",
+        ),
     ],
     ids=str,
 )

@@ -249,6 +249,12 @@ def test_a_reference_that_did_not_improve_has_a_caveat() -> None:
     assert "on seed 11 the reference" in caveats(complete(results(arms)))
 
 
+def test_a_reference_with_one_epoch_has_a_caveat_instead_of_equal_speed_ups() -> None:
+    arms = {"uniform": {11: curve([2])}, "other": {11: curve([2])}}
+    found = caveats(complete(results(arms)))
+    assert "raise train.epochs" in found and "speed-ups mean little" not in found
+
+
 # Reading runs
 
 

@@ -124,6 +124,8 @@ def test_seen_prompts_are_those_of_the_epochs(epochs: int, order: PromptOrder) -
     ("total", "changes", "numbers"),
     [
         (40, {}, ["all of the 40", "8 per epoch", "2 times", "10 epochs"]),
+        (3, {"epochs": 1000}, ["2,667 times"]),
+        (40, {"epochs": 5}, ["once in 5 epochs"]),
         (300_000, {}, ["80 of the 300000", "sample.prompts_per_epoch"]),
         (40, {"count": None}, ["all of the 40", "every epoch"]),
         (40, {"order": "fixed"}, ["first 8 of the 40", "prompts.order=shuffled"]),

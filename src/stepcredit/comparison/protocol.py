@@ -252,8 +252,8 @@ def _require_sound(protocol: Protocol) -> None:
             _require_parts(reward, arm, config)
             if config.train.epochs < protocol.last_epochs:
                 raise InputError(
-                    f"the criterion is the mean of the last {protocol.last_epochs} epochs, but arm '{arm}' has "
-                    f"{config.train.epochs}: lower criterion.last_epochs (--last-epochs)"
+                    f"the criterion is the mean of the last {protocol.last_epochs} epochs, but train.epochs of arm "
+                    f"'{arm}' is {config.train.epochs}: raise it, or lower criterion.last_epochs (--last-epochs)"
                 )
     _require_different_arms(protocol)
 

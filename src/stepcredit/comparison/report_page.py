@@ -8,7 +8,7 @@ from typing import Any
 
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.records import Samples, fresh_runs, rows_by_arm, sample_grids
-from stepcredit.comparison.tables import Table, caveats, notes, tables, title
+from stepcredit.comparison.tables import Table, caveats, last_epochs, notes, tables, title
 from stepcredit.report.axes import LARGE
 from stepcredit.report.charts import Line, Point, legend, line_chart
 from stepcredit.report.markup import bullets, facts, figure, gallery, note, origin, section, subsection, table
@@ -61,7 +61,7 @@ def _summary(results: Results) -> dict[str, str]:
         f"{sample['steps']} steps",
         "Training": f"{train['epochs']} epochs × {train['updates_per_epoch'] * train['inner_epochs']} updates",
         "Arms": ", ".join(_arm(name, overrides) for name, overrides in protocol["arms"].items()),
-        "Criterion": f"mean reward of the last {results['last_epochs']} epochs",
+        "Criterion": f"mean reward of the last {last_epochs(results)}",
         "Seeds": f"{fresh} for the comparison; {tuning} for tuning",
         "Watched": _listed(protocol["watch"]),
     }

@@ -43,9 +43,15 @@ def reward_sections(results: Mapping[str, Any]) -> list[str]:
 def title(results: Mapping[str, Any], reward: str, result: Mapping[str, Any]) -> str:
     seeds = max(len(arm["by_seed"]) for arm in result["arms"].values())
     return (
-        f"{reward}: {seeds} fresh seed{'s' if seeds > 1 else ''}, mean reward of the last {results['last_epochs']} "
-        f"epochs, reference {results['reference']}"
+        f"{reward}: {seeds} fresh seed{'s' if seeds > 1 else ''}, mean reward of the last {last_epochs(results)}, "
+        f"reference {results['reference']}"
     )
+
+
+def last_epochs(results: Mapping[str, Any]) -> str:
+    """The epochs of the criterion in words: `epoch` or `3 epochs`."""
+    count = results["last_epochs"]
+    return "epoch" if count == 1 else f"{count} epochs"
 
 
 def tables(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[Table]:
@@ -214,6 +220,10 @@ def _other_overrides(name: str, reference: str, arms: Mapping[str, Any]) -> list
 def _flat_reference(reference: Mapping[str, Any]) -> list[str]:
     """A caveat if the reference ends no higher than its first epoch, which every arm reaches at once."""
     rows = reference["by_seed"]
+    if rows and all(len(row["queries"]) == 1 for row in rows):
+        return [
+            "the reference trained for one epoch, whose images are those of the untrained model: raise train.epochs"
+        ]
     seeds = [str(row["seed"]) for row in rows if row["queries_to_reference"] == row["queries"][0]]
     if not seeds:
         return []

@@ -84,7 +84,12 @@ def describe_draw(total: int, *, count: int | None, order: PromptOrder, epochs: 
         return (
             f"prompts: {used} of {of_source} {pace}; more epochs or a higher sample.prompts_per_epoch use more of them"
         )
-    return f"prompts: all of {of_source} {pace}, {count * epochs / total:.3g} times over in {epochs} epochs"
+    return f"prompts: all of {of_source} {pace}, {_times(count * epochs / total)} in {epochs} epochs"
+
+
+def _times(ratio: float) -> str:
+    """How often each prompt is used: with one decimal below 10, and without from there on."""
+    return "once" if ratio == 1 else f"{round(ratio, 1):g} times" if ratio < 10 else f"{ratio:,.0f} times"
 
 
 def seen_prompts(
