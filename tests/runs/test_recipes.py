@@ -51,6 +51,7 @@ def test_comparison_is_valid(name: str) -> None:
 @pytest.mark.parametrize("name", PACKAGED)
 def test_recipe_names_its_source_and_result(name: str) -> None:
     text = PACKAGED[name].read_text()
+    assert text.partition("\n")[0].endswith("."), "`stepcredit list` shows the first line"
     assert "# Source: " in text and "# Recorded result: " in text
 
 

@@ -36,7 +36,7 @@ DISTILLED_NAME = re.compile(r"turbo|schnell|lightning", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What tells the family and the checkpoint of a model.
+    """What the defaults of a model are found from.
 
     Attributes:
         classes: the class of the pipeline and its base classes, nearest first.
@@ -50,7 +50,7 @@ class LoadedModel:
 
 
 def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, loaded: LoadedModel | None) -> dict[str, Any]:
-    """The values of those of KEYS that `tree` does not set, by key; empty for the bundled models.
+    """The defaults of the KEYS that `tree` does not set, by key; empty for the bundled models.
 
     - With `sample.steps` set, `sample.evaluation_steps` stays null.
     - With `model.lora_rank` set, `model.lora_alpha` keeps the family's ratio to it.

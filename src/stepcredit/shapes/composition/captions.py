@@ -19,7 +19,7 @@ GRAMMAR = (
     "OBJECT, OBJECT and OBJECT, two|three|four SHAPEs, or OBJECT [to the] left of|right of|above|over|below|under "
     f"OBJECT, where OBJECT is a [{'|'.join(COLORS)}] {'|'.join(SHAPES)}; 'a picture of' or 'there is' may come first"
 )
-"""The captions that `parse` understands. Two objects have different shapes, and both have a color or none has."""
+"""The captions that `parse` understands. Two objects have different shapes. Either both have a color or neither has."""
 
 _PHRASES: Mapping[str, tuple[str, str]] = {
     "left of": ("left of", "to the left of"),
@@ -73,8 +73,8 @@ def split_of(caption: str) -> Split:
     """The set that a caption belongs to.
 
     - `unseen_pairs`: its claim combines words that no training caption combines.
-    - `held_out`: one in six of the others. Of `position` and `color_attribution`, which have many claims, it is one
-      in six claims; of the other tasks, one in six captions of claims that training states in other words.
+    - `held_out`: one in six of the others. For `position` and `color_attribution`, which have many claims, all captions
+      of a claim are held out. For the other tasks single captions are, and training has their claims in other words.
     - `training`: all others.
 
     Raises:

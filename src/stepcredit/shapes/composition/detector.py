@@ -16,23 +16,23 @@ from stepcredit.shapes.composition.claims import SHAPES
 from stepcredit.shapes.composition.scenes import PALETTE, SIZE, coverage
 
 FOREGROUND = 0.30
-"""A pixel belongs to an object if its RGB distance from the background is larger."""
+"""A pixel belongs to an object if its RGB distance from the background is larger than this."""
 
 MIN_AREA = 9
-"""Pixels. Smaller specks are no objects."""
+"""Pixels. Smaller regions are not taken for objects."""
 
 MAX_COLOR_DISTANCE = 0.30
-"""An object has no color word if its median color is farther from all of them (RGB distance)."""
+"""An object has no color word if its median color is farther than this from all of them (RGB distance)."""
 
 MIN_PURITY = 0.75
-"""An object has no color word if a smaller share of its pixels is nearest to that color."""
+"""An object has no color word if less than this share of its pixels is nearest to that color."""
 
 MIN_OVERLAP = 0.82
-"""An object has no shape word if it overlaps less with every drawn shape of its place and area (intersection over
-union)."""
+"""An object has no shape word if it overlaps less than this (intersection over union) with every shape, drawn at its
+place and with its area."""
 
 MIN_LEAD = 0.03
-"""An object has no shape word if its overlap exceeds that of the next best shape by less."""
+"""An object has no shape word if its largest overlap exceeds the second largest by less than this."""
 
 
 @dataclass(frozen=True)

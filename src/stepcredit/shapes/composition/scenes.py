@@ -27,7 +27,7 @@ MARGIN = 1.2
 """Pixels between an object and the border, at least."""
 
 GAP = 2.0
-"""Pixels between the circles around two objects, at least."""
+"""Pixels between the circles around two objects, at least. Their radii are 1.15 times those of the objects."""
 
 CLEAR = 4.0
 """Pixels by which the distance along one axis exceeds that along the other, at least, so that a relation is clear."""
