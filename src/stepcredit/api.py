@@ -342,13 +342,14 @@ class Trainer:
             format: `lora` (or `diffusers`) for `load_lora_weights`, or the denoiser's folder with model.adapter=full;
                 `peft` for `peft.PeftModel.from_pretrained`, which `lora` is too if diffusers has no LoRA loader for the
                 pipeline; `kohya` for ComfyUI and A1111; `merged` for a whole pipeline.
-            path: a new or empty folder. By default `<output_dir>/export/<format>`.
+            path: a new or empty folder. By default `<output_dir>/export/<format>`, and
+                `<output_dir>/export/full` for format `lora` with model.adapter=full.
 
         Returns:
             The file or folder to load. Under torchrun only rank 0 writes; the other ranks get the folder.
         """
         export_format(format)  # before anything is loaded
-        folder = self._directory().path / "export" / format if path is None else as_path("path", path)
+        folder = self._directory().export_path(format) if path is None else as_path("path", path)
         self._require_unsharded()
         if not _is_rank_0():
             return folder

@@ -105,6 +105,7 @@ def test_as_json(folders: dict[str, Path]) -> None:
     assert sum(tree["check"].pop("shares")) == pytest.approx(1)
     assert tree["check"] == {
         "max_deviation": 0.0,
+        "undecided": False,
         "trained": [0, 1, 2, 3],
         "steps": 4,
         "samples": 2,

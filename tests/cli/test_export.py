@@ -97,6 +97,12 @@ def test_a_run_that_trained_every_weight(here: Path) -> None:
     assert "--format lora" in refused("export", "run", "--format", "kohya", "--out", "out")
 
 
+def test_the_default_folder_is_named_after_the_content(here: Path) -> None:
+    make_run(adapter="full")
+    stepcredit("export", "run")
+    assert (here / "run/export/full/config.json").is_file() and not (here / "run/export/lora").exists()
+
+
 def test_weights_are_exported_on_the_cpu() -> None:
     make_run(device="cuda", compile=True, gradient_checkpointing=True)
     assert stepcredit("export", "run", "--out", "lora").code == 0

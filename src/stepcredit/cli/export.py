@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stepcredit.config import TrainConfig
 from stepcredit.evaluation.source import open_source
+from stepcredit.runs.directory import RunDirectory
 from stepcredit.utils.output import require_empty, writing_to
 
 ANOTHER_OUT = "choose another --out"
@@ -18,14 +19,14 @@ def export(run: Path, form: str, out: Path | None) -> None:
 
     Args:
         form: one of FORMATS.
-        out: a new or empty folder; None is `export/<form>` in the run directory.
+        out: a new or empty folder; None is that of `RunDirectory.export_path`.
 
     Raises:
         InputError: `run` holds no checkpoint, an unknown format, or `out` cannot be written.
     """
     source = open_source(str(run), "to export", runs_only=True)
     assert source.checkpoint is not None, "open_source with runs_only returns runs"
-    out = run / "export" / form if out is None else out
+    out = RunDirectory(run).export_path(form) if out is None else out
     require_empty(out, ANOTHER_OUT)
 
     from stepcredit.policy.export.formats import export_format, loading_hint, write  # diffusers takes seconds to import

@@ -111,6 +111,11 @@ class RunDirectory:
     def lora_dir(self) -> Path:
         return self.path / "lora"
 
+    def export_path(self, form: str) -> Path:
+        """The default folder of an export: `export/FORM`, and `export/full` for all weights, which are no LoRA."""
+        full = form == "lora" and self.config.model.adapter == "full"
+        return self.path / "export" / ("full" if full else form)
+
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"

@@ -39,8 +39,8 @@ def not_found(path: str, problem: str) -> str:
     near = get_close_matches(path.lower(), BUNDLED_MODELS, n=1, cutoff=0.8)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     return (
-        f"no folder '{path}'{hint}, and {problem}; or download the model elsewhere (hf download NAME --local-dir "
-        "FOLDER) and set model.path=FOLDER"
+        f"no folder '{path}'{hint}, and {problem}; give another folder or hub id, or download the model on "
+        "another machine (hf download NAME --local-dir FOLDER) and set model.path=FOLDER"
     )
 
 

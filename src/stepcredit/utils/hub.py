@@ -56,7 +56,7 @@ def explain(error: BaseException, repository: str, file: str) -> str | None:
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, HFValidationError):
-            return "a hub id has the form owner/name"
+            return "it is not a hub id, which has the form owner/name"
         if isinstance(cause, OfflineModeIsEnabled):
             return (
                 "it is not in the cache while HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE, or download it first with "

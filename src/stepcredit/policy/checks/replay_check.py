@@ -69,8 +69,9 @@ class ReplayCheck:
         if skipped:
             text += f"; not trained: step {', '.join(skipped)} of {self.steps}"
         if self.undecided:
-            text += "; gradient not checked: finite differences of the model output do not agree, because it is too "
-            text += "coarse or random"
+            text += (
+                "; gradient not checked: rounding or random numbers hide how the model output changes with the weights"
+            )
         return text
 
 
