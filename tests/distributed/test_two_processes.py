@@ -30,7 +30,10 @@ FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credi
         # A prompt has its own statistics from epoch 2 on.
         pytest.param(["train.advantage=running", "train.min_count=4"], marks=pytest.mark.slow),
         pytest.param(["train.advantage=group"], marks=pytest.mark.slow),
-        pytest.param(["train.advantage=batch", "model.adapter=full", "train.kl_weight=0.01"], marks=pytest.mark.slow),
+        pytest.param(
+            ["train.advantage=batch", "model.adapter=full", "train.learning_rate=1e-4", "train.kl_weight=0.01"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda overrides: overrides[0],
 )
