@@ -34,7 +34,7 @@ def compare(name: str, adapter: str) -> dict[str, Any]:
     assert not is_sharded(denoiser(full)) and is_sharded(denoiser(sharded))
     trajectory, again = (each.rollout(PROMPTS, SEEDS, PLAN).trajectory for each in (full, sharded))
     replay_check(full, trajectory, batch=2)
-    check = replay_check(sharded, again, batch=2)
+    check = replay_check(sharded, again, batch=2, gradient=False)  # as the self-check of a sharded run
     # Gradients of sharded weights are summed over the processes; each process has its own LoRA.
     copies = distributed.get_world_size() if adapter == "full" else 1
     expected, found = gradient(full, trajectory), gradient(sharded, trajectory) / copies
