@@ -48,6 +48,22 @@ def byte_tokenizer(words: Sequence[str] = ()) -> Qwen2Tokenizer:
     return tokenizer
 
 
+def qwen_text_config(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+    """The language model of a small Qwen that also reads images."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": TEXT_WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+        "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]},
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.2,
+    }
+
+
 def qwen3_config(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
     return Qwen3Config(
         vocab_size=len(tokenizer),

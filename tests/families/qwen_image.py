@@ -10,7 +10,7 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from tests.families.parts import byte_tokenizer, randomize, ready, seeded
+from tests.families.parts import byte_tokenizer, qwen_text_config, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
@@ -23,20 +23,8 @@ INSTRUCTION = (
 
 
 def text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    words = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": TEXT_WIDTH,
-        "intermediate_size": TEXT_WIDTH,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 512,
-        "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]},
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.pad_token_id,
-        "initializer_range": 0.2,
-    }
+    padding = tokenizer.pad_token_id
+    words = qwen_text_config(tokenizer) | {"bos_token_id": padding, "eos_token_id": padding}
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": TEXT_WIDTH}
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=words, vision_config=vision))
 

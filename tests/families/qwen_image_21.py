@@ -10,7 +10,7 @@ from diffusers import (
     QwenImage21Pipeline,
     QwenImage21Transformer2DModel,
 )
-from tests.families.parts import byte_tokenizer, randomize, ready, seeded
+from tests.families.parts import byte_tokenizer, qwen_text_config, randomize, ready, seeded
 from tests.tiny import TEXT_WIDTH
 from transformers import (
     Qwen2Tokenizer,
@@ -30,19 +30,7 @@ VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 
 
 def text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGeneration:
-    words = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": TEXT_WIDTH,
-        "intermediate_size": TEXT_WIDTH,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "max_position_embeddings": 512,
-        "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]},
-        "pad_token_id": tokenizer.pad_token_id,
-        "initializer_range": 0.2,
-    }
+    words = qwen_text_config(tokenizer) | {"head_dim": 8}
     vision = {
         "depth": 1,
         "hidden_size": 16,
