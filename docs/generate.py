@@ -54,6 +54,7 @@ it on its first lines, and `config.yaml` of the run holds it. Any key that you s
 - *dtype* is for GPUs. On a CPU, it is float32. With `adapter=full`, it is bfloat16 instead of float16.
 - If you set `sample.steps`, evaluation takes the same number of steps. If you set `model.lora_rank`, `lora_alpha` keeps
   its ratio to it.
+- In a comparison, each arm has the defaults [of its own model](compare.md#defaults-of-an-arm).
 - `credit.window` is a tenth of `sample.steps`, at least 1: ten windows, as in the CoCA paper.
 - Checkpoints that are distilled to few steps are sampled without guidance, in the usual number of steps:
   {few_steps}.

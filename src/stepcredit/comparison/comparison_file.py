@@ -49,11 +49,11 @@ class ComparisonFile(_Section):
     )
     learning_rates: list[Rate] | None = Field(
         None,
-        description="the grid for every arm that sets no train.learning_rate; null is that of the recipe / 3, x 1, x 3",
+        description="the grid for every arm that sets no train.learning_rate; null is that of the arm / 3, x 1, x 3",
     )
     clip_ranges: list[Rate] | None = Field(
         None,
-        description="the grid for every arm that sets no train.clip_range; null is that of the recipe / 5, x 1, x 5",
+        description="the grid for every arm that sets no train.clip_range; null is that of the arm / 5, x 1, x 5",
     )
     tuning_seeds: list[Seed] | None = Field(
         None, description="seeds on which learning rates and clip ranges are chosen; null is two, [] tunes nothing"

@@ -47,13 +47,12 @@ def cost_text(cost: Cost, protocol: Protocol) -> str:
     )
     if not cost.tuning_runs:
         return f"{runs}: {fresh}; nothing is tuned"
-    grid = [
-        _plural(len(values), name)
-        for values, name in ((protocol.learning_rates, "learning rate"), (protocol.clip_ranges, "clip range"))
-        if len(values) > 1
-    ]
+    grids = [protocol.grid(arm) for arm in protocol.arms]
+    rates = max(len({setting.learning_rate for setting in grid}) for grid in grids)
+    clips = max(len({setting.clip_range for setting in grid}) for grid in grids)
+    tried = [_plural(count, name) for count, name in ((rates, "learning rate"), (clips, "clip range")) if count > 1]
     return (
-        f"{runs}: {cost.tuning_runs} to choose from {' x '.join(grid)} for each arm on "
+        f"{runs}: {cost.tuning_runs} to choose from {' x '.join(tried)} for each arm on "
         f"{_plural(len(protocol.tuning_seeds), 'tuning seed')}, then {fresh}"
     )
 

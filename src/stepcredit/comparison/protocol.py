@@ -9,9 +9,10 @@ from itertools import count, islice
 from typing import Any
 
 from stepcredit.algorithms import has_clip_range
+from stepcredit.comparison.arm_defaults import own_defaults
 from stepcredit.comparison.comparison_file import ComparisonFile, Overrides
 from stepcredit.comparison.controls import control_arms
-from stepcredit.comparison.settings import CLIP_FACTOR, RATE_FACTOR, Setting, around
+from stepcredit.comparison.settings import CLIP_FACTOR, RATE_FACTOR, Setting, around, choices
 from stepcredit.comparison.user_files import reward_parts, user_file_digests
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
@@ -38,9 +39,11 @@ class Protocol:
     Attributes:
         base: the configuration that every run starts from.
         arms: by name, the overrides of each arm, as `section.key`.
+        model_defaults: by name, the defaults of the arms that have other ones than `base` (see `own_defaults`), without
+            those that a grid replaces.
         rewards: by name, the overrides of each reward.
         reference: the arm that the others are compared with.
-        learning_rates, clip_ranges: the grids; if empty, the value of `base`.
+        learning_rates, clip_ranges: the grids. None is a grid around the value of each arm; if empty, that value.
         tuning_seeds: the seeds on which each arm's learning rate and clip range are chosen from the grids.
         fresh_seeds: the seeds on which the arms are compared.
         last_epochs: the criterion is the mean reward over this many last epochs.
@@ -51,10 +54,11 @@ class Protocol:
 
     base: TrainConfig
     arms: Mapping[str, Overrides]
+    model_defaults: Mapping[str, Overrides]
     rewards: Mapping[str, Overrides]
     reference: str
-    learning_rates: tuple[float, ...]
-    clip_ranges: tuple[float, ...]
+    learning_rates: tuple[float, ...] | None
+    clip_ranges: tuple[float, ...] | None
     tuning_seeds: tuple[int, ...]
     fresh_seeds: tuple[int, ...]
     last_epochs: int
@@ -68,16 +72,21 @@ class Protocol:
         A value that the arm sets itself is not tuned, nor is the clip range of an algorithm that has none.
         """
         train = self.config(next(iter(self.rewards)), arm, None, 0).train
-        clips = _CLIP not in self.arms[arm] and has_clip_range(train.algorithm)
-        rates = self.learning_rates if _RATE not in self.arms[arm] else ()
+        grids = self.grids(arm)
         return tuple(
             Setting(rate, clip)
-            for rate in rates or (train.learning_rate,)
-            for clip in (self.clip_ranges if clips else ()) or (train.clip_range,)
+            for rate in choices(grids[_RATE], train.learning_rate, RATE_FACTOR)
+            for clip in choices(grids[_CLIP], train.clip_range, CLIP_FACTOR)
         )
 
+    def grids(self, arm: str) -> dict[str, tuple[float, ...] | None]:
+        """By key, the grid of an arm. None is one around its own value; it is empty for a value that is not tuned."""
+        overrides = self.arms[arm]
+        clips = _CLIP not in overrides and has_clip_range(overrides.get("train.algorithm", self.base.train.algorithm))
+        return {_RATE: () if _RATE in overrides else self.learning_rates, _CLIP: self.clip_ranges if clips else ()}
+
     def config(self, reward: str, arm: str, setting: Setting | None, seed: int) -> TrainConfig:
-        """The configuration of one run. A `setting` of None is the arm's own, or the base's.
+        """The configuration of one run. A `setting` of None is the arm's own, or that of its model, or the base's.
 
         Raises:
             InputError: the configuration refuses an override; the message names the arm and the reward.
@@ -85,6 +94,7 @@ class Protocol:
         tree = self.base.model_dump(mode="json")
         _apply(tree, self.rewards[reward])
         _apply(tree, self.arms[arm])
+        _apply(tree, self.model_defaults.get(arm, {}))
         if setting is not None:
             _apply(tree, {_RATE: setting.learning_rate, _CLIP: setting.clip_range})
         _apply(tree, {"run.seed": seed})
@@ -96,20 +106,40 @@ class Protocol:
         return [self.config(reward, arm, None, 0) for reward in self.rewards for arm in self.arms]
 
     def tree(self) -> dict[str, Any]:
-        """The protocol as plain data, as protocol.yaml holds it."""
+        """The protocol as plain data, as protocol.yaml holds it.
+
+        `model_defaults` and `grids` are there only if an arm has other defaults than the base.
+        """
+        train = self.base.train
         return {
             "base": self.base.model_dump(mode="json"),
             "arms": {name: dict(overrides) for name, overrides in self.arms.items()},
+            **self._model_defaults(),
             "rewards": {name: dict(overrides) for name, overrides in self.rewards.items()},
             "reference": self.reference,
-            "learning_rates": list(self.learning_rates),
-            "clip_ranges": list(self.clip_ranges),
+            "learning_rates": _listed(self.learning_rates, train.learning_rate, RATE_FACTOR),
+            "clip_ranges": _listed(self.clip_ranges, train.clip_range, CLIP_FACTOR),
             "tuning_seeds": list(self.tuning_seeds),
             "fresh_seeds": list(self.fresh_seeds),
             "criterion": {"last_epochs": self.last_epochs},
             "watch": list(self.watch),
             "versions": dict(self.versions),
             "files": dict(self.files),
+        }
+
+    def _model_defaults(self) -> dict[str, Any]:
+        if not self.model_defaults:
+            return {}
+        grids = {arm: self.grid(arm) for arm, values in self.model_defaults.items() if {_RATE, _CLIP} & values.keys()}
+        return {
+            "model_defaults": {arm: dict(values) for arm, values in self.model_defaults.items()},
+            "grids": {
+                arm: {
+                    "learning_rates": sorted({setting.learning_rate for setting in grid}),
+                    "clip_ranges": sorted({setting.clip_range for setting in grid}),
+                }
+                for arm, grid in grids.items()
+            },
         }
 
 
@@ -120,14 +150,16 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
         InputError: an unknown recipe, credit rule, reward, option or key (the message suggests the nearest one), an
             override in the wrong place, or fewer epochs than the criterion needs.
     """
-    base = _base(file)
-    arms = {name: _arm(name, given) for name, given in file.arms.items()}
-    rewards = {name: _reward(name, given) for name, given in file.named_rewards().items()} or {_label(base.reward): {}}
+    given = _given(file)
+    base = recipes.validate(given, f"overrides of {file.recipe}", model_defaults=True)
+    arms = {name: _arm(name, changes) for name, changes in file.arms.items()}
+    rewards = {name: _reward(name, part) for name, part in file.named_rewards().items()} or {_label(base.reward): {}}
     watch = _default_watch(base) if file.watch is None else tuple(file.watch)
-    rates, clips, tuning_seeds = _grids(file, base)
+    rates, clips, tuning_seeds = _grids(file)
     protocol = Protocol(
         base=base,
         arms=arms,
+        model_defaults={},
         rewards=rewards,
         reference=file.reference,
         learning_rates=rates,
@@ -139,26 +171,43 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
         versions=versions,
         files={},
     )
+    # These lack the arms' own defaults, because a window that follows from the model is not another credit.
     configs = {arm: protocol.config(next(iter(rewards)), arm, None, 0) for arm in arms}
-    protocol = replace(protocol, arms={**arms, **control_arms(file.controls, base, configs)})
+    protocol = replace(
+        protocol,
+        arms={**arms, **control_arms(file.controls, base, configs)},
+        model_defaults=_own_defaults(protocol, given),
+    )
     _require_sound(protocol)
     return replace(protocol, files=user_file_digests(protocol.configs()))
 
 
-def _grids(file: ComparisonFile, base: TrainConfig) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]:
+def _own_defaults(protocol: Protocol, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`Protocol.model_defaults`."""
+    found = {}
+    for arm, changes in protocol.arms.items():
+        replaced = [key for key, grid in protocol.grids(arm).items() if grid]
+        own = own_defaults(given, protocol.base, arm, changes)
+        found[arm] = {key: value for key, value in own.items() if key not in replaced}
+    return {arm: values for arm, values in found.items() if values}
+
+
+def _grids(file: ComparisonFile) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, tuple[int, ...]]:
     """Learning rates, clip ranges and tuning seeds. Without tuning seeds there are no default grids."""
     seeds = file.tuning_seeds
     if seeds is None:
         unused = (seed for seed in count(1) if seed not in file.fresh_seeds)
         seeds = list(islice(unused, _TUNING_SEEDS))
-    default_rates, default_clips = (
-        (around(base.train.learning_rate, RATE_FACTOR), around(base.train.clip_range, CLIP_FACTOR))
-        if seeds
-        else ((), ())
-    )
-    rates = default_rates if file.learning_rates is None else tuple(file.learning_rates)
-    clips = default_clips if file.clip_ranges is None else tuple(file.clip_ranges)
-    return rates, clips, tuple(seeds) if max(len(rates), len(clips)) > 1 else ()
+    default = None if seeds else ()
+    rates = default if file.learning_rates is None else tuple(file.learning_rates)
+    clips = default if file.clip_ranges is None else tuple(file.clip_ranges)
+    tuned = any(grid is None or len(grid) > 1 for grid in (rates, clips))
+    return rates, clips, tuple(seeds) if tuned else ()
+
+
+def _listed(grid: tuple[float, ...] | None, own: float, factor: float) -> list[float]:
+    """A grid as protocol.yaml holds it: that of the base, if every arm has one of its own."""
+    return list(around(own, factor) if grid is None else grid)
 
 
 def add_watched(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
@@ -187,13 +236,14 @@ def add_watched(reward: RewardSection, watch: tuple[str, ...]) -> RewardSection:
     return RewardSection.model_validate({**kept, "name": MIXTURE, "components": [*components, *watched]})
 
 
-def _base(file: ComparisonFile) -> TrainConfig:
+def _given(file: ComparisonFile) -> dict[str, Any]:
+    """The keys that the recipe and the overrides for every run set, by section."""
     recipe = recipes.load(file.recipe, model_defaults=False)
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     overrides = _flat(file.overrides)
     _refuse(overrides, "overrides", {"run.seed": "tuning_seeds and fresh_seeds"})
     _apply(tree, overrides)
-    return recipes.validate(tree, f"overrides of {file.recipe}", model_defaults=True)
+    return tree
 
 
 def _arm(name: str, given: str | Overrides) -> Overrides:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from stepcredit.comparison.arm_defaults import settings_text
 from stepcredit.comparison.directory import ComparisonDirectory
 from stepcredit.comparison.records import Samples, fresh_runs, rows_by_arm, sample_grids
 from stepcredit.comparison.tables import Table, caveats, last_epochs, notes, tables, title
@@ -54,6 +55,7 @@ def _summary(results: Results) -> dict[str, str]:
     protocol = results["protocol"]
     sample, train = protocol["base"]["sample"], protocol["base"]["train"]
     fresh, tuning = _listed(protocol["fresh_seeds"]), _listed(protocol["tuning_seeds"])
+    defaults = protocol.get("model_defaults", {})
     return {
         "Model": f"{protocol['base']['model']['path']}, {protocol['base']['model']['adapter']}",
         "Prompts": str(protocol["base"]["prompts"]["source"]),
@@ -61,6 +63,7 @@ def _summary(results: Results) -> dict[str, str]:
         f"{sample['steps']} steps",
         "Training": f"{train['epochs']} epochs × {train['updates_per_epoch'] * train['inner_epochs']} updates",
         "Arms": ", ".join(_arm(name, overrides) for name, overrides in protocol["arms"].items()),
+        **{f"Defaults of {name}": settings_text(values) for name, values in defaults.items()},
         "Criterion": f"mean reward of the last {last_epochs(results)}",
         "Seeds": f"{fresh} for the comparison; {tuning} for tuning",
         "Watched": _listed(protocol["watch"]),

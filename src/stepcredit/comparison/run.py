@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stepcredit.comparison.arm_defaults import settings_text
 from stepcredit.comparison.cells import Cell, fresh_cells, tuning_cells
 from stepcredit.comparison.comparison_file import ComparisonFile
 from stepcredit.comparison.cost import comparison_cost, cost_text
@@ -78,7 +79,7 @@ def compare(
         ProcessPool(directory, protocol, places, progress, lock, train or TRAIN) as pool,
     ):
         progress.start(cost.tuning_runs + cost.fresh_runs, cost.epochs)
-        progress.note(cost_text(cost, protocol))
+        progress.note("\n".join([cost_text(cost, protocol), *_default_lines(protocol)]))
         choices, failures = _tune(protocol, directory, pool, skip_failed)
         progress.note("\n".join(_chosen_lines(choices)))
         cells = fresh_cells(protocol, chosen_settings(choices))
@@ -128,6 +129,11 @@ def _tune(
         by_reward[reward][arm] = choice.as_json()
     directory.write_json(directory.rates_path, by_reward)
     return choices, failures
+
+
+def _default_lines(protocol: Protocol) -> list[str]:
+    """A line for each arm that has other defaults than the base configuration."""
+    return [f"defaults of {arm}: {settings_text(values)}" for arm, values in protocol.model_defaults.items()]
 
 
 def _chosen_lines(choices: Choices) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RATE_FACTOR, CLIP_FACTOR = 3.0, 5.0
-"""The default grids hold the value of the recipe, divided and multiplied by these factors."""
+"""The default grids hold the arm's own value, divided and multiplied by these factors."""
 
 
 @dataclass(frozen=True, order=True)
@@ -17,6 +17,15 @@ class Setting:
 
     def __str__(self) -> str:
         return f"learning rate {self.learning_rate:g}, clip range {self.clip_range:g}"
+
+
+def choices(grid: tuple[float, ...] | None, own: float, factor: float) -> tuple[float, ...]:
+    """The values that are tried for an arm: those of the grid, `around` its own value if that is None, or only its own.
+
+    >>> choices((0.1, 0.2), 0.3, 2.0), choices(None, 0.3, 2.0), choices((), 0.3, 2.0)
+    ((0.1, 0.2), (0.15, 0.3, 0.6), (0.3,))
+    """
+    return around(own, factor) if grid is None else grid or (own,)
 
 
 def around(value: float, factor: float) -> tuple[float, float, float]:

@@ -198,7 +198,7 @@ def caveats(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     lines = warnings(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
     lines += [f"speed-up: {line}" for line in warnings(arm["factor"] for arm in arms.values())]
     lines += [f"{name}: {arm['tuning']['warning']}" for name, arm in arms.items() if arm["tuning"]["warning"]]
-    lines += [line for name in arms for line in _other_overrides(name, reference, arms)]
+    lines += [line for name in arms for line in _other_settings(name, results, arms)]
     lines += _flat_reference(arms[reference])
     for key, name in (("learning_rate", "learning rate"), ("clip_range", "clip range")):
         if not any(_is_tuned(arm, key) for arm in arms.values()):
@@ -209,9 +209,10 @@ def caveats(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _other_overrides(name: str, reference: str, arms: Mapping[str, Any]) -> list[str]:
+def _other_settings(name: str, results: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
     """A caveat if the arm differs from the reference by more than credit, learning rate and clip range."""
-    own, other = (arms[arm]["overrides"] for arm in (name, reference))
+    reference, defaults = results["reference"], results.get("protocol", {}).get("model_defaults", {})
+    own, other = ({**arms[arm]["overrides"], **defaults.get(arm, {})} for arm in (name, reference))
     keys = [key for key in {**own, **other} if key not in own or key not in other or own[key] != other[key]]
     keys = [key for key in keys if not key.startswith("credit.") and key not in _TUNED]
     return [f"{name} differs from {reference} by {', '.join(keys)}, not only by credit and tuning"] if keys else []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stepcredit.config import BUNDLED_MODELS, TrainConfig
+from stepcredit.config import BUNDLED_MODELS, ModelSection, SampleSection, TrainConfig
 from stepcredit.families import GENERIC, Defaults, Family, find_family
 from stepcredit.runs.model_index import read_model_index
 from stepcredit.utils.python_objects import PREFIX, is_python_object
@@ -26,6 +26,9 @@ KEYS = (
     "credit.window",
 )
 """The keys whose default depends on the model."""
+
+SECTIONS = ("model", "sample")
+"""The sections on whose keys these defaults depend."""
 
 WINDOWS = 10
 """Number of windows of the CoCA paper: 50 steps in windows of 5."""
@@ -69,7 +72,7 @@ def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, loaded: Loade
     given = {f"{section}.{key}" for section, keys in tree.items() if isinstance(keys, Mapping) for key in keys}
     if config.model.path in BUNDLED_MODELS or given.issuperset(KEYS):
         return {}
-    found = dict(_values(_defaults(loaded or _read(config.model.path)), config, given))
+    found = dict(_values(_defaults(loaded or _read(config.model.path)), config.model, config.sample, given))
     return {key: value for key, value in found.items() if key not in given or key == "sample.call"}
 
 
@@ -125,28 +128,29 @@ def _own_guidance(classes: Sequence[str], family: Family) -> float | None:
     return float(default) if isinstance(default, int | float) else None
 
 
-def _values(defaults: Defaults, config: TrainConfig, given: set[str]) -> Iterator[tuple[str, Any]]:
+def _values(
+    defaults: Defaults, model: ModelSection, sample: SampleSection, given: set[str]
+) -> Iterator[tuple[str, Any]]:
     yield "model.lora_rank", defaults.lora_rank
-    rank = config.model.lora_rank if "model.lora_rank" in given else defaults.lora_rank
+    rank = model.lora_rank if "model.lora_rank" in given else defaults.lora_rank
     yield "model.lora_alpha", rank * defaults.lora_alpha / defaults.lora_rank
     yield "sample.steps", defaults.steps
     if "sample.steps" not in given and defaults.evaluation_steps != defaults.steps:
         yield "sample.evaluation_steps", defaults.evaluation_steps
     yield "sample.guidance", defaults.guidance
-    if defaults.size is not None and not {"height", "width"} & config.sample.call.keys():
-        yield "sample.call", {"height": defaults.size, "width": defaults.size, **config.sample.call}
-    full = config.model.adapter == "full"
-    yield "train.learning_rate", defaults.full_learning_rate if full else defaults.learning_rate
+    if defaults.size is not None and not {"height", "width"} & sample.call.keys():
+        yield "sample.call", {"height": defaults.size, "width": defaults.size, **sample.call}
+    yield "train.learning_rate", defaults.full_learning_rate if model.adapter == "full" else defaults.learning_rate
     yield "train.clip_range", defaults.clip_range
-    steps = config.sample.steps if "sample.steps" in given else defaults.steps
+    steps = sample.steps if "sample.steps" in given else defaults.steps
     yield "credit.window", max(1, steps // WINDOWS)
     if "model.dtype" not in given:
-        yield "model.dtype", _dtype(defaults, config)
+        yield "model.dtype", _dtype(defaults, model)
 
 
-def _dtype(defaults: Defaults, config: TrainConfig) -> str:
+def _dtype(defaults: Defaults, model: ModelSection) -> str:
     from stepcredit.utils.devices import find_device  # imports torch
 
-    if find_device(config.model.device, "model.device").type == "cpu":
+    if find_device(model.device, "model.device").type == "cpu":
         return "float32"
-    return "bfloat16" if config.model.adapter == "full" and defaults.dtype == "float16" else defaults.dtype
+    return "bfloat16" if model.adapter == "full" and defaults.dtype == "float16" else defaults.dtype
