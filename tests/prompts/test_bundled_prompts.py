@@ -1,10 +1,11 @@
-"""The bundled lists. Those of the shapes world are generated here again and compared.
+"""The bundled lists. Those of the shapes world and the composition world are generated here again and compared.
 
-`python tests/prompts/test_bundled_prompts.py` rewrites the shapes lists.
+`python tests/prompts/test_bundled_prompts.py` rewrites them.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ import pytest
 import stepcredit.prompts
 from stepcredit.prompts import load_prompts, prompt_names
 from stepcredit.prompts.bundled import DESCRIPTIONS
+from stepcredit.prompts.tags import tag_of
 from stepcredit.shapes.composition.captions import Split, distinct_captions, split_of
+from stepcredit.shapes.composition.captions import parse as parse_composition
+from stepcredit.shapes.composition.claims import TASKS
 from stepcredit.shapes.world import ATTRIBUTES, COLORS, Scene, held_out_captions, is_held_out, parse, sample_caption
 
 DATA = Path(stepcredit.prompts.__file__).parent / "data"
@@ -48,10 +52,10 @@ def _caption(shape: str, foreground: str, background: str, rng: np.random.Genera
 SHAPES_LISTS = {"shapes": training_captions(), "shapes-held-out": held_out_captions(COUNT, seed=0)}
 
 
-COMPOSITION_LISTS: dict[str, Split] = {
-    "composition": "training",
-    "composition-held-out": "held_out",
-    "composition-unseen-pairs": "unseen_pairs",
+COMPOSITION_LISTS: dict[str, tuple[Split, int]] = {
+    "composition": ("training", 120),
+    "composition-held-out": ("held_out", 96),
+    "composition-unseen-pairs": ("unseen_pairs", 96),
 }
 
 
@@ -72,7 +76,8 @@ def test_every_list_has_a_description(name: str) -> None:
 def test_prompts_are_distinct_and_without_extra_white_space(name: str) -> None:
     prompts = load_prompts(name)
     assert len({prompt.text for prompt in prompts}) == len(prompts)
-    assert all(prompt.text == " ".join(prompt.text.split()) != "" and prompt.metadata == {} for prompt in prompts)
+    assert all(prompt.text == " ".join(prompt.text.split()) != "" for prompt in prompts)
+    assert all(prompt.metadata.keys() <= {"tag"} for prompt in prompts)
 
 
 @pytest.mark.parametrize(("name", "expected"), SHAPES_LISTS.items())
@@ -80,11 +85,19 @@ def test_the_shapes_lists_can_be_generated_again(name: str, expected: list[str])
     assert texts(name) == expected
 
 
-@pytest.mark.parametrize(("name", "split"), COMPOSITION_LISTS.items())
-def test_the_composition_lists_can_be_generated_again(name: str, split: Split) -> None:
+@pytest.mark.parametrize("name", COMPOSITION_LISTS)
+def test_the_composition_lists_can_be_generated_again(name: str) -> None:
+    split, count = COMPOSITION_LISTS[name]
     captions = texts(name)
-    assert captions == distinct_captions(len(captions), split, seed=0)
+    assert captions == distinct_captions(count, split, seed=0)
     assert {split_of(text) for text in captions} == {split}
+
+
+@pytest.mark.parametrize("name", COMPOSITION_LISTS)
+def test_the_tags_of_the_composition_lists_are_their_tasks(name: str) -> None:
+    prompts = load_prompts(name)
+    assert [tag_of(prompt) for prompt in prompts] == [parse_composition(prompt.text).task for prompt in prompts]
+    assert name == "composition-unseen-pairs" or {tag_of(prompt) for prompt in prompts} == set(TASKS)
 
 
 @pytest.mark.parametrize(("name", "held_out"), [("shapes", False), ("shapes-held-out", True)])
@@ -118,3 +131,9 @@ def test_the_animals() -> None:
 if __name__ == "__main__":
     for list_name, captions in SHAPES_LISTS.items():
         (DATA / f"{list_name}.txt").write_text("\n".join(captions) + "\n")
+    for list_name, (of_split, number) in COMPOSITION_LISTS.items():
+        rows = [
+            {"tag": parse_composition(text).task, "prompt": text}
+            for text in distinct_captions(number, of_split, seed=0)
+        ]
+        (DATA / f"{list_name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,14 +1,17 @@
-"""The prompt lists that ship with the package, one text file each under `data/`.
+"""The prompt lists that ship with the package, one .txt or .jsonl file each under `data/`.
 
 The animals are the prompt list of DDPO (arXiv 2305.13301), where a prompt is the name alone, without article or
-template. Tests regenerate the captions of the shapes world
-from `shapes.world`, and those of the composition world from `shapes.composition`.
+template. Tests regenerate the captions of the shapes world from `shapes.world`, and those of the composition world,
+whose tags are their tasks, from `shapes.composition`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from stepcredit.prompts import register_prompts
+from stepcredit.prompts.jsonl import read_jsonl
+from stepcredit.prompts.text import read_text
+from stepcredit.types import Prompt
 
 DESCRIPTIONS = {
     "animals": "the 45 animals of the paper's training runs, as bare names",
@@ -23,9 +26,10 @@ DESCRIPTIONS = {
 _DATA = Path(__file__).parent / "data"
 
 
-def _reader(description: str) -> Callable[[str], list[str]]:
-    def read(name: str) -> list[str]:
-        return (_DATA / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+def _reader(description: str) -> Callable[[str], Iterable[Prompt]]:
+    def read(name: str) -> Iterable[Prompt]:
+        tagged = _DATA / f"{name}.jsonl"
+        return read_jsonl(str(tagged)) if tagged.is_file() else read_text(str(_DATA / f"{name}.txt"))
 
     read.__doc__ = description
     return read
