@@ -29,7 +29,8 @@ FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credi
     [
         # A prompt has its own statistics from epoch 2 on.
         pytest.param(["train.advantage=running", "train.min_count=4"], marks=pytest.mark.slow),
-        pytest.param(["train.advantage=group"], marks=pytest.mark.slow),
+        # Its prompts have tags.
+        pytest.param(["train.advantage=group", "prompts.source=composition"], marks=pytest.mark.slow),
         pytest.param(
             ["train.advantage=batch", "model.adapter=full", "train.learning_rate=1e-4", "train.kl_weight=0.01"],
             marks=pytest.mark.slow,
@@ -49,6 +50,7 @@ def test_two_processes_train_as_one(overrides: list[str], tmp_path: Path) -> Non
         assert said.stdout.count("self-check:") == 1
     assert_same_gradients(tmp_path)
     assert_same_curve(tmp_path / "a", tmp_path / "b")
+    assert ("reward_by_tag" in rows(tmp_path / "b")[0]) == ("prompts.source=composition" in overrides)
     if "train.advantage=running" in overrides:
         assert_same_statistics(tmp_path)
 
@@ -61,6 +63,7 @@ def assert_same_curve(whole: Path, path: Path) -> None:
     """The images of the first epoch are equal; the rest differs by rounding."""
     one, two = rows(whole), rows(path)
     assert two[0]["reward_mean"] == one[0]["reward_mean"] and two[0]["reward_std"] == one[0]["reward_std"]
+    assert two[0].get("reward_by_tag") == one[0].get("reward_by_tag")
     for first, second in zip(one, two, strict=True):
         assert second["ratio_max_deviation"] == 0
         assert second["reward_queries"] == first["reward_queries"]

@@ -67,7 +67,10 @@ ROWS = st.fixed_dictionaries(
         key: NUMBERS | JSON_VALUES | st.lists(NUMBERS, max_size=4)
         for key in ("reward_mean", "reward_std", "reward_queries", "credit_profile", "native_scale", "seconds_reward")
     }
-    | {"reward_components": JSON_VALUES | st.dictionaries(st.sampled_from(["warmth", "b"]), JSON_VALUES)}
+    | {
+        column: JSON_VALUES | st.dictionaries(st.sampled_from(["warmth", "b"]), JSON_VALUES)
+        for column in ("reward_components", "reward_by_tag")
+    }
     | {"<script>alert(1)</script>": JSON_VALUES},
 )
 

@@ -120,6 +120,27 @@ def test_each_reward_of_a_mixture_has_a_chart(tmp_path: Path) -> None:
     assert "<figcaption>reward_components" not in html
 
 
+def test_each_tag_of_the_prompts_has_a_chart(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    tags = [{"counting": {"mean": 0.25, "images": 4}}, {ATTACK: {"mean": 1, "images": 4}}, None]
+    tags += [{"counting": {"mean": 0.5, "images": 8}, ATTACK: {"mean": 2, "images": 1}}]
+    write_rows(run, [row(epoch) | {"reward_by_tag": found} for epoch, found in enumerate(tags, start=1)])
+    html = page(run)
+    assert not Balance(html).named("script")
+    assert "<figcaption>counting: 0.25 → 0.5</figcaption>" in html
+    assert ": 1 → 2</figcaption>" in html
+    assert "counting 0.25 at reward queries 640" in html
+    assert "<figcaption>reward_by_tag" not in html
+    assert "Reward by tag" not in page(start(tmp_path / "b"))
+
+
+def test_the_page_draws_the_first_of_many_tags(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    write_rows(run, [row(1) | {"reward_by_tag": {f"tag {n}": {"mean": n, "images": 1} for n in range(100)}}])
+    html = page(run)
+    assert html.count("<figcaption>tag ") == 40 and "of 100 tags" in html
+
+
 def test_step_profiles_are_drawn(tmp_path: Path) -> None:
     run = start(tmp_path / "a")
     write_rows(

@@ -17,7 +17,21 @@ from stepcredit.runs.trackers import TRACKERS
 from stepcredit.runs.tracking import TrackerGroup, numbers_of
 
 CALLS: list[tuple[Any, ...]] = []
-ROW = {"epoch": 2, "reward_mean": 0.5, "name": "x", "ok": True, "reward_components": {"warmth": {"mean": 1, "std": 2}}}
+ROW = {
+    "epoch": 2,
+    "reward_mean": 0.5,
+    "name": "x",
+    "ok": True,
+    "reward_components": {"warmth": {"mean": 1, "std": 2}},
+    "reward_by_tag": {"two objects": {"mean": 0.25, "images": 3}},
+}
+NUMBERS = {
+    "reward_mean": 0.5,
+    "reward/warmth_mean": 1.0,
+    "reward/warmth_std": 2.0,
+    "reward_by_tag/two objects_mean": 0.25,
+    "reward_by_tag/two objects_images": 3.0,
+}
 
 
 class ListTracker:
@@ -47,8 +61,7 @@ def test_a_tracker_gets_metrics_images_and_an_end(calls: list[tuple[Any, ...]], 
     with group.running(tmp_path, toy_config(), 1):
         group.log_metrics(ROW)
         group.log_images(2, tmp_path)
-    numbers = {"reward_mean": 0.5, "reward/warmth_mean": 1.0, "reward/warmth_std": 2.0}
-    assert calls == [("start", tmp_path, 0, 1), ("metrics", 2, numbers), ("images", 2, tmp_path), ("close",)]
+    assert calls == [("start", tmp_path, 0, 1), ("metrics", 2, NUMBERS), ("images", 2, tmp_path), ("close",)]
 
 
 @pytest.mark.parametrize("method", ["__init__", "log_metrics", "log_images", "close"])

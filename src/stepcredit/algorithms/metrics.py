@@ -20,6 +20,7 @@ RUN_METRICS = frozenset(
         "reward_mean",
         "reward_std",
         "reward_components",
+        "reward_by_tag",
         "constant_groups",
         "loss",
         "grad_norm",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from stepcredit.config import ComponentSection, RewardSection, TrainConfig
+from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.report.axes import LARGE, number
 from stepcredit.report.charts import Line, Point, legend, line_chart
 from stepcredit.report.markup import bullets, facts, figure, gallery, note, origin, section
@@ -21,6 +21,7 @@ from stepcredit.report.step_profiles import PROFILES, steps_section
 
 _QUERIES = "reward queries"
 _DIGESTS = ("inputs", "from")
+_MAX_TAGS = 40
 _DRAWN_ELSEWHERE = {"epoch", "reward_queries", "reward_mean", "reward_std", "peak_memory_bytes", *PROFILES.values()}
 
 
@@ -44,6 +45,7 @@ def run_page(
     sections = [
         _reward(rows),
         _components(config.reward, rows),
+        _tags(rows),
         section("Samples", side_by_side(grids)),
         steps_section(rows),
         _metrics(rows),
@@ -120,7 +122,10 @@ def _reward(rows: Sequence[Row]) -> str:
 
 def _components(reward: RewardSection, rows: Sequence[Row]) -> str:
     """A chart for each reward of a mixture, with its own scale."""
-    figures = gallery(_component(component, rows) for component in reward.components)
+    figures = gallery(
+        _nested(rows, "reward_components", component.called, f"{component.called}, weight {number(component.weight)}")
+        for component in reward.components
+    )
     meaning = (
         "The scores of each reward before weights and standardization. The band is ± one standard deviation. If one "
         "reward falls while another rises, the rise may come at its cost. The mean reward above is the weighted sum of "
@@ -129,15 +134,24 @@ def _components(reward: RewardSection, rows: Sequence[Row]) -> str:
     return section("Rewards of the mixture", figures, note(meaning)) if figures else ""
 
 
-def _component(component: ComponentSection, rows: Sequence[Row]) -> str:
-    scores = [(row, mapping(mapping(row.get("reward_components")).get(component.called))) for row in rows]
+def _tags(rows: Sequence[Row]) -> str:
+    """A chart for each tag of the prompts."""
+    tags = list(dict.fromkeys(tag for row in rows for tag in mapping(row.get("reward_by_tag"))))
+    figures = gallery(_nested(rows, "reward_by_tag", tag, tag) for tag in tags[:_MAX_TAGS])
+    shown = f"the first {_MAX_TAGS} of {len(tags)} tags" if len(tags) > _MAX_TAGS else "each tag"
+    meaning = f"Mean reward over the training images of the prompts of {shown}."
+    return section("Reward by tag", figures, note(meaning)) if figures else ""
+
+
+def _nested(rows: Sequence[Row], column: str, name: str, title: str) -> str:
+    """A chart of the scores that the rows have under `name` in the mapping `column`."""
+    scores = [(row, mapping(mapping(row.get(column)).get(name))) for row in rows]
     points = [
         Point.around(value(row, "reward_queries"), value(score, "mean"), finite(value(score, "std")))
         for row, score in scores
     ]
-    svg = line_chart([Line(component.called, points)], x_label=_QUERIES, y_label=component.called)
-    title = escape(f"{component.called}, weight {number(component.weight)}")
-    return figure(svg, f"{title}{_change(points)}") if svg else ""
+    svg = line_chart([Line(name, points)], x_label=_QUERIES, y_label=name)
+    return figure(svg, f"{escape(title)}{_change(points)}") if svg else ""
 
 
 def _change(points: Sequence[Point]) -> str:

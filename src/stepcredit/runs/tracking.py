@@ -15,6 +15,9 @@ from stepcredit.runs.trackers import TRACKERS, Tracker
 from stepcredit.utils.error_log import log_traceback, with_log
 from stepcredit.utils.global_state import settings_restored
 
+_GROUPS = {"reward_components": "reward", "reward_by_tag": "reward_by_tag"}
+"""Prefix of the names of what is nested in a row of metrics.jsonl."""
+
 
 class TrackerGroup:
     """Passes metrics and images on to the trackers of a run. A tracker that raises is dropped with a note.
@@ -84,14 +87,15 @@ class TrackerGroup:
 
 
 def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of metrics.jsonl by name, without `epoch`. The components of a reward are flattened."""
-    components = {
-        f"reward/{name}_{key}": value
-        for name, statistics in row.get("reward_components", {}).items()
+    """The numbers of a row of metrics.jsonl by name, without `epoch`. Components and tags of a reward are flattened."""
+    nested = {
+        f"{group}/{name}_{key}": value
+        for column, group in _GROUPS.items()
+        for name, statistics in row.get(column, {}).items()
         for key, value in statistics.items()
     }
     return {
         key: float(value)
-        for key, value in {**row, **components}.items()
+        for key, value in {**row, **nested}.items()
         if key != "epoch" and isinstance(value, Real) and not isinstance(value, bool)
     }

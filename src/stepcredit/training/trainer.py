@@ -41,6 +41,7 @@ from stepcredit.training.callbacks import Callback, EpochImages, run_callbacks
 from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
 from stepcredit.training.recovery import Recovery, require_finite
+from stepcredit.training.reward_metrics import reward_metrics
 from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.training.self_check import self_check
 from stepcredit.training.state import TrainingState
@@ -151,7 +152,7 @@ class TrainingLoop:
                     update_metrics = self.update(experience, epoch)
                 self.state.finished_epochs += 1
                 self.state.reward_queries += len(prompts)
-                row = self.record(scores, update_metrics | credit_metrics | clock.metrics())
+                row = self.record(prompts, scores, update_metrics | credit_metrics | clock.metrics())
 
         self.call_back(row, images)
         if self._due(self.config.run.checkpoint_every):
@@ -317,15 +318,12 @@ class TrainingLoop:
             self._note_epoch(warning)
         return metrics
 
-    def record(self, scores: Scores, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Append the epoch's row to metrics.jsonl and return it. Only mixtures have `reward_components`."""
-        components = scores.statistics()
+    def record(self, prompts: Sequence[Prompt], scores: Scores, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Append the epoch's row to metrics.jsonl and return it; see `reward_metrics` for those of the reward."""
         row = {
             "epoch": self.finished_epochs,
             "reward_queries": self.state.reward_queries,
-            "reward_mean": float(scores.values.mean()),
-            "reward_std": float(scores.values.std(correction=0)),
-            **({"reward_components": components} if components else {}),
+            **reward_metrics(prompts, scores),
             **metrics,
             "peak_memory_bytes": peak_memory_bytes(),
         }

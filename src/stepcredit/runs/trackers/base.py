@@ -19,7 +19,8 @@ class Tracker(Protocol):
         Args:
             epoch: number of finished epochs.
             metrics: values may be NaN or infinite. The scores of a mixture of rewards are `reward/<name>_mean` and
-                `reward/<name>_std`.
+                `reward/<name>_std`; those of prompts with a tag are `reward_by_tag/<tag>_mean` and
+                `reward_by_tag/<tag>_images`.
         """
         ...
 
