@@ -87,6 +87,58 @@ def test_one_image_per_prompt_has_no_diversity() -> None:
     assert result["diversity"] == {"base": nothing, "tuned": nothing, "difference": nothing}
 
 
+# By tag
+
+TAGS = [Prompt("a", {"tag": "counting"}), Prompt("b", {"tag": "colors"}), Prompt("c"), Prompt("d", {"tag": "counting"})]
+
+
+def tagged(prompts: list[Prompt] = TAGS) -> dict[str, Any]:
+    base = torch.tensor([[1.0, 3.0], [5.0, 7.0], [100.0, 100.0], [2.0, 2.0]])
+    sides = {
+        "base": Measurement({"r": base, "s": -base}, [0.1] * 4),
+        "tuned": Measurement({"r": base + 1, "s": base}, [0.1] * 4),
+    }
+    return prompt_set_results(PromptSet("mine", "mine.txt", prompts), sides, 0)
+
+
+def test_each_tag_has_the_figures_of_its_prompts() -> None:
+    by_tag = tagged()["by_tag"]
+    assert list(by_tag) == ["counting", "colors"]
+    counting, colors = by_tag.values()
+    assert (counting["prompts"], counting["images"], colors["prompts"], colors["images"]) == (2, 4, 1, 2)
+    assert [counting["rewards"]["r"][side]["mean"] for side in ("base", "tuned", "difference")] == [2, 3, 1]
+    assert counting["rewards"]["s"]["base"]["mean"] == -2
+    alone = prompt_set("a", "d")
+    rows = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
+    assert (
+        counting["rewards"]["r"]["base"]
+        == prompt_set_results(alone, {"base": Measurement({"r": rows}, [0.1, 0.1])}, 0)["rewards"]["r"]["base"]
+    )
+    assert colors["rewards"]["r"]["base"]["warning"], "one prompt has no interval"
+    json.dumps(by_tag, allow_nan=False)
+
+
+def test_without_tags_nothing_is_by_tag() -> None:
+    assert found()["by_tag"] == {}
+    assert "by tag" not in evaluation_table(run("a", [found()]))
+
+
+def test_the_text_has_a_table_by_tag_for_each_reward_of_each_set_with_tags() -> None:
+    blocks = evaluation_table(run("a", [tagged(), found(), tagged() | {"name": "other"}])).split("\n\n")
+    assert [block.partition("\n")[0].partition(" prompt")[0] for block in blocks[1:]] == [
+        "mine: 4",
+        "mine: r by tag",
+        "mine: s by tag",
+        "mine: 2",
+        "other: 4",
+        "other: r by tag",
+        "other: s by tag",
+    ]
+    lines = blocks[2].splitlines()
+    assert lines[2].split("  ") == ["counting (4 images)", "2 ± 0", "3 ± 0", "+1 ± 0"]
+    assert lines[3].startswith("colors (2 images)")
+
+
 # Runs against rewards
 
 

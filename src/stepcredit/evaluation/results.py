@@ -11,6 +11,7 @@ from torch import Tensor
 from stepcredit.evaluation.base_and_tuned import BASE, TUNED
 from stepcredit.evaluation.measure import Measurement
 from stepcredit.evaluation.prompt_sets import PromptSet
+from stepcredit.prompts.tags import rows_by_tag
 from stepcredit.stats.intervals import FEW_CLUSTERS, LEVEL, RESAMPLES, as_json, clustered_mean, paired_difference
 
 DIFFERENCE = "difference"
@@ -40,23 +41,36 @@ def prompt_set_results(prompts: PromptSet, sides: Sides, seed: int) -> dict[str,
 
     Returns:
         `name`, `source`, `prompts` and `images` (numbers); `rewards`, a Figure for each reward; `diversity`, a Figure
-        of the mean pairwise distance between the images of a prompt; `by_prompt`, for each prompt its text and, per
-        side, `scores` (a list per reward) and `diversity`.
+        of the mean pairwise distance between the images of a prompt; `by_tag`, for each tag of the prompts its numbers
+        of `prompts` and `images` and its `rewards`; `by_prompt`, for each prompt its text and, per side, `scores` (a
+        list per reward) and `diversity`.
     """
-    base = sides[BASE]
     texts = [prompt.text for prompt in prompts.prompts]
-    images = next(iter(base.scores.values())).shape[1]
+    images = next(iter(sides[BASE].scores.values())).shape[1]
+    everything = list(range(len(texts)))
     return {
         "name": prompts.name,
         "source": prompts.source,
         "prompts": len(texts),
         "images": len(texts) * images,
-        "rewards": {
-            name: _figure({side: measured.scores[name] for side, measured in sides.items()}, texts, seed)
-            for name in base.scores
-        },
+        **_figures(sides, texts, everything, seed),
         "diversity": _diversity(sides, texts, seed),
+        "by_tag": {
+            tag: {"prompts": len(rows), "images": len(rows) * images, **_figures(sides, texts, rows, seed)}
+            for tag, rows in rows_by_tag(prompts.prompts).items()
+        },
         "by_prompt": [_one_prompt(text, row, sides) for row, text in enumerate(texts)],
+    }
+
+
+def _figures(sides: Sides, texts: Sequence[str], rows: Sequence[int], seed: int) -> dict[str, dict[str, Figure]]:
+    """`rewards`, the Figure of every reward over the prompts `rows`."""
+    of_rows = [texts[row] for row in rows]
+    return {
+        "rewards": {
+            name: _figure({side: measured.scores[name][rows] for side, measured in sides.items()}, of_rows, seed)
+            for name in sides[BASE].scores
+        }
     }
 
 

@@ -14,8 +14,11 @@ _MAX_DIGITS = 8
 
 
 def evaluation_table(evaluation: dict[str, Any]) -> str:
-    """The tables of one model or run, one for each prompt set."""
-    return "\n\n".join([_title(evaluation), *(_set_table(prompt_set) for prompt_set in evaluation["sets"])])
+    """The tables of one model or run: for each prompt set one with all rewards, and one by tag for each reward."""
+    tables = (
+        table for prompt_set in evaluation["sets"] for table in (_set_table(prompt_set), *_tag_tables(prompt_set))
+    )
+    return "\n\n".join([_title(evaluation), *tables])
 
 
 def cross_table(table: dict[str, Any]) -> str:
@@ -43,18 +46,33 @@ def _title(evaluation: dict[str, Any]) -> str:
 
 
 def _set_table(prompt_set: dict[str, Any]) -> str:
-    figures = {**prompt_set["rewards"], "diversity": prompt_set["diversity"]}
+    source = f" of {prompt_set['source']}" if prompt_set["source"] != prompt_set["name"] else ""
+    prompts, images = _plural(prompt_set["prompts"], "prompt"), _plural(prompt_set["images"], "image")
+    title = f"{prompt_set['name']}: {prompts}{source}, {images}"
+    return _figure_table(title, {**_scored(prompt_set), "diversity": prompt_set["diversity"]})
+
+
+def _tag_tables(prompt_set: dict[str, Any]) -> Iterator[str]:
+    """A table for each reward, with a line for each tag of the prompts; none without tags."""
+    tags = {f"{tag} ({_plural(part['images'], 'image')})": _scored(part) for tag, part in prompt_set["by_tag"].items()}
+    for name in _scored(prompt_set) if tags else ():
+        figures = {label: scored[name] for label, scored in tags.items()}
+        yield _figure_table(f"{prompt_set['name']}: {name} by tag", figures)
+
+
+def _scored(part: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the scores of a prompt set or of one tag of it, by their label in tables."""
+    return dict(part["rewards"])
+
+
+def _figure_table(title: str, figures: Mapping[str, Any]) -> str:
+    """A line for each figure and a column for each side, with the warnings below."""
     sides = list(next(iter(figures.values())))
     lines = [["", *(_HEADINGS[side] for side in sides)]]
     for name, figure in figures.items():
         lines.append([name, *(estimate_text(figure[side], signed=side == DIFFERENCE) for side in sides)])
-    source = f" of {prompt_set['source']}" if prompt_set["source"] != prompt_set["name"] else ""
-    prompts, images = _plural(prompt_set["prompts"], "prompt"), _plural(prompt_set["images"], "image")
-    warning_lines = [
-        f"({warning})" for warning in warnings(figure[side] for figure in figures.values() for side in sides)
-    ]
-    title = f"{prompt_set['name']}: {prompts}{source}, {images}"
-    return "\n".join([title, *aligned(lines), *warning_lines])
+    below = [f"({warning})" for warning in warnings(figure[side] for figure in figures.values() for side in sides)]
+    return "\n".join([title, *aligned(lines), *below])
 
 
 def _plural(count: int, noun: str) -> str:
