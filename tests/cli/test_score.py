@@ -101,6 +101,6 @@ def test_rewards_are_listed_with_what_they_need(here: Path) -> None:
     lines = stepcredit("list", "reward").out.splitlines()
     for part, line in zip(parts, lines, strict=True):
         card = getattr(REWARDS.get(part["name"]), "CARD", RewardCard())
-        expected = {key: value for key, value in asdict(card).items() if value}
+        expected = {key: value for key, value in asdict(card).items() if value not in ("", None)}
         assert {key: part[key] for key in part if key not in ("name", "description")} == expected
-        assert line.split()[0] == part["name"] and all(value in line for value in expected.values())
+        assert line.split()[0] == part["name"] and all(str(value) in line for value in expected.values())

@@ -54,6 +54,14 @@ def test_scores_have_a_row_per_prompt() -> None:
     assert len(found.distances) == 3 and all(distance > 0 for distance in found.distances if distance is not None)
 
 
+def test_images_that_pass_are_counted_for_rewards_with_a_pass_score() -> None:
+    log = checked(RecordingReward(), "log", pass_score=1.0)
+    found = measure(ToyPolicy(), WARMTH | {"log": log}, PROMPTS, 2, 0, plan())
+    assert {name: values.tolist() for name, values in found.passed.items()} == {
+        "log": [[False, False], [True, True], [True, True]]
+    }
+
+
 def test_every_image_has_its_own_noise() -> None:
     policy = ToyPolicy()
     measure(policy, WARMTH, PROMPTS, 2, 5, plan())

@@ -139,6 +139,37 @@ def test_the_text_has_a_table_by_tag_for_each_reward_of_each_set_with_tags() -> 
     assert lines[3].startswith("colors (2 images)")
 
 
+# Images that pass
+
+
+def passing() -> dict[str, Any]:
+    scores, after = torch.tensor([[0.0, 1.0]] * 4), torch.tensor([[1.0, 1.0]] * 4)
+    sides = {
+        "base": Measurement({"r": scores, "s": scores}, [0.1] * 4, {"r": scores >= 1}),
+        "tuned": Measurement({"r": after, "s": scores}, [0.1] * 4, {"r": after >= 1}),
+    }
+    return prompt_set_results(PromptSet("mine", "mine.txt", TAGS), sides, 0)
+
+
+def test_pass_rates_of_rewards_with_a_pass_score() -> None:
+    result = passing()
+    for part in (result, *result["by_tag"].values()):
+        assert list(part["pass_rates"]) == ["r"]
+        assert [part["pass_rates"]["r"][side]["mean"] for side in ("base", "tuned", "difference")] == [0.5, 1, 0.5]
+    assert found()["pass_rates"] == {}
+
+
+def test_the_text_has_pass_rates_and_a_table_of_them_by_tag() -> None:
+    blocks = evaluation_table(run("a", [passing()])).split("\n\n")
+    assert [line.split("  ")[0] for line in blocks[1].splitlines()[2:]] == ["r", "s", "r, pass rate", "diversity"]
+    assert [block.splitlines()[0] for block in blocks[2:]] == [
+        "mine: r by tag",
+        "mine: s by tag",
+        "mine: r, pass rate by tag",
+    ]
+    assert blocks[4].splitlines()[2].split("  ") == ["counting (4 images)", "0.5 ± 0", "1 ± 0", "+0.5 ± 0"]
+
+
 # Runs against rewards
 
 

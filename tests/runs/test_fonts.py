@@ -64,6 +64,12 @@ def test_characters_without_a_font_are_escaped(tmp_path: Path) -> None:
     assert np.array_equal(picture(tmp_path, "a 一"), picture(tmp_path, "a \\u4e00"))
 
 
+@pytest.mark.usefixtures("no_fonts")
+def test_marks_need_a_font() -> None:
+    font = CaptionFont(["a"], 13)
+    assert font.has("pass 0.5") and not font.has("✓")
+
+
 def test_a_font_of_the_system_is_used() -> None:
     text = "кошка"
     if not any(fonts._has(font, "к") for font in fonts._system_fonts(13)):

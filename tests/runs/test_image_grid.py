@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stepcredit.runs.image_grid import save_grid
+from stepcredit.runs import image_grid
+from stepcredit.runs.fonts import CaptionFont
+from stepcredit.runs.image_grid import _caption, save_grid
 
 
 def grid(path: Path, images: torch.Tensor, captions: list[str], columns: int = 4) -> np.ndarray:
@@ -78,6 +80,52 @@ def test_the_same_grid_is_the_same_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+# Images that pass and images that fail
+
+
+def lines(caption: str, passed: bool | None) -> list[str]:
+    return [line for line, _ in _caption(caption, 160, CaptionFont([caption], 13), passed)]
+
+
+def luminance(color: tuple[int, int, int]) -> float:
+    """Relative luminance of WCAG 2.1."""
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_captions_are_green_or_red(tmp_path: Path) -> None:
+    images, captions = torch.ones(2, 3, 32, 32), ["a circle\n0.5", "a circle\n0.5"]
+    save_grid(tmp_path / "a.png", images, captions, passed=torch.tensor([True, False]))
+    with Image.open(tmp_path / "a.png") as picture:
+        pixels = np.asarray(picture).astype(int)[184:]
+    left, right = pixels[:, 20:180].reshape(-1, 3), pixels[:, 200:360].reshape(-1, 3)
+    green, red_ink = (part[part.sum(1).argmin()] for part in (left, right))
+    assert green[1] > green[0] + 50 and green[1] > green[2] + 30
+    assert red_ink[0] > red_ink[1] + 100 and red_ink[0] > red_ink[2] + 100
+
+
+@pytest.mark.parametrize("color", [image_grid._PASSED, image_grid._FAILED])
+def test_both_colors_can_be_read_on_white(color: tuple[int, int, int]) -> None:
+    assert 1.05 / (luminance(color) + 0.05) >= 4.5
+
+
+def test_a_mark_before_the_score_says_the_same_without_colors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CaptionFont, "has", lambda self, text: True)
+    assert lines("a circle\n1.000", True) == ["a circle", "✓ 1.000"]
+    assert lines("a circle\n0.500", False) == ["a circle", "✗ 0.500"]
+    assert lines("a circle", True) == ["✓ a circle"] and lines("", False) == ["✗"]
+
+
+def test_words_stand_in_for_marks_that_no_font_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CaptionFont, "has", lambda self, text: False)
+    assert lines("a circle\n1.000", True) == ["a circle", "pass 1.000"]
+    assert lines("a circle\n0.500", False) == ["a circle", "fail 0.500"]
+
+
+def test_without_outcomes_captions_stay_as_they_are() -> None:
+    assert lines("a circle\n1.000", None) == ["a circle", "1.000"]
+
+
 def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with pytest.raises(ValueError, match=r"\(32, 32, 3\)"):
@@ -88,4 +136,6 @@ def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
         save_grid(path, red(32, 32), ["", ""])
     with pytest.raises(ValueError, match="columns is 0"):
         save_grid(path, red(32, 32), [""], columns=0)
+    with pytest.raises(ValueError, match=r"passed has shape \(2,\)"):
+        save_grid(path, red(32, 32), [""], passed=torch.tensor([True, False]))
     assert not path.exists()

@@ -15,10 +15,13 @@ from tests.toy_policy import ToyPolicy, toy_config
 
 from stepcredit.config import TrainConfig
 from stepcredit.credit import build_credit
-from stepcredit.rewards import Scores, checked
+from stepcredit.rewards import Scores, as_reward, checked
+from stepcredit.rewards.core.card import RewardCard
+from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.runs.timing import Clock
 from stepcredit.runs.trackers import TRACKERS
+from stepcredit.training import trainer
 from stepcredit.training.reward_metrics import reward_metrics
 from stepcredit.training.trainer import TrainingLoop
 from stepcredit.types import Prompt
@@ -36,8 +39,11 @@ def loop(path: Path, config: TrainConfig, prompts: Sequence[Prompt], reward: Any
     return training_loop(config, policy, reward, build_credit(config.credit), prompts, run, **options)
 
 
+NUMBER = checked(number, "number")
+
+
 def test_means_of_each_tag() -> None:
-    assert reward_metrics(TAGGED, Scores(torch.tensor([1.0, 2.0, 10.0, 4.0]))) == {
+    assert reward_metrics(NUMBER, TAGGED, Scores(torch.tensor([1.0, 2.0, 10.0, 4.0]))) == {
         "reward_mean": 4.25,
         "reward_std": pytest.approx(3.4911, abs=1e-4),
         "reward_by_tag": {"x": {"mean": 2.5, "images": 2}, "y": {"mean": 2.0, "images": 1}},
@@ -45,7 +51,7 @@ def test_means_of_each_tag() -> None:
 
 
 def test_without_tags_there_is_no_entry() -> None:
-    found = reward_metrics([Prompt("a"), Prompt("b", {"tag": 3})], Scores(torch.tensor([1.0, 2.0])))
+    found = reward_metrics(NUMBER, [Prompt("a"), Prompt("b", {"tag": 3})], Scores(torch.tensor([1.0, 2.0])))
     assert found == {"reward_mean": 1.5, "reward_std": 0.5}
 
 
@@ -94,9 +100,42 @@ def test_scores_of_two_processes_belong_to_the_right_tags(rank: int, tmp_path: P
         return parts
 
     config = toy_config(sample={"prompts_per_epoch": 8, "images_per_prompt": 1}, train={"advantage": "batch"})
-    training = loop(tmp_path, config, prompts, checked(number, "number"), processes=FakeProcessGroup(rank, 2, gather))
+    training = loop(tmp_path, config, prompts, NUMBER, processes=FakeProcessGroup(rank, 2, gather))
     partition = training.partition(0, 8)
     assert partition.order.tolist() != list(range(8))
     _, scores = training.rollout_and_reward(prompts, partition, 0, Clock())
-    found = json.loads(json.dumps(reward_metrics(prompts, scores)["reward_by_tag"]))
+    found = json.loads(json.dumps(reward_metrics(NUMBER, prompts, scores)["reward_by_tag"]))
     assert found == {"even": {"mean": 3.0, "images": 4}, "odd": {"mean": 4.0, "images": 4}}
+
+
+# Images that pass
+
+
+def test_the_share_of_images_that_pass() -> None:
+    reward = checked(number, "number", pass_score=0.5)
+    found = reward_metrics(reward, [Prompt("a")] * 4, Scores(torch.tensor([0.0, 0.5, 0.25, 1.0])))
+    assert found["pass_rate"] == 0.5
+
+
+class Warm(Warmth):
+    CARD = RewardCard(pass_score=0.0)
+
+
+def test_a_run_records_how_many_images_pass_and_marks_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[torch.Tensor] = []
+    monkeypatch.setattr(trainer, "save_grid", lambda *_, passed: marked.append(passed))
+    training = loop(tmp_path, toy_config(train={"epochs": 2}), [Prompt("a"), Prompt("b")], as_reward(Warm()))
+    scores: list[torch.Tensor] = []
+    training.callbacks = [lambda row, images: scores.append(images.scores)]
+    training.train()
+    rates = [row["pass_rate"] for row in RunDirectory(tmp_path).metrics()]
+    assert rates == [float((values >= 0).float().mean()) for values in scores]
+    assert [found.shape for found in marked] == [(2,)] * 2 and all(found.dtype == torch.bool for found in marked)
+    assert torch.equal(marked[-1], training.evaluate().scores >= 0)
+
+
+def test_a_run_without_a_pass_score_marks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[Any] = []
+    monkeypatch.setattr(trainer, "save_grid", lambda *_, passed: marked.append(passed))
+    loop(tmp_path, toy_config(train={"epochs": 1}), [Prompt("a"), Prompt("b")], as_reward(Warmth())).train()
+    assert "pass_rate" not in RunDirectory(tmp_path).metrics()[0] and marked == [None, None]

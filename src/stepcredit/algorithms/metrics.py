@@ -19,6 +19,7 @@ RUN_METRICS = frozenset(
         "reward_queries",
         "reward_mean",
         "reward_std",
+        "pass_rate",
         "reward_components",
         "reward_by_tag",
         "constant_groups",

@@ -14,7 +14,7 @@ from typing import Any
 from stepcredit.errors import unknown
 from stepcredit.runs import recipes
 
-Part = dict[str, str]
+Part = dict[str, Any]
 
 # Where the registry of each kind is. It is imported only when it is listed, because most registries need torch.
 _REGISTRIES = {
@@ -50,7 +50,7 @@ def _kinds() -> dict[str, Callable[[], list[Part]]]:
     return {**{kind: partial(_registered, kind) for kind in _REGISTRIES}, "prompt": _prompts, "recipe": _recipes}
 
 
-def _line(name: str, description: str, **card: str) -> str:
+def _line(name: str, description: str, **card: Any) -> str:
     return f"{description} [{'; '.join(f'{key}: {value}' for key, value in card.items())}]" if card else description
 
 
@@ -63,7 +63,7 @@ def _registered(kind: str) -> list[Part]:
 def _part(name: str, part: Any) -> Part:
     card: Any = getattr(part, "CARD", None)
     has_card = is_dataclass(card)
-    fields = {key: value for key, value in asdict(card).items() if value} if has_card else {}
+    fields = {key: value for key, value in asdict(card).items() if value not in ("", None)} if has_card else {}
     return {"name": name, "description": (getdoc(part) or "").partition("\n")[0], **fields}
 
 

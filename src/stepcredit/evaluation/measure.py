@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -24,10 +24,12 @@ class Measurement:
     Attributes:
         scores: (P, N) for every reward, and for the components of a mixture as `mixture.<component>`.
         distances: P mean pairwise distances between the images of a prompt; None if N is 1.
+        passed: (P, N) bool, whether an image counts as correct, for every reward with a pass score.
     """
 
     scores: Mapping[str, Tensor]
     distances: Sequence[float | None]
+    passed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def measure(
@@ -67,7 +69,11 @@ def measure(
         diversity.add(pictures)
         on_images(len(batch))
     joined = {name: join(batches) for name, batches in scores.items()}
-    return Measurement({name: values.reshape(-1, images) for name, values in _columns(joined)}, diversity.distances)
+    columns = {name: values.reshape(-1, images) for name, values in _columns(joined)}
+    passed = {name: reward.passed(columns[name]) for name, reward in rewards.items()}
+    return Measurement(
+        columns, diversity.distances, {name: values for name, values in passed.items() if values is not None}
+    )
 
 
 def _columns(scores: Mapping[str, Scores]) -> list[tuple[str, Tensor]]:

@@ -40,9 +40,10 @@ def prompt_set_results(prompts: PromptSet, sides: Sides, seed: int) -> dict[str,
         seed: of the bootstrap.
 
     Returns:
-        `name`, `source`, `prompts` and `images` (numbers); `rewards`, a Figure for each reward; `diversity`, a Figure
-        of the mean pairwise distance between the images of a prompt; `by_tag`, for each tag of the prompts its numbers
-        of `prompts` and `images` and its `rewards`; `by_prompt`, for each prompt its text and, per side, `scores` (a
+        `name`, `source`, `prompts` and `images` (numbers); `rewards`, a Figure for each reward; `pass_rates`, a Figure
+        of the share of correct images for each reward with a pass score; `diversity`, a Figure of the mean pairwise
+        distance between the images of a prompt; `by_tag`, for each tag of the prompts its numbers of `prompts` and
+        `images`, its `rewards` and its `pass_rates`; `by_prompt`, for each prompt its text and, per side, `scores` (a
         list per reward) and `diversity`.
     """
     texts = [prompt.text for prompt in prompts.prompts]
@@ -64,13 +65,17 @@ def prompt_set_results(prompts: PromptSet, sides: Sides, seed: int) -> dict[str,
 
 
 def _figures(sides: Sides, texts: Sequence[str], rows: Sequence[int], seed: int) -> dict[str, dict[str, Figure]]:
-    """`rewards`, the Figure of every reward over the prompts `rows`."""
-    of_rows = [texts[row] for row in rows]
-    return {
-        "rewards": {
-            name: _figure({side: measured.scores[name][rows] for side, measured in sides.items()}, of_rows, seed)
-            for name in sides[BASE].scores
+    """`rewards` and `pass_rates`, the Figures over the prompts `rows`."""
+
+    def figures(values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Figure]:
+        of_rows = [texts[row] for row in rows]
+        return {
+            name: _figure({side: values[side][name][rows] for side in sides}, of_rows, seed) for name in values[BASE]
         }
+
+    return {
+        "rewards": figures({side: measured.scores for side, measured in sides.items()}),
+        "pass_rates": figures({side: measured.passed for side, measured in sides.items()}),
     }
 
 

@@ -62,7 +62,7 @@ def _tag_tables(prompt_set: dict[str, Any]) -> Iterator[str]:
 
 def _scored(part: dict[str, Any]) -> dict[str, Any]:
     """The figures of the scores of a prompt set or of one tag of it, by their label in tables."""
-    return dict(part["rewards"])
+    return {**part["rewards"], **{f"{name}, pass rate": figure for name, figure in part["pass_rates"].items()}}
 
 
 def _figure_table(title: str, figures: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from stepcredit.config import MIXTURE, ComponentSection, RewardSection
 from stepcredit.errors import InputError, RewardError, shortened
 from stepcredit.registry import Registered, Registry
+from stepcredit.rewards.core.card import pass_score_of
 from stepcredit.rewards.core.checked import CheckedReward, checked
 from stepcredit.rewards.core.definition import make_reward
 from stepcredit.rewards.core.mixture import Mixture
@@ -86,7 +87,7 @@ def as_reward(reward: RewardLike) -> CheckedReward:
             f"module:function, a RewardSection, or a callable that takes {EXPECTED}"
         )
     name = object_name(reward, taken=REWARDS.names())
-    return checked(full_signature(reward, name), name)
+    return checked(full_signature(reward, name), name, pass_score_of(reward))
 
 
 def build_reward(section: RewardSection) -> CheckedReward:
@@ -97,7 +98,8 @@ def build_reward(section: RewardSection) -> CheckedReward:
             user function that cannot be imported.
     """
     if section.ray_workers is not None:
-        return CheckedReward(ray_reward(section), section.name, copies_arguments=False)
+        score = None if section.components else _registered_pass_score(section.name)
+        return CheckedReward(ray_reward(section), section.name, copies_arguments=False, pass_score=score)
     if section.components:
         parts = {part.called: (_one(part, part.called), part) for part in section.components}
         return CheckedReward(Mixture(parts), MIXTURE, copies_arguments=False)
@@ -109,5 +111,12 @@ def _one(section: RewardSection | ComponentSection, name: str) -> CheckedReward:
         raise InputError("the reward 'mixture' needs reward.components: list the rewards with a name and a weight each")
     if section.remote is not None:
         reward = remote_reward(section.name, section.remote, section.options)
-        return CheckedReward(reward, name, copies_arguments=False)
-    return checked(make_reward(REWARDS.get(section.name), section.name, section.options), name)
+        score = _registered_pass_score(section.name)
+        return CheckedReward(reward, name, copies_arguments=False, pass_score=score)
+    definition = REWARDS.get(section.name)
+    return checked(make_reward(definition, section.name, section.options), name, pass_score_of(definition))
+
+
+def _registered_pass_score(name: str) -> float | None:
+    """The pass score of a reward that runs elsewhere, if it is registered here too; no file of the user is imported."""
+    return pass_score_of(REWARDS.get(name)) if name in REWARDS.names() else None

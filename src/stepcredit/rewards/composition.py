@@ -32,7 +32,7 @@ class Composition:
         score: `mixed`, `share` or `all`.
     """
 
-    CARD = RewardCard(prompts="composition")
+    CARD = RewardCard(prompts="composition", pass_score=1.0)
 
     def __init__(self, score: str = "mixed") -> None:
         if score not in SCORES:

@@ -49,6 +49,10 @@ class CaptionFont:
         """`text` with escapes, such as \\u4e00, in place of characters that no font has."""
         return "".join(letter if self._can_draw(letter) else ascii(letter)[1:-1] for letter in text)
 
+    def has(self, text: str) -> bool:
+        """Whether every character of `text` can be drawn."""
+        return all(map(self._can_draw, text))
+
     def getlength(self, text: str) -> float:
         """The width of a line in pixels."""
         return sum(font.getlength(run) for font, run in self._runs(text))

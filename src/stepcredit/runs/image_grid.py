@@ -18,19 +18,25 @@ _TEXT_SIZE, _LINE_HEIGHT = 13, 17
 _MARGIN, _GAP, _CAPTION_GAP = 20, 20, 6
 _MAX_LINES, _MAX_LETTERS = 12, 600  # of a paragraph of a caption
 _BACKGROUND, _TEXT, _SECONDARY_TEXT, _BORDER = "white", (24, 24, 27), (98, 98, 108), (210, 210, 216)
+_PASSED, _FAILED = (21, 110, 51), (185, 28, 28)
+_MARKS, _WORDS = ("✗", "✓"), ("fail", "pass")  # the words stand in where no font has the marks
+
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class _Cell:
     picture: Image.Image
-    lines: list[tuple[str, tuple[int, int, int]]]
+    lines: list[tuple[str, Color]]
 
     @property
     def height(self) -> int:
         return self.picture.height + _CAPTION_GAP + _LINE_HEIGHT * len(self.lines)
 
 
-def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: int = 4) -> None:
+def save_grid(
+    path: Path, images: Tensor, captions: Sequence[str], *, columns: int = 4, passed: Tensor | None = None
+) -> None:
     """Write images and their captions as a PNG file, row by row.
 
     Images whose longer side has fewer than 160 pixels are enlarged by an integer factor without smoothing. Images with
@@ -41,6 +47,8 @@ def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: i
         images: (N, 3, H, W) in [0, 1]. Values outside are clipped, and NaN is black.
         captions: N texts.
         columns: images per row.
+        passed: (N,) bool, whether each image counts as correct. Captions are then green or red, and their last
+            paragraph, which holds the score, begins with a check mark or a cross.
     """
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (N, 3, H, W) with N >= 1")
@@ -48,10 +56,14 @@ def save_grid(path: Path, images: Tensor, captions: Sequence[str], *, columns: i
         raise ValueError(f"{len(captions)} captions for {len(images)} images, expected one per image")
     if columns < 1:
         raise ValueError(f"columns is {columns}, expected at least 1")
+    if passed is not None and passed.shape != (len(images),):
+        raise ValueError(f"passed has shape {tuple(passed.shape)}, expected ({len(images)},)")
     font = CaptionFont(captions, _TEXT_SIZE)
     pictures = [_picture(image) for image in images]
     width = max(_MIN_SIDE, pictures[0].width)
-    cells = [_Cell(picture, _caption(text, width, font)) for picture, text in zip(pictures, captions, strict=True)]
+    outcomes = [None] * len(images) if passed is None else passed.tolist()
+    texts = [_caption(text, width, font, outcome) for text, outcome in zip(captions, outcomes, strict=True)]
+    cells = [_Cell(picture, text) for picture, text in zip(pictures, texts, strict=True)]
     buffer = io.BytesIO()
     _draw(cells, width, min(columns, len(cells)), font).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
@@ -97,13 +109,23 @@ def _place(
         font.draw(pen, (left, top + number * _LINE_HEIGHT), line, color)
 
 
-def _caption(text: str, width: int, font: CaptionFont) -> list[tuple[str, tuple[int, int, int]]]:
+def _caption(text: str, width: int, font: CaptionFont, passed: bool | None = None) -> list[tuple[str, Color]]:
     """The wrapped lines of a caption with their colors."""
+    paragraphs = _paragraphs(font.readable(text))
+    if passed is not None:
+        mark = (_MARKS if font.has("".join(_MARKS)) else _WORDS)[passed]
+        paragraphs = [*paragraphs[:-1], " ".join([mark, *paragraphs[-1:]])]
     return [
-        (line, _SECONDARY_TEXT if number else _TEXT)
-        for number, paragraph in enumerate(_paragraphs(font.readable(text)))
+        (line, _color(number, passed))
+        for number, paragraph in enumerate(paragraphs)
         for line in _cut(_wrap(paragraph[:_MAX_LETTERS], width, font), shortened=len(paragraph) > _MAX_LETTERS)
     ]
+
+
+def _color(paragraph: int, passed: bool | None) -> Color:
+    if passed is not None:
+        return _PASSED if passed else _FAILED
+    return _SECONDARY_TEXT if paragraph else _TEXT
 
 
 def _paragraphs(text: str) -> list[str]:

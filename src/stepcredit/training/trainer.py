@@ -323,7 +323,7 @@ class TrainingLoop:
         row = {
             "epoch": self.finished_epochs,
             "reward_queries": self.state.reward_queries,
-            **reward_metrics(prompts, scores),
+            **reward_metrics(self.parts.reward, prompts, scores),
             **metrics,
             "peak_memory_bytes": peak_memory_bytes(),
         }
@@ -359,8 +359,8 @@ class TrainingLoop:
             evaluation = evaluate(self.policy, self._scores, first, run.grid_images, run.seed, plan)
         if self.finished_epochs == 0 and (note := size_note(self.config.sample, *evaluation.images.shape[2:])):
             self.progress.warn(note)
-        path = self.run.grid_path(self.finished_epochs)
-        self.processes.run_on_main(lambda: save_grid(path, evaluation.images, evaluation.captions()))
+        path, passed = self.run.grid_path(self.finished_epochs), self.parts.reward.passed(evaluation.scores)
+        self.processes.run_on_main(lambda: save_grid(path, evaluation.images, evaluation.captions(), passed=passed))
         self.trackers.log_images(self.finished_epochs, path)
         return evaluation
 

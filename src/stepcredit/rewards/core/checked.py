@@ -36,11 +36,13 @@ class CheckedReward:
         reward: returns one number per image as a tensor on any device, an array or a sequence; or Scores.
         name: what errors, metrics and reports call it.
         copies_arguments: False for a reward that is known to leave its arguments as they are.
+        pass_score: an image with at least this score counts as correct; None if the reward has no such score.
     """
 
     reward: Scorer
     name: str
     copies_arguments: bool = True
+    pass_score: float | None = None
     _random: RandomState = field(default_factory=RandomState, init=False, repr=False, compare=False)
     _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
@@ -71,6 +73,10 @@ class CheckedReward:
             for name, component in output.components.items()
         }
         return Scores(self._verified(output.values, prompts), components)
+
+    def passed(self, scores: Tensor) -> Tensor | None:
+        """Which of scores (...) reach the pass score, (...) bool; None without a pass score."""
+        return None if self.pass_score is None else scores >= self.pass_score
 
     def _call(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Any:
         if self.copies_arguments:
@@ -123,6 +129,6 @@ def _array(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.array(scores, dtype=float if scores.dtype == object else None)
 
 
-def checked(reward: Scorer, name: str) -> CheckedReward:
+def checked(reward: Scorer, name: str, pass_score: float | None = None) -> CheckedReward:
     """`reward` as a CheckedReward called `name`; a CheckedReward is returned unchanged."""
-    return reward if isinstance(reward, CheckedReward) else CheckedReward(reward, name)
+    return reward if isinstance(reward, CheckedReward) else CheckedReward(reward, name, pass_score=pass_score)
