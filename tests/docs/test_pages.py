@@ -7,6 +7,15 @@ import runpy
 import subprocess
 from pathlib import Path
 
+from tests.loop import training_loop
+from tests.toy_policy import ToyPolicy, toy_config
+
+from stepcredit.algorithms.metrics import RUN_METRICS
+from stepcredit.credit import build_credit
+from stepcredit.rewards import build_reward
+from stepcredit.runs.directory import RunDirectory
+from stepcredit.types import Prompt
+
 ROOT = Path(__file__).parents[2]
 GENERATOR = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
@@ -30,6 +39,15 @@ def test_every_configuration_key_has_a_description() -> None:
     rows = [line for line in GENERATOR["configuration"]().splitlines() if line.startswith("| `")]
     assert len(rows) > 30
     assert [row for row in rows if not row.rstrip("| ").rpartition(" | ")[2].strip()] == []
+
+
+def test_metrics_page_has_every_key_of_a_run(tmp_path: Path) -> None:
+    config = toy_config(train={"epochs": 1, "kl_weight": 0.1})
+    run = RunDirectory.create(tmp_path, config, ["stepcredit"])
+    prompts = [Prompt("a", {"tag": "x"}), Prompt("b")]
+    training_loop(config, ToyPolicy(), build_reward(config.reward), build_credit(config.credit), prompts, run).train()
+    named = set(re.findall(r"`([\w]+)`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")))
+    assert {*run.metrics()[0], *RUN_METRICS} <= named
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from stepcredit.config import MIXTURE, ComponentSection, RewardSection
 from stepcredit.errors import InputError, RewardError, shortened
 from stepcredit.registry import Registered, Registry
-from stepcredit.rewards.core.card import pass_score_of
+from stepcredit.rewards.core.card import RewardCard, pass_score_of
 from stepcredit.rewards.core.checked import CheckedReward, checked
 from stepcredit.rewards.core.definition import make_reward
 from stepcredit.rewards.core.mixture import Mixture
@@ -26,6 +26,7 @@ from stepcredit.rewards.remote.ray import ray_reward
 __all__ = [
     "REWARDS",
     "CheckedReward",
+    "RewardCard",
     "RewardError",
     "RewardLike",
     "Scores",
