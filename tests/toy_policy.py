@@ -58,6 +58,7 @@ class ToyPolicy:
     ) -> Rollout:
         self.rollouts.append(([prompt.text for prompt in prompts], list(seeds)))
         noise = torch.stack([_noise(seed, self.steps + 1) for seed in seeds])
+        first = self.steps if plan is None or plan.trained_steps is None else plan.trained_steps
         latents, log_probs, x0 = [noise[:, 0]], [], []
         with torch.no_grad():
             for step in range(self.steps):
@@ -69,7 +70,7 @@ class ToyPolicy:
             latents=torch.stack(latents, 1),
             timesteps=torch.arange(self.steps, 0, -1),
             log_probs=torch.stack(log_probs, 1),
-            trainable=torch.tensor([self._std(step) > 0 for step in range(self.steps)]),
+            trainable=torch.tensor([self._std(step) > 0 and step < first for step in range(self.steps)]),
             schedule=Schedule(
                 stds=torch.tensor([self._std(step) for step in range(self.steps)]),
                 output_scales=torch.full((self.steps,), 0.5),

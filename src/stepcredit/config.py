@@ -173,6 +173,12 @@ class TrainSection(_Section):
         "it exceeds the number of images of an update, a forward holds several steps of an image. `null` means the "
         "number of images of an update. `auto` measures the largest number that fits into memory.",
     )
+    timestep_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Train only this fraction of the steps, the noisiest ones. The number is rounded down.",
+    )
     sampled_steps: int | None = Field(
         None,
         ge=1,

@@ -51,12 +51,14 @@ class Plan:
             usual sampler does: all steps for DDIM, none for a flow model.
         batch: images sampled at a time, in batches of exactly this size; None means all at once.
         needs_density: whether only steps with a usable density are trained. Otherwise every step is trained.
+        trained_steps: train at most this many of the first, noisiest steps; None trains all.
     """
 
     steps: int
     noisy: range | None
     batch: int | None = None
     needs_density: bool = True
+    trained_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stepcredit.algorithms import build_algorithm
 from stepcredit.algorithms.gradient import accumulate_gradient
-from stepcredit.algorithms.matching import Matching
+from stepcredit.algorithms.matching import ANCHORS, OBJECTIVES, Matching
 from stepcredit.algorithms.metrics import UpdateMetrics
 from stepcredit.algorithms.minibatch import Experience, UpdatePart
 from stepcredit.algorithms.old_weights import OldWeights
@@ -192,3 +192,60 @@ def test_credit_that_reads_the_noise_needs_some(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sample\.stochastic=true"):
         loop(tmp_path / "without", train=train, credit=credit)
     loop(tmp_path / "with", train=train, credit=credit, sample={"stochastic": True})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_reward_rises_with_every_objective(objective: str, tmp_path: Path) -> None:
+    options = {"objective": objective, "scale": 0.3, "beta": 0.5}
+    train = {"algorithm": "matching", "options": options, "epochs": 12, "learning_rate": 0.05}
+    trained = loop(tmp_path, train=train, credit={"name": "uniform"}, sample={"images_per_prompt": 8})
+    trained.train()
+    rewards = [row["reward_mean"] for row in trained.run.metrics()]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
+
+
+@pytest.mark.parametrize("objective", ["ram", "rvm"])
+def test_the_reference_as_anchor_holds_the_policy_back(objective: str) -> None:
+    """Without advantages, an anchor at the old weights holds them, and one at the reference draws back to it."""
+    policy = ToyPolicy(STEPS)
+    with torch.no_grad():
+        policy.target += 0.5
+    given = experience(policy, torch.zeros(IMAGES))
+    gradients = {anchor: gradient(policy, given, Matching(objective=objective, anchor=anchor)) for anchor in ANCHORS}
+    assert torch.equal(gradients["old"], torch.zeros(4)) and (gradients["reference"] > 0).all()
+
+
+def test_a_clipped_ratio_has_no_gradient_beyond_the_range() -> None:
+    policy = ToyPolicy(STEPS)
+    given = experience(policy, torch.ones(IMAGES))
+    direction = gradient(policy, given, Matching(objective="awm", ratio_clip=0.1))
+    with torch.no_grad():
+        policy.target -= 0.05 * (direction / direction.norm()).view_as(policy.target)
+    unclipped = gradient(policy, given, Matching(objective="awm"))
+    clipped = gradient(policy, given, Matching(objective="awm", ratio_clip=1e-6))
+    assert clipped.norm() < unclipped.norm()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"objective": "nftt"}, {"anchor": "base"}, {"beta": 0.0}, {"scale": -1.0}, {"ratio_clip": 0.0}],
+)
+def test_bad_options(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        build_algorithm(TrainSection(algorithm="matching", options=options))
+
+
+@pytest.mark.parametrize(("fraction", "trained"), [(1.0, 4), (0.6, 2), (0.1, 1)])
+def test_only_the_noisiest_steps_are_trained(fraction: float, trained: int, tmp_path: Path) -> None:
+    train = {"algorithm": "matching", "epochs": 1, "timestep_fraction": fraction}
+    loop_ = loop(tmp_path, train=train, credit={"name": "uniform"})
+    seen: list[Tensor] = []
+    own = loop_.update
+
+    def recording(given: Experience, epoch: int) -> Any:
+        seen.append(given.trajectory.trainable)
+        return own(given, epoch)
+
+    loop_.update = recording
+    loop_.train()
+    assert seen[0].tolist() == [step < trained for step in range(4)]

@@ -189,6 +189,11 @@ class StepBatch:
         return schedules.noised(final, noise, alpha, sigma).to(final.dtype)
 
     @property
+    def sigmas(self) -> Tensor:
+        """(n,), the standard deviation of the noise at the level of each pair's step."""
+        return self._trajectory.schedule.sigmas[self.steps].to(self._trajectory.latents.device)
+
+    @property
     def old_weights(self) -> OldWeights:
         """The weights at the rollout; only for an algorithm that needs them."""
         assert self.experience.old_weights is not None

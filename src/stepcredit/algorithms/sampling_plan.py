@@ -16,7 +16,9 @@ def training_plan(config: TrainConfig, needs: Needs, images: int, epoch: int = 0
     """
     sample = config.sample
     noisy = noisy_steps(sample, epoch) if draws_noise(needs, sample) else range(0)
-    return Plan(sample.steps, noisy, _batch(config, images), needs.density)
+    fraction = config.train.timestep_fraction
+    trained = None if fraction == 1 else max(int(sample.steps * fraction), 1)
+    return Plan(sample.steps, noisy, _batch(config, images), needs.density, trained)
 
 
 def draws_noise(needs: Needs, sample: SampleSection) -> bool:

@@ -218,6 +218,8 @@ class PipelinePolicy(AdapterWeights):
         left_out = plan.needs_density and self.scheduler.leaves_out_last_step and not self.sample.train_last_step
         if left_out and trained[:-1].any():
             trained[-1] = False
+        if plan.trained_steps is not None:
+            trained[plan.trained_steps :] = False
         return Trajectory(
             latents=buffer.latents,
             timesteps=buffer.timesteps,

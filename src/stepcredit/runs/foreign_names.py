@@ -285,8 +285,8 @@ FOREIGN_NAMES: tuple[ForeignName, ...] = (
         "images per prompt",
     ),
     _row(
-        "timestep_fraction train_timestep_fraction num_train_timesteps_per_sample",
-        (TRL, FLOW_GRPO),
+        "train_timestep_fraction num_train_timesteps_per_sample",
+        (TRL,),
         "train.sampled_steps",
         "a number of steps, not a fraction; each image gets its own random steps",
     ),
