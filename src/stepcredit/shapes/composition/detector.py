@@ -44,6 +44,8 @@ class Detection:
         color: index into COLORS; None if it is none of them.
         x, y: center of mass in pixels, 0 at the left and at the top.
         area: in pixels, with partly covered pixels counted in part.
+        overlap: the largest overlap with a shape, intersection over union.
+        color_distance: RGB distance of its median color from the nearest color word.
     """
 
     shape: int | None
@@ -51,6 +53,8 @@ class Detection:
     x: float
     y: float
     area: float
+    overlap: float = 1.0
+    color_distance: float = 0.0
 
 
 def detect(images: Tensor) -> list[list[Detection]]:
@@ -73,22 +77,27 @@ def detect(images: Tensor) -> list[list[Detection]]:
     pictures = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
     regions = [region for row, picture in enumerate(pictures) for region in _regions(row, picture)]
     found: list[list[Detection]] = [[] for _ in pictures]
-    for region, shape, (x, y, area) in zip(regions, *_shapes([region.alpha for region in regions]), strict=True):
-        found[region.row].append(Detection(shape, region.color, x, y, area))
+    for region, shape, (x, y, area, overlap) in zip(regions, *_shapes([each.alpha for each in regions]), strict=True):
+        found[region.row].append(Detection(shape, region.color, x, y, area, overlap, region.color_distance))
     return found
+
+
+def border(picture: np.ndarray) -> np.ndarray:
+    """The outermost pixels (124,3) of a picture (32,32,3)."""
+    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
 
 
 @dataclass(frozen=True)
 class _Region:
     row: int
     color: int | None
+    color_distance: float
     alpha: np.ndarray
     """(32, 32): the share of each pixel that the object covers, by its color between background and object."""
 
 
 def _regions(row: int, picture: np.ndarray) -> list[_Region]:
-    border = np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
-    background = np.median(border, axis=0)
+    background = np.median(border(picture), axis=0)
     distance = np.linalg.norm(picture - background, axis=2)
     labels, count = ndimage.label(distance > FOREGROUND)
     return [
@@ -107,20 +116,22 @@ def _region(
     step = color - background
     near = ndimage.binary_dilation(inside, np.ones((3, 3))) & (inside | (labels == 0))
     alpha = np.clip((picture - background) @ step / (step @ step), 0, 1) * near
-    return _Region(row, _color(picture[solid], color), alpha)
+    return _Region(row, *_color(picture[solid], color), alpha)
 
 
-def _color(pixels: np.ndarray, median: np.ndarray) -> int | None:
+def _color(pixels: np.ndarray, median: np.ndarray) -> tuple[int | None, float]:
+    """The color word, and how far the median color is from it."""
     palette = PALETTE.numpy()
     distance = np.linalg.norm(palette - median, axis=1)
     nearest = int(distance.argmin())
     votes = np.linalg.norm(pixels[:, None] - palette, axis=2).argmin(axis=1)
     pure = (votes == nearest).mean() >= MIN_PURITY
-    return nearest if pure and distance[nearest] <= MAX_COLOR_DISTANCE else None
+    clear = pure and distance[nearest] <= MAX_COLOR_DISTANCE
+    return nearest if clear else None, float(distance[nearest])
 
 
-def _shapes(alphas: Sequence[np.ndarray]) -> tuple[list[int | None], list[tuple[float, float, float]]]:
-    """The shape, and (x, y, area), of each object."""
+def _shapes(alphas: Sequence[np.ndarray]) -> tuple[list[int | None], list[tuple[float, float, float, float]]]:
+    """The shape, and (x, y, area, overlap), of each object."""
     if not alphas:
         return [], []
     alpha = torch.from_numpy(np.stack(alphas)).float()
@@ -136,7 +147,7 @@ def _shapes(alphas: Sequence[np.ndarray]) -> tuple[list[int | None], list[tuple[
     best, order = torch.stack(overlaps, 1).sort(1, descending=True)
     clear = (best[:, 0] >= MIN_OVERLAP) & (best[:, 0] - best[:, 1] >= MIN_LEAD)
     words = [int(first) if sure else None for first, sure in zip(order[:, 0], clear, strict=True)]
-    return words, list(zip(x.tolist(), y.tolist(), area.tolist(), strict=True))
+    return words, list(zip(x.tolist(), y.tolist(), area.tolist(), best[:, 0].tolist(), strict=True))
 
 
 @cache

@@ -1,0 +1,75 @@
+"""How far pictures of the composition world are from real renders, in features of the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepcredit.maths.frechet import frechet_distance
+from stepcredit.shapes.composition.captions import parse
+from stepcredit.shapes.composition.claims import COLORS
+from stepcredit.shapes.composition.detector import Detection, border, detect
+from stepcredit.shapes.composition.scenes import SIZE, render, sample_scene
+
+FEATURES = (
+    *("background red", "background green", "background blue", "background noise"),
+    *("contrast", "objects", "area", "overlap with a shape", "distance from a color", "x", "y"),
+    *COLORS,
+)
+"""What `features` returns, in this order."""
+
+_SEED = 0
+_SMALLEST_SPREAD = 1e-3
+
+
+def realism(images: Tensor, captions: Sequence[str]) -> float:
+    """The Fréchet distance between pictures and fresh renders of the same captions; 0 for the same distribution.
+
+    Each feature is divided by its standard deviation over the renders first. The renders are the same at every call
+    with the same captions.
+
+    Args:
+        images: (B, 3, 32, 32) in [0, 1], B at least 2.
+        captions: B captions of the composition world.
+    """
+    rng = np.random.default_rng(_SEED)
+    renders = features(render([sample_scene(parse(caption), rng) for caption in captions], rng))
+    spread = renders.std(0).clamp(min=_SMALLEST_SPREAD)
+    return frechet_distance(features(images) / spread, renders / spread)
+
+
+def features(images: Tensor) -> Tensor:
+    """(B, F): the FEATURES of pictures (B,3,32,32) in [0, 1].
+
+    The background is the median color of the border, its noise the mean absolute deviation from that. `objects` is
+    their number; area (pixels), overlap, distance from a color, x and y are means over the objects, 0 without objects.
+    `contrast` is the mean absolute difference of neighboring pixels over the number of objects: blurred or pale
+    pictures have less. A color is the number of objects of it.
+    """
+    return torch.stack(
+        [
+            torch.cat([_background(picture), _contrast(picture, len(found)), _objects(found)])
+            for picture, found in zip(images.detach().float().cpu().clamp(0, 1), detect(images), strict=True)
+        ]
+    )
+
+
+def _background(picture: Tensor) -> Tensor:
+    pixels = torch.from_numpy(border(picture.permute(1, 2, 0).numpy()))
+    color = pixels.median(0).values
+    return torch.cat([color, (pixels - color).abs().mean().unsqueeze(0)])
+
+
+def _contrast(picture: Tensor, objects: int) -> Tensor:
+    steps = picture.diff(dim=1).abs().mean() + picture.diff(dim=2).abs().mean()
+    return (steps / max(objects, 1)).unsqueeze(0)
+
+
+def _objects(found: Sequence[Detection]) -> Tensor:
+    rows = [(each.area, each.overlap, each.color_distance, each.x / SIZE, each.y / SIZE) for each in found]
+    means = torch.tensor(rows).mean(0) if rows else torch.zeros(5)
+    colors = torch.tensor([float(sum(each.color == color for each in found)) for color in range(len(COLORS))])
+    return torch.cat([torch.tensor([float(len(found))]), means, colors])
