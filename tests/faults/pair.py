@@ -26,7 +26,7 @@ from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.training.trainer import TrainingLoop
 
-SECONDS = 60.0
+SECONDS = 300.0
 """Time limit of two processes."""
 
 

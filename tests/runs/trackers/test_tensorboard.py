@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 from stepcredit.runs.image_grid import save_grid
 from stepcredit.runs.trackers.tensorboard import TensorBoardTracker
@@ -50,3 +53,31 @@ def test_sample_grids_are_images(tmp_path: Path) -> None:
     tracker.close()
     (image,) = read(tmp_path).Images("samples")
     assert image.step == 5 and image.width > 8
+
+
+@pytest.mark.parametrize("first_failing", [1, 3])
+def test_errors_of_the_writer_thread_are_raised_and_not_printed(
+    first_failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk can fail the very first write, which opening the file makes, or any later one."""
+    calls: list[bytes] = []
+    hook = threading.excepthook
+
+    def failing(self: RecordWriter, data: bytes) -> None:
+        calls.append(data)
+        if len(calls) >= first_failing:
+            raise OSError(28, "No space left on device")
+
+    def track() -> None:
+        tracker = TensorBoardTracker(tmp_path, {}, 0)
+        try:
+            for epoch in range(1, 5):
+                tracker.log_metrics(epoch, {"a": epoch})
+        finally:
+            tracker.close()
+
+    monkeypatch.setattr(RecordWriter, "write", failing)
+    with pytest.raises(OSError, match="No space left"):
+        track()
+    assert threading.excepthook is hook
+    assert capsys.readouterr().err == ""

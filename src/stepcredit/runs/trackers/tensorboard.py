@@ -24,9 +24,13 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter  # the import takes a second
 
         purge_step = finished_epochs + 1 if finished_epochs else None
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
         self._excepthook = threading.excepthook
         threading.excepthook = self._ignore_writer_thread
+        try:
+            self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
+        except BaseException:
+            threading.excepthook = self._excepthook
+            raise
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
