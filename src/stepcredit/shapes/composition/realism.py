@@ -14,22 +14,34 @@ from stepcredit.shapes.composition.claims import COLORS
 from stepcredit.shapes.composition.detector import Detection, border, detect
 from stepcredit.shapes.composition.scenes import SIZE, render, sample_scene
 
-FEATURES = (
-    *("background red", "background green", "background blue", "background noise"),
-    *("contrast", "objects", "area", "overlap with a shape", "distance from a color", "x", "y"),
-    *COLORS,
-)
+_SCALES = {
+    **dict.fromkeys(("background red", "background green", "background blue"), 0.05),
+    "background noise": 0.01,
+    "contrast": 0.005,
+    "objects": 0.5,
+    "area": 30.0,
+    "overlap with a shape": 0.05,
+    "distance from a color": 0.03,
+    **dict.fromkeys(("x", "y"), 0.1),
+    **dict.fromkeys(COLORS, 0.5),
+}
+"""What each feature is divided by: about the smallest change of its mean over many pictures that is plainly visible.
+
+The standard deviations of the renders are no measure, because what does not vary in renders, such as the overlap with a
+shape (0.003), would outweigh everything else.
+"""
+
+FEATURES = tuple(_SCALES)
 """What `features` returns, in this order."""
 
 _SEED = 0
-_SMALLEST_SPREAD = 1e-3
 
 
 def realism(images: Tensor, captions: Sequence[str]) -> float:
     """The Fréchet distance between pictures and fresh renders of the same captions; 0 for the same distribution.
 
-    Each feature is divided by its standard deviation over the renders first. The renders are the same at every call
-    with the same captions.
+    A shift of the mean of one feature by its scale (0.05 for the overlap with a shape) counts 1. The renders are the
+    same at every call with the same captions.
 
     Args:
         images: (B, 3, 32, 32) in [0, 1], B at least 2.
@@ -37,8 +49,8 @@ def realism(images: Tensor, captions: Sequence[str]) -> float:
     """
     rng = np.random.default_rng(_SEED)
     renders = features(render([sample_scene(parse(caption), rng) for caption in captions], rng))
-    spread = renders.std(0).clamp(min=_SMALLEST_SPREAD)
-    return frechet_distance(features(images) / spread, renders / spread)
+    scales = torch.tensor(list(_SCALES.values()))
+    return frechet_distance(features(images) / scales, renders / scales)
 
 
 def features(images: Tensor) -> Tensor:
