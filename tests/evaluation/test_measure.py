@@ -12,8 +12,9 @@ from torch import Tensor
 
 from stepcredit.errors import RewardError
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
-from stepcredit.evaluation.measure import measure
+from stepcredit.evaluation.measure import Measurement, measure
 from stepcredit.evaluation.prompt_sets import PromptSet
+from stepcredit.evaluation.set_statistics import PerPrompt
 from stepcredit.rewards import build_reward, checked
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import recipes
@@ -43,6 +44,13 @@ class RecordingReward:
         return torch.tensor([float(row["number"]) for row in metadata])
 
 
+def distances(found: Measurement) -> list[float]:
+    """The diversity of each prompt."""
+    statistic = found.statistics["diversity"]
+    assert isinstance(statistic, PerPrompt)
+    return [value for value in statistic.values if value is not None]
+
+
 # One model
 
 
@@ -51,7 +59,7 @@ def test_scores_have_a_row_per_prompt() -> None:
     assert found.scores["log"].tolist() == [[0, 0], [1, 1], [2, 2]]
     images = ToyPolicy().rollout([LAKE] * 6, sample_seeds(0, Stream.EVALUATION, 0, 6)).images
     assert torch.equal(found.scores["warmth"].flatten(), Warmth()(images, [""] * 6, [{}] * 6))
-    assert len(found.distances) == 3 and all(distance > 0 for distance in found.distances if distance is not None)
+    assert len(distances(found)) == 3 and all(distance > 0 for distance in distances(found))
 
 
 def test_images_that_pass_are_counted_for_rewards_with_a_pass_score() -> None:
@@ -76,7 +84,7 @@ def test_all_rewards_score_the_same_batches() -> None:
     assert [len(texts) for texts, _ in policy.rollouts] == [size for size, _ in log.seen] == ticks == [4, 4, 1]
     whole = measure(ToyPolicy(), WARMTH, PROMPTS, 3, 0, plan())
     assert torch.equal(found.scores["warmth"], whole.scores["warmth"])
-    assert found.distances == whole.distances
+    assert distances(found) == distances(whole)
 
 
 def test_a_mixture_is_measured_with_its_components() -> None:
@@ -85,6 +93,10 @@ def test_a_mixture_is_measured_with_its_components() -> None:
     scores = measure(ToyPolicy(), {"mixture": reward}, PROMPTS, 2, 0, plan(4)).scores
     assert list(scores) == ["mixture", "mixture.warmth", "mixture.jpeg_compressibility"]
     assert torch.allclose(scores["mixture"], scores["mixture.warmth"] + 2 * scores["mixture.jpeg_compressibility"])
+
+
+def test_statistics_that_are_not_defined_for_the_images_are_left_out() -> None:
+    assert list(measure(ToyPolicy(), WARMTH, PROMPTS, 2, 0, plan()).statistics) == ["diversity"]
 
 
 # Failing rewards

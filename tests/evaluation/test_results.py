@@ -11,12 +11,19 @@ import torch
 from stepcredit.evaluation.cross_table import cross_tables
 from stepcredit.evaluation.measure import Measurement
 from stepcredit.evaluation.prompt_sets import PromptSet
-from stepcredit.evaluation.results import ONE_IMAGE, prompt_set_results
+from stepcredit.evaluation.results import prompt_set_results
+from stepcredit.evaluation.set_statistics import PerPrompt, PerSet
 from stepcredit.evaluation.tables import cross_table, evaluation_table
 from stepcredit.types import Prompt
 
-BASE = Measurement({"r": torch.tensor([[1.0, 3.0], [5.0, 7.0]])}, [0.2, 0.4])
-TUNED = Measurement({"r": torch.tensor([[2.0, 4.0], [8.0, 10.0]])}, [0.1, 0.1])
+
+def spread(*values: float | None) -> dict[str, PerPrompt]:
+    """The diversity of each prompt."""
+    return {"diversity": PerPrompt(values, "one image" if None in values else "")}
+
+
+BASE = Measurement({"r": torch.tensor([[1.0, 3.0], [5.0, 7.0]])}, spread(0.2, 0.4))
+TUNED = Measurement({"r": torch.tensor([[2.0, 4.0], [8.0, 10.0]])}, spread(0.1, 0.1))
 
 
 def prompt_set(*texts: str) -> PromptSet:
@@ -81,10 +88,43 @@ def test_prompts_of_equal_text_are_one_cluster() -> None:
 
 
 def test_one_image_per_prompt_has_no_diversity() -> None:
-    alone = Measurement({"r": torch.tensor([[1.0], [5.0]])}, [None, None])
+    alone = Measurement({"r": torch.tensor([[1.0], [5.0]])}, spread(None, None))
     result = prompt_set_results(prompt_set("a", "b"), {"base": alone, "tuned": alone}, 0)
-    nothing = {"mean": None, "standard_error": None, "interval": None, "warning": ONE_IMAGE}
+    nothing = {"mean": None, "standard_error": None, "interval": None, "warning": "one image"}
     assert result["diversity"] == {"base": nothing, "tuned": nothing, "difference": nothing}
+
+
+# Statistics of the whole set
+
+
+def far() -> dict[str, Any]:
+    """Results with Fréchet distances."""
+    sides = {
+        name: Measurement(one.scores, {**one.statistics, "frechet": PerSet(distance, {"frechet_of_renders": 0.5})})
+        for name, one, distance in (("base", BASE, 1.5), ("tuned", TUNED, 4.0))
+    }
+    return prompt_set_results(prompt_set("a", "b"), sides, 0)
+
+
+def test_a_statistic_of_the_set_has_a_number_for_each_side_and_its_baseline() -> None:
+    result = far()
+    assert result["frechet"] == {"base": 1.5, "tuned": 4.0, "difference": 2.5}
+    assert result["frechet_of_renders"] == 0.5
+    assert "frechet" not in result["by_prompt"][0]["base"]
+    assert {name: figure for name, figure in result.items() if not name.startswith("frechet")} == found()
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_the_text_has_the_number_of_each_side_and_the_baseline() -> None:
+    lines = evaluation_table(run("a", [far()])).splitlines()
+    assert [cell.strip() for cell in lines[6].split("  ") if cell] == [
+        "Fréchet distance from renders",
+        "1.5",
+        "4",
+        "+2.5",
+    ]
+    assert lines[-1].startswith("(Fréchet distance from renders: 0.5 for ")
+    assert "renders" not in evaluation_table(run("a", [found()]))
 
 
 # By tag
@@ -95,8 +135,8 @@ TAGS = [Prompt("a", {"tag": "counting"}), Prompt("b", {"tag": "colors"}), Prompt
 def tagged(prompts: list[Prompt] = TAGS) -> dict[str, Any]:
     base = torch.tensor([[1.0, 3.0], [5.0, 7.0], [100.0, 100.0], [2.0, 2.0]])
     sides = {
-        "base": Measurement({"r": base, "s": -base}, [0.1] * 4),
-        "tuned": Measurement({"r": base + 1, "s": base}, [0.1] * 4),
+        "base": Measurement({"r": base, "s": -base}, spread(*[0.1] * 4)),
+        "tuned": Measurement({"r": base + 1, "s": base}, spread(*[0.1] * 4)),
     }
     return prompt_set_results(PromptSet("mine", "mine.txt", prompts), sides, 0)
 
@@ -112,7 +152,7 @@ def test_each_tag_has_the_figures_of_its_prompts() -> None:
     rows = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
     assert (
         counting["rewards"]["r"]["base"]
-        == prompt_set_results(alone, {"base": Measurement({"r": rows}, [0.1, 0.1])}, 0)["rewards"]["r"]["base"]
+        == prompt_set_results(alone, {"base": Measurement({"r": rows}, spread(0.1, 0.1))}, 0)["rewards"]["r"]["base"]
     )
     assert colors["rewards"]["r"]["base"]["warning"], "one prompt has no interval"
     json.dumps(by_tag, allow_nan=False)
@@ -145,8 +185,8 @@ def test_the_text_has_a_table_by_tag_for_each_reward_of_each_set_with_tags() -> 
 def passing() -> dict[str, Any]:
     scores, after = torch.tensor([[0.0, 1.0]] * 4), torch.tensor([[1.0, 1.0]] * 4)
     sides = {
-        "base": Measurement({"r": scores, "s": scores}, [0.1] * 4, {"r": scores >= 1}),
-        "tuned": Measurement({"r": after, "s": scores}, [0.1] * 4, {"r": after >= 1}),
+        "base": Measurement({"r": scores, "s": scores}, spread(*[0.1] * 4), {"r": scores >= 1}),
+        "tuned": Measurement({"r": after, "s": scores}, spread(*[0.1] * 4), {"r": after >= 1}),
     }
     return prompt_set_results(PromptSet("mine", "mine.txt", TAGS), sides, 0)
 
@@ -202,7 +242,7 @@ def test_the_text_of_an_evaluation_has_a_line_per_reward() -> None:
 
 
 def test_missing_figures_are_left_out() -> None:
-    single = Measurement({"r": torch.tensor([[1.25]])}, [None])
+    single = Measurement({"r": torch.tensor([[1.25]])}, spread(None))
     model = run("sd", [prompt_set_results(PromptSet("one", "one", [Prompt("a")]), {"base": single}, 0)])
     lines = evaluation_table(model | {"trained_on": None, "checkpoint": None}).splitlines()
     assert [line.split() for line in lines[3:6]] == [["base"], ["r", "1.25"], ["diversity", "-"]]

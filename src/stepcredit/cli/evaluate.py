@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from stepcredit.errors import InputError
+from stepcredit.evaluation.set_statistics import set_statistics
 from stepcredit.evaluation.sources import evaluate_sources
 from stepcredit.evaluation.tables import cross_table, evaluation_table
 from stepcredit.runs.progress import live_bar
@@ -65,7 +66,7 @@ def _text(result: dict[str, Any]) -> str:
     blocks = [*map(evaluation_table, result["evaluations"]), *map(cross_table, result["cross"])]
     notes = [
         f"mean ± standard error [interval]: {result['uncertainty']}",
-        f"diversity: {result['diversity']}",
+        *(f"{one.label}: {result[name]}" for name, one in set_statistics().items() if name in result),
         f"versions: {versions_text(result['versions'])}",
     ]
     return "\n\n".join([*blocks, *(textwrap.fill(note, _WIDTH) for note in notes)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 
-from stepcredit.evaluation.diversity import Embedding, thumbnail
 from stepcredit.evaluation.measure import Measurement, measure
 from stepcredit.evaluation.prompt_sets import PromptSet
 from stepcredit.rewards import CheckedReward
@@ -21,7 +20,6 @@ class BaseAndTuned:
         rewards: by the name that results use.
         images: per prompt.
         seed: of the noise.
-        embed: maps images to points; diversity is the distance between those points.
         on_images: called with the number of images after each batch.
     """
 
@@ -30,13 +28,11 @@ class BaseAndTuned:
         rewards: Mapping[str, CheckedReward],
         images: int,
         seed: int,
-        embed: Embedding = thumbnail,
         on_images: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.rewards = rewards
         self.images = images
         self.seed = seed
-        self._embed = embed
         self._on_images = on_images
         self._bases: dict[Hashable, Measurement] = {}
 
@@ -59,7 +55,6 @@ class BaseAndTuned:
             self.images,
             self.seed,
             plan,
-            embed=self._embed,
             on_images=self._on_images,
         )
         key = (model, plan, prompts.source, tuple(prompt.text for prompt in prompts.prompts))

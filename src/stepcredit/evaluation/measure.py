@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from stepcredit.errors import RewardError, shortened
-from stepcredit.evaluation.diversity import DiversityMeter, Embedding, thumbnail
+from stepcredit.evaluation.set_statistics import PerPrompt, PerSet, set_statistics
 from stepcredit.rewards import CheckedReward, Scores, join
 from stepcredit.types import Plan, Policy, Prompt
 from stepcredit.utils.seeds import Stream, sample_seeds
@@ -19,16 +19,16 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Measurement:
-    """Scores and diversity of P prompts with N images each.
+    """Scores of P prompts with N images each, and statistics of all of these images.
 
     Attributes:
         scores: (P, N) for every reward, and for the components of a mixture as `mixture.<component>`.
-        distances: P mean pairwise distances between the images of a prompt; None if N is 1.
+        statistics: by name, those of `set_statistics` that are defined for the images.
         passed: (P, N) bool, whether an image counts as correct, for every reward with a pass score.
     """
 
     scores: Mapping[str, Tensor]
-    distances: Sequence[float | None]
+    statistics: Mapping[str, PerPrompt | PerSet] = field(default_factory=dict)
     passed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -39,7 +39,6 @@ def measure(
     images: int,
     seed: int,
     plan: Plan,
-    embed: Embedding = thumbnail,
     on_images: Callable[[int], None] = lambda _: None,
 ) -> Measurement:
     """Score `images` images of every prompt with the current weights of `policy`.
@@ -51,7 +50,6 @@ def measure(
         rewards: by the name that results and errors use.
         images: per prompt, at least 1.
         plan: `plan.batch` images are in memory at a time.
-        embed: maps images to points; diversity is the distance between those points.
         on_images: called after each batch with its number of images.
 
     Raises:
@@ -60,19 +58,24 @@ def measure(
     jobs = [(prompt, number) for prompt in prompts for number in range(images)]
     seeds = sample_seeds(seed, Stream.EVALUATION, 0, len(jobs))
     scores: dict[str, list[Scores]] = {name: [] for name in rewards}
-    diversity, size = DiversityMeter(images, embed), plan.batch or BATCH
+    statistics = {name: statistic(images) for name, statistic in set_statistics().items()}
+    size = plan.batch or BATCH
     for start in range(0, len(jobs), size):
         batch = jobs[start : start + size]
         pictures = policy.rollout([prompt for prompt, _ in batch], seeds[start : start + size], plan).images
         for name, reward in rewards.items():
             scores[name].append(_score(reward, pictures, batch))
-        diversity.add(pictures)
+        for statistic in statistics.values():
+            statistic.add(pictures, [prompt.text for prompt, _ in batch])
         on_images(len(batch))
     joined = {name: join(batches) for name, batches in scores.items()}
+    of_sets = {name: statistic.value() for name, statistic in statistics.items()}
     columns = {name: values.reshape(-1, images) for name, values in _columns(joined)}
     passed = {name: reward.passed(columns[name]) for name, reward in rewards.items()}
     return Measurement(
-        columns, diversity.distances, {name: values for name, values in passed.items() if values is not None}
+        columns,
+        {name: value for name, value in of_sets.items() if value is not None},
+        {name: values for name, values in passed.items() if values is not None},
     )
 
 

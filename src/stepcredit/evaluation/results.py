@@ -11,12 +11,12 @@ from torch import Tensor
 from stepcredit.evaluation.base_and_tuned import BASE, TUNED
 from stepcredit.evaluation.measure import Measurement
 from stepcredit.evaluation.prompt_sets import PromptSet
+from stepcredit.evaluation.set_statistics import PerPrompt, PerSet
 from stepcredit.prompts.tags import rows_by_tag
 from stepcredit.stats.intervals import FEW_CLUSTERS, LEVEL, RESAMPLES, as_json, clustered_mean, paired_difference
 
 DIFFERENCE = "difference"
 UNIT = "prompt"
-ONE_IMAGE = "diversity needs at least two images per prompt: use --images 2 or more"
 METHOD = (
     f"{LEVEL:.0%} intervals over prompts, because images of one prompt are not independent: a percentile bootstrap "
     f"with {RESAMPLES} resamples of whole prompts, or a t interval below {FEW_CLUSTERS} prompts; the standard error is "
@@ -41,10 +41,10 @@ def prompt_set_results(prompts: PromptSet, sides: Sides, seed: int) -> dict[str,
 
     Returns:
         `name`, `source`, `prompts` and `images` (numbers); `rewards`, a Figure for each reward; `pass_rates`, a Figure
-        of the share of correct images for each reward with a pass score; `diversity`, a Figure of the mean pairwise
-        distance between the images of a prompt; `by_tag`, for each tag of the prompts its numbers of `prompts` and
-        `images`, its `rewards` and its `pass_rates`; `by_prompt`, for each prompt its text and, per side, `scores` (a
-        list per reward) and `diversity`.
+        of the share of correct images for each reward with a pass score; under the name of each set statistic a Figure,
+        or for a PerSet the number of each side and their difference, with the baselines beside it; `by_tag`, for each
+        tag of the prompts its numbers of `prompts` and `images`, its `rewards` and its `pass_rates`; `by_prompt`, for
+        each prompt its text and, per side, `scores` (a list per reward) and the value of each PerPrompt.
     """
     texts = [prompt.text for prompt in prompts.prompts]
     images = next(iter(sides[BASE].scores.values())).shape[1]
@@ -55,7 +55,7 @@ def prompt_set_results(prompts: PromptSet, sides: Sides, seed: int) -> dict[str,
         "prompts": len(texts),
         "images": len(texts) * images,
         **_figures(sides, texts, everything, seed),
-        "diversity": _diversity(sides, texts, seed),
+        **_set_statistics(sides, texts, seed),
         "by_tag": {
             tag: {"prompts": len(rows), "images": len(rows) * images, **_figures(sides, texts, rows, seed)}
             for tag, rows in rows_by_tag(prompts.prompts).items()
@@ -91,14 +91,33 @@ def _figure(sides: Mapping[str, Tensor], texts: Sequence[str], seed: int) -> Fig
     return figure
 
 
-def _diversity(sides: Sides, texts: Sequence[str], seed: int) -> Figure:
+def _set_statistics(sides: Sides, texts: Sequence[str], seed: int) -> dict[str, Any]:
+    """The figures of the set statistics by name, and their baselines."""
+    found: dict[str, Any] = {}
+    for name in sides[BASE].statistics:
+        values = {side: measured.statistics[name] for side, measured in sides.items()}
+        of_sets = {side: value for side, value in values.items() if isinstance(value, PerSet)}
+        of_prompts = {side: value for side, value in values.items() if isinstance(value, PerPrompt)}
+        if of_sets:
+            found |= {name: _numbers(of_sets), **of_sets[BASE].baselines}
+        else:
+            found[name] = _per_prompt(of_prompts, texts, seed)
+    return found
+
+
+def _numbers(sides: Mapping[str, PerSet]) -> dict[str, float]:
+    numbers = {side: statistic.value for side, statistic in sides.items()}
+    return numbers | ({DIFFERENCE: numbers[TUNED] - numbers[BASE]} if TUNED in numbers else {})
+
+
+def _per_prompt(sides: Mapping[str, PerPrompt], texts: Sequence[str], seed: int) -> Figure:
     columns: dict[str, Tensor] = {}
-    for side, measured in sides.items():
-        distances = [distance for distance in measured.distances if distance is not None]
-        if len(distances) < len(texts):
-            missing = {"mean": None, "standard_error": None, "interval": None, "warning": ONE_IMAGE}
+    for side, statistic in sides.items():
+        known = [value for value in statistic.values if value is not None]
+        if len(known) < len(texts):
+            missing = {"mean": None, "standard_error": None, "interval": None, "warning": statistic.missing}
             return dict.fromkeys((*sides, *([DIFFERENCE] if TUNED in sides else [])), missing)
-        columns[side] = torch.tensor(distances, dtype=torch.float64).unsqueeze(1)
+        columns[side] = torch.tensor(known, dtype=torch.float64).unsqueeze(1)
     return _figure(columns, texts, seed)
 
 
@@ -106,7 +125,11 @@ def _one_prompt(text: str, row: int, sides: Sides) -> dict[str, Any]:
     return {"prompt": text} | {
         side: {
             "scores": {name: values[row].tolist() for name, values in measured.scores.items()},
-            "diversity": measured.distances[row],
+            **{
+                name: statistic.values[row]
+                for name, statistic in measured.statistics.items()
+                if isinstance(statistic, PerPrompt)
+            },
         }
         for side, measured in sides.items()
     }

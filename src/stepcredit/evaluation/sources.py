@@ -10,12 +10,12 @@ from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError, RewardError
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
 from stepcredit.evaluation.cross_table import cross_tables
-from stepcredit.evaluation.diversity import METRIC
 from stepcredit.evaluation.long_prompts import long_prompt_notes
 from stepcredit.evaluation.measure import BATCH
 from stepcredit.evaluation.prompt_sets import PromptSet, choose_prompt_sets
 from stepcredit.evaluation.results import METHOD, prompt_set_results
 from stepcredit.evaluation.reward_set import choose_rewards
+from stepcredit.evaluation.set_statistics import set_statistics
 from stepcredit.evaluation.source import Source, open_source
 from stepcredit.runs.versions import result_versions
 from stepcredit.types import Policy
@@ -51,8 +51,8 @@ def evaluate_sources(
 
     Returns:
         What `stepcredit evaluate --json` prints: `evaluations`, one for each name (see `evaluate_policy`), `cross`,
-        `seed`, `images_per_prompt`, the methods in words as `uncertainty` and `diversity`, and `versions` (see
-        `result_versions`).
+        `seed`, `images_per_prompt`, the methods in words as `uncertainty` and under the name of each set statistic, and
+        `versions` (see `result_versions`).
 
     Raises:
         InputError: a bad source, prompt set or reward; raised before anything is sampled.
@@ -78,11 +78,17 @@ def evaluate_sources(
         "seed": seed,
         "images_per_prompt": images,
         "uncertainty": METHOD,
-        "diversity": f"mean distance of the images of one prompt: {METRIC}",
+        **_meanings(evaluations),
         "versions": result_versions(),
         "evaluations": evaluations,
         "cross": cross_tables(evaluations) if cross else [],
     }
+
+
+def _meanings(evaluations: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What the set statistics mean that a prompt set has."""
+    sets = [one for evaluation in evaluations for one in evaluation["sets"]]
+    return {name: statistic.meaning for name, statistic in set_statistics().items() if any(name in one for one in sets)}
 
 
 def _about(source: Source, config: TrainConfig, trained_on: str | None) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from stepcredit.evaluation.base_and_tuned import BASE, TUNED
 from stepcredit.evaluation.results import DIFFERENCE
+from stepcredit.evaluation.set_statistics import set_statistics
 
 _HEADINGS = {BASE: "base", TUNED: "tuned", DIFFERENCE: "tuned - base"}
 _MAX_DIGITS = 8
@@ -49,7 +50,8 @@ def _set_table(prompt_set: dict[str, Any]) -> str:
     source = f" of {prompt_set['source']}" if prompt_set["source"] != prompt_set["name"] else ""
     prompts, images = _plural(prompt_set["prompts"], "prompt"), _plural(prompt_set["images"], "image")
     title = f"{prompt_set['name']}: {prompts}{source}, {images}"
-    return _figure_table(title, {**_scored(prompt_set), "diversity": prompt_set["diversity"]})
+    table = _figure_table(title, {**_scored(prompt_set), **_set_statistics(prompt_set)})
+    return "\n".join([table, *(f"({line})" for line in baseline_lines(prompt_set))])
 
 
 def _tag_tables(prompt_set: dict[str, Any]) -> Iterator[str]:
@@ -63,6 +65,32 @@ def _tag_tables(prompt_set: dict[str, Any]) -> Iterator[str]:
 def _scored(part: dict[str, Any]) -> dict[str, Any]:
     """The figures of the scores of a prompt set or of one tag of it, by their label in tables."""
     return {**part["rewards"], **{f"{name}, pass rate": figure for name, figure in part["pass_rates"].items()}}
+
+
+def _set_statistics(prompt_set: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the set statistics, by their label in tables."""
+    return {
+        statistic.label: {side: _estimate(value) for side, value in prompt_set[name].items()}
+        for name, statistic in set_statistics().items()
+        if name in prompt_set
+    }
+
+
+def _estimate(value: Mapping[str, Any] | float) -> Mapping[str, Any]:
+    """A number as an Estimate without uncertainty."""
+    if isinstance(value, Mapping):
+        return value
+    return {"mean": value, "standard_error": None, "interval": None, "warning": ""}
+
+
+def baseline_lines(prompt_set: Mapping[str, Any]) -> list[str]:
+    """A line for each baseline of a set statistic."""
+    return [
+        f"{statistic.label}: {prompt_set[key]:.4g} for {words}"
+        for statistic in set_statistics().values()
+        for key, words in statistic.baselines.items()
+        if key in prompt_set
+    ]
 
 
 def _figure_table(title: str, figures: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ shape (0.003), would outweigh everything else.
 FEATURES = tuple(_SCALES)
 """What `features` returns, in this order."""
 
-_SEED = 0
+_REFERENCE, _FRESH = 0, 1
+"""Seeds of the renders that others are compared with, and of other renders."""
 
 
 def realism(images: Tensor, captions: Sequence[str]) -> float:
@@ -47,10 +49,26 @@ def realism(images: Tensor, captions: Sequence[str]) -> float:
         images: (B, 3, 32, 32) in [0, 1], B at least 2.
         captions: B captions of the composition world.
     """
-    rng = np.random.default_rng(_SEED)
-    renders = features(render([sample_scene(parse(caption), rng) for caption in captions], rng))
+    return distance_from_renders(features(images), captions)
+
+
+def distance_from_renders(points: Tensor, captions: Sequence[str]) -> float:
+    """`realism` of pictures of which only the `features` (B, F) are there."""
+    renders = _rendered_features(tuple(captions), _REFERENCE)
     scales = torch.tensor(list(_SCALES.values()))
-    return frechet_distance(features(images) / scales, renders / scales)
+    return frechet_distance(points / scales, renders / scales)
+
+
+def distance_of_renders(captions: Sequence[str]) -> float:
+    """`realism` of further renders of the captions, at least 2: what pictures of a perfect model would have."""
+    return distance_from_renders(_rendered_features(tuple(captions), _FRESH), captions)
+
+
+@lru_cache(maxsize=16)
+def _rendered_features(captions: tuple[str, ...], seed: int) -> Tensor:
+    """The features (B, F) of a random render of each caption."""
+    rng = np.random.default_rng(seed)
+    return features(render([sample_scene(parse(caption), rng) for caption in captions], rng))
 
 
 def features(images: Tensor) -> Tensor:

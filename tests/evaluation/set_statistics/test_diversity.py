@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepcredit.evaluation.diversity import DiversityMeter, thumbnail
+from stepcredit.evaluation.set_statistics.diversity import DiversityMeter, thumbnail
 
 
 def gray_images(*levels: float, size: tuple[int, int] = (8, 8)) -> Tensor:
@@ -35,19 +35,19 @@ def test_detail_below_the_resolution_is_averaged_away() -> None:
 def test_batches_may_split_the_images_of_a_prompt() -> None:
     images = gray_images(0.0, 0.5, 1.0, 0.2, 0.2, 0.2)
     for sizes in ([6], [1, 1, 1, 1, 1, 1], [2, 4], [4, 2]):
-        meter = DiversityMeter(3, thumbnail)
+        meter = DiversityMeter(3)
         for part in images.split(sizes):
-            meter.add(part)
-        assert meter.distances == pytest.approx([(0.5 + 1.0 + 0.5) / 3, 0.0], abs=1e-6)
+            meter.add(part, [""] * len(part))
+        assert meter.value().values == pytest.approx([(0.5 + 1.0 + 0.5) / 3, 0.0], abs=1e-6)
 
 
 def test_one_image_per_prompt_has_no_distance() -> None:
-    meter = DiversityMeter(1, thumbnail)
-    meter.add(gray_images(0.0, 1.0))
-    assert meter.distances == [None, None]
+    meter = DiversityMeter(1)
+    meter.add(gray_images(0.0, 1.0), ["a", "b"])
+    assert meter.value().values == [None, None] and meter.value().missing
 
 
 def test_a_custom_embedding() -> None:
     meter = DiversityMeter(2, lambda images: 10 * images[:, :1, 0, 0])
-    meter.add(gray_images(0.0, 0.5))
-    assert meter.distances == [pytest.approx(5.0)]
+    meter.add(gray_images(0.0, 0.5), ["a", "a"])
+    assert meter.value().values == [pytest.approx(5.0)]
