@@ -10,7 +10,7 @@ import torch
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
-from stepcredit.errors import RewardError
+from stepcredit.errors import InputError, RewardError
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
 from stepcredit.evaluation.measure import Measurement, measure
 from stepcredit.evaluation.prompt_sets import PromptSet
@@ -97,6 +97,13 @@ def test_a_mixture_is_measured_with_its_components() -> None:
 
 def test_statistics_that_are_not_defined_for_the_images_are_left_out() -> None:
     assert list(measure(ToyPolicy(), WARMTH, PROMPTS, 2, 0, plan()).statistics) == ["diversity"]
+
+
+def test_images_that_are_not_finite_are_refused_before_they_are_scored() -> None:
+    policy, log = trained(float("nan")), RecordingReward()
+    with pytest.raises(InputError, match="not finite"):
+        measure(policy, {"log": checked(log, "log")}, PROMPTS, 1, 0, plan())
+    assert log.seen == []
 
 
 # Failing rewards

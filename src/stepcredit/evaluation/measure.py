@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from stepcredit.errors import RewardError, shortened
+from stepcredit.evaluation.sampling import require_finite
 from stepcredit.evaluation.set_statistics import PerPrompt, PerSet, set_statistics
 from stepcredit.rewards import CheckedReward, Scores, join
 from stepcredit.types import Plan, Policy, Prompt
@@ -53,6 +54,7 @@ def measure(
         on_images: called after each batch with its number of images.
 
     Raises:
+        InputError: the model returned images that are not finite.
         RewardError: a reward failed; the message names the prompt.
     """
     jobs = [(prompt, number) for prompt in prompts for number in range(images)]
@@ -63,6 +65,7 @@ def measure(
     for start in range(0, len(jobs), size):
         batch = jobs[start : start + size]
         pictures = policy.rollout([prompt for prompt, _ in batch], seeds[start : start + size], plan).images
+        require_finite(pictures)
         for name, reward in rewards.items():
             scores[name].append(_score(reward, pictures, batch))
         for statistic in statistics.values():

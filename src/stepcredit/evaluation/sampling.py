@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from PIL import Image
+from torch import Tensor
 
 from stepcredit.errors import InputError
 from stepcredit.rewards.vision.images import to_pil
@@ -34,6 +35,11 @@ def sample_images(
         batch = jobs[start : start + BATCH]
         with policy.averaged():
             pictures = policy.rollout(batch, seeds[start : start + BATCH], plan).images
-        if not pictures.isfinite().all():
-            raise InputError("the model returned images that are not finite: try model.dtype=float32 or bfloat16")
+        require_finite(pictures)
         yield from zip(batch, to_pil(pictures), strict=True)
+
+
+def require_finite(images: Tensor) -> None:
+    """InputError for images (B,3,H,W) that are not finite."""
+    if not images.isfinite().all():
+        raise InputError("the model returned images that are not finite: try model.dtype=float32 or bfloat16")
