@@ -10,12 +10,14 @@ import torch
 from tests.toy_policy import ToyPolicy
 from torch import Tensor
 
+from stepcredit.config import ComponentSection
 from stepcredit.errors import InputError, RewardError
 from stepcredit.evaluation.base_and_tuned import BaseAndTuned
 from stepcredit.evaluation.measure import Measurement, measure
 from stepcredit.evaluation.prompt_sets import PromptSet
 from stepcredit.evaluation.set_statistics import PerPrompt
 from stepcredit.rewards import build_reward, checked
+from stepcredit.rewards.core.mixture import Mixture
 from stepcredit.rewards.warmth import Warmth
 from stepcredit.runs import recipes
 from stepcredit.types import Plan, Prompt
@@ -93,6 +95,15 @@ def test_a_mixture_is_measured_with_its_components() -> None:
     scores = measure(ToyPolicy(), {"mixture": reward}, PROMPTS, 2, 0, plan(4)).scores
     assert list(scores) == ["mixture", "mixture.warmth", "mixture.jpeg_compressibility"]
     assert torch.allclose(scores["mixture"], scores["mixture.warmth"] + 2 * scores["mixture.jpeg_compressibility"])
+
+
+def test_components_of_a_mixture_have_their_own_pass_scores() -> None:
+    parts = {"log": checked(RecordingReward(), "log", pass_score=1.0), "warmth": WARMTH["warmth"]}
+    mixture = checked(Mixture({name: (one, ComponentSection(name=name)) for name, one in parts.items()}), "mixture")
+    found = measure(ToyPolicy(), {"mixture": mixture}, PROMPTS, 2, 0, plan(4))
+    assert {name: values.tolist() for name, values in found.passed.items()} == {
+        "mixture.log": [[False, False], [True, True], [True, True]]
+    }
 
 
 def test_statistics_that_are_not_defined_for_the_images_are_left_out() -> None:

@@ -25,7 +25,7 @@ class Measurement:
     Attributes:
         scores: (P, N) for every reward, and for the components of a mixture as `mixture.<component>`.
         statistics: by name, those of `set_statistics` that are defined for the images.
-        passed: (P, N) bool, whether an image counts as correct, for every reward with a pass score.
+        passed: (P, N) bool, whether an image counts as correct, for every reward and component with a pass score.
     """
 
     scores: Mapping[str, Tensor]
@@ -73,12 +73,10 @@ def measure(
         on_images(len(batch))
     joined = {name: join(batches) for name, batches in scores.items()}
     of_sets = {name: statistic.value() for name, statistic in statistics.items()}
-    columns = {name: values.reshape(-1, images) for name, values in _columns(joined)}
-    passed = {name: reward.passed(columns[name]) for name, reward in rewards.items()}
     return Measurement(
-        columns,
+        {name: values.reshape(-1, images) for name, values in _columns(joined)},
         {name: value for name, value in of_sets.items() if value is not None},
-        {name: values for name, values in passed.items() if values is not None},
+        {name: values.reshape(-1, images) for name, values in _passed(rewards, joined)},
     )
 
 
@@ -89,6 +87,15 @@ def _columns(scores: Mapping[str, Scores]) -> list[tuple[str, Tensor]]:
         columns.append((name, reward_scores.values))
         columns += [(f"{name}.{part}", component.scores) for part, component in reward_scores.components.items()]
     return columns
+
+
+def _passed(rewards: Mapping[str, CheckedReward], scores: Mapping[str, Scores]) -> list[tuple[str, Tensor]]:
+    """Which images pass, in the order of `_columns`, where there is a pass score."""
+    passed = []
+    for name, reward_scores in scores.items():
+        passed.append((name, rewards[name].passed(reward_scores.values)))
+        passed += [(f"{name}.{part}", component.passed()) for part, component in reward_scores.components.items()]
+    return [(name, values) for name, values in passed if values is not None]
 
 
 def _score(reward: CheckedReward, images: Tensor, batch: Sequence[tuple[Prompt, int]]) -> Scores:

@@ -39,6 +39,7 @@ class Mixture:
                     mean=section.mean,
                     scale=section.scale,
                     per_prompt=section.standardize == "prompt",
+                    pass_score=reward.pass_score,
                 )
                 for name, (reward, section) in self.parts.items()
             }

@@ -21,6 +21,7 @@ class Component:
         mean: subtracted from the scores.
         scale: divisor of the scores after that, above 0.
         per_prompt: standardize per prompt instead, for training only; `mean` and `scale` are then 0 and 1.
+        pass_score: an image with at least this score counts as correct; None if the reward has no such score.
     """
 
     scores: Tensor
@@ -28,6 +29,7 @@ class Component:
     mean: float = 0.0
     scale: float = 1.0
     per_prompt: bool = False
+    pass_score: float | None = None
 
     def value(self) -> Tensor:
         """weight * (scores - mean) / scale, (B,): independent of the other images of the batch."""
@@ -39,6 +41,10 @@ class Component:
         With `per_prompt`, it is 0 for a prompt with one image or with equal scores.
         """
         return self.weight * group_advantages(self.scores, prompts) if self.per_prompt else self.value()
+
+    def passed(self) -> Tensor | None:
+        """Which images pass, (B,) bool; None without a pass score."""
+        return None if self.pass_score is None else self.scores >= self.pass_score
 
 
 @dataclass(frozen=True)
