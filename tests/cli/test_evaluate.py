@@ -209,6 +209,21 @@ def test_user_code_of_a_run_must_be_named() -> None:
     assert refused("evaluate", name, "--prompts", "mine.txt").endswith("add --reward mine.py:dark")
 
 
+def test_user_code_of_a_run_is_measured_once_with_the_options_of_the_run(here: Path) -> None:
+    (here / "own.py").write_text("def flat(images, prompts, metadata, level=0.0):\n    return [level] * len(prompts)\n")
+    arguments = ("--prompts", "mine.txt", "--images", "1", "--reward", "own.py:flat")
+    found = evaluated(run("a", "reward.name=own.py:flat", "reward.options.level=2.0"), *arguments)
+    assert {name: figure["base"]["mean"] for name, figure in sets(found)["mine.txt"]["rewards"].items()} == {
+        "own.py:flat": 2
+    }
+    part = "{name: own.py:flat, options: {level: 3.0}, standardize: none}"
+    mixture = f"reward={{components: [{part}, {{name: warmth, weight: 0}}]}}"
+    said = stepcredit("train", *TOY[:-2], "train.epochs=1", mixture, "run.grid_images=2", "--run", "b")
+    assert said.code == 0, said
+    names = ["mixture", "mixture.flat", "mixture.warmth"]
+    assert list(sets(evaluated("b", *arguments))["mine.txt"]["rewards"]) == names
+
+
 def test_a_run_whose_reward_was_made_in_python_needs_another_reward() -> None:
     name = run("a")
     config = Path(name, "config.yaml")

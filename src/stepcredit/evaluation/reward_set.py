@@ -43,7 +43,8 @@ class _Choice:
 def choose_rewards(sources: Sequence[Source], names: Sequence[str]) -> RewardSet:
     """Build the rewards that the runs were trained on, then those in `names`. Equal rewards are built once.
 
-    A reward that a Python program made cannot be built and is left out.
+    A reward that a Python program made cannot be built and is left out. Code in `names` that a run was trained on is
+    measured as the run used it.
 
     Args:
         names: registered names, NAME@URL for a reward server, `module:function` or `path/file.py:function`.
@@ -58,7 +59,10 @@ def choose_rewards(sources: Sequence[Source], names: Sequence[str]) -> RewardSet
         _require_named(run, names)
         reward = run.config.reward
         choices.setdefault(_identity(reward), _Choice(reward, reward.name, run.name))
+    used = {code for run in named for code in _code(run.config.reward)}
     for name in names:
+        if name in used:
+            continue
         section = _section(name)
         choices.setdefault(_identity(section), _Choice(section, name, None))
     if not choices and runs:
@@ -76,10 +80,15 @@ def choose_rewards(sources: Sequence[Source], names: Sequence[str]) -> RewardSet
 
 def _require_named(run: Source, names: Sequence[str]) -> None:
     """The run may come from somebody else, so user code that it was trained on runs only if the user names it."""
-    reward = run.config.reward
-    for name in [reward.name, *(component.name for component in reward.components)]:
-        if ":" in name and not reward.remote and name not in names:
+    for name in _code(run.config.reward):
+        if name not in names:
             raise InputError(f"{run.name} was trained on code, {name}: to run this code, add --reward {name}")
+
+
+def _code(reward: RewardSection) -> list[str]:
+    """The functions of a reward that are not part of the package, as `module:function` or `path/file.py:function`."""
+    names = [reward.name, *(component.name for component in reward.components)]
+    return [name for name in names if ":" in name and not reward.remote]
 
 
 def _identity(section: RewardSection) -> str:
