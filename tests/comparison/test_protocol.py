@@ -17,7 +17,7 @@ from stepcredit.comparison.settings import Setting
 from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.config import RewardSection
 from stepcredit.errors import InputError
-from stepcredit.rewards import build_reward
+from stepcredit.rewards import REWARDS, build_reward
 from stepcredit.runs import recipes
 
 
@@ -96,6 +96,16 @@ def test_the_clip_range_is_fixed_where_an_arm_sets_it_or_an_algorithm_has_none()
 def test_nothing_is_tuned_without_tuning_seeds_or_choices(changes: dict[str, Any]) -> None:
     found = protocol(**{"learning_rates": None, "clip_ranges": None, "tuning_seeds": None, **changes})
     assert tuning_cells(found) == [] and found.tuning_seeds == ()
+
+
+def test_a_watched_reward_may_come_from_a_plugin_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REWARDS, "_parts", {name: REWARDS.get(name) for name in REWARDS.names()})
+    (tmp_path / "watched.py").write_text(
+        'from stepcredit import register_reward\n\n\n@register_reward("watched_red")\n'
+        "def red(images):\n    return images[:, 0].mean((1, 2))\n"
+    )
+    overrides = {"train.epochs": 4, "run.plugins": [str(tmp_path / "watched.py")]}
+    assert protocol(overrides=overrides, watch=["watched_red"]).watch == ("watched_red",)
 
 
 # Controls

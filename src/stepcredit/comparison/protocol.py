@@ -294,6 +294,7 @@ def _default_watch(base: TrainConfig) -> tuple[str, ...]:
 
 
 def _require_sound(protocol: Protocol) -> None:
+    load_plugins(protocol.base.run.plugins)
     for name in protocol.watch:
         _require_reward(f"watched reward '{name}'", name, {})
     for reward in protocol.rewards:
