@@ -136,9 +136,9 @@ def test_the_tiny_example_is_valid(here: Path) -> None:
 # With the embedded pipeline
 
 
-def embedded(run: str, *, kill_after: int | None = None) -> int:
+def embedded(run: str, *, kill_after: int | None = None, file: Path = TINY, jobs: int = 2) -> int:
     """Run the tiny example as a process, kill it and its runs after `kill_after` runs, and return the exit code."""
-    command = [sys.executable, "-m", "stepcredit", "compare", str(TINY), "--run", run, "--jobs", "2"]
+    command = [sys.executable, "-m", "stepcredit", "compare", str(file), "--run", run, "--jobs", str(jobs)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -165,3 +165,27 @@ def test_a_comparison_that_was_killed_twice_has_the_same_numbers(here: Path) -> 
     assert timeless(json.loads((here / "killed" / "learning_rates.json").read_text())) == timeless(
         json.loads((here / "whole" / "learning_rates.json").read_text())
     )
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_killed_is_made_again_with_the_same_numbers(here: Path) -> None:
+    (here / "captions.txt").write_text("a red circle\ntwo squares\n")
+    changes = {
+        "learning_rates": [],
+        "tuning_seeds": [],
+        "fresh_seeds": [11],
+        "watch": [],
+        "evaluate": {"prompts": ["captions.txt"], "images": 2, "rewards": ["composition"]},
+    }
+    file = here / "evaluated.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | changes))
+    assert embedded("whole", file=file, jobs=1) == 0
+    assert embedded("killed", file=file, jobs=1, kill_after=3) == -signal.SIGKILL
+    assert len([*(here / "killed").rglob("evaluation.json")]) == 1
+    assert embedded("killed", file=file, jobs=1) == 0
+    assert results(here / "killed") == results(here / "whole")
+    (found,) = results(here / "whole")["rewards"]["jpeg_compressibility"]["evaluation"]
+    assert [set(base["arms"]) for base in found["base"]] == [{"uniform", "contribution-w1"}], "equal noise for all runs"
+    known = ["rewards.jpeg_compressibility", "rewards.composition", "pass_rates.composition"]
+    assert list(found["base"][0]["figures"]) == [*known, "diversity", "frechet"]
+    assert found["baselines"]["frechet_of_renders"] > 0

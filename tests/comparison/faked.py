@@ -1,4 +1,7 @@
-"""`stepcredit compare` with `fake_train.py` as training; also a program: python faked.py FILE DIR."""
+"""`stepcredit compare` with fakes of training and evaluation; also a program: python faked.py FILE DIR.
+
+They are `fake_train.py` and `fake_evaluate.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from stepcredit.cli.compare import RecipeOptions, compare
 from stepcredit.errors import StepcreditError
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_train.py")))
+FAKE_EVALUATE = (sys.executable, str(Path(__file__).with_name("fake_evaluate.py")))
 FILE = """
 recipe: embedded_jpeg
 overrides: {train.epochs: 4}
@@ -29,7 +33,7 @@ jobs: 2
 
 
 def fake_compare(file: Path, run: Path, *overrides: str, skip_failed: bool = False, jobs: int | None = None) -> None:
-    compare([str(file)], overrides, RecipeOptions(), run, jobs, skip_failed, FAKE)
+    compare([str(file)], overrides, RecipeOptions(), run, jobs, skip_failed, FAKE, FAKE_EVALUATE)
 
 
 def results(run: Path) -> Any:

@@ -96,6 +96,10 @@ def test_duplicate_keys_are_refused(path: Path, old: str, new: str, line: str) -
         ({"rewards": ["a.py:f", "b.py:f"]}, "rewards has f twice"),
         ({"rewards": {"a b": "warmth"}}, "rewards has 'a b'"),
         ({"jobs": 0}, "jobs = 0 in FILE"),
+        ({"evaluate": {"prompts": ["a", "a"]}}, "evaluate.prompts has a twice"),
+        ({"evaluate": {"rewards": ["a", "a"]}}, "evaluate.rewards has a twice"),
+        ({"evaluate": {"images": 0}}, "evaluate.images = 0 in FILE"),
+        ({"evaluate": {"image": 2}}, "unknown key 'evaluate.image' in FILE; did you mean 'evaluate.images'?"),
     ],
     ids=str,
 )

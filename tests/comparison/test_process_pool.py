@@ -283,6 +283,7 @@ def test_failed_runs_can_be_skipped(file: Path, capsys: pytest.CaptureFixture[st
         ("last_epochs: 2", "last_epochs: 1", "criterion.last_epochs: 2"),
         ("linear: linear", "other: linear", "arms.other.credit.name: absent"),
         ("reference: uniform", "reference: linear", "reference: uniform"),
+        ("jobs: 2", "evaluate: {prompts: [animals]}", "evaluate.images: absent"),
     ],
 )
 def test_the_folder_of_another_protocol_is_refused(

@@ -43,6 +43,7 @@ def compare(
     jobs: int | None,
     skip_failed: bool,
     train: Sequence[str] | None = None,
+    evaluate: Sequence[str] | None = None,
 ) -> None:
     """Execute every run that is not finished, then print the results.
 
@@ -54,6 +55,7 @@ def compare(
         jobs: runs at a time.
         skip_failed: report without the runs that fail.
         train: the command that trains, by default `python -m stepcredit train`.
+        evaluate: the command that evaluates a run, by default `python -m stepcredit evaluate`.
 
     Raises:
         InputError: the comparison or its folder is wrong; raised before anything runs.
@@ -72,18 +74,30 @@ def compare(
         raise InputError(f"{folder} contains '=', which `train` reads as an override; choose another --run")
     try:
         with interruptible():
-            _compare(file, folder, skip_failed, train)
+            _compare(file, folder, skip_failed, train, evaluate)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; all runs are stopped, and the same command resumes the comparison") from None
 
 
-def _compare(file: ComparisonFile, folder: Path, skip_failed: bool, train: Sequence[str] | None) -> None:
+def _compare(
+    file: ComparisonFile,
+    folder: Path,
+    skip_failed: bool,
+    train: Sequence[str] | None,
+    evaluate: Sequence[str] | None,
+) -> None:
     from stepcredit.comparison import run, tables  # torch takes seconds to import
     from stepcredit.comparison.progress import ConsoleProgress
 
     command = ["stepcredit", *sys.argv[1:]]
     finished = run.compare(
-        file, folder, skip_failed=skip_failed, command=command, train=train, progress=ConsoleProgress()
+        file,
+        folder,
+        skip_failed=skip_failed,
+        command=command,
+        train=train,
+        evaluate=evaluate,
+        progress=ConsoleProgress(),
     )
     files = finished.directory
     print(tables.text(finished.results))

@@ -34,6 +34,18 @@ class Criterion(_Section):
     last_epochs: int = Field(LAST_EPOCHS, ge=1, description="the mean reward over this many last epochs")
 
 
+class EvaluateSection(_Section):
+    """How the fresh runs are evaluated after training."""
+
+    prompts: list[str] | None = Field(
+        None,
+        description="training, held-out, bundled lists or files; null is composition-held-out and "
+        "composition-unseen-pairs on the bundled models of the composition world; [] evaluates nothing",
+    )
+    images: int = Field(1, ge=1, description="images per prompt")
+    rewards: list[str] = Field([], description="rewards to measure besides those of the run")
+
+
 class ComparisonFile(_Section):
     """A comparison as the user writes it. Overrides are `section.key: value`, or sections of keys."""
 
@@ -63,6 +75,11 @@ class ComparisonFile(_Section):
     watch: list[str] | None = Field(
         None, description="rewards to measure without training on them; null is alignment on the bundled shapes models"
     )
+    evaluate: EvaluateSection | None = Field(
+        None,
+        description="prompts to evaluate the fresh runs on; null evaluates those of the bundled models of the "
+        "composition world",
+    )
     jobs: int | None = Field(None, ge=1, description="runs at a time; null is one per core, or per CUDA device")
 
     @model_validator(mode="after")
@@ -74,6 +91,9 @@ class ComparisonFile(_Section):
             _require_unique(key, values or [])
         _require_unique("tuning_seeds", self.tuning_seeds or [])
         _require_unique("fresh_seeds", self.fresh_seeds)
+        if self.evaluate is not None:
+            _require_unique("evaluate.prompts", self.evaluate.prompts or [])
+            _require_unique("evaluate.rewards", self.evaluate.rewards)
         shared = [seed for seed in self.tuning_seeds or [] if seed in self.fresh_seeds]
         if shared:
             raise ValueError(
@@ -261,4 +281,6 @@ def _complaint(item: Any, where: str) -> str:
     if item["type"] == "missing":
         key = ".".join(map(str, item["loc"]))
         return f"{where} has no {key}: {fields[key].description}"
-    return recipes.complaint(item, where, [*fields, *(f"criterion.{name}" for name in Criterion.model_fields)])
+    sections: dict[str, type[_Section]] = {"criterion": Criterion, "evaluate": EvaluateSection}
+    inner = [f"{key}.{name}" for key, section in sections.items() for name in section.model_fields]
+    return recipes.complaint(item, where, [*fields, *inner])

@@ -17,12 +17,14 @@ class Cost:
     Attributes:
         tuning_runs: on tuning seeds.
         fresh_runs: on fresh seeds.
+        evaluations: of fresh runs after training; their reward queries are not counted.
     """
 
     tuning_runs: int
     fresh_runs: int
     epochs: int
     queries: int
+    evaluations: int = 0
 
 
 def comparison_cost(protocol: Protocol) -> Cost:
@@ -35,7 +37,7 @@ def comparison_cost(protocol: Protocol) -> Cost:
         fresh += len(protocol.fresh_seeds)
         epochs += (runs + len(protocol.fresh_seeds)) * config.train.epochs
         queries += (runs + len(protocol.fresh_seeds)) * config.train.epochs * _images(config)
-    return Cost(tuning, fresh, epochs, queries)
+    return Cost(tuning, fresh, epochs, queries, fresh if protocol.evaluate else 0)
 
 
 def cost_text(cost: Cost, protocol: Protocol) -> str:

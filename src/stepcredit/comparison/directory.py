@@ -61,6 +61,14 @@ class ComparisonDirectory:
         """Output of the most recent process of the run."""
         return self.run(cell).with_name(f"{self.run(cell).name}.log")
 
+    def evaluation(self, cell: Cell) -> Path:
+        """What `evaluate` measured of the finished run, as JSON."""
+        return self.run(cell) / "evaluation.json"
+
+    def evaluation_log(self, cell: Cell) -> Path:
+        """Output of the most recent process that evaluated the run."""
+        return self.run(cell).with_name(f"{self.run(cell).name}.evaluation.log")
+
     def finished(self, cell: Cell) -> bool:
         return (self.run(cell) / _FINISHED).exists()
 

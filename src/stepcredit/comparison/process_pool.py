@@ -1,12 +1,10 @@
-"""Execute runs as processes: a fixed number at a time, one thread each, on the CUDA devices in turn."""
+"""Execute jobs as processes: a fixed number at a time, one thread each, on the CUDA devices in turn."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -14,17 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepcredit.comparison.cells import Cell
-from stepcredit.comparison.directory import ComparisonDirectory
+from stepcredit.comparison.jobs import Job
 from stepcredit.comparison.progress import Progress
-from stepcredit.comparison.protocol import Protocol
 from stepcredit.config import TrainConfig
 from stepcredit.distributed.launcher import without_launch
 from stepcredit.errors import shortened
-from stepcredit.runs import checkpoint, recipes
 from stepcredit.utils.signals import finished_first
 
-TRAIN = (sys.executable, "-m", "stepcredit", "train")
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0
 """How long a run may take to write its checkpoint after SIGTERM."""
@@ -32,52 +26,41 @@ GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Failure:
-    """A run whose process exited with an error.
+    """A process that exited with an error.
 
     Attributes:
+        name: of the job.
         line: the last line that it printed.
     """
 
-    cell: Cell
+    name: str
     code: int
     line: str
 
     def __str__(self) -> str:
-        return f"{self.cell.name} failed (exit {self.code}): {self.line}"
+        return f"{self.name} failed (exit {self.code}): {self.line}"
 
 
 @dataclass(frozen=True)
 class _Running:
-    cell: Cell
+    job: Job
     process: subprocess.Popen[bytes]
     slot: int
 
 
 class ProcessPool:
-    """Executes cells in a comparison directory. A context manager that leaves no process behind.
+    """Executes jobs. A context manager that leaves no process behind.
 
     Args:
-        slots: environment variables for each of the runs that run at the same time.
-        progress: is notified of every run.
-        descriptors: file descriptors that every run inherits.
-        command: the training command; it takes a recipe, `--run DIR` and `--resume`.
+        slots: environment variables for each of the processes that run at the same time.
+        progress: is notified of every job.
+        descriptors: file descriptors that every process inherits.
     """
 
-    def __init__(
-        self,
-        directory: ComparisonDirectory,
-        protocol: Protocol,
-        slots: Sequence[Mapping[str, str]],
-        progress: Progress,
-        descriptors: Sequence[int] = (),
-        command: Sequence[str] = TRAIN,
-    ) -> None:
-        self._directory = directory
-        self._protocol = protocol
+    def __init__(self, slots: Sequence[Mapping[str, str]], progress: Progress, descriptors: Sequence[int] = ()) -> None:
         self._slots = slots
         self._progress = progress
         self._descriptors = descriptors
-        self._command = command
         self._running: list[_Running] = []
 
     def __enter__(self) -> ProcessPool:
@@ -86,10 +69,11 @@ class ProcessPool:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def run(self, cells: Sequence[Cell]) -> list[Failure]:
-        """Execute all cells that are not finished, and return those that failed. A failure does not stop the others."""
-        waiting = deque(cell for cell in cells if not self._directory.finished(cell))
-        self._progress.already_finished([self._epochs(cell) for cell in cells if self._directory.finished(cell)])
+    def run(self, jobs: Sequence[Job]) -> list[Failure]:
+        """Execute all jobs that are not finished, and return those that failed. A failure does not stop the others."""
+        before = [job.finished() for job in jobs]
+        waiting = deque(job for job, finished in zip(jobs, before, strict=True) if not finished)
+        self._progress.already_finished([job.epochs() for job, finished in zip(jobs, before, strict=True) if finished])
         failures: list[Failure] = []
         while waiting or self._running:
             busy = {running.slot for running in self._running}
@@ -102,7 +86,7 @@ class ProcessPool:
             for running in [running for running in self._running if running.process.poll() is not None]:
                 self._running.remove(running)
                 failures += self._ended(running)
-            self._progress.running({running.cell: self._epochs(running.cell) for running in self._running})
+            self._progress.running({running.job.name: running.job.epochs() for running in self._running})
         return failures
 
     def stop(self) -> None:
@@ -120,18 +104,12 @@ class ProcessPool:
                 running.process.wait()
             self._running.clear()
 
-    def _start(self, cell: Cell, slot: int) -> _Running:
-        """Start a process. A run with a checkpoint is resumed; one without starts from the beginning."""
-        run, recipe = self._directory.run(cell), self._directory.recipe(cell)
-        resume = bool(checkpoint.folders(run / "checkpoints"))
-        if not resume:
-            shutil.rmtree(run, ignore_errors=True)
-        recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(recipes.dump(cell.config(self._protocol)), encoding="utf-8")
-        arguments = [str(recipe), "--run", str(run), *(["--resume"] if resume else [])]
-        with self._directory.log(cell).open("wb") as log:
+    def _start(self, job: Job, slot: int) -> _Running:
+        command = job.command()
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("wb") as log:
             process = subprocess.Popen(
-                [*self._command, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -139,23 +117,17 @@ class ProcessPool:
                 pass_fds=self._descriptors,
                 start_new_session=True,  # Ctrl-C at the terminal reaches only this process, which passes it on
             )
-        return _Running(cell, process, slot)
+        return _Running(job, process, slot)
 
     def _ended(self, running: _Running) -> list[Failure]:
-        code = running.process.returncode
+        job, code = running.job, running.process.returncode
         if code == 0:
-            self._directory.mark_finished(running.cell)
-            self._progress.finished(running.cell, self._epochs(running.cell))
+            job.mark_finished()
+            self._progress.finished(job.name, job.epochs())
             return []
-        failure = Failure(running.cell, code, _last_line(self._directory.log(running.cell)))
+        failure = Failure(job.name, code, _last_line(job.log))
         self._progress.note(str(failure))
         return [failure]
-
-    def _epochs(self, cell: Cell) -> int:
-        """The number of epochs that a run has recorded."""
-        with suppress(OSError):  # no metrics yet
-            return (self._directory.run(cell) / "metrics.jsonl").read_bytes().count(b"\n")
-        return 0
 
 
 def slots(config: TrainConfig, jobs: int | None) -> list[dict[str, str]]:

@@ -7,7 +7,6 @@ from types import TracebackType
 
 from rich.console import Console
 
-from stepcredit.comparison.cells import Cell
 from stepcredit.runs.progress import live_bar, restart
 
 
@@ -23,7 +22,7 @@ class Progress:
         return
 
     def start(self, runs: int, epochs: int) -> None:
-        """The comparison consists of `runs` runs with `epochs` epochs in total."""
+        """The comparison consists of `runs` runs and evaluations, with `epochs` epochs in total."""
 
     def note(self, text: str) -> None:
         """Something happened that is worth a line."""
@@ -31,10 +30,10 @@ class Progress:
     def already_finished(self, epochs: Sequence[int]) -> None:
         """These runs, given by their numbers of epochs, were finished before."""
 
-    def running(self, epochs: Mapping[Cell, int]) -> None:
-        """These runs are running and have finished so many epochs."""
+    def running(self, epochs: Mapping[str, int]) -> None:
+        """These runs, by name, are running and have finished so many epochs."""
 
-    def finished(self, cell: Cell, epochs: int) -> None:
+    def finished(self, name: str, epochs: int) -> None:
         """A run finished all its epochs."""
 
 
@@ -78,11 +77,11 @@ class ConsoleProgress(Progress):
         if epochs:
             self.note(f"{self._done} of {self._runs} runs were finished before")
 
-    def running(self, epochs: Mapping[Cell, int]) -> None:
+    def running(self, epochs: Mapping[str, int]) -> None:
         now = f"{len(epochs)} running"
         self._bar.update(self._task, completed=self._done_epochs + sum(epochs.values()), done=self._done, now=now)
 
-    def finished(self, cell: Cell, epochs: int) -> None:
+    def finished(self, name: str, epochs: int) -> None:
         self._done += 1
         self._done_epochs += epochs
-        self.note(f"run {self._done:>3}/{self._runs}  {cell.name}")
+        self.note(f"run {self._done:>3}/{self._runs}  {name}")

@@ -12,6 +12,7 @@ from stepcredit.algorithms import has_clip_range
 from stepcredit.comparison.arm_defaults import own_defaults
 from stepcredit.comparison.comparison_file import ComparisonFile, Overrides
 from stepcredit.comparison.controls import control_arms
+from stepcredit.comparison.evaluation_plan import EvaluationPlan, make_plan, require_prompt_sets
 from stepcredit.comparison.settings import CLIP_FACTOR, RATE_FACTOR, Setting, around, choices
 from stepcredit.comparison.user_files import reward_parts, user_file_digests
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
@@ -50,6 +51,7 @@ class Protocol:
         watch: rewards that are measured on every training image but not trained on.
         versions: of the packages that the numbers depend on.
         files: digests of the user's files that the numbers depend on (see `user_file_digests`).
+        evaluate: how the fresh runs are evaluated after training; None does not.
     """
 
     base: TrainConfig
@@ -65,6 +67,7 @@ class Protocol:
     watch: tuple[str, ...]
     versions: Mapping[str, str | None]
     files: Mapping[str, str]
+    evaluate: EvaluationPlan | None = None
 
     def grid(self, arm: str) -> tuple[Setting, ...]:
         """The settings of an arm: every learning rate with every clip range.
@@ -105,10 +108,21 @@ class Protocol:
         """One configuration for every pair of reward and arm."""
         return [self.config(reward, arm, None, 0) for reward in self.rewards for arm in self.arms]
 
+    def file_digests(self) -> dict[str, str]:
+        """What `files` is at present.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        if self.evaluate is None:
+            return user_file_digests(self.configs())
+        return user_file_digests(self.configs(), self.evaluate.lists(), self.evaluate.rewards)
+
     def tree(self) -> dict[str, Any]:
         """The protocol as plain data, as protocol.yaml holds it.
 
-        `model_defaults` and `grids` are there only if an arm has other defaults than the base.
+        `model_defaults` and `grids` are there only if an arm has other defaults than the base, `evaluate` only if the
+        runs are evaluated.
         """
         train = self.base.train
         return {
@@ -123,6 +137,7 @@ class Protocol:
             "fresh_seeds": list(self.fresh_seeds),
             "criterion": {"last_epochs": self.last_epochs},
             "watch": list(self.watch),
+            **({"evaluate": self.evaluate.tree()} if self.evaluate else {}),
             "versions": dict(self.versions),
             "files": dict(self.files),
         }
@@ -170,6 +185,7 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
         watch=watch,
         versions=versions,
         files={},
+        evaluate=make_plan(file.evaluate, base),
     )
     # These lack the arms' own defaults, because a window that follows from the model is not another credit.
     configs = {arm: protocol.config(next(iter(rewards)), arm, None, 0) for arm in arms}
@@ -179,7 +195,7 @@ def make_protocol(file: ComparisonFile, versions: Mapping[str, str | None]) -> P
         model_defaults=_own_defaults(protocol, given),
     )
     _require_sound(protocol)
-    return replace(protocol, files=user_file_digests(protocol.configs()))
+    return replace(protocol, files=protocol.file_digests())
 
 
 def _own_defaults(protocol: Protocol, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -307,6 +323,11 @@ def _require_sound(protocol: Protocol) -> None:
                     f"'{arm}' is {config.train.epochs}: raise it, or lower criterion.last_epochs (--last-epochs)"
                 )
     _require_different_arms(protocol)
+    if protocol.evaluate is not None:
+        require_prompt_sets(protocol.evaluate, protocol.configs())
+        for name in protocol.evaluate.rewards:
+            if "@http" not in name:
+                _require_reward("evaluate.rewards", name, {})
 
 
 def _require_different_arms(protocol: Protocol) -> None:

@@ -67,7 +67,13 @@ def _summary(results: Results) -> dict[str, str]:
         "Criterion": f"mean reward of the last {last_epochs(results)}",
         "Seeds": f"{fresh} for the comparison; {tuning} for tuning",
         "Watched": _listed(protocol["watch"]),
+        **_evaluated(protocol.get("evaluate")),
     }
+
+
+def _evaluated(plan: Mapping[str, Any] | None) -> dict[str, str]:
+    images = "" if plan is None else _plural(plan["images"], "image")
+    return {} if plan is None else {"Evaluated on": f"{_listed(plan['prompts'])}; {images} per prompt"}
 
 
 def _reward(directory: ComparisonDirectory, results: Results, reward: str, result: Mapping[str, Any]) -> str:

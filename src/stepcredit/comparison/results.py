@@ -8,13 +8,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.curves import Curve
 from stepcredit.comparison.estimates import difference, mean, median_factor
+from stepcredit.comparison.evaluation_results import METHOD as EVALUATION_METHOD
+from stepcredit.comparison.evaluation_results import evaluation_results
+from stepcredit.comparison.evaluations import SetEvaluation
 from stepcredit.comparison.protocol import Protocol
 from stepcredit.comparison.tuning import Choices
 from stepcredit.stats.intervals import FEW_CLUSTERS, LEVEL, RESAMPLES
@@ -54,35 +57,51 @@ METHOD = {
     ),
 }
 
+Found = TypeVar("Found")
 Curves = Mapping[Cell, Curve]
+Evaluations = Mapping[Cell, Sequence[SetEvaluation]]
 Arms = Mapping[str, Mapping[int, Curve]]
 """By arm and seed, on one reward."""
 
 
-def comparison_results(protocol: Protocol, choices: Choices, curves: Curves) -> dict[str, Any]:
+def comparison_results(
+    protocol: Protocol, choices: Choices, curves: Curves, evaluations: Evaluations | None = None
+) -> dict[str, Any]:
     """Summarize the finished fresh runs, reward by reward.
+
+    Args:
+        evaluations: of the runs that were evaluated; None if the comparison evaluates nothing.
 
     Returns:
         `reference`, `last_epochs`, `method` (in words) and `rewards`. For each reward: `arms`, see `_arm`;
         `differences`, {arm: {other: Estimate of the final reward minus the other's}}; `factors`, {arm: {other: Median
-        of the arm's factor with the other as reference}}; and `detectable`, the difference that this number of seeds
-        would show, None for fewer than 3 seeds.
+        of the arm's factor with the other as reference}}; `detectable`, the difference that this number of seeds would
+        show, None for fewer than 3 seeds; and, with `evaluations`, `evaluation`, see `evaluation_results`.
     """
     return {
         "reference": protocol.reference,
         "last_epochs": protocol.last_epochs,
-        "method": METHOD,
+        "method": METHOD | ({} if evaluations is None else {"evaluation": EVALUATION_METHOD}),
         "rewards": {
-            reward: _reward(protocol, reward, choices, _arms(protocol, reward, curves)) for reward in protocol.rewards
+            reward: {
+                **_reward(protocol, reward, choices, _by_arm(protocol, reward, curves)),
+                **({} if evaluations is None else _evaluation(protocol, reward, evaluations)),
+            }
+            for reward in protocol.rewards
         },
     }
 
 
-def _arms(protocol: Protocol, reward: str, curves: Curves) -> dict[str, dict[int, Curve]]:
-    arms: dict[str, dict[int, Curve]] = {arm: {} for arm in protocol.arms}
-    for cell, curve in curves.items():
+def _evaluation(protocol: Protocol, reward: str, evaluations: Evaluations) -> dict[str, Any]:
+    return {"evaluation": evaluation_results(_by_arm(protocol, reward, evaluations), protocol.reference)}
+
+
+def _by_arm(protocol: Protocol, reward: str, by_cell: Mapping[Cell, Found]) -> dict[str, dict[int, Found]]:
+    """What the fresh runs on one reward have, by arm and seed."""
+    arms: dict[str, dict[int, Found]] = {arm: {} for arm in protocol.arms}
+    for cell, found in by_cell.items():
         if cell.phase == "fresh" and cell.reward == reward:
-            arms[cell.arm][cell.seed] = curve
+            arms[cell.arm][cell.seed] = found
     return arms
 
 

@@ -1,11 +1,12 @@
-"""Carry out a comparison: protocol, tuning runs, choice of settings, fresh runs, results."""
+"""Carry out a comparison: protocol, tuning runs, choice of settings, fresh runs, their evaluations, results."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from stepcredit.comparison.comparison_file import ComparisonFile
 from stepcredit.comparison.cost import comparison_cost, cost_text
 from stepcredit.comparison.curves import Curve, read_curve
 from stepcredit.comparison.directory import ComparisonDirectory, open_comparison
-from stepcredit.comparison.process_pool import TRAIN, Failure, ProcessPool, slots
+from stepcredit.comparison.evaluation_job import EVALUATE, EvaluationJob
+from stepcredit.comparison.evaluations import SetEvaluation, read_evaluation
+from stepcredit.comparison.process_pool import Failure, ProcessPool, slots
 from stepcredit.comparison.progress import Progress
 from stepcredit.comparison.protocol import Protocol, make_protocol
 from stepcredit.comparison.report import write_comparison_report
 from stepcredit.comparison.results import comparison_results
 from stepcredit.comparison.tables import markdown
+from stepcredit.comparison.training_job import TRAIN, TrainingJob
 from stepcredit.comparison.tuning import Choices, choose_settings, chosen_settings
-from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.errors import InputError, StepcreditError, some_of
 from stepcredit.runs.directory import environment
 from stepcredit.runs.versions import build_versions, result_versions
@@ -49,6 +52,7 @@ def compare(
     skip_failed: bool = False,
     command: Sequence[str] = ("stepcredit", "compare"),
     train: Sequence[str] | None = None,
+    evaluate: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Execute every run that is not finished, and write results.json, summary.md and report.html into `folder`.
@@ -61,6 +65,7 @@ def compare(
         skip_failed: report without the runs that fail. Otherwise a failed run is an error.
         command: the command that is recorded as the origin of the results.
         train: the command that trains, by default `python -m stepcredit train`.
+        evaluate: the command that evaluates a run, by default `python -m stepcredit evaluate`.
         progress: is notified of every run.
 
     Raises:
@@ -76,19 +81,24 @@ def compare(
     with (
         _exclusive(directory) as lock,
         progress,
-        ProcessPool(directory, protocol, places, progress, lock, train or TRAIN) as pool,
+        ProcessPool(places, progress, lock) as pool,
     ):
-        progress.start(cost.tuning_runs + cost.fresh_runs, cost.epochs)
-        progress.note("\n".join([cost_text(cost, protocol), *_default_lines(protocol)]))
-        choices, failures = _tune(protocol, directory, pool, skip_failed)
+        progress.start(cost.tuning_runs + cost.fresh_runs + cost.evaluations, cost.epochs)
+        progress.note("\n".join([cost_text(cost, protocol), *_default_lines(protocol), *_evaluation_lines(protocol)]))
+        job = partial(TrainingJob, directory=directory, protocol=protocol, program=train or TRAIN)
+        choices, failures = _tune(protocol, directory, pool, job, skip_failed)
         progress.note("\n".join(_chosen_lines(choices)))
         cells = fresh_cells(protocol, chosen_settings(choices))
-        failures += pool.run(cells)
+        failures += pool.run([job(cell) for cell in cells])
+        evaluations = _evaluation_jobs(protocol, directory, cells, evaluate or EVALUATE)
+        failures += pool.run(evaluations)
     _require_unchanged(protocol)
     if failures and not skip_failed:
         raise StepcreditError(_failed(failures))
     results = {
-        **comparison_results(protocol, choices, _curves(protocol, directory, cells)),
+        **comparison_results(
+            protocol, choices, _curves(protocol, directory, cells), _evaluations(protocol, evaluations)
+        ),
         "protocol": protocol.tree(),
         "versions": result_versions(),
         "failed": [str(failure) for failure in failures],
@@ -115,11 +125,15 @@ def _exclusive(directory: ComparisonDirectory) -> Iterator[tuple[int, ...]]:
 
 
 def _tune(
-    protocol: Protocol, directory: ComparisonDirectory, pool: ProcessPool, skip_failed: bool
+    protocol: Protocol,
+    directory: ComparisonDirectory,
+    pool: ProcessPool,
+    job: Callable[[Cell], TrainingJob],
+    skip_failed: bool,
 ) -> tuple[Choices, list[Failure]]:
     """Choose the settings, and write them before the first run that uses them."""
     cells = tuning_cells(protocol)
-    failures = pool.run(cells)
+    failures = pool.run([job(cell) for cell in cells])
     criteria = {
         cell: curve.criterion(protocol.last_epochs) for cell, curve in _curves(protocol, directory, cells).items()
     }
@@ -134,6 +148,10 @@ def _tune(
 def _default_lines(protocol: Protocol) -> list[str]:
     """A line for each arm that has other defaults than the base configuration."""
     return [f"defaults of {arm}: {settings_text(values)}" for arm, values in protocol.model_defaults.items()]
+
+
+def _evaluation_lines(protocol: Protocol) -> list[str]:
+    return [f"every fresh run is evaluated on {protocol.evaluate.text()}"] if protocol.evaluate else []
 
 
 def _chosen_lines(choices: Choices) -> list[str]:
@@ -153,8 +171,28 @@ def _curves(protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[
     }
 
 
+def _evaluation_jobs(
+    protocol: Protocol, directory: ComparisonDirectory, cells: Sequence[Cell], program: Sequence[str]
+) -> list[EvaluationJob]:
+    """The evaluations of the finished runs."""
+    plan = protocol.evaluate
+    finished = [cell for cell in cells if directory.finished(cell)]
+    return [EvaluationJob(cell, directory, protocol, plan, program) for cell in finished] if plan else []
+
+
+def _evaluations(protocol: Protocol, jobs: Sequence[EvaluationJob]) -> dict[Cell, list[SetEvaluation]] | None:
+    """What the finished evaluations found; None if the comparison evaluates nothing."""
+    if protocol.evaluate is None:
+        return None
+    return {
+        job.cell: read_evaluation(job.directory.evaluation(job.cell), job.cell.config(protocol).reward, protocol.watch)
+        for job in jobs
+        if job.finished()
+    }
+
+
 def _require_unchanged(protocol: Protocol) -> None:
-    current = user_file_digests(protocol.configs())
+    current = protocol.file_digests()
     changed = [name for name, digest in current.items() if digest != protocol.files[name]]
     if changed:
         raise StepcreditError(

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stepcredit.comparison.evaluation_tables import evaluation_estimates, evaluation_notes, evaluation_table
 from stepcredit.evaluation.tables import aligned, estimate_text, warnings
 from stepcredit.runs.versions import versions_text
 
@@ -55,11 +56,12 @@ def last_epochs(results: Mapping[str, Any]) -> str:
 
 
 def tables(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[Table]:
-    """The tables of one reward: summary, factors and queries by seed, watched rewards, and pairs of arms."""
+    """The tables of one reward: summary, factors and queries by seed, watched rewards, evaluations, pairs of arms."""
     arms, reference = result["arms"], results["reference"]
     watched = list(dict.fromkeys(name for arm in arms.values() for name in arm["watched"]))
     first = [_summary(reference, arms), _factors(arms), _queries(reference, arms)]
     first += [_watched(name, reference, arms) for name in watched]
+    first += [evaluation_table(reference, one) for one in result.get("evaluation", [])]
     if len(arms) <= 2:
         return first
     # With three arms or more, the reader may want another reference than the one that was chosen.
@@ -196,6 +198,7 @@ def caveats(results: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     """Every reason to doubt the tables of one reward."""
     arms, reference = result["arms"], results["reference"]
     lines = warnings(figure for arm in arms.values() for figure in (arm["final"], arm["difference"]))
+    lines += warnings(evaluation_estimates(result))
     lines += [f"speed-up: {line}" for line in warnings(arm["factor"] for arm in arms.values())]
     lines += [f"{name}: {arm['tuning']['warning']}" for name, arm in arms.items() if arm["tuning"]["warning"]]
     lines += [line for name in arms for line in _other_settings(name, results, arms)]
@@ -242,6 +245,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         f"queries to the final reward of the reference: {method['queries_to_reference']}",
         f"query speed-up: {method['factor']}",
         f"at matched reward: {method['watched_at_reference']}",
+        *evaluation_notes(results),
         f"seconds: {method['seconds']}; {results['jobs']} at a time",
         *([f"versions: {versions_text(versions)}"] if versions else []),
     ]

@@ -13,23 +13,30 @@ from stepcredit.prompts import prompt_names
 from stepcredit.utils.paths import expanded
 
 
-def user_file_digests(configs: Iterable[TrainConfig]) -> dict[str, str]:
+def user_file_digests(
+    configs: Iterable[TrainConfig], prompts: Iterable[str] = (), rewards: Iterable[str] = ()
+) -> dict[str, str]:
     """SHA-256 of the prompt files, the plugins, and the code of `file.py:name` and `module:name`, by name.
 
     Modules or weights that this code loads are not included, nor rewards on a server.
 
+    Args:
+        prompts: further prompt sources, as `prompts.source` names them.
+        rewards: further rewards by name, or NAME@URL.
+
     Raises:
         InputError: a file cannot be read.
     """
-    paths: dict[str, Path | None] = {}
+    sources, named = [*prompts], [name for name in rewards if "@http" not in name]
+    modules: list[str] = []
     for config in configs:
-        source = config.prompts.source
-        if source not in prompt_names() and ":" not in source:
-            paths[source] = expanded(source)
-        rewards = [part.name for part in reward_parts(config.reward) if part.remote is None]
-        modules = [name.rpartition(":")[0] for name in (source, config.credit.name, *rewards)]
-        for module in [*config.run.plugins, *filter(None, modules)]:
-            paths[module] = _code(module)
+        sources.append(config.prompts.source)
+        named += [part.name for part in reward_parts(config.reward) if part.remote is None]
+        named.append(config.credit.name)
+        modules += config.run.plugins
+    modules += filter(None, (name.rpartition(":")[0] for name in (*sources, *named)))
+    files = (name for name in sources if name not in prompt_names() and ":" not in name)
+    paths = {name: expanded(name) for name in files} | {module: _code(module) for module in modules}
     return {name: _digest(path) for name, path in sorted(paths.items()) if path is not None}
 
 

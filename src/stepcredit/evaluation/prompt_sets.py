@@ -57,7 +57,7 @@ def own_prompt_sets(config: TrainConfig, source: str, prompts: Sequence[Prompt])
     Args:
         source: where `prompts`, all of the run's, come from.
     """
-    training, held_out = PromptSet(TRAINING, source, trained_prompts(config, prompts)), _held_out_list(config)
+    training, held_out = PromptSet(TRAINING, source, trained_prompts(config, prompts)), held_out_list(config)
     if held_out not in prompt_names():
         return [training]
     return [training, PromptSet(HELD_OUT, held_out, load_prompts(held_out))]
@@ -68,7 +68,7 @@ def _load(source: Source, name: str) -> PromptSet:
         return PromptSet(name, name, load_prompts(name))
     if not source.is_run:
         raise InputError(f"{source.name} is a model, which has no {name} prompts: give --prompts NAME or FILE")
-    training, held_out = source.prompt_source, _held_out_list(source.config)
+    training, held_out = source.prompt_source, held_out_list(source.config)
     if name == HELD_OUT:
         if held_out not in prompt_names():
             raise InputError(
@@ -89,6 +89,6 @@ def trained_prompts(config: TrainConfig, prompts: Sequence[Prompt]) -> list[Prom
     )
 
 
-def _held_out_list(config: TrainConfig) -> str:
+def held_out_list(config: TrainConfig) -> str:
     """The bundled list that would hold the held-out prompts; it need not exist."""
     return f"{config.prompts.source}-held-out"
