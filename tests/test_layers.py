@@ -17,6 +17,7 @@ ORDER = (
     "errors",
     "types",
     "utils",
+    "bundled",
     "families",
     "config",
     "plugins",

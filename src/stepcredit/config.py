@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+from stepcredit.bundled import BUNDLED
 from stepcredit.utils.python_objects import is_python_object
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -18,7 +19,7 @@ MIXTURE = "mixture"
 
 PromptOrder = Literal["shuffled", "fixed", "random"]
 _DEFAULT_PROMPTS = "shapes"
-BUNDLED_MODELS = ("embedded", "embedded-flow")
+BUNDLED_MODELS = tuple(BUNDLED)
 """Values of `model.path` that name a model of the package. The defaults of the configuration are theirs."""
 
 

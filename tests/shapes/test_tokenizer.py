@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from stepcredit.shapes.tokenizer import FLOW_MAX_LENGTH, MAX_LENGTH, build_flow_tokenizer, build_tokenizer
+from stepcredit.shapes.composition.captions import captions as composition_captions
+from stepcredit.shapes.composition.claims import TASKS, all_claims
+from stepcredit.shapes.tokenizer import (
+    COMPOSITION_MAX_LENGTH,
+    FLOW_MAX_LENGTH,
+    MAX_LENGTH,
+    build_composition_tokenizer,
+    build_flow_tokenizer,
+    build_tokenizer,
+)
 from stepcredit.shapes.world import ATTRIBUTES, OPTIONAL, Scene, caption
 
 
@@ -66,3 +75,12 @@ def test_flow_tokenizer_has_single_token_words(tokenizer: CLIPTokenizer) -> None
     assert max(map(len, ids)) == 14 and flow.model_max_length == FLOW_MAX_LENGTH == 16
     assert len({tuple(row) for row in ids}) == len(texts)
     assert len(flow("x" * 500, padding="max_length", truncation=True).input_ids) == 16
+
+
+def test_composition_tokenizer_has_single_token_words() -> None:
+    texts = [text for task in TASKS for claim in all_claims(task) for text in composition_captions(claim)]
+    tokenizer = build_composition_tokenizer()
+    ids = tokenizer(texts).input_ids
+    assert all(len(row) == len(text.split()) + 2 for row, text in zip(ids, texts, strict=True))
+    assert max(map(len, ids)) == 13 and tokenizer.model_max_length == COMPOSITION_MAX_LENGTH == 16
+    assert len({tuple(row) for row in ids}) == len(texts)

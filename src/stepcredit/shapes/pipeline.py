@@ -11,22 +11,23 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from stepcredit.config import BUNDLED_MODELS
+from stepcredit.bundled import BUNDLED
 from stepcredit.errors import unknown
 from stepcredit.shapes.checker import Checker
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-DDIM, FLOW = BUNDLED_MODELS
-NAMES = BUNDLED_MODELS
-
-LAYOUT: Mapping[str, str] = {DDIM: "pipeline", FLOW: "flow_pipeline"}
-"""The folder of each pipeline within WEIGHTS, or within a newly built package."""
+DDIM, FLOW, COMPOSITION, COMPOSITION_FLOW, COMPOSITION_TURBO = BUNDLED
+NAMES = tuple(BUNDLED)
 
 TEXT_PADDING = 1
 """Zero vectors after the text tokens: the fewest that StableDiffusion3Pipeline appends without a T5 encoder."""
 
-CALL: Mapping[str, Mapping[str, Any]] = {DDIM: {}, FLOW: {"max_sequence_length": TEXT_PADDING}}
+_FLOW_CALL = {"max_sequence_length": TEXT_PADDING}
+
+CALL: Mapping[str, Mapping[str, Any]] = {
+    name: _FLOW_CALL if model.architecture == "flow" else {} for name, model in BUNDLED.items()
+}
 """Additional call arguments of each pipeline.
 
 Without a T5 encoder, StableDiffusion3Pipeline appends `max_sequence_length` zero vectors (256 by default) to the 16
@@ -35,10 +36,10 @@ every step several times slower.
 """
 
 _LOADING: Mapping[str, tuple[type[DiffusionPipeline], Mapping[str, None]]] = {
-    DDIM: (StableDiffusionPipeline, {}),
-    FLOW: (StableDiffusion3Pipeline, {"text_encoder_3": None, "tokenizer_3": None}),
+    "ddim": (StableDiffusionPipeline, {}),
+    "flow": (StableDiffusion3Pipeline, {"text_encoder_3": None, "tokenizer_3": None}),
 }
-"""Each pipeline's class, and the components to pass as None because the pipeline has none."""
+"""Each architecture's class, and the components to pass as None because the pipeline has none."""
 
 
 def load_pipeline(name: str = DDIM, folder: Path = WEIGHTS) -> DiffusionPipeline:
@@ -53,9 +54,9 @@ def load_pipeline(name: str = DDIM, folder: Path = WEIGHTS) -> DiffusionPipeline
     """
     if name not in NAMES:
         raise unknown("embedded pipeline", name, NAMES)
-    kind, missing = _LOADING[name]
+    kind, missing = _LOADING[BUNDLED[name].architecture]
     pipeline = kind.from_pretrained(
-        folder / LAYOUT[name], dtype=torch.float32, local_files_only=True, use_safetensors=True, **missing
+        folder / BUNDLED[name].folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **missing
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
+from stepcredit.shapes.composition.captions import captions
+from stepcredit.shapes.composition.claims import TASKS, all_claims
 from stepcredit.shapes.world import ATTRIBUTES, PLACES
 
 MAX_LENGTH = 24
 FLOW_MAX_LENGTH = 16
+COMPOSITION_MAX_LENGTH = 16
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -19,7 +24,8 @@ def build_tokenizer() -> CLIPTokenizer:
     `right` has a higher rank, so it splits `striped` and `triangle` into 5 and 7 tokens. The bundled weights were
     trained with these tokens, and the longest caption still fits into MAX_LENGTH.
     """
-    return CLIPTokenizer(vocab=_vocabulary(), merges=_merges(_words()), model_max_length=MAX_LENGTH)
+    words = _words()
+    return CLIPTokenizer(vocab=_vocabulary(words), merges=_merges(words), model_max_length=MAX_LENGTH)
 
 
 def build_flow_tokenizer() -> CLIPTokenizer:
@@ -27,18 +33,26 @@ def build_flow_tokenizer() -> CLIPTokenizer:
 
     The longest caption has 14 tokens, including both special tokens.
     """
-    words = sorted(_words(), key=lambda word: word == "right")
-    return CLIPTokenizer(vocab=_vocabulary(), merges=_merges(words), model_max_length=FLOW_MAX_LENGTH)
+    words = _words()
+    merges = _merges(sorted(words, key=lambda word: word == "right"))
+    return CLIPTokenizer(vocab=_vocabulary(words), merges=merges, model_max_length=FLOW_MAX_LENGTH)
 
 
-def _vocabulary() -> dict[str, int]:
+def build_composition_tokenizer() -> CLIPTokenizer:
+    """A tokenizer in which every word of the composition world is one token; the longest caption has 13."""
+    words = {word for task in TASKS for claim in all_claims(task) for text in captions(claim) for word in text.split()}
+    ordered = sorted((word for word in words if len(word) > 1), key=lambda word: (-len(word), word))
+    return CLIPTokenizer(vocab=_vocabulary(ordered), merges=_merges(ordered), model_max_length=COMPOSITION_MAX_LENGTH)
+
+
+def _vocabulary(words: Sequence[str]) -> dict[str, int]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    joined = [left + right for left, right in _merges(_words())]
+    joined = [left + right for left, right in _merges(words)]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *joined, "<|startoftext|>", "<|endoftext|>"]
     return {token: index for index, token in enumerate(tokens)}
 
 
-def _merges(words: list[str]) -> list[tuple[str, str]]:
+def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """One merge per prefix of each word, in the order of `words`."""
     merges: dict[tuple[str, str], None] = {}
     for word in words:

@@ -17,10 +17,18 @@ from tests.shapes.build.helpers import same, silent
 from stepcredit.shapes import pipeline
 from stepcredit.shapes.build import build, evaluation, flow_networks, flow_training, loop, packaging
 from stepcredit.shapes.build.flow_training import FlowRecipe
+from stepcredit.shapes.tokenizer import build_flow_tokenizer
 from stepcredit.shapes.world import held_out_captions, is_held_out, parse
 
 RECIPE = FlowRecipe(steps=3, batch=4, scenes=16)
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
+
+
+def train(recipe: FlowRecipe, base: DiffusionPipeline, seed: int = 0) -> StableDiffusion3Pipeline:
+    def data(rng: np.random.Generator) -> loop.Draw:
+        return loop.shapes_data(base.vae, rng, recipe.scenes, recipe.caption_dropout)
+
+    return flow_training.train_flow(recipe, seed, base, data, build_flow_tokenizer(), silent)
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +38,13 @@ def base() -> DiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def trained(base: DiffusionPipeline) -> StableDiffusion3Pipeline:
-    return flow_training.train_flow(RECIPE, 0, base, silent)
+    return train(RECIPE, base)
 
 
 def test_training_returns_a_reproducible_average(base: DiffusionPipeline, trained: StableDiffusion3Pipeline) -> None:
-    again = flow_training.train_flow(RECIPE, 0, base, silent)
-    last = flow_training.train_flow(replace(RECIPE, ema=0.0), 0, base, silent)
-    other = flow_training.train_flow(RECIPE, 1, base, silent)
+    again = train(RECIPE, base)
+    last = train(replace(RECIPE, ema=0.0), base)
+    other = train(RECIPE, base, seed=1)
     for name in PARTS:
         part = getattr(trained, name)
         assert same(part, getattr(again, name)), name
@@ -51,7 +59,7 @@ def test_base_pipeline_is_unchanged(base: DiffusionPipeline, trained: StableDiff
 
 
 def test_first_text_encoder_starts_from_the_base(base: DiffusionPipeline) -> None:
-    start = flow_training.train_flow(replace(RECIPE, learning_rate=0.0), 0, base, silent)
+    start = train(replace(RECIPE, learning_rate=0.0), base)
     assert same(start.text_encoder.text_model, base.text_encoder)
     assert not same(start.text_encoder_2.text_model, base.text_encoder)
 
@@ -119,7 +127,7 @@ def test_every_weight_gets_a_gradient(base: DiffusionPipeline, monkeypatch: pyte
 
     names: set[str] = set()
     monkeypatch.setattr(loop, "optimizer_step", recording)
-    flow_training.train_flow(replace(RECIPE, steps=6), 0, base, silent)
+    train(replace(RECIPE, steps=6), base)
     unused = {f"transformer.transformer_blocks.4.attn.{name}" for name in ("add_q_proj.weight", "add_q_proj.bias")}
     unused |= {"transformer.transformer_blocks.4.attn.norm_added_q.weight"}
     assert names - {name for name, size in gradients.items() if size > 0} == unused
@@ -135,7 +143,7 @@ def test_training_lowers_the_loss(base: DiffusionPipeline, monkeypatch: pytest.M
         return loss
 
     monkeypatch.setattr(flow_training, "flow_loss", recording)
-    flow_training.train_flow(FlowRecipe(steps=30, batch=8, scenes=16), 0, base, silent)
+    train(FlowRecipe(steps=30, batch=8, scenes=16), base)
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
@@ -147,7 +155,7 @@ def test_training_uses_no_held_out_caption(base: DiffusionPipeline, monkeypatch:
         return next(pipe.transformer.parameters()).sum()
 
     monkeypatch.setattr(flow_training, "flow_loss", recording)
-    flow_training.train_flow(FlowRecipe(steps=2, batch=128, scenes=256), 0, base, silent)
+    train(FlowRecipe(steps=2, batch=128, scenes=256), base)
     assert len(read) == 256
     captions = [text for text in read if text]
     assert all(map(parse, captions)) and not any(map(is_held_out, captions))

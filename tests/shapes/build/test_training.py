@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from tests.shapes.build.helpers import same, silent
+from transformers import CLIPTextModel
 
 from stepcredit.shapes import pipeline
 from stepcredit.shapes.build import build, evaluation, loop, networks, packaging, training
@@ -23,6 +24,18 @@ from stepcredit.shapes.world import is_held_out, parse
 AUTOENCODER = AutoencoderRecipe(steps=2, batch=4)
 CHECKER = CheckerRecipe(steps=2, batch=4)
 DENOISER = DenoiserRecipe(steps=3, batch=4, scenes=16)
+
+
+def train_denoiser(recipe: DenoiserRecipe, vae: AutoencoderKL) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    tokenizer = build_tokenizer()
+    return training.train_denoiser(
+        recipe,
+        0,
+        lambda: training.new_denoiser(tokenizer),
+        lambda rng: loop.shapes_data(vae, rng, recipe.scenes, recipe.caption_dropout),
+        tokenizer,
+        silent,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +64,8 @@ def test_checker_is_reproducible() -> None:
 
 
 def test_denoiser_is_a_reproducible_average(vae: AutoencoderKL) -> None:
-    tokenizer = build_tokenizer()
     (unet, text), (unet_again, text_again), (last, _) = (
-        training.train_denoiser(recipe, 0, vae, tokenizer, silent)
-        for recipe in (DENOISER, DENOISER, replace(DENOISER, ema=0.0))
+        train_denoiser(recipe, vae) for recipe in (DENOISER, DENOISER, replace(DENOISER, ema=0.0))
     )
     assert same(unet, unet_again) and same(text, text_again) and not same(unet, last)
     assert not unet.training and not text.training
@@ -69,7 +80,7 @@ def test_denoiser_trains_on_no_held_out_caption(vae: AutoencoderKL, monkeypatch:
         return own(tokenizer, captions)
 
     monkeypatch.setattr(training, "_tokens", recording)
-    training.train_denoiser(DenoiserRecipe(steps=2, batch=128, scenes=256), 0, vae, build_tokenizer(), silent)
+    train_denoiser(DenoiserRecipe(steps=2, batch=128, scenes=256), vae)
     assert len(read) == 256
     captions = [text for text in read if text]
     assert all(map(parse, captions)) and not any(map(is_held_out, captions))
@@ -77,9 +88,8 @@ def test_denoiser_trains_on_no_held_out_caption(vae: AutoencoderKL, monkeypatch:
 
 
 def test_assembled_pipeline_samples(vae: AutoencoderKL) -> None:
-    tokenizer = build_tokenizer()
-    unet, text = training.train_denoiser(DENOISER, 0, vae, tokenizer, silent)
-    assembled = networks.assemble(vae, unet, text, tokenizer)
+    unet, text = train_denoiser(DENOISER, vae)
+    assembled = networks.assemble(vae, unet, text, build_tokenizer())
     assembled.set_progress_bar_config(disable=True)
     images = assembled(["a red circle on a blue background"] * 2, num_inference_steps=2, output_type="pt").images
     assert images.shape == (2, 3, 32, 32) and images.isfinite().all()

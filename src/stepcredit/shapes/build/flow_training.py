@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from stepcredit.shapes.build import flow_networks, loop
-from stepcredit.shapes.build.loop import Progress
+from stepcredit.shapes.build.loop import Draw, Progress
 from stepcredit.shapes.pipeline import TEXT_PADDING
-from stepcredit.shapes.tokenizer import build_flow_tokenizer
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,24 @@ class FlowRecipe:
 
 
 def train_flow(
-    recipe: FlowRecipe, seed: int, base: StableDiffusionPipeline, progress: Progress
+    recipe: FlowRecipe,
+    seed: int,
+    base: StableDiffusionPipeline,
+    data: Callable[[np.random.Generator], Draw],
+    tokenizer: CLIPTokenizer,
+    progress: Progress,
 ) -> StableDiffusion3Pipeline:
-    """Train on encoded renders with captions that are not held out, and return the EMA of the weights.
+    """Train on encoded renders with captions, and return the EMA of the weights. Noise levels are uniform in [0, 1).
 
-    The autoencoder is that of `base`. The first text encoder starts from the text encoder of `base`, because both have
-    the same vocabulary. Noise levels are uniform in [0, 1).
+    Args:
+        base: the autoencoder is that of `base`, and the first text encoder starts from its text encoder.
+        data: the training pairs, drawn with the given generator.
+        tokenizer: has the vocabulary of `base`.
     """
-    tokenizer = build_flow_tokenizer()
     rng, model = loop.seed_and_build(seed, lambda: _networks(base.text_encoder, tokenizer))
     averaged = copy.deepcopy(model).requires_grad_(False)
     pipeline = flow_networks.assemble(base.vae, **model, tokenizer=tokenizer)
-    scenes, latents = loop.sample_latents(base.vae, rng, recipe.scenes)
+    draw = data(rng)
     optimizer, schedule = loop.build_optimizer(
         model.parameters(),
         recipe.learning_rate,
@@ -52,9 +58,7 @@ def train_flow(
         fused=True,
     )
     for step in progress(range(recipe.steps), "flow"):
-        rows = rng.integers(len(scenes), size=recipe.batch)
-        clean = latents[torch.from_numpy(rows)]
-        captions = [loop.training_caption(scenes[row], rng, recipe.caption_dropout) for row in rows]
+        clean, captions = draw(recipe.batch)
         levels, noise = torch.rand(recipe.batch), torch.randn_like(clean)
         loop.optimizer_step(flow_loss(pipeline, clean, captions, levels, noise), model, optimizer, schedule)
         loop.update_average(averaged, model, recipe.ema, step)

@@ -16,6 +16,10 @@ from stepcredit.shapes.render import render
 from stepcredit.shapes.world import Scene, sample_caption, sample_scene
 
 Progress = Callable[[Sequence[int], str], Iterator[int]]
+
+Draw = Callable[[int], tuple[Tensor, list[str]]]
+"""Draws a batch: scaled latents (B,4,8,8) and a caption for each."""
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -35,14 +39,24 @@ def draw_images(rng: np.random.Generator, count: int) -> Tensor:
     return render(draw_scenes(rng, count), rng)
 
 
-def sample_latents(vae: AutoencoderKL, rng: np.random.Generator, count: int) -> tuple[list[Scene], Tensor]:
-    """`count` random scenes and the scaled latents (count,4,8,8) of their renders."""
+def shapes_data(vae: AutoencoderKL, rng: np.random.Generator, count: int, dropout: float) -> Draw:
+    """Draws from `count` random scenes. Captions are not held out, and empty with probability `dropout`."""
     scenes = draw_scenes(rng, count)
-    chunks = [encode(vae, render(scenes[start : start + 256], rng)) for start in range(0, count, 256)]
-    return scenes, torch.cat(chunks)
+    latents = encode_all(vae, lambda rows: render(scenes[rows], rng), count)
+
+    def draw(batch: int) -> tuple[Tensor, list[str]]:
+        rows = rng.integers(count, size=batch)
+        return latents[torch.from_numpy(rows)], [_training_caption(scenes[row], rng, dropout) for row in rows]
+
+    return draw
 
 
-def training_caption(scene: Scene, rng: np.random.Generator, dropout: float) -> str:
+def encode_all(vae: AutoencoderKL, images: Callable[[slice], Tensor], count: int, chunk: int = 256) -> Tensor:
+    """The scaled latents (count,4,8,8) of `count` images, which `images` renders chunk by chunk."""
+    return torch.cat([encode(vae, images(slice(start, start + chunk))) for start in range(0, count, chunk)])
+
+
+def _training_caption(scene: Scene, rng: np.random.Generator, dropout: float) -> str:
     """A caption of `scene` that is not held out. Empty with probability `dropout`, and if none is found."""
     if rng.random() < dropout:
         return ""

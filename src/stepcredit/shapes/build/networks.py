@@ -39,7 +39,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    """Two layers of width TEXT_WIDTH, with positions for MAX_LENGTH tokens."""
+    """Two layers of width TEXT_WIDTH, with positions for MAX_LENGTH tokens or more."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,

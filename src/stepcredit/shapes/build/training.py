@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from stepcredit.shapes.build import loop, networks
-from stepcredit.shapes.build.loop import Progress
+from stepcredit.shapes.build.loop import Draw, Progress
 from stepcredit.shapes.checker import Checker
 from stepcredit.shapes.render import render
 from stepcredit.shapes.world import ATTRIBUTES, Scene
@@ -51,16 +52,26 @@ class DenoiserRecipe:
     ema: float = 0.998
 
 
-def train_autoencoder(recipe: AutoencoderRecipe, seed: int, progress: Progress) -> AutoencoderKL:
+def train_autoencoder(
+    recipe: AutoencoderRecipe,
+    seed: int,
+    progress: Progress,
+    build: Callable[[], AutoencoderKL] = networks.build_vae,
+    draw_images: Callable[[np.random.Generator, int], Tensor] = loop.draw_images,
+) -> AutoencoderKL:
     """Train on new renders with the loss L1 + squared error + latent_penalty * |z|^2, z = posterior mean + noise.
 
     Training with a sampled posterior makes no progress on this data, so the noise is constant. Afterwards the
     log-variance head is set to that constant, and `scaling_factor` to one over the standard deviation of the latents.
+
+    Args:
+        build: the network to start from.
+        draw_images: (generator, count) -> renders (count,3,32,32) in [0,1].
     """
-    rng, vae = loop.seed_and_build(seed, networks.build_vae)
+    rng, vae = loop.seed_and_build(seed, build)
     optimizer, schedule = loop.build_optimizer(vae.parameters(), recipe.learning_rate, recipe.steps, weight_decay=0.0)
     for _ in progress(range(recipe.steps), "autoencoder"):
-        images = loop.draw_images(rng, recipe.batch) * 2 - 1
+        images = draw_images(rng, recipe.batch) * 2 - 1
         mean = vae.encode(images).latent_dist.mean
         decoded = vae.decode(mean + recipe.latent_noise * torch.randn_like(mean)).sample
         error = decoded - images
@@ -68,7 +79,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, seed: int, progress: Progress) 
         loop.optimizer_step(loss, vae, optimizer, schedule)
     vae.eval().requires_grad_(False)
     _set_constant_posterior(vae, recipe.latent_noise)
-    latents = vae.encode(loop.draw_images(rng, 512) * 2 - 1).latent_dist.mean
+    latents = vae.encode(draw_images(rng, 512) * 2 - 1).latent_dist.mean
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return vae
 
@@ -88,29 +99,34 @@ def train_checker(recipe: CheckerRecipe, seed: int, progress: Progress) -> Check
 
 
 def train_denoiser(
-    recipe: DenoiserRecipe, seed: int, vae: AutoencoderKL, tokenizer: CLIPTokenizer, progress: Progress
+    recipe: DenoiserRecipe,
+    seed: int,
+    build: Callable[[], nn.ModuleDict],
+    data: Callable[[np.random.Generator], Draw],
+    tokenizer: CLIPTokenizer,
+    progress: Progress,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train noise prediction on encoded renders with captions that are not held out, and return the EMA of the weights.
+    """Train noise prediction on encoded renders with captions, and return the EMA of the weights.
 
     The squared error is weighted by 1 / alphas_cumprod, which makes it the error of v (arXiv 2202.00512, section 4):
     the caption matters most at noise levels where the unweighted error is almost zero. With the weight
     1 / sqrt(alphas_cumprod), the position was still at chance level after 2000 steps.
+
+    Args:
+        build: the networks to start from: `unet` and `text`.
+        data: the training pairs, drawn with the given generator.
     """
-    rng, model = loop.seed_and_build(
-        seed,
-        lambda: nn.ModuleDict({"unet": networks.build_unet(), "text": networks.build_text_encoder(tokenizer)}),
-    )
+    rng, model = loop.seed_and_build(seed, build)
     model["unet"].to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).requires_grad_(False)
-    scenes, latents = loop.sample_latents(vae, rng, recipe.scenes)
+    draw = data(rng)
     alphas = networks.build_scheduler().alphas_cumprod
     optimizer, schedule = loop.build_optimizer(
         model.parameters(), recipe.learning_rate, recipe.steps, recipe.weight_decay, betas=(0.9, 0.99)
     )
     for step in progress(range(recipe.steps), "denoiser"):
-        rows = rng.integers(len(scenes), size=recipe.batch)
-        clean = latents[torch.from_numpy(rows)]
-        tokens = _tokens(tokenizer, [loop.training_caption(scenes[row], rng, recipe.caption_dropout) for row in rows])
+        clean, captions = draw(recipe.batch)
+        tokens = _tokens(tokenizer, captions)
         noise = torch.randn_like(clean)
         timesteps = torch.randint(0, len(alphas), (recipe.batch,))
         signal = alphas[timesteps].view(-1, 1, 1, 1)
@@ -121,6 +137,11 @@ def train_denoiser(
         loop.update_average(averaged, model, recipe.ema, step)
     averaged.eval()
     return averaged["unet"], averaged["text"]
+
+
+def new_denoiser(tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+    """An untrained UNet and an untrained text encoder."""
+    return nn.ModuleDict({"unet": networks.build_unet(), "text": networks.build_text_encoder(tokenizer)})
 
 
 def _labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:

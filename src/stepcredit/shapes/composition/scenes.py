@@ -19,7 +19,7 @@ SIZE = 32
 PALETTE = ALL_COLORS[[ALL_NAMES.index(color) for color in COLORS]]
 """(6,3): the color of each word of COLORS."""
 
-RADII = {1: (5.0, 8.0), 2: (4.6, 5.8), 3: (4.2, 4.9), 4: (3.9, 4.5)}
+RADII = {1: (5.0, 8.0), 2: (4.8, 5.8), 3: (4.5, 5.1), 4: (4.3, 4.7)}
 """Pixels, lowest and highest, by the number of objects."""
 
 BACKGROUND = (0.80, 0.95)

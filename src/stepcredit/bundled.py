@@ -1,0 +1,42 @@
+"""The models that ship with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A model of the package.
+
+    Attributes:
+        name: the value of `model.path`.
+        folder: its folder among the bundled weights.
+        world: what it was trained on, which says what captions it understands.
+        architecture: `ddim` is a StableDiffusionPipeline, `flow` a StableDiffusion3Pipeline.
+        steps, guidance: how it is sampled best. Training needs no guidance.
+    """
+
+    name: str
+    folder: str
+    world: Literal["shapes", "composition"]
+    architecture: Literal["ddim", "flow"]
+    steps: int = 20
+    guidance: float = 1.0
+
+
+BUNDLED: Mapping[str, BundledModel] = MappingProxyType(
+    {
+        model.name: model
+        for model in (
+            BundledModel("embedded", "pipeline", "shapes", "ddim", guidance=3.0),
+            BundledModel("embedded-flow", "flow_pipeline", "shapes", "flow", guidance=3.0),
+            BundledModel("embedded-composition", "composition", "composition", "ddim"),
+            BundledModel("embedded-composition-flow", "composition_flow", "composition", "flow"),
+            BundledModel("embedded-composition-turbo", "composition_turbo", "composition", "flow", steps=4),
+        )
+    }
+)

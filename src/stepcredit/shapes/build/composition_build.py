@@ -1,0 +1,132 @@
+"""Build the pipelines of the composition world."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from torch import nn
+
+from stepcredit.shapes.build import distillation, flow_networks, flow_training, networks, training
+from stepcredit.shapes.build.mislabeled import composition_data, draw_images
+from stepcredit.shapes.build.packaging import package_composition
+from stepcredit.shapes.build.shapes_build import (
+    build_settings,
+    load_ddim,
+    load_flow,
+    overrides,
+    save_denoiser,
+    save_flow,
+)
+from stepcredit.shapes.build.stages import Stages, show_progress
+from stepcredit.shapes.pipeline import COMPOSITION, COMPOSITION_FLOW, COMPOSITION_TURBO, load_pipeline
+from stepcredit.shapes.tokenizer import build_composition_tokenizer
+
+STAGES = {
+    "composition": ("autoencoder", "denoiser", "package"),
+    "composition-flow": ("flow", "package"),
+    "composition-turbo": ("turbo", "package"),
+}
+
+PAIRS = 40_000
+"""Training pairs of a picture and a caption."""
+
+AUTOENCODER = training.AutoencoderRecipe(steps=3000, learning_rate=8e-4)
+DENOISER = training.DenoiserRecipe(steps=4000, scenes=PAIRS, caption_dropout=0.0)
+FLOW = flow_training.FlowRecipe(steps=4000, batch=64, scenes=PAIRS, caption_dropout=0.0)
+DISTILLATION = distillation.DistillationRecipe()
+
+
+def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
+    """Run the selected stages of the DDIM pipeline; returns the folder of the package.
+
+    The autoencoder and the UNet start from those of the bundled shapes pipeline, the text encoder from random weights.
+    """
+    out, seed, tokenizer = options.out, options.seed, build_composition_tokenizer()
+    recipe = replace(DENOISER, **overrides(options))
+    if "autoencoder" in options.stages:
+        stages.run(
+            "autoencoder",
+            out / "vae",
+            lambda: training.train_autoencoder(
+                AUTOENCODER,
+                seed,
+                show_progress,
+                lambda: load_pipeline().vae.train().requires_grad_(True),
+                draw_images,
+            ),
+            lambda vae, path: vae.save_pretrained(path),
+        )
+    if "denoiser" in options.stages:
+        vae = AutoencoderKL.from_pretrained(out / "vae")
+        stages.run(
+            "denoiser",
+            out / "denoiser",
+            lambda: training.train_denoiser(
+                recipe,
+                seed,
+                lambda: nn.ModuleDict(
+                    {"unet": load_pipeline().unet.train(), "text": networks.build_text_encoder(tokenizer)}
+                ),
+                lambda rng: composition_data(vae, rng, recipe.scenes),
+                tokenizer,
+                show_progress,
+            ),
+            save_denoiser,
+        )
+    if "package" in options.stages:
+        settings = build_settings(
+            options, stages, STAGES["composition"], autoencoder=asdict(AUTOENCODER), denoiser=asdict(recipe)
+        )
+        package_composition(COMPOSITION, load_ddim(out, tokenizer), out / "package", settings)
+    return Path(out / "package")
+
+
+def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
+    """Run the selected stages of the flow pipeline; returns the folder of the package."""
+    out, base, tokenizer = options.out, load_pipeline(COMPOSITION), build_composition_tokenizer()
+    recipe = replace(FLOW, **overrides(options))
+    if "flow" in options.stages:
+        stages.run(
+            "flow",
+            out / "flow",
+            lambda: flow_training.train_flow(
+                recipe,
+                options.seed,
+                base,
+                lambda rng: composition_data(base.vae, rng, recipe.scenes),
+                tokenizer,
+                show_progress,
+            ),
+            save_flow,
+        )
+    if "package" in options.stages:
+        settings = build_settings(options, stages, STAGES["composition-flow"], flow=asdict(recipe))
+        package_composition(COMPOSITION_FLOW, load_flow(out / "flow", base.vae, tokenizer), out / "package", settings)
+    return Path(out / "package")
+
+
+def build_turbo(options: argparse.Namespace, stages: Stages) -> Path:
+    """Run the selected stages of the distilled flow pipeline; returns the folder of the package."""
+    out, teacher = options.out, load_pipeline(COMPOSITION_FLOW)
+    recipe = replace(DISTILLATION, **overrides(options))
+    if "turbo" in options.stages:
+        stages.run(
+            "turbo",
+            out / "turbo",
+            lambda: distillation.distill(recipe, options.seed, teacher, show_progress),
+            lambda transformer, path: transformer.save_pretrained(path),
+        )
+    if "package" in options.stages:
+        pipeline = flow_networks.assemble(
+            teacher.vae,
+            SD3Transformer2DModel.from_pretrained(out / "turbo"),
+            teacher.text_encoder,
+            teacher.text_encoder_2,
+            teacher.tokenizer,
+        )
+        settings = build_settings(options, stages, STAGES["composition-turbo"], turbo=asdict(recipe))
+        package_composition(COMPOSITION_TURBO, pipeline, out / "package", settings)
+    return Path(out / "package")
