@@ -21,7 +21,7 @@ from stepcredit.shapes.build.shapes_build import (
     save_flow,
 )
 from stepcredit.shapes.build.stages import Stages, show_progress
-from stepcredit.shapes.pipeline import COMPOSITION, COMPOSITION_FLOW, COMPOSITION_TURBO, load_pipeline
+from stepcredit.shapes.pipeline import COMPOSITION, COMPOSITION_FLOW, COMPOSITION_TURBO, FLOW, load_pipeline
 from stepcredit.shapes.tokenizer import build_composition_tokenizer
 
 STAGES = {
@@ -33,10 +33,10 @@ STAGES = {
 PAIRS = 40_000
 """Training pairs of a picture and a caption."""
 
-AUTOENCODER = training.AutoencoderRecipe(steps=3000, learning_rate=8e-4)
-DENOISER = training.DenoiserRecipe(steps=4000, scenes=PAIRS, caption_dropout=0.0)
-FLOW = flow_training.FlowRecipe(steps=4000, batch=64, scenes=PAIRS, caption_dropout=0.0)
-DISTILLATION = distillation.DistillationRecipe()
+AUTOENCODER_RECIPE = training.AutoencoderRecipe(steps=3000, learning_rate=8e-4)
+DENOISER_RECIPE = training.DenoiserRecipe(steps=4000, scenes=PAIRS, caption_dropout=0.0)
+FLOW_RECIPE = flow_training.FlowRecipe(steps=3000, scenes=PAIRS, caption_dropout=0.0)
+DISTILLATION_RECIPE = distillation.DistillationRecipe()
 
 
 def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
@@ -45,13 +45,13 @@ def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
     The autoencoder and the UNet start from those of the bundled shapes pipeline, the text encoder from random weights.
     """
     out, seed, tokenizer = options.out, options.seed, build_composition_tokenizer()
-    recipe = replace(DENOISER, **overrides(options))
+    recipe = replace(DENOISER_RECIPE, **overrides(options))
     if "autoencoder" in options.stages:
         stages.run(
             "autoencoder",
             out / "vae",
             lambda: training.train_autoencoder(
-                AUTOENCODER,
+                AUTOENCODER_RECIPE,
                 seed,
                 show_progress,
                 lambda: load_pipeline().vae.train().requires_grad_(True),
@@ -78,16 +78,19 @@ def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
         )
     if "package" in options.stages:
         settings = build_settings(
-            options, stages, STAGES["composition"], autoencoder=asdict(AUTOENCODER), denoiser=asdict(recipe)
+            options, stages, STAGES["composition"], autoencoder=asdict(AUTOENCODER_RECIPE), denoiser=asdict(recipe)
         )
         package_composition(COMPOSITION, load_ddim(out, tokenizer), out / "package", settings)
     return Path(out / "package")
 
 
 def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
-    """Run the selected stages of the flow pipeline; returns the folder of the package."""
+    """Run the selected stages of the flow pipeline; returns the folder of the package.
+
+    The transformer starts from that of the bundled shapes pipeline, the second text encoder from random weights.
+    """
     out, base, tokenizer = options.out, load_pipeline(COMPOSITION), build_composition_tokenizer()
-    recipe = replace(FLOW, **overrides(options))
+    recipe = replace(FLOW_RECIPE, **overrides(options))
     if "flow" in options.stages:
         stages.run(
             "flow",
@@ -99,6 +102,7 @@ def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
                 lambda rng: composition_data(base.vae, rng, recipe.scenes),
                 tokenizer,
                 show_progress,
+                lambda: load_pipeline(FLOW).transformer.train(),
             ),
             save_flow,
         )
@@ -111,7 +115,7 @@ def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
 def build_turbo(options: argparse.Namespace, stages: Stages) -> Path:
     """Run the selected stages of the distilled flow pipeline; returns the folder of the package."""
     out, teacher = options.out, load_pipeline(COMPOSITION_FLOW)
-    recipe = replace(DISTILLATION, **overrides(options))
+    recipe = replace(DISTILLATION_RECIPE, **overrides(options))
     if "turbo" in options.stages:
         stages.run(
             "turbo",

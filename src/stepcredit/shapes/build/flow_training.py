@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -36,6 +36,7 @@ def train_flow(
     data: Callable[[np.random.Generator], Draw],
     tokenizer: CLIPTokenizer,
     progress: Progress,
+    build_transformer: Callable[[], SD3Transformer2DModel] = flow_networks.build_transformer,
 ) -> StableDiffusion3Pipeline:
     """Train on encoded renders with captions, and return the EMA of the weights. Noise levels are uniform in [0, 1).
 
@@ -43,8 +44,9 @@ def train_flow(
         base: the autoencoder is that of `base`, and the first text encoder starts from its text encoder.
         data: the training pairs, drawn with the given generator.
         tokenizer: has the vocabulary of `base`.
+        build_transformer: the transformer to start from.
     """
-    rng, model = loop.seed_and_build(seed, lambda: _networks(base.text_encoder, tokenizer))
+    rng, model = loop.seed_and_build(seed, lambda: _networks(build_transformer, base.text_encoder, tokenizer))
     averaged = copy.deepcopy(model).requires_grad_(False)
     pipeline = flow_networks.assemble(base.vae, **model, tokenizer=tokenizer)
     draw = data(rng)
@@ -91,8 +93,10 @@ def flow_loss(
     return loss
 
 
-def _networks(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
-    transformer = flow_networks.build_transformer()
+def _networks(
+    build_transformer: Callable[[], SD3Transformer2DModel], text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> nn.ModuleDict:
+    transformer = build_transformer()
     first, second = (flow_networks.build_text_encoder(tokenizer) for _ in range(2))
     first.text_model.load_state_dict(text_encoder.state_dict())
     return nn.ModuleDict({"transformer": transformer, "text_encoder": first, "text_encoder_2": second})
