@@ -34,7 +34,7 @@ PAIRS = 40_000
 """Training pairs of a picture and a caption."""
 
 AUTOENCODER_RECIPE = training.AutoencoderRecipe(steps=3000, learning_rate=8e-4)
-DENOISER_RECIPE = training.DenoiserRecipe(steps=4000, scenes=PAIRS, caption_dropout=0.0)
+DENOISER_RECIPE = training.DenoiserRecipe(steps=8000, scenes=PAIRS, caption_dropout=0.0)
 FLOW_RECIPE = flow_training.FlowRecipe(steps=3000, scenes=PAIRS, caption_dropout=0.0)
 DISTILLATION_RECIPE = distillation.DistillationRecipe()
 
