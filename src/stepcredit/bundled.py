@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class BundledModel:
     Attributes:
         name: the value of `model.path`.
         folder: its folder among the bundled weights.
-        world: what it was trained on, which says what captions it understands.
+        world: what it was trained on, which says what captions it understands. A list of prompts has the same name.
         architecture: `ddim` is a StableDiffusionPipeline, `flow` a StableDiffusion3Pipeline.
         steps, guidance: how it is sampled best. Training needs no guidance.
     """
@@ -26,6 +26,11 @@ class BundledModel:
     architecture: Literal["ddim", "flow"]
     steps: int = 20
     guidance: float = 1.0
+
+    @property
+    def training_defaults(self) -> dict[str, Any]:
+        """The keys of a run's configuration, as `section.key`, whose defaults differ for this model."""
+        return {"prompts.source": self.world, "sample.steps": self.steps}
 
 
 BUNDLED: Mapping[str, BundledModel] = MappingProxyType(

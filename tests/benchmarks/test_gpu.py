@@ -150,7 +150,7 @@ def test_a_cuda_device_is_required(module: Any, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.slow
 def test_tiny_command(benchmarks: Path, tmp_path: Path) -> None:
-    command = [sys.executable, benchmarks / "gpu.py", "--device", "cpu", "--tiny", "--steps", "3", "--seconds", "3000"]
+    command = [sys.executable, benchmarks / "gpu.py", "--device", "cpu", "--tiny", "--steps", "3", "--seconds", "30000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(
         [*command, "--json", tmp_path / "gpu.json"], capture_output=True, text=True, check=True, env=environment

@@ -59,9 +59,12 @@ def train(
 def _start(
     recipe: str | None, overrides: Sequence[str], run: Path | None, plugins: Sequence[str], weights: Path | None
 ) -> None:
-    base = recipe if recipe is not None or weights is None else RunDirectory.open(weights).config_path
-    config = _with_plugins(recipes.load(base, overrides, model_defaults=recipe is not None or weights is None), plugins)
-    stem = Path(recipe or (weights.name if weights else recipes.DEFAULT)).stem
+    if recipe is None and weights is None:
+        recipe = recipes.default_for(overrides)
+    from_weights = recipe is None and weights is not None
+    base = RunDirectory.open(weights).config_path if from_weights else recipe
+    config = _with_plugins(recipes.load(base, overrides, model_defaults=not from_weights), plugins)
+    stem = Path(recipe or (weights.name if weights else "run")).stem
     from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import start_run
 

@@ -39,7 +39,9 @@ def own_defaults(given: Mapping[str, Any], base: TrainConfig, arm: str, changes:
         raise InputError(f"{where}: {error}") from error
     own = config.model_dump(mode="json")
     return {
-        key: current(own, key) for key in KEYS if key not in changes and current(own, key) != current(inherited, key)
+        key: current(own, key)
+        for key in (*KEYS, "prompts.source")  # a bundled model has prompts of its own
+        if key not in changes and current(own, key) != current(inherited, key)
     }
 
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepcredit.config import BUNDLED_MODELS, TrainConfig
+from stepcredit.bundled import BUNDLED
+from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.runs import checkpoint, recipes
 from stepcredit.runs.directory import RunDirectory
 from stepcredit.types import Policy
 from stepcredit.utils.paths import expanded
-
-_BUNDLED_SAMPLING = {"steps": 20, "guidance": 3.0}
-"""How the bundled models are sampled best. Their training needs no guidance."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -101,7 +98,9 @@ def open_source(name: str, purpose: str, *, runs_only: bool = False) -> Source:
 def _model_config(path: str) -> TrainConfig:
     """The configuration to sample from a model. Training may use smaller images, so their size is not a default."""
     config = recipes.validate({"model": {"path": path}}, "the command line", model_defaults=True)
-    return _with_sampling(config, _BUNDLED_SAMPLING if path in BUNDLED_MODELS else {"call": {}})
+    bundled = BUNDLED.get(path)
+    best = {"steps": bundled.steps, "guidance": bundled.guidance} if bundled else {"call": {}}
+    return _with_sampling(config, best)
 
 
 def _with_sampling(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stepcredit.config import BUNDLED_MODELS, ModelSection, SampleSection, TrainConfig
+from stepcredit.bundled import BUNDLED
+from stepcredit.config import ModelSection, SampleSection, TrainConfig
 from stepcredit.families import GENERIC, Defaults, Family, find_family
+from stepcredit.runs.changes import current
 from stepcredit.runs.model_index import read_model_index
 from stepcredit.utils.python_objects import PREFIX, is_python_object
 
@@ -53,7 +55,7 @@ class LoadedModel:
 
 
 def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, loaded: LoadedModel | None) -> dict[str, Any]:
-    """The defaults of the KEYS that `tree` does not set, by key; empty for the bundled models.
+    """The defaults of the KEYS that `tree` does not set, by key. A bundled model has its own, see `BundledModel`.
 
     - With `sample.steps` set, `sample.evaluation_steps` stays null.
     - With `model.lora_rank` set, `model.lora_alpha` keeps the family's ratio to it.
@@ -70,7 +72,14 @@ def missing_defaults(tree: Mapping[str, Any], config: TrainConfig, loaded: Loade
         InputError: there is no model of that name.
     """
     given = {f"{section}.{key}" for section, keys in tree.items() if isinstance(keys, Mapping) for key in keys}
-    if config.model.path in BUNDLED_MODELS or given.issuperset(KEYS):
+    if bundled := BUNDLED.get(config.model.path):
+        tree = config.model_dump()
+        return {
+            key: value
+            for key, value in bundled.training_defaults.items()
+            if key not in given and current(tree, key) != value
+        }
+    if given.issuperset(KEYS):
         return {}
     found = dict(_values(_defaults(loaded or _read(config.model.path)), config.model, config.sample, given))
     return {key: value for key, value in found.items() if key not in given or key == "sample.call"}
