@@ -146,8 +146,16 @@ def test_the_reward_rises(tmp_path: Path, credit: str) -> None:
     assert "policy_distance" in rows[0] and "clip_fraction" not in rows[0] and "ratio_max_deviation" not in rows[0]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    train = {"algorithm": "matching", "inner_epochs": 2}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inner_epochs": 2},
+        {"options": {"replay_epochs": 2}},
+        {"options": {"replay_epochs": 1}, "sampled_steps": 2, "skip_constant_groups": True},
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    train = {"algorithm": "matching", **changes}
     whole = loop(tmp_path / "whole", train={**train, "epochs": 4})
     whole.train()
     loop(tmp_path / "parts", train={**train, "epochs": 2}).train()

@@ -21,11 +21,14 @@ class Needs:
         density: log-probabilities of the steps, so that rollouts draw noise and only steps with a density are trained.
             Otherwise every step is trained, and rollouts are deterministic unless `sample.stochastic` is true.
         old_weights: the trained weights as they were at the rollout, see `StepBatch.old_weights`.
+        replay_epochs: how many earlier epochs are trained again in each epoch, see `training.replay_buffer`. It needs a
+            loss of the final latents alone.
         replay_tolerance: by how much a log-probability may differ when it is replayed. The self-check refuses more.
     """
 
     density: bool
     old_weights: bool = False
+    replay_epochs: int = 0
     replay_tolerance: float = math.inf
 
 

@@ -19,11 +19,12 @@ def accumulate_gradient(
     experience: Experience,
     part: UpdatePart,
     size: int,
+    share: float = 1.0,
 ) -> UpdateMetrics:
     """Backpropagate the loss of one update, `size` (image, step) pairs per forward, with one graph alive at a time.
 
     The loss is the mean of `algorithm.loss` over the images of the update, on all processes, and over the trained
-    steps. A pair that was drawn counts by its weight.
+    steps, times `share`. A pair that was drawn counts by its weight.
     """
     steps, metrics = experience.trained_steps, UpdateMetrics()
     batches = _batches(policy, experience, part, size)
@@ -32,7 +33,7 @@ def accumulate_gradient(
     for batch, anchor in zip(batches, anchors[: len(batches)], strict=True):
         output = algorithm.loss(policy, batch, anchor)
         total = batch.weighted(output.loss).sum()
-        scaler.scale(total / (part.images * len(steps))).backward()
+        scaler.scale(share * total / (part.images * len(steps))).backward()
         _record(metrics, batch, output)
     for batch, anchor in zip(idle, anchors[len(batches) :], strict=True):
         (algorithm.loss(policy, batch, anchor).loss.sum() * 0).backward()

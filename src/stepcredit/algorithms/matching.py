@@ -79,6 +79,8 @@ class Matching:
         ratio_clip: of awm, above 0: the ratio is clipped to 1 +- this, as in PPO.
         scale: of ram, above 0: m, the step from the anchor per unit of advantage.
         anchor: of ram and rvm: `old` or `reference`.
+        replay_epochs: how many earlier epochs are trained again in each epoch, with new noise. Each makes the updates
+            as much longer as the images of the epoch itself.
         kl_weight: 0 or more; weight of the mean squared distance from the reference's output.
         kl_space: has to be "prediction" if there is a penalty.
     """
@@ -92,7 +94,8 @@ class Matching:
     kl_weight: float = 0.0
     kl_space: str = "prediction"
 
-    needs: ClassVar[Needs] = Needs(density=False, old_weights=True)
+    replay_epochs: int = 0
+
     console: ClassVar[Mapping[str, str]] = {"policy_distance": "moved {:.1e}"}
 
     def __post_init__(self) -> None:
@@ -105,10 +108,16 @@ class Matching:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"train.options.{name} is {value}, expected a number above 0")
+        if isinstance(self.replay_epochs, bool) or not isinstance(self.replay_epochs, int) or self.replay_epochs < 0:
+            raise ValueError(f"train.options.replay_epochs is {self.replay_epochs}, expected an integer of 0 or more")
         if self.kl_weight and self.kl_space != "prediction":
             raise ValueError(
                 f"train.kl_space is {self.kl_space}, but matching computes no log-probabilities: set it to prediction"
             )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(density=False, old_weights=True, replay_epochs=self.replay_epochs)
 
     def anchors(self, policy: Policy, batches: Sequence[StepBatch]) -> list[_Anchor]:
         """The predictions of the old weights, and those of the reference, for each batch."""

@@ -75,6 +75,19 @@ class Experience:
 
 
 @dataclass(frozen=True)
+class Replayed:
+    """An earlier epoch that is trained again.
+
+    Attributes:
+        experience: what is trained.
+        groups: its images of each update of an epoch.
+    """
+
+    experience: Experience
+    groups: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
 class UpdatePart:
     """What this process trains in one update.
 

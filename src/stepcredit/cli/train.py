@@ -61,9 +61,8 @@ def _start(
 ) -> None:
     if recipe is None and weights is None:
         recipe = recipes.default_for(overrides)
-    from_weights = recipe is None and weights is not None
-    base = RunDirectory.open(weights).config_path if from_weights else recipe
-    config = _with_plugins(recipes.load(base, overrides, model_defaults=not from_weights), plugins)
+    own = RunDirectory.open(weights).config_path if recipe is None and weights is not None else None
+    config = _with_plugins(recipes.load(own or recipe, overrides, model_defaults=own is None), plugins)
     stem = Path(recipe or (weights.name if weights else "run")).stem
     from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import start_run

@@ -15,6 +15,7 @@ from stepcredit.runs.directory import RunDirectory
 from stepcredit.types import Policy
 from stepcredit.utils.paths import expanded
 
+
 @dataclass(frozen=True)
 class Source:
     """A run or a model that is not loaded yet.
@@ -99,7 +100,7 @@ def _model_config(path: str) -> TrainConfig:
     """The configuration to sample from a model. Training may use smaller images, so their size is not a default."""
     config = recipes.validate({"model": {"path": path}}, "the command line", model_defaults=True)
     bundled = BUNDLED.get(path)
-    best = {"steps": bundled.steps, "guidance": bundled.guidance} if bundled else {"call": {}}
+    best: dict[str, Any] = {"steps": bundled.steps, "guidance": bundled.guidance} if bundled else {"call": {}}
     return _with_sampling(config, best)
 
 

@@ -15,6 +15,7 @@ from stepcredit.runs.checkpoint import Checkpoint
 from stepcredit.runs.directory import package_versions
 from stepcredit.training.advantages import Advantages
 from stepcredit.training.recovery import Recovery
+from stepcredit.training.replay_buffer import ReplayBuffer
 from stepcredit.types import CreditAssigner, Policy, StatefulCredit
 from stepcredit.utils.state_dict import add_prefix
 
@@ -29,6 +30,7 @@ class TrainingState:
     Attributes:
         finished_epochs: epochs whose updates are made.
         reward_queries: images scored for training so far.
+        replay: the images of earlier epochs that the algorithm trains again.
         recovery: the micro-batch if it was halved, and the number of updates skipped in a row.
         optimizer: the optimizer and the loss scaler.
     """
@@ -40,6 +42,7 @@ class TrainingState:
         recovery: Recovery,
         credit: CreditAssigner | None = None,
         processes: ProcessGroup | None = None,
+        replay_epochs: int = 0,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -47,6 +50,7 @@ class TrainingState:
         self.learner = credit if isinstance(credit, StatefulCredit) else None
         self.finished_epochs = 0
         self.reward_queries = 0
+        self.replay = ReplayBuffer(replay_epochs)
         self.advantages = Advantages(config.train, config.credit.standardize)
         self.optimizer = build_training_optimizer(config, policy, processes or ProcessGroup())
 
@@ -64,6 +68,7 @@ class TrainingState:
         tensors = {
             **add_prefix("policy.", self.policy.state_dict()),
             **add_prefix("credit.", self.learner.state_dict() if self.learner else {}),
+            **add_prefix("replay.", self.replay.state_dict()),
         }
         whole = {name: full_tensor(value) for name, value in tensors.items()}
         return Checkpoint(self.finished_epochs, whole | add_prefix("optimizer.", self.optimizer.tensors()), state)
@@ -89,6 +94,7 @@ class TrainingState:
         self.advantages.load_state_dict(saved.state)
         if self.learner:
             self.learner.load_state_dict(saved.part("credit"))
+        self.replay.load_state_dict(saved.part("replay"))
         self.optimizer.scaler.load_state_dict(saved.state["scaler"])
         self.recovery.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
         size = saved.state["microbatch"]

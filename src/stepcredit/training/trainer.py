@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from stepcredit.algorithms.gradient import step_gradient
-from stepcredit.algorithms.minibatch import Experience, image_groups, microbatch
+from stepcredit.algorithms.minibatch import Experience, Replayed, image_groups, microbatch
 from stepcredit.algorithms.old_weights import OldWeights
 from stepcredit.algorithms.sampling_plan import evaluation_plan, training_plan
 from stepcredit.algorithms.step_sampling import sample_steps
@@ -41,6 +41,7 @@ from stepcredit.training.callbacks import Callback, EpochImages, run_callbacks
 from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
 from stepcredit.training.recovery import Recovery, require_finite
+from stepcredit.training.replay_buffer import Kept
 from stepcredit.training.reward_metrics import reward_metrics
 from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.training.self_check import self_check
@@ -95,7 +96,9 @@ class TrainingLoop:
         self.callbacks = callbacks
         self.stopped = False
         recovery = Recovery(config.train.max_skipped_updates, self.progress.note, halves=not self.processes.sharded)
-        self.state = TrainingState(config, parts.policy, recovery, parts.credit, self.processes)
+        self.state = TrainingState(
+            config, parts.policy, recovery, parts.credit, self.processes, self.algorithm.needs.replay_epochs
+        )
         self.checkpointer = Checkpointer(run, self.state, self.progress, self.processes)
         names = config.run.trackers if self.processes.is_main else []
         self.trackers = TrackerGroup(names, self.progress.note, config.run.plugins)
@@ -150,6 +153,7 @@ class TrainingLoop:
                     experience = self.experience(trajectory, prompts, advantage, step_advantages, partition, epoch)
                     del trajectory  # the update can use the memory of its x0
                     update_metrics = self.update(experience, epoch)
+                    self.state.replay.add(epoch, experience, advantage, step_advantages)
                 self.state.finished_epochs += 1
                 self.state.reward_queries += len(prompts)
                 row = self.record(prompts, scores, update_metrics | credit_metrics | clock.metrics())
@@ -174,8 +178,7 @@ class TrainingLoop:
 
     def partition(self, epoch: int, images: int) -> Partition:
         """Which of the epoch's images this process samples and trains."""
-        groups = image_groups(images, self.config.train.updates_per_epoch, self._shuffle(epoch))
-        return partition_images(list(groups), self.processes)
+        return partition_images(self._groups(epoch, images), self.processes)
 
     def rollout_and_reward(
         self, prompts: Sequence[Prompt], partition: Partition, epoch: int, clock: Clock
@@ -297,6 +300,7 @@ class TrainingLoop:
         """Update the policy. Notes skipped updates and the algorithm's warnings."""
         self.progress.phase("training")
         train, recovery = self.config.train, self.state.recovery
+        earlier = self.state.replay.experiences(epoch, experience, self._remade_experience)
         metrics = update_policy(
             self.algorithm,
             self.policy,
@@ -306,6 +310,7 @@ class TrainingLoop:
             self._shuffle(epoch),
             self.progress.tick,
             recovery,
+            [Replayed(each, self._groups(kept, each.partition.total)) for kept, each in earlier.items()],
         )
         self._agree_on_microbatch()
         require_finite("the weights", *self.policy.parameters())
@@ -407,6 +412,22 @@ class TrainingLoop:
         seeds = self._image_seeds(stream, epoch, len(prompts))
         by_prompt = {prompt.text: seed for prompt, seed in zip(prompts, seeds, strict=True)}
         return [by_prompt[prompt.text] for prompt in prompts]
+
+    def _groups(self, epoch: int, images: int) -> list[Tensor]:
+        """The images of each update of the first pass over an epoch."""
+        return list(image_groups(images, self.config.train.updates_per_epoch, self._shuffle(epoch)))
+
+    def _remade_experience(self, epoch: int, kept: Kept) -> Experience:
+        """What this process trained on in an earlier epoch, which is sampled again after a resume."""
+        prompts = self.draw_prompts(epoch)
+        partition = self.partition(epoch, len(prompts))
+        seeds = partition.local(self._image_seeds(Stream.TRAINING, epoch, len(prompts)))
+        plan = training_plan(self.config, self.algorithm.needs, partition.size, epoch)
+        trajectory = self.policy.rollout(partition.local(prompts), seeds, plan, among=prompts).trajectory
+        final = kept.final[partition.rows].to(trajectory.latents).unsqueeze(1)
+        trajectory = replace(trajectory, latents=final)
+        step_advantages = kept.step_advantages.to(final.device)
+        return self.experience(trajectory, prompts, kept.advantages, step_advantages, partition, epoch)
 
     def _shuffle(self, epoch: int) -> np.random.Generator:
         """Orders the images of an epoch for its updates; the same order at every call."""
