@@ -31,6 +31,7 @@ FIGURES = ("reward_mean", "reward_std", "loss", "grad_norm", "approx_kl", "credi
         pytest.param(["train.advantage=running", "train.min_count=4"], marks=pytest.mark.slow),
         # Its prompts have tags.
         pytest.param(["train.advantage=group", "prompts.source=composition"], marks=pytest.mark.slow),
+        pytest.param(["train.algorithm=matching", "train.options.replay_epochs=1"], marks=pytest.mark.slow),
         pytest.param(
             ["train.advantage=batch", "model.adapter=full", "train.learning_rate=1e-4", "train.kl_weight=0.01"],
             marks=pytest.mark.slow,
@@ -65,9 +66,11 @@ def assert_same_curve(whole: Path, path: Path) -> None:
     assert two[0]["reward_mean"] == one[0]["reward_mean"] and two[0]["reward_std"] == one[0]["reward_std"]
     assert two[0].get("reward_by_tag") == one[0].get("reward_by_tag")
     for first, second in zip(one, two, strict=True):
-        assert second["ratio_max_deviation"] == 0
+        assert second.get("ratio_max_deviation", 0) == 0
         assert second["reward_queries"] == first["reward_queries"]
-        assert [second[name] for name in FIGURES] == pytest.approx([first[name] for name in FIGURES], rel=1e-3)
+        assert ("approx_kl" in first) == ("ratio_max_deviation" in first)  # of ppo alone
+        figures = [name for name in FIGURES if name in first]
+        assert [second[name] for name in figures] == pytest.approx([first[name] for name in figures], rel=1e-3)
     ours, theirs = (newest(folder).part("policy") for folder in (whole, path))
     for name, value in ours.items():
         assert float((value - theirs[name]).abs().max()) < 1e-2 * float(value.abs().max())
@@ -145,7 +148,7 @@ def test_sharded_weights_are_trained_as_unsharded_ones(adapter: str, then: str, 
     assert said.returncode == 0, said.stderr
     one, two = rows(tmp_path / "a"), rows(tmp_path / "b")
     for first, second in zip(one, two, strict=True):
-        assert second["ratio_max_deviation"] == 0
+        assert second.get("ratio_max_deviation", 0) == 0
         names = [*FIGURES, "reference_kl"]
         assert [second[name] for name in names] == pytest.approx([first[name] for name in names], rel=1e-3, abs=1e-9)
     ours, theirs = (load_file(tmp_path / name / weights) for name in "ab")
