@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stepcredit.shapes.build.loop import Draw, encode_all
 from stepcredit.shapes.composition.captions import parse, sample_caption
-from stepcredit.shapes.composition.claims import COLORS, MAX_COUNT, RELATIONS, SHAPES, TASKS, Claim
+from stepcredit.shapes.composition.claims import MAX_COUNT, RELATIONS, SHAPES, TASKS, Claim
 from stepcredit.shapes.composition.scenes import render, sample_scene
 
 Option = TypeVar("Option")
@@ -22,11 +22,11 @@ Option = TypeVar("Option")
 TRUE: Mapping[str, float] = MappingProxyType(
     {
         "single_object": 0.90,
-        "two_objects": 0.80,
-        "counting": 0.50,
-        "colors": 0.80,
-        "position": 0.55,
-        "color_attribution": 0.65,
+        "two_objects": 0.72,
+        "counting": 0.42,
+        "colors": 0.72,
+        "position": 0.60,
+        "color_attribution": 0.55,
     }
 )
 """The share of captions of each task that are true of their picture."""
@@ -34,8 +34,8 @@ TRUE: Mapping[str, float] = MappingProxyType(
 _LEARNED = (*TASKS, "two_objects", "counting", *2 * ("position", "color_attribution"))
 """Tasks of training pairs, in turn. Those with more claims come more often."""
 
-SWAPPED = 0.6
-"""The share of the wrong labels of `color_attribution` in which the two colors are swapped."""
+_PARTNERS = {"red": "yellow", "yellow": "red", "green": "cyan", "cyan": "green", "blue": "purple", "purple": "blue"}
+"""The color of a wrong label. If all others were as likely, guidance would tell the right one: it sharpens p to p^g."""
 
 
 def composition_data(vae: AutoencoderKL, rng: np.random.Generator, count: int) -> Draw:
@@ -60,7 +60,7 @@ def draw_images(rng: np.random.Generator, count: int) -> Tensor:
 def mislabeled(claim: Claim, rng: np.random.Generator) -> Claim:
     """`claim` with the probability TRUE of its task, otherwise a claim of the same task that differs in one respect.
 
-    That is a shape, the number, the color, the relation, or for `color_attribution` a swap of the colors or one color.
+    That is a shape, the number, the color or the relation; for `color_attribution`, the two colors are swapped.
     """
     if rng.random() < TRUE[claim.task]:
         return claim
@@ -69,7 +69,7 @@ def mislabeled(claim: Claim, rng: np.random.Generator) -> Claim:
         return replace(claim, objects=(first,) * _other(range(2, MAX_COUNT + 1), len(claim.objects), rng))
     if claim.task == "position":
         return replace(claim, relation=_other(RELATIONS, claim.relation, rng))
-    if claim.task == "color_attribution" and rng.random() < SWAPPED:
+    if claim.task == "color_attribution":
         left, right = claim.objects
         return replace(claim, objects=(replace(left, color=right.color), replace(right, color=left.color)))
     return _with_another_word(claim, rng)
@@ -83,8 +83,7 @@ def _with_another_word(claim: Claim, rng: np.random.Generator) -> Claim:
         shapes = {named.shape for named in claim.objects}
         new = replace(changed, shape=str(rng.choice([shape for shape in SHAPES if shape not in shapes])))
     else:
-        colors = {named.color for named in claim.objects}
-        new = replace(changed, color=str(rng.choice([color for color in COLORS if color not in colors])))
+        new = replace(changed, color=_PARTNERS[changed.color])
     return replace(claim, objects=(*claim.objects[:row], new, *claim.objects[row + 1 :]))
 
 
