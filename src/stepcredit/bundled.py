@@ -40,8 +40,6 @@ BUNDLED: Mapping[str, BundledModel] = MappingProxyType(
             BundledModel("embedded", "pipeline", "shapes", "ddim", guidance=3.0),
             BundledModel("embedded-flow", "flow_pipeline", "shapes", "flow", guidance=3.0),
             BundledModel("embedded-composition", "composition", "composition", "ddim"),
-            BundledModel("embedded-composition-flow", "composition_flow", "composition", "flow"),
-            BundledModel("embedded-composition-turbo", "composition_turbo", "composition", "flow", steps=4),
         )
     }
 )

@@ -13,9 +13,10 @@ from tests.families import flux2_klein
 from tests.tiny import tiny_sd
 
 from stepcredit import Trainer
+from stepcredit.bundled import BUNDLED
 from stepcredit.comparison.comparison_file import ComparisonFile
 from stepcredit.comparison.protocol import make_protocol
-from stepcredit.config import BUNDLED_MODELS, TrainConfig
+from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.families import FAMILIES
 from stepcredit.runs import recipes
@@ -77,10 +78,18 @@ def test_every_family_has_defaults_of_its_own(kind: str) -> None:
         assert config.sample.guidance == CLASSES[kind].defaults.guidance
 
 
-@pytest.mark.parametrize("name", BUNDLED_MODELS)
+@pytest.mark.parametrize("name", ["embedded", "embedded-flow"])
 def test_bundled_models_keep_the_defaults_of_the_configuration(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("stepcredit.runs.model_defaults.read_model_index")
     assert values(loaded(name)) == values(TrainConfig())
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_models_train_on_the_prompts_of_their_world(name: str) -> None:
+    config = loaded(name)
+    assert (config.prompts.source, config.sample.steps) == (BUNDLED[name].world, BUNDLED[name].steps)
+    assert loaded(name, "prompts.source=mine.txt", "sample.steps=3").prompts.source == "mine.txt"
+    assert loaded(name, "prompts.source=mine.txt", "sample.steps=3").sample.steps == 3
 
 
 def test_keys_that_are_set_stay() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stepcredit.bundled import BUNDLED
 from stepcredit.comparison.comparison_file import read_comparison
 from stepcredit.comparison.protocol import make_protocol
 from stepcredit.config import TrainConfig
@@ -58,14 +59,14 @@ def test_recipe_names_its_source_and_result(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("embedded")])
 def test_embedded_recipe_needs_no_download(name: str) -> None:
     config = recipes.load(name)
-    assert config.model.path in ("embedded", "embedded-flow")
+    assert config.model.path in BUNDLED
     names = [component.name for component in config.reward.components] or [config.reward.name]
     assert set(names) <= set(REWARDS.names()) and not config.reward.remote
     assert len(load_prompts(config.prompts.source)) >= (config.sample.prompts_per_epoch or 1)
 
 
-def test_default_recipe_equals_the_defaults() -> None:
-    assert recipes.load(recipes.DEFAULT) == TrainConfig() == recipes.load(None)
+def test_the_defaults_are_those_of_embedded_jpeg() -> None:
+    assert recipes.load("embedded_jpeg") == TrainConfig() == recipes.load(None)
 
 
 def test_overrides_are_yaml_and_replace_values_of_the_file(recipe: Path) -> None:
@@ -177,3 +178,19 @@ def test_a_section_that_is_given_a_value_names_a_key(section: str, key: str) -> 
 def test_a_list_of_prompts_is_one_complaint() -> None:
     line = complaint(None, 'prompts.source=["a cat","a dog"]')
     assert "Undefined" not in line and line.count("prompts.") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recipe"),
+    [
+        ([], recipes.DEFAULT),
+        (["train.epochs=3", "run.seed=4"], recipes.DEFAULT),
+        (["reward.options.score=all"], recipes.DEFAULT),
+        (["model.path=embedded"], None),
+        (["train.epochs=3", "reward.name=warmth"], None),
+        (["reward.components=[]"], None),
+        (["prompts.source=mine.txt"], None),
+    ],
+)
+def test_the_default_recipe_is_for_its_own_task(overrides: list[str], recipe: str | None) -> None:
+    assert recipes.default_for(overrides) == recipe

@@ -17,7 +17,7 @@ from stepcredit.shapes.checker import Checker
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-DDIM, FLOW, COMPOSITION, COMPOSITION_FLOW, COMPOSITION_TURBO = BUNDLED
+DDIM, FLOW, COMPOSITION = BUNDLED
 NAMES = tuple(BUNDLED)
 
 TEXT_PADDING = 1

@@ -16,7 +16,7 @@ from stepcredit.bundled import BUNDLED
 from stepcredit.shapes import pipeline
 from stepcredit.shapes.build import build, composition_build, composition_evaluation, packaging
 from stepcredit.shapes.composition.claims import TASKS
-from stepcredit.shapes.pipeline import COMPOSITION, COMPOSITION_FLOW, COMPOSITION_TURBO
+from stepcredit.shapes.pipeline import COMPOSITION
 
 
 @pytest.fixture
@@ -25,11 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
     module: Any = composition_build
     monkeypatch.setattr(module, "PAIRS", 12)
     monkeypatch.setattr(module, "AUTOENCODER_RECIPE", replace(module.AUTOENCODER_RECIPE, steps=2, batch=4))
-    for name in ("DENOISER_RECIPE", "FLOW_RECIPE"):
-        monkeypatch.setattr(module, name, replace(getattr(module, name), batch=4, scenes=12))
-    monkeypatch.setattr(
-        module, "DISTILLATION_RECIPE", replace(module.DISTILLATION_RECIPE, trajectories=4, teacher_steps=1, batch=2)
-    )
+    monkeypatch.setattr(module, "DENOISER_RECIPE", replace(module.DENOISER_RECIPE, batch=4, scenes=12))
     installed = tmp_path / "installed"
     own = pipeline.load_pipeline
 
@@ -55,23 +51,18 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path
     return make
 
 
-def test_the_builds_follow_one_another(short: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_build_makes_a_package(short: Callable[..., Path], tmp_path: Path) -> None:
     installed = tmp_path / "installed"
-    for command, name in (
-        ("composition", COMPOSITION),
-        ("composition-flow", COMPOSITION_FLOW),
-        ("composition-turbo", COMPOSITION_TURBO),
-    ):
-        short(command)
-        folder = installed / BUNDLED[name].folder
-        report = json.loads((folder / "report.json").read_text())
-        assert report["samples"]["training"].keys() == {"all", *TASKS} and "psnr" in report["autoencoder"]
-        assert report["seconds"].keys() == set(composition_build.STAGES[command]) - {"package"}
-        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 8e6
-        loaded = pipeline.load_pipeline(name, installed)
-        call = dict(pipeline.CALL[name])
-        images = loaded(["four crosses"], num_inference_steps=2, output_type="pt", **call).images
-        assert images.shape == (1, 3, 32, 32) and images.isfinite().all()
+    short("composition")
+    folder = installed / BUNDLED[COMPOSITION].folder
+    report = json.loads((folder / "report.json").read_text())
+    assert report["samples"]["training"].keys() == {"all", *TASKS} and "psnr" in report["autoencoder"]
+    assert report["seconds"].keys() == set(composition_build.STAGES["composition"]) - {"package"}
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 8e6
+    loaded = pipeline.load_pipeline(COMPOSITION, installed)
+    call = dict(pipeline.CALL[COMPOSITION])
+    images = loaded(["four crosses"], num_inference_steps=2, output_type="pt", **call).images
+    assert images.shape == (1, 3, 32, 32) and images.isfinite().all()
 
 
 def test_a_finished_build_is_not_repeated(short: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,6 @@ ddim: trains the checker, the autoencoder and the denoiser, then writes the floa
 flow: trains a transformer on latents of the installed DDIM pipeline, then writes its package with a report.
 composition: trains the autoencoder and the denoiser of the composition world, from those of the installed DDIM
 pipeline.
-composition-flow: trains a transformer on latents of the installed composition pipeline.
-composition-turbo: distills the installed composition-flow pipeline to four steps.
 The reports hold the scores on held-out captions.
 """
 
@@ -29,8 +27,6 @@ _BUILDS = {
     "ddim": shapes_build.build_ddim,
     "flow": shapes_build.build_flow,
     "composition": composition_build.build_ddim,
-    "composition-flow": composition_build.build_flow,
-    "composition-turbo": composition_build.build_turbo,
 }
 
 

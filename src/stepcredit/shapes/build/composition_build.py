@@ -1,4 +1,4 @@
-"""Build the pipelines of the composition world."""
+"""Build the pipeline of the composition world."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers import AutoencoderKL
 from torch import nn
 
-from stepcredit.shapes.build import distillation, flow_networks, flow_training, networks, training
+from stepcredit.shapes.build import networks, training
 from stepcredit.shapes.build.mislabeled import composition_data, draw_images
 from stepcredit.shapes.build.packaging import package_composition
 from stepcredit.shapes.build.shapes_build import (
     build_settings,
     load_ddim,
-    load_flow,
     overrides,
     save_denoiser,
-    save_flow,
 )
 from stepcredit.shapes.build.stages import Stages, show_progress
-from stepcredit.shapes.pipeline import COMPOSITION, COMPOSITION_FLOW, COMPOSITION_TURBO, FLOW, load_pipeline
+from stepcredit.shapes.pipeline import COMPOSITION, load_pipeline
 from stepcredit.shapes.tokenizer import build_composition_tokenizer
 
 STAGES = {
     "composition": ("autoencoder", "denoiser", "package"),
-    "composition-flow": ("flow", "package"),
-    "composition-turbo": ("turbo", "package"),
 }
 
 PAIRS = 40_000
@@ -35,8 +31,6 @@ PAIRS = 40_000
 
 AUTOENCODER_RECIPE = training.AutoencoderRecipe(steps=3000, learning_rate=8e-4)
 DENOISER_RECIPE = training.DenoiserRecipe(steps=8000, scenes=PAIRS, caption_dropout=0.0)
-FLOW_RECIPE = flow_training.FlowRecipe(steps=3000, scenes=PAIRS, caption_dropout=0.0)
-DISTILLATION_RECIPE = distillation.DistillationRecipe()
 
 
 def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
@@ -81,56 +75,4 @@ def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
             options, stages, STAGES["composition"], autoencoder=asdict(AUTOENCODER_RECIPE), denoiser=asdict(recipe)
         )
         package_composition(COMPOSITION, load_ddim(out, tokenizer), out / "package", settings)
-    return Path(out / "package")
-
-
-def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
-    """Run the selected stages of the flow pipeline; returns the folder of the package.
-
-    The transformer starts from that of the bundled shapes pipeline, the second text encoder from random weights.
-    """
-    out, base, tokenizer = options.out, load_pipeline(COMPOSITION), build_composition_tokenizer()
-    recipe = replace(FLOW_RECIPE, **overrides(options))
-    if "flow" in options.stages:
-        stages.run(
-            "flow",
-            out / "flow",
-            lambda: flow_training.train_flow(
-                recipe,
-                options.seed,
-                base,
-                lambda rng: composition_data(base.vae, rng, recipe.scenes),
-                tokenizer,
-                show_progress,
-                lambda: load_pipeline(FLOW).transformer.train(),
-            ),
-            save_flow,
-        )
-    if "package" in options.stages:
-        settings = build_settings(options, stages, STAGES["composition-flow"], flow=asdict(recipe))
-        package_composition(COMPOSITION_FLOW, load_flow(out / "flow", base.vae, tokenizer), out / "package", settings)
-    return Path(out / "package")
-
-
-def build_turbo(options: argparse.Namespace, stages: Stages) -> Path:
-    """Run the selected stages of the distilled flow pipeline; returns the folder of the package."""
-    out, teacher = options.out, load_pipeline(COMPOSITION_FLOW)
-    recipe = replace(DISTILLATION_RECIPE, **overrides(options))
-    if "turbo" in options.stages:
-        stages.run(
-            "turbo",
-            out / "turbo",
-            lambda: distillation.distill(recipe, options.seed, teacher, show_progress),
-            lambda transformer, path: transformer.save_pretrained(path),
-        )
-    if "package" in options.stages:
-        pipeline = flow_networks.assemble(
-            teacher.vae,
-            SD3Transformer2DModel.from_pretrained(out / "turbo"),
-            teacher.text_encoder,
-            teacher.text_encoder_2,
-            teacher.tokenizer,
-        )
-        settings = build_settings(options, stages, STAGES["composition-turbo"], turbo=asdict(recipe))
-        package_composition(COMPOSITION_TURBO, pipeline, out / "package", settings)
     return Path(out / "package")
