@@ -190,6 +190,8 @@ def test_a_list_of_prompts_is_one_complaint() -> None:
         (["train.epochs=3", "reward.name=warmth"], None),
         (["reward.components=[]"], None),
         (["prompts.source=mine.txt"], None),
+        (["train.algorithm=ppo"], None),
+        (["train.options.beta=0.5"], None),
     ],
 )
 def test_the_default_recipe_is_for_its_own_task(overrides: list[str], recipe: str | None) -> None:

@@ -25,7 +25,10 @@ _FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "
 DEFAULT = "embedded_composition"
 """The recipe of `stepcredit train` without a recipe, see `default_for`."""
 
-_OWN_TASK = ("model.path", "reward.name", "reward.components", "prompts.source")
+_OWN_TASK = (
+    *("model.path", "reward.name", "reward.components", "prompts.source"),
+    *("train.algorithm", "train.options"),
+)
 _MAX_BYTES = 2**20
 MIN_SIMILARITY = 0.75
 """An unknown key is taken for a misspelled one if their similarity (`difflib`'s ratio) is at least this."""
@@ -73,7 +76,10 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = (), *, model_defa
 
 
 def default_for(overrides: Sequence[str]) -> str | None:
-    """DEFAULT, or None if the overrides name a model, a reward or prompts: its settings are chosen for its own."""
+    """DEFAULT, or None if the overrides name a model, a reward, prompts or an algorithm.
+
+    The settings of the recipe are chosen for its own; the defaults of the configuration apply instead.
+    """
     named = {parsed(override)[0] for override in overrides}
     return None if any(key == one or key.startswith(f"{one}.") for key in named for one in _OWN_TASK) else DEFAULT
 
