@@ -133,7 +133,7 @@ def train(
     weights: From = None,
     allow_change: AllowChange = False,
 ) -> None:
-    """Train a model. Alone, it trains the bundled composition model to follow its captions: minutes on a CPU."""
+    """Train a model. Without a recipe, train the bundled model for small JPEG files: a few minutes on a CPU."""
     from stepcredit.cli.train import train as command
 
     recipe, overrides = _split(arguments)

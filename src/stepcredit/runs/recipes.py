@@ -22,7 +22,7 @@ from stepcredit.utils.redaction import find_secret
 from stepcredit.utils.safe_yaml import load_plain
 
 _FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
-DEFAULT = "embedded_composition"
+DEFAULT = "embedded_jpeg"
 """The recipe of `stepcredit train` without a recipe, see `default_for`."""
 
 _OWN_TASK = (
