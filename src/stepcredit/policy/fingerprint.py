@@ -6,8 +6,8 @@ import hashlib
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
+from stepcredit.distributed.process_group import full_tensor
 from stepcredit.policy.adapters.full import is_trained
 from stepcredit.policy.pipeline import PipelinePolicy
 from stepcredit.types import Policy
@@ -18,8 +18,8 @@ _ELEMENTS = 4096
 def model_digest(policy: Policy) -> str | None:
     """SHA-256 of a part of the weights of each module of an untrained pipeline; None for other policies.
 
-    It does not depend on the device or on a LoRA. Modules with sharded weights and those of which all weights are
-    trained are left out.
+    It does not depend on the device, on a LoRA, or on whether weights are sharded. Modules of which all weights are
+    trained are left out. With sharded weights, all processes must call it.
     """
     if not isinstance(policy, PipelinePolicy):
         return None
@@ -28,9 +28,7 @@ def model_digest(policy: Policy) -> str | None:
         if not isinstance(part, nn.Module) or name == "safety_checker" or is_trained(part):
             continue
         weights = [value for key, value in part.named_parameters() if "lora_" not in key]
-        if any(isinstance(weight, DTensor) for weight in weights):
-            continue
         for weight in (*weights[:2], *weights[-2:]):
-            values = weight.detach().flatten()[:_ELEMENTS].to("cpu", torch.float32)
+            values = full_tensor(weight.detach()).flatten()[:_ELEMENTS].to("cpu", torch.float32)
             digest.update(values.numpy().tobytes())
     return digest.hexdigest()
