@@ -26,7 +26,6 @@ TOY = [
 """Overrides that make a run of the toy policy: 8 images of 4 steps an epoch."""
 
 TINY = [
-    "model.path=embedded",
     "sample.prompts_per_epoch=2",
     "sample.images_per_prompt=2",
     "sample.steps=3",

@@ -53,7 +53,7 @@ def test_a_run_prints_its_settings_and_its_files(here: Path) -> None:
     said = stepcredit("train", *TOY)
     assert (said.code, said.err) == (0, "")
     opening, prompts, check, *epochs, result, before, after, curve, weights, sample = said.out.splitlines()
-    run = "runs/run-001"
+    run = "runs/embedded_jpeg-001"
     assert opening == f"training: embedded, reward warmth, credit contribution, 8 images x 4 steps an epoch, in {run}"
     assert prompts.startswith("prompts: the first 2 of the 64 prompts of shapes")
     assert check == "self-check: 4 steps of 8 images replay exact (mixed-steps)"
@@ -124,7 +124,7 @@ def test_a_terminal_shows_a_progress_bar_as_well(here: Path, monkeypatch: pytest
     said = stepcredit("train", *TOY)
     assert said.code == 0
     assert "epoch 3/3" in said.out, "the bar's last frame"
-    assert "epoch   3/3  reward " in said.out and "runs/run-001/report.html" in said.out
+    assert "epoch   3/3  reward " in said.out and "runs/embedded_jpeg-001/report.html" in said.out
 
 
 def test_runs_are_numbered_by_recipe(here: Path) -> None:
@@ -539,19 +539,8 @@ def test_fewer_epochs_than_are_finished_is_an_error(here: Path) -> None:
     assert RunDirectory.open(here / "a").config.train.epochs == 3
 
 
-def test_without_a_recipe_the_default_recipe_is_trained(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[TrainConfig, Path]] = []
-    monkeypatch.setattr(
-        "stepcredit.training.run.start_run",
-        lambda config, directory, **others: started.append((config, directory())),
-    )
-    said = stepcredit("train", "train.epochs=1")
-    assert said.code == 0, said.err
-    assert started == [(recipes.load(recipes.DEFAULT, ["train.epochs=1"]), Path(f"runs/{recipes.DEFAULT}-001"))]
-
-
-def test_a_reward_without_a_recipe_is_trained_with_the_defaults(here: Path) -> None:
+def test_the_default_configuration_is_that_of_the_default_recipe(here: Path) -> None:
     stepcredit("train", *TOY, "--run", "a")
-    stepcredit("train", "embedded_jpeg", *TOY, "--run", "b")
+    stepcredit("train", recipes.DEFAULT, *TOY, "--run", "b")
     assert (here / "a" / "config.yaml").read_bytes() == (here / "b" / "config.yaml").read_bytes()
     assert write_report(here / "a").exists()

@@ -65,8 +65,8 @@ def test_embedded_recipe_needs_no_download(name: str) -> None:
     assert len(load_prompts(config.prompts.source)) >= (config.sample.prompts_per_epoch or 1)
 
 
-def test_the_defaults_are_those_of_embedded_jpeg() -> None:
-    assert recipes.load("embedded_jpeg") == TrainConfig() == recipes.load(None)
+def test_default_recipe_equals_the_defaults() -> None:
+    assert recipes.load(recipes.DEFAULT) == TrainConfig() == recipes.load(None)
 
 
 def test_overrides_are_yaml_and_replace_values_of_the_file(recipe: Path) -> None:
@@ -178,21 +178,3 @@ def test_a_section_that_is_given_a_value_names_a_key(section: str, key: str) -> 
 def test_a_list_of_prompts_is_one_complaint() -> None:
     line = complaint(None, 'prompts.source=["a cat","a dog"]')
     assert "Undefined" not in line and line.count("prompts.") == 1
-
-
-@pytest.mark.parametrize(
-    ("overrides", "recipe"),
-    [
-        ([], recipes.DEFAULT),
-        (["train.epochs=3", "run.seed=4"], recipes.DEFAULT),
-        (["reward.options.score=all"], recipes.DEFAULT),
-        (["model.path=embedded"], None),
-        (["train.epochs=3", "reward.name=warmth"], None),
-        (["reward.components=[]"], None),
-        (["prompts.source=mine.txt"], None),
-        (["train.algorithm=ppo"], None),
-        (["train.options.beta=0.5"], None),
-    ],
-)
-def test_the_default_recipe_is_for_its_own_task(overrides: list[str], recipe: str | None) -> None:
-    assert recipes.default_for(overrides) == recipe

@@ -59,11 +59,9 @@ def train(
 def _start(
     recipe: str | None, overrides: Sequence[str], run: Path | None, plugins: Sequence[str], weights: Path | None
 ) -> None:
-    if recipe is None and weights is None:
-        recipe = recipes.default_for(overrides)
-    own = RunDirectory.open(weights).config_path if recipe is None and weights is not None else None
-    config = _with_plugins(recipes.load(own or recipe, overrides, model_defaults=own is None), plugins)
-    stem = Path(recipe or (weights.name if weights else "run")).stem
+    base = recipe if recipe is not None or weights is None else RunDirectory.open(weights).config_path
+    config = _with_plugins(recipes.load(base, overrides, model_defaults=recipe is not None or weights is None), plugins)
+    stem = Path(recipe or (weights.name if weights else recipes.DEFAULT)).stem
     from stepcredit.runs.progress import ConsoleProgress
     from stepcredit.training.run import start_run
 

@@ -21,7 +21,6 @@ SEEDS = 5
 DROP_LAST = "drop-last"
 FIRST_TUNING_SEED, FIRST_FRESH_SEED = 1, 101
 REFERENCE = "uniform"
-_RECIPE = "embedded_jpeg"
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 
 
@@ -50,7 +49,7 @@ class EvaluateSection(_Section):
 class ComparisonFile(_Section):
     """A comparison as the user writes it. Overrides are `section.key: value`, or sections of keys."""
 
-    recipe: str = Field(_RECIPE, description="recipe name or file; may be relative to the comparison file")
+    recipe: str = Field(recipes.DEFAULT, description="recipe name or file; may be relative to the comparison file")
     overrides: Overrides = Field({}, description="overrides of the recipe, for every run")
     arms: dict[str, str | Overrides] = Field(min_length=2, description="by name, a credit rule or overrides")
     reference: str = Field(description="the arm that the other arms are compared with")

@@ -23,12 +23,6 @@ from stepcredit.utils.safe_yaml import load_plain
 
 _FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 DEFAULT = "embedded_jpeg"
-"""The recipe of `stepcredit train` without a recipe, see `default_for`."""
-
-_OWN_TASK = (
-    *("model.path", "reward.name", "reward.components", "prompts.source"),
-    *("train.algorithm", "train.options"),
-)
 _MAX_BYTES = 2**20
 MIN_SIMILARITY = 0.75
 """An unknown key is taken for a misspelled one if their similarity (`difflib`'s ratio) is at least this."""
@@ -73,15 +67,6 @@ def load(recipe: str | Path | None, overrides: Sequence[str] = (), *, model_defa
     changes = dict(parsed(override) for override in overrides)
     apply_changes(tree, changes)
     return validate(tree, where, set(changes), model_defaults=model_defaults)
-
-
-def default_for(overrides: Sequence[str]) -> str | None:
-    """DEFAULT, or None if the overrides name a model, a reward, prompts or an algorithm.
-
-    The settings of the recipe are chosen for its own; the defaults of the configuration apply instead.
-    """
-    named = {parsed(override)[0] for override in overrides}
-    return None if any(key == one or key.startswith(f"{one}.") for key in named for one in _OWN_TASK) else DEFAULT
 
 
 def is_comparison(tree: Mapping[str, Any]) -> bool:
