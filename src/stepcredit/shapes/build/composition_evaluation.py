@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from stepcredit.bundled import BundledModel
-from stepcredit.shapes.build.autoencoder import decode, encode
+from stepcredit.shapes.build.autoencoder import decode, encode, psnr
 from stepcredit.shapes.composition.captions import SPLITS, Split, parse, sample_caption
 from stepcredit.shapes.composition.claims import TASKS
 from stepcredit.shapes.composition.detector import detect
@@ -24,15 +24,13 @@ UNSEEN_TASKS = ("colors", "position", "color_attribution")
 """The tasks that have captions with unseen pairs."""
 
 
-@torch.no_grad()
 def evaluate_composition_autoencoder(vae: AutoencoderKL, per_task: int = 200, seed: int = SEED) -> dict[str, float]:
     """After encoding and decoding new renders: the share that shows its caption, by task, and the PSNR in dB."""
     rng = np.random.default_rng(seed)
     captions = [sample_caption(rng, "training", task) for task in TASKS for _ in range(per_task)]
     images = render([sample_scene(parse(caption), rng) for caption in captions], rng)
     decoded = torch.cat([decode(vae, encode(vae, chunk)) for chunk in images.split(200)])
-    psnr = float(-10 * (decoded - images).square().mean().log10())
-    return {**score_by_task(decoded, captions), "psnr": round(psnr, 2)}
+    return {**score_by_task(decoded, captions), "psnr": round(psnr(decoded, images), 2)}
 
 
 def evaluate_composition(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
+from stepcredit.shapes.build.autoencoder import decode, encode, psnr
 from stepcredit.shapes.build.loop import draw_images, draw_scenes
 from stepcredit.shapes.checker import Checker, accuracy_table, attribute_hits
 from stepcredit.shapes.render import render
@@ -24,12 +25,10 @@ def evaluate_checker(checker: Checker, count: int = 2000, seed: int = SEED) -> d
     return accuracy_table(attribute_hits(checker, render(scenes, rng), [caption(scene) for scene in scenes]))
 
 
-@torch.no_grad()
 def evaluate_autoencoder(vae: AutoencoderKL, count: int = 512, seed: int = SEED) -> float:
     """Peak signal-to-noise ratio in dB of new renders after encoding and decoding."""
     images = draw_images(np.random.default_rng(seed), count)
-    decoded = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
-    return float(-10 * (decoded.clamp(0, 1) - images).square().mean().log10())
+    return psnr(decode(vae, encode(vae, images)), images)
 
 
 def evaluate_pipeline(

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from diffusers import (
-    AutoencoderKL,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from safetensors.torch import save_file
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from stepcredit.shapes.build import flow_networks, flow_training, loop, networks, training
+from stepcredit.shapes.build import flow_training, loop, training
 from stepcredit.shapes.build.packaging import package_ddim, package_flow
+from stepcredit.shapes.build.parts import (
+    build_settings,
+    load_ddim,
+    load_flow,
+    overrides,
+    run_autoencoder,
+    run_denoiser,
+    save_flow,
+)
 from stepcredit.shapes.build.stages import Stages, show_progress
 from stepcredit.shapes.pipeline import load_pipeline
 from stepcredit.shapes.tokenizer import build_flow_tokenizer, build_tokenizer
@@ -38,28 +37,21 @@ def build_ddim(options: argparse.Namespace, stages: Stages) -> Path:
             lambda: training.train_checker(training.CheckerRecipe(), seed, show_progress),
             lambda checker, path: save_file(checker.state_dict(), path),
         )
-    if "autoencoder" in options.stages:
-        stages.run(
-            "autoencoder",
-            out / "vae",
-            lambda: training.train_autoencoder(training.AutoencoderRecipe(), seed, show_progress),
-            lambda vae, path: vae.save_pretrained(path),
-        )
-    if "denoiser" in options.stages:
-        vae = AutoencoderKL.from_pretrained(out / "vae")
-        stages.run(
-            "denoiser",
-            out / "denoiser",
-            lambda: training.train_denoiser(
-                recipe,
-                seed,
-                lambda: training.new_denoiser(tokenizer),
-                lambda rng: loop.shapes_data(vae, rng, recipe.scenes, recipe.caption_dropout),
-                tokenizer,
-                show_progress,
-            ),
-            save_denoiser,
-        )
+    run_autoencoder(
+        options, stages, lambda: training.train_autoencoder(training.AutoencoderRecipe(), seed, show_progress)
+    )
+    run_denoiser(
+        options,
+        stages,
+        lambda vae: training.train_denoiser(
+            recipe,
+            seed,
+            lambda: training.new_denoiser(tokenizer),
+            lambda rng: loop.shapes_data(vae, rng, recipe.scenes, recipe.caption_dropout),
+            tokenizer,
+            show_progress,
+        ),
+    )
     if "package" in options.stages:
         settings = build_settings(options, stages, STAGES["ddim"], denoiser=asdict(recipe))
         package_ddim(load_ddim(out, tokenizer), out / "checker.safetensors", out / "package", settings)
@@ -89,47 +81,3 @@ def build_flow(options: argparse.Namespace, stages: Stages) -> Path:
         settings = build_settings(options, stages, STAGES["flow"], flow=asdict(recipe))
         package_flow(load_flow(out / "flow", base.vae, tokenizer), out / "flow_package", settings)
     return Path(out / "flow_package")
-
-
-def save_denoiser(pair: tuple[UNet2DConditionModel, CLIPTextModel], folder: Path) -> None:
-    pair[0].save_pretrained(folder / "unet")
-    pair[1].save_pretrained(folder / "text_encoder")
-
-
-def load_ddim(out: Path, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The pipeline of the stages `autoencoder` and `denoiser`."""
-    return networks.assemble(
-        AutoencoderKL.from_pretrained(out / "vae"),
-        UNet2DConditionModel.from_pretrained(out / "denoiser" / "unet"),
-        CLIPTextModel.from_pretrained(out / "denoiser" / "text_encoder"),
-        tokenizer,
-    )
-
-
-def save_flow(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
-    for name in ("transformer", "text_encoder", "text_encoder_2"):
-        getattr(pipeline, name).save_pretrained(folder / name)
-
-
-def load_flow(folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusion3Pipeline:
-    """The pipeline of the stage `flow`, which is stored in `folder`."""
-    return flow_networks.assemble(
-        vae,
-        SD3Transformer2DModel.from_pretrained(folder / "transformer"),
-        CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder"),
-        CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2"),
-        tokenizer,
-    )
-
-
-def overrides(options: argparse.Namespace) -> dict[str, int]:
-    """What the command line changes in the recipe of a denoiser."""
-    return {} if options.denoiser_steps is None else {"steps": options.denoiser_steps}
-
-
-def build_settings(
-    options: argparse.Namespace, stages: Stages, names: Sequence[str], **recipes: dict[str, Any]
-) -> dict[str, Any]:
-    """What the report says of how the pipeline was made: seed, threads, recipes and the seconds of each stage."""
-    seconds = {name: value for name, value in stages.seconds.items() if name in names}
-    return {"seed": options.seed, "threads": options.threads, **recipes, "seconds": seconds}
