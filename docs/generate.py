@@ -24,7 +24,7 @@ from stepcredit.runs.recipes import MIN_SIMILARITY
 
 HEADER = r"""# Configuration
 
-All keys with their defaults. `docs/generate.py` writes this page from `stepcredit/config.py`; do not edit it by hand.
+All keys with their defaults. `docs/generate.py` writes this page from `stepcredit/config/`; do not edit it by hand.
 
 A recipe is a YAML file with these sections. Missing keys keep their defaults, and unknown keys are refused. On the
 command line, set any key with `section.key=value`. From Python, pass `Trainer` a mapping of keys for a section. The

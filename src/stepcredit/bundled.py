@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+World = Literal["shapes", "composition"]
+
 
 @dataclass(frozen=True)
 class BundledModel:
@@ -22,7 +24,7 @@ class BundledModel:
 
     name: str
     folder: str
-    world: Literal["shapes", "composition"]
+    world: World
     architecture: Literal["ddim", "flow"]
     steps: int = 20
     guidance: float = 1.0
@@ -43,3 +45,9 @@ BUNDLED: Mapping[str, BundledModel] = MappingProxyType(
         )
     }
 )
+
+
+def world_of(path: str) -> World | None:
+    """The world of a bundled model; None for any other `model.path`."""
+    model = BUNDLED.get(path)
+    return None if model is None else model.world

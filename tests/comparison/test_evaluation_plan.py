@@ -14,7 +14,7 @@ from stepcredit.config import ModelSection, RewardSection, TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.prompts import prompt_names
 
-SHAPES, COMPOSITION = TrainConfig(), TrainConfig(model=ModelSection(path="embedded-composition-flow"))
+SHAPES, COMPOSITION = TrainConfig(), TrainConfig(model=ModelSection(path="embedded-composition"))
 
 
 def section(**keys: Any) -> EvaluateSection:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stepcredit.comparison.cells import Cell
 from stepcredit.comparison.directory import ComparisonDirectory
-from stepcredit.comparison.evaluation_plan import EvaluationPlan, own_code
+from stepcredit.comparison.evaluation_plan import EvaluationPlan
 from stepcredit.comparison.protocol import Protocol
 
 EVALUATE = (sys.executable, "-m", "stepcredit", "evaluate")
@@ -43,7 +43,7 @@ class EvaluationJob:
     def command(self) -> list[str]:
         """The run is the user's own, so its code and plugins are named, without which `evaluate` does not run them."""
         config = self.cell.config(self.protocol)
-        rewards = [*own_code(config.reward), *self.plan.further_rewards(config.reward)]
+        rewards = [*config.reward.own_code, *self.plan.further_rewards(config.reward)]
         return [
             *self.program,
             str(self.directory.run(self.cell)),

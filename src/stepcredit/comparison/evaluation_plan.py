@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from stepcredit.bundled import world_of
 from stepcredit.comparison.comparison_file import EvaluateSection
-from stepcredit.comparison.user_files import reward_parts
 from stepcredit.config import RewardSection, TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.evaluation.prompt_sets import HELD_OUT, TRAINING, held_out_list
 from stepcredit.prompts import load_prompts, prompt_names
 
-COMPOSITION_MODELS = "embedded-composition"
-"""How the names of the bundled models of the composition world begin."""
 COMPOSITION_PROMPTS = ("composition-held-out", "composition-unseen-pairs")
 
 
@@ -42,7 +40,7 @@ class EvaluationPlan:
 
     def further_rewards(self, reward: RewardSection) -> list[str]:
         """Those of `rewards` that a run with this reward does not measure anyway."""
-        measured = {part.name for part in reward_parts(reward) if part.remote is None}
+        measured = {part.name for part in reward.parts if part.remote is None}
         return [name for name in self.rewards if name not in measured]
 
     def text(self) -> str:
@@ -58,7 +56,7 @@ def make_plan(section: EvaluateSection | None, base: TrainConfig) -> EvaluationP
     Raises:
         InputError: other models, and a section without prompts.
     """
-    of_world = base.model.path.startswith(COMPOSITION_MODELS)
+    of_world = world_of(base.model.path) == "composition"
     if section is None:
         return EvaluationPlan(COMPOSITION_PROMPTS, 1) if of_world else None
     if section.prompts is None and not of_world:
@@ -86,8 +84,3 @@ def require_prompt_sets(plan: EvaluationPlan, configs: Iterable[TrainConfig]) ->
                 f"evaluate.prompts has {HELD_OUT}, but {config.prompts.source} has no held-out list: give the list or "
                 "the file"
             )
-
-
-def own_code(reward: RewardSection) -> list[str]:
-    """The user's functions that a reward consists of, as `module:function` or `path/file.py:function`."""
-    return [part.name for part in reward_parts(reward) if ":" in part.name and part.remote is None]

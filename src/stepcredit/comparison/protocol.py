@@ -9,12 +9,13 @@ from itertools import count, islice
 from typing import Any
 
 from stepcredit.algorithms import has_clip_range
+from stepcredit.bundled import world_of
 from stepcredit.comparison.arm_defaults import own_defaults
 from stepcredit.comparison.comparison_file import ComparisonFile, Overrides
 from stepcredit.comparison.controls import control_arms
 from stepcredit.comparison.evaluation_plan import EvaluationPlan, make_plan, require_prompt_sets
 from stepcredit.comparison.settings import CLIP_FACTOR, RATE_FACTOR, Setting, around, choices
-from stepcredit.comparison.user_files import reward_parts, user_file_digests
+from stepcredit.comparison.user_files import user_file_digests
 from stepcredit.config import MIXTURE, RewardSection, TrainConfig
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
@@ -26,7 +27,6 @@ from stepcredit.runs import recipes
 from stepcredit.runs.changes import apply_changes
 from stepcredit.training.learnable import require_advantages
 
-SHAPES_MODELS = ("embedded", "embedded-flow")
 SHAPES_PROMPTS = ("shapes", "shapes-held-out")
 FAITHFULNESS = "alignment"
 _RATE, _CLIP = "train.learning_rate", "train.clip_range"
@@ -305,7 +305,7 @@ def _label(reward: RewardSection) -> str:
 
 def _default_watch(base: TrainConfig) -> tuple[str, ...]:
     """The checker of the shapes world, if its model and its captions are used."""
-    on_shapes = base.model.path in SHAPES_MODELS and base.prompts.source in SHAPES_PROMPTS
+    on_shapes = world_of(base.model.path) == "shapes" and base.prompts.source in SHAPES_PROMPTS
     return (FAITHFULNESS,) if on_shapes else ()
 
 
@@ -347,7 +347,7 @@ def _require_parts(reward: str, arm: str, config: TrainConfig) -> None:
         require_advantages(config, load_prompts(config.prompts.source))
     except InputError as error:
         raise InputError(f"arm '{arm}': {error}") from error
-    for part in reward_parts(config.reward):
+    for part in config.reward.parts:
         if part.remote is None:
             _require_reward(f"reward '{reward}'", part.name, part.options)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from stepcredit.config import ComponentSection, RewardSection, TrainConfig
+from stepcredit.config import TrainConfig
 from stepcredit.errors import InputError
 from stepcredit.plugins import find_module_file
 from stepcredit.prompts import prompt_names
@@ -31,18 +31,13 @@ def user_file_digests(
     modules: list[str] = []
     for config in configs:
         sources.append(config.prompts.source)
-        named += [part.name for part in reward_parts(config.reward) if part.remote is None]
+        named += [part.name for part in config.reward.parts if part.remote is None]
         named.append(config.credit.name)
         modules += config.run.plugins
     modules += filter(None, (name.rpartition(":")[0] for name in (*sources, *named)))
     files = (name for name in sources if name not in prompt_names() and ":" not in name)
     paths = {name: expanded(name) for name in files} | {module: _code(module) for module in modules}
     return {name: _digest(path) for name, path in sorted(paths.items()) if path is not None}
-
-
-def reward_parts(reward: RewardSection) -> Sequence[RewardSection | ComponentSection]:
-    """The components of a mixture, or else the reward itself."""
-    return reward.components or [reward]
 
 
 def _code(module: str) -> Path | None:

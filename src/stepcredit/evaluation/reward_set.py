@@ -59,7 +59,7 @@ def choose_rewards(sources: Sequence[Source], names: Sequence[str]) -> RewardSet
         _require_named(run, names)
         reward = run.config.reward
         choices.setdefault(_identity(reward), _Choice(reward, reward.name, run.name))
-    used = {code for run in named for code in _code(run.config.reward)}
+    used = {code for run in named for code in run.config.reward.own_code}
     for name in names:
         if name in used:
             continue
@@ -80,15 +80,9 @@ def choose_rewards(sources: Sequence[Source], names: Sequence[str]) -> RewardSet
 
 def _require_named(run: Source, names: Sequence[str]) -> None:
     """The run may come from somebody else, so user code that it was trained on runs only if the user names it."""
-    for name in _code(run.config.reward):
+    for name in run.config.reward.own_code:
         if name not in names:
             raise InputError(f"{run.name} was trained on code, {name}: to run this code, add --reward {name}")
-
-
-def _code(reward: RewardSection) -> list[str]:
-    """The functions of a reward that are not part of the package, as `module:function` or `path/file.py:function`."""
-    names = [reward.name, *(component.name for component in reward.components)]
-    return [name for name in names if ":" in name and not reward.remote]
 
 
 def _identity(section: RewardSection) -> str:
