@@ -308,12 +308,7 @@ class Trainer:
         for name, number, least in (("seeds", seeds, 1), ("tuning_seeds", tuning_seeds, 0), ("jobs", jobs, 1)):
             if number is not None:
                 require_integer(name, number, least)
-        if self.config.python_objects:
-            key, value = next(iter(self.config.python_objects.items()))
-            raise InputError(
-                f"compare starts every run in a process of its own, but {key} is {value}: use a name, module:name or "
-                "path/file.py:name"
-            )
+        _require_names_only(self.config)
         base = self.output_dir or RUNS / self._name
         target = base.with_name(f"{base.name}-compare") if folder is None else as_path("folder", folder)
         with TemporaryDirectory() as place:
@@ -438,6 +433,16 @@ class Trainer:
     def _set_epochs(self, epochs: int | None) -> None:
         if epochs is not None:
             self._arguments = self._arguments.with_keys("train", {"epochs": epochs})
+
+
+def _require_names_only(config: TrainConfig) -> None:
+    """InputError if a part is a Python object, which another process cannot get."""
+    if config.python_objects:
+        key, value = next(iter(config.python_objects.items()))
+        raise InputError(
+            f"compare starts every run in a process of its own, but {key} is {value}: use a name, module:name or "
+            "path/file.py:name"
+        )
 
 
 def _warn_of_long_prompts(policy: Policy, prompts: Sequence[Prompt], rewards: Iterable[CheckedReward] = ()) -> None:

@@ -75,39 +75,72 @@ def compare(
     begun = environment(command)
     protocol = make_protocol(file, build_versions())
     directory = open_comparison(folder, protocol, begun)
-    places = slots(protocol.base, file.jobs)
-    cost = comparison_cost(protocol)
-    progress = progress or Progress()
+    places, progress = slots(protocol.base, file.jobs), progress or Progress()
+    programs = _Programs(train or TRAIN, evaluate or EVALUATE)
     with (
         _exclusive(directory) as lock,
         progress,
         ProcessPool(places, progress, lock) as pool,
     ):
-        progress.start(cost.tuning_runs + cost.fresh_runs + cost.evaluations, cost.epochs)
-        progress.note("\n".join([cost_text(cost, protocol), *_default_lines(protocol), *_evaluation_lines(protocol)]))
-        job = partial(TrainingJob, directory=directory, protocol=protocol, program=train or TRAIN)
-        choices, failures = _tune(protocol, directory, pool, job, skip_failed)
-        progress.note("\n".join(_chosen_lines(choices)))
-        cells = fresh_cells(protocol, chosen_settings(choices))
-        failures += pool.run([job(cell) for cell in cells])
-        evaluations = _evaluation_jobs(protocol, directory, cells, evaluate or EVALUATE)
-        failures += pool.run(evaluations)
+        executed = _execute(protocol, directory, pool, programs, progress, skip_failed)
     _require_unchanged(protocol)
-    if failures and not skip_failed:
-        raise StepcreditError(_failed(failures))
+    if executed.failures and not skip_failed:
+        raise StepcreditError(_failed(executed.failures))
     results = {
         **comparison_results(
-            protocol, choices, _curves(protocol, directory, cells), _evaluations(protocol, evaluations)
+            protocol,
+            executed.choices,
+            _curves(protocol, directory, executed.cells),
+            _evaluations(protocol, executed.evaluations),
         ),
         "protocol": protocol.tree(),
         "versions": result_versions(),
-        "failed": [str(failure) for failure in failures],
+        "failed": [str(failure) for failure in executed.failures],
         "jobs": len(places),
     }
     directory.write_json(directory.results_path, results)
     write_atomically(directory.summary_path, markdown(results, shlex.join(begun["command"])).encode())
     write_comparison_report(directory.path)
     return Comparison(directory, results)
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """The commands that train and evaluate a run."""
+
+    train: Sequence[str]
+    evaluate: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Executed:
+    """What was executed: the fresh runs, their evaluations, and the jobs that failed."""
+
+    choices: Choices
+    cells: Sequence[Cell]
+    evaluations: Sequence[EvaluationJob]
+    failures: Sequence[Failure]
+
+
+def _execute(
+    protocol: Protocol,
+    directory: ComparisonDirectory,
+    pool: ProcessPool,
+    programs: _Programs,
+    progress: Progress,
+    skip_failed: bool,
+) -> _Executed:
+    """Tune, train the fresh runs and evaluate them."""
+    cost = comparison_cost(protocol)
+    progress.start(cost.tuning_runs + cost.fresh_runs + cost.evaluations, cost.epochs)
+    progress.note("\n".join([cost_text(cost, protocol), *_default_lines(protocol), *_evaluation_lines(protocol)]))
+    job = partial(TrainingJob, directory=directory, protocol=protocol, program=programs.train)
+    choices, failures = _tune(protocol, directory, pool, job, skip_failed)
+    progress.note("\n".join(_chosen_lines(choices)))
+    cells = fresh_cells(protocol, chosen_settings(choices))
+    failures += pool.run([job(cell) for cell in cells])
+    evaluations = _evaluation_jobs(protocol, directory, cells, programs.evaluate)
+    return _Executed(choices, cells, evaluations, failures + pool.run(evaluations))
 
 
 @contextmanager

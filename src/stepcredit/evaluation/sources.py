@@ -69,11 +69,14 @@ def evaluate_sources(
     evaluations = []
     for source in sources:
         policy, config = source.load(steps=steps, guidance=guidance)
-        texts = [prompt for one in sets[source.name] for prompt in one.prompts]
-        for note in long_prompt_notes(policy, texts, chosen.rewards.values()):
-            on_note(note)
+        _note_long_prompts(policy, sets[source.name], measure, on_note)
         scores = evaluate_policy(policy, config, sets[source.name], measure, name=source.name, trained=source.is_run)
         evaluations.append(_about(source, config, chosen.trained_on.get(source.name)) | scores)
+    return _results(evaluations, images, seed, cross)
+
+
+def _results(evaluations: Sequence[dict[str, Any]], images: int, seed: int, cross: bool) -> dict[str, Any]:
+    """What `evaluate_sources` returns."""
     return {
         "seed": seed,
         "images_per_prompt": images,
@@ -83,6 +86,14 @@ def evaluate_sources(
         "evaluations": evaluations,
         "cross": cross_tables(evaluations) if cross else [],
     }
+
+
+def _note_long_prompts(
+    policy: Policy, sets: Sequence[PromptSet], measure: BaseAndTuned, on_note: Callable[[str], None]
+) -> None:
+    """Call `on_note` with each note about prompts that the model or a reward does not read to the end."""
+    for note in long_prompt_notes(policy, [prompt for one in sets for prompt in one.prompts], measure.rewards.values()):
+        on_note(note)
 
 
 def _meanings(evaluations: Sequence[dict[str, Any]]) -> dict[str, str]:
