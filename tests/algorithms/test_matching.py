@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stepcredit.algorithms.matching import ANCHORS, OBJECTIVES, Matching
 from stepcredit.algorithms.metrics import UpdateMetrics
 from stepcredit.algorithms.minibatch import Experience, UpdatePart
 from stepcredit.algorithms.old_weights import OldWeights
+from stepcredit.algorithms.sampling_plan import training_plan
 from stepcredit.config import TrainSection
 from stepcredit.credit import build_credit
 from stepcredit.errors import InputError
@@ -236,14 +238,19 @@ def test_a_clipped_ratio_has_no_gradient_beyond_the_range() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"objective": "nftt"}, {"anchor": "base"}, {"beta": 0.0}, {"scale": -1.0}, {"ratio_clip": 0.0}],
+    [
+        *({"objective": "nftt"}, {"objective": 3}, {"anchor": "base"}, {"anchor": None}),
+        *({"beta": 0.0}, {"beta": 2.0}, {"beta": "x"}, {"scale": -1.0}, {"scale": math.inf}, {"scale": True}),
+        *({"ratio_clip": 0.0}, {"ratio_clip": math.nan}, {"replay_epochs": -1}, {"replay_epochs": 1.5}),
+    ],
+    ids=str,
 )
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         build_algorithm(TrainSection(algorithm="matching", options=options))
 
 
-@pytest.mark.parametrize(("fraction", "trained"), [(1.0, 4), (0.6, 2), (0.1, 1)])
+@pytest.mark.parametrize(("fraction", "trained"), [(1.0, 4), (0.6, 2), (0.1, 1), (0.75, 3)])
 def test_only_the_noisiest_steps_are_trained(fraction: float, trained: int, tmp_path: Path) -> None:
     train = {"algorithm": "matching", "epochs": 1, "timestep_fraction": fraction}
     loop_ = loop(tmp_path, train=train, credit={"name": "uniform"})
@@ -257,3 +264,9 @@ def test_only_the_noisiest_steps_are_trained(fraction: float, trained: int, tmp_
     loop_.update = recording
     loop_.train()
     assert seen[0].tolist() == [step < trained for step in range(4)]
+
+
+@pytest.mark.parametrize(("steps", "fraction", "trained"), [(100, 0.29, 29), (10, 0.7, 7), (20, 0.99, 19), (3, 0.1, 1)])
+def test_a_fraction_of_the_steps_is_rounded_down(steps: int, fraction: float, trained: int) -> None:
+    config = toy_config(sample={"steps": steps}, train={"algorithm": "matching", "timestep_fraction": fraction})
+    assert training_plan(config, build_algorithm(config.train).needs, images=4).trained_steps == trained

@@ -283,7 +283,7 @@ def test_steps_without_variance_are_not_replayed(monkeypatch: pytest.MonkeyPatch
 
 def test_a_trajectory_with_nothing_to_train(rolled_out: tuple[PipelinePolicy, Trajectory]) -> None:
     policy, trajectory = rolled_out
-    with pytest.raises(InputError, match="zero variance"):
+    with pytest.raises(InputError, match="no step is trained"):
         gradient(policy, replace(trajectory, trainable=torch.zeros(STEPS, dtype=torch.bool)), STEP_ADVANTAGES)
 
 

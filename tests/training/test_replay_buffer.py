@@ -98,10 +98,10 @@ def test_every_epoch_counts_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     experience = running.experience(rollout.trajectory, prompts, advantage, everywhere, partition, 1)
     gradients = []
     for kept in (None, torch.zeros_like(advantage)):
-        running.state.replay.load_state_dict({})
+        running.state.replay.load_state_dict({}, {})
         if kept is not None:
             silent = running.experience(rollout.trajectory, prompts, kept, 0 * everywhere, partition, 0)
-            running.state.replay.add(0, silent, kept, 0 * everywhere)
+            running.state.replay.add(0, silent, kept, 0 * everywhere, "")
         monkeypatch.setattr(running.state.optimizer, "step", lambda losses: taken(running, gradients))
         running.update(experience, 1)
     torch.testing.assert_close(gradients[1], gradients[0] / 2)
@@ -125,7 +125,30 @@ def taken(running: TrainingLoop, gradients: list[Tensor]) -> Any:
 def test_a_checkpoint_of_more_epochs_gives_the_newest(tmp_path: Path) -> None:
     running = loop(tmp_path / "a", replay_epochs=3, epochs=3)
     running.train()
-    state = running.state.replay.state_dict()
+    replay = running.state.replay
     fewer = loop(tmp_path / "b", replay_epochs=1)
-    fewer.state.replay.load_state_dict(state)
+    fewer.state.replay.load_state_dict(replay.state_dict(), replay.origins())
     assert {key.partition(".")[0] for key in fewer.state.replay.state_dict()} == {"2"}
+
+
+@pytest.mark.parametrize(
+    "sample", [{"images_per_prompt": 2}, {"prompts_per_epoch": 1}, {"steps": 5}, {"guidance": 2.0}], ids=str
+)
+def test_an_epoch_of_other_prompts_or_settings_is_not_trained_again(sample: dict[str, Any], tmp_path: Path) -> None:
+    loop(tmp_path / "a", replay_epochs=2, epochs=2).train()
+    changed = toy_config(
+        train={"algorithm": "matching", "options": {"replay_epochs": 2}, "updates_per_epoch": 2, "epochs": 3},
+        sample=sample,
+    )
+    prompts = [Prompt("a lake"), Prompt("a hill")]
+    resumed = training_loop(
+        changed, ToyPolicy(STEPS), Warmth(), build_credit(changed.credit), prompts, RunDirectory.open(tmp_path / "a")
+    )
+    resumed.resume()
+    noted: list[str] = []
+    resumed.progress.note = noted.append  # type: ignore[method-assign]
+    resumed.train()
+    assert [line for line in noted if "is not trained again" in line] == [
+        f"epoch 3: epoch {epoch} is not trained again: it had other prompts or sample settings" for epoch in (1, 2)
+    ]
+    assert set(resumed.state.replay.origins()) == {"2"}

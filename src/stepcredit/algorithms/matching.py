@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
@@ -101,13 +102,13 @@ class Matching:
     def __post_init__(self) -> None:
         for name, value, names in (("objective", self.objective, OBJECTIVES), ("anchor", self.anchor, ANCHORS)):
             if value not in names:
-                raise unknown(f"train.options.{name}", value, names)
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"train.options.beta is {self.beta}, expected a number in (0, 1]")
-        for name in ("advantage_clip", "ratio_clip", "scale"):
+                raise unknown(f"train.options.{name}", str(value), names)
+        for name in ("beta", "advantage_clip", "ratio_clip", "scale"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"train.options.{name} is {value}, expected a number above 0")
+            if not (name == "ratio_clip" and value is None):
+                _require_positive(name, value)
+        if self.objective == "nft" and self.beta > 1:
+            raise ValueError(f"train.options.beta is {self.beta}, expected a number in (0, 1] for the objective nft")
         if isinstance(self.replay_epochs, bool) or not isinstance(self.replay_epochs, int) or self.replay_epochs < 0:
             raise ValueError(f"train.options.replay_epochs is {self.replay_epochs}, expected an integer of 0 or more")
         if self.kl_weight and self.kl_space != "prediction":
@@ -169,6 +170,13 @@ class Matching:
             batch.advantages.clamp(-self.advantage_clip, self.advantage_clip),
             batch.sigmas,
         )
+
+
+def _require_positive(name: str, value: object) -> None:
+    """ValueError unless an option is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        where = "train" if name == "advantage_clip" else "train.options"
+        raise ValueError(f"{where}.{name} is {value!r}, expected a number above 0")
 
 
 def _nft(options: Matching, pairs: _Pairs) -> Tensor:

@@ -52,7 +52,10 @@ class Experience:
         """The steps that are trained; InputError if there are none."""
         steps: list[int] = self.trajectory.trainable.nonzero().flatten().tolist()
         if not steps:
-            raise InputError("every step of the trajectory has zero variance: nothing can be trained")
+            raise InputError(
+                "no step is trained: those that draw noise have zero variance, or train.timestep_fraction and the "
+                "sample.sde_window keys leave them out"
+            )
         return steps
 
     def part(self, group: Tensor, *, mixed: bool, first: bool) -> UpdatePart:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from stepcredit.algorithms.base import Needs
 from stepcredit.algorithms.minibatch import microbatch
 from stepcredit.config import SampleSection, TrainConfig
 from stepcredit.types import Plan
+
+_ROUNDING = 1e-9
+"""0.29 of 100 steps are 29, although 0.29 * 100 is below 29 in floating point."""
 
 
 def training_plan(config: TrainConfig, needs: Needs, images: int, epoch: int = 0) -> Plan:
@@ -17,7 +22,7 @@ def training_plan(config: TrainConfig, needs: Needs, images: int, epoch: int = 0
     sample = config.sample
     noisy = noisy_steps(sample, epoch) if draws_noise(needs, sample) else range(0)
     fraction = config.train.timestep_fraction
-    trained = None if fraction == 1 else max(int(sample.steps * fraction), 1)
+    trained = None if fraction == 1 else max(math.floor(sample.steps * fraction + _ROUNDING), 1)
     return Plan(sample.steps, noisy, _batch(config, images), needs.density, trained)
 
 

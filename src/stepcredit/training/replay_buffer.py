@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 from torch import Tensor
 
 from stepcredit.algorithms.minibatch import Experience
+from stepcredit.config import SampleSection
+from stepcredit.types import Prompt
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -21,15 +25,28 @@ class Kept:
         final: (N, *L), the clean latents that the images were decoded from.
         advantages: (N,).
         step_advantages: (N, T).
+        origin: a digest of the prompts and settings that the images were sampled with, see `origin_of`.
     """
 
     final: Tensor
     advantages: Tensor
     step_advantages: Tensor
+    origin: str
 
 
-Remake = Callable[[int, Kept], Experience]
-"""(epoch, what is kept of it) -> its experience. It samples the epoch again, because a checkpoint has no encodings."""
+_TENSORS = ("final", "advantages", "step_advantages")
+
+Remake = Callable[[int, Kept], Experience | None]
+"""(epoch, what is kept of it) -> its experience; None if the run would now sample other images in that epoch.
+
+It samples the epoch again, because a checkpoint has no encodings.
+"""
+
+
+def origin_of(prompts: Sequence[Prompt], sample: SampleSection) -> str:
+    """SHA-256 of the prompts of an epoch, one per image, and of the settings that decide what is sampled."""
+    settings = sample.model_dump_json(exclude={"batch", "evaluation_steps", "evaluation_noise"})
+    return sha256(json.dumps([settings, *(prompt.text for prompt in prompts)]).encode()).hexdigest()
 
 
 class ReplayBuffer:
@@ -40,17 +57,18 @@ class ReplayBuffer:
         self._kept: dict[int, Kept] = {}
         self._experiences: dict[int, Experience] = {}
 
-    def add(self, epoch: int, experience: Experience, advantages: Tensor, step_advantages: Tensor) -> None:
+    def add(self, epoch: int, experience: Experience, advantages: Tensor, step_advantages: Tensor, origin: str) -> None:
         """Keep an epoch that was trained, and drop the oldest.
 
         Args:
             experience: of this process.
             advantages, step_advantages: (N,) and (N, T), of the images of all processes.
+            origin: see `Kept`.
         """
         if not self._size:
             return
         final = experience.partition.gather(experience.trajectory.final).cpu()
-        self._kept[epoch] = Kept(final, advantages.cpu(), step_advantages.cpu())
+        self._kept[epoch] = Kept(final, advantages.cpu(), step_advantages.cpu(), origin)
         self._experiences[epoch] = _only_final(experience)
         for old in sorted(self._kept)[: -self._size]:
             del self._kept[old]
@@ -61,23 +79,28 @@ class ReplayBuffer:
 
         Their predictions are compared with those of the present old weights. Noise and steps are drawn anew.
         """
-        for kept in self._kept.keys() - self._experiences.keys():
-            self._experiences[kept] = _only_final(remake(kept, self._kept[kept]))
+        for kept in sorted(self._kept.keys() - self._experiences.keys()):
+            remade = remake(kept, self._kept[kept])
+            if remade is None:
+                del self._kept[kept]
+            else:
+                self._experiences[kept] = _only_final(remade)
         return {kept: _redrawn(self._experiences[kept], epoch, epoch - kept, present) for kept in sorted(self._kept)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
-            f"{epoch}.{name}": getattr(kept, name)
-            for epoch, kept in self._kept.items()
-            for name in Kept.__annotations__
-        }
+        """The tensors of each epoch, as `EPOCH.NAME`."""
+        return {f"{epoch}.{name}": getattr(kept, name) for epoch, kept in self._kept.items() for name in _TENSORS}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned. A buffer of fewer epochs takes the newest."""
-        epochs = sorted({int(key.partition(".")[0]) for key in state})
-        newest = epochs[-self._size :] if self._size else []
+    def origins(self) -> dict[str, str]:
+        """The origin of each epoch."""
+        return {str(epoch): kept.origin for epoch, kept in self._kept.items()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], origins: Mapping[str, str]) -> None:
+        """Restore what `state_dict` and `origins` returned. A buffer of fewer epochs takes the newest."""
+        newest = sorted(map(int, origins))[-self._size :] if self._size else []
         self._kept = {
-            epoch: Kept(**{name: state[f"{epoch}.{name}"] for name in Kept.__annotations__}) for epoch in newest
+            epoch: Kept(**{name: tensors[f"{epoch}.{name}"] for name in _TENSORS}, origin=origins[str(epoch)])
+            for epoch in newest
         }
         self._experiences = {}
 

@@ -61,6 +61,7 @@ class TrainingState:
             **self.advantages.state_dict(),
             "scaler": self.optimizer.scaler.state_dict(),
             "skipped_in_a_row": self.recovery.skipped_in_a_row,
+            "replay": self.replay.origins(),
             "microbatch": {"asked": self.config.train.microbatch, "halved": self.recovery.microbatch},
             "config": self.config.model_dump(mode="json"),
             "versions": package_versions(),
@@ -94,7 +95,7 @@ class TrainingState:
         self.advantages.load_state_dict(saved.state)
         if self.learner:
             self.learner.load_state_dict(saved.part("credit"))
-        self.replay.load_state_dict(saved.part("replay"))
+        self.replay.load_state_dict(saved.part("replay"), saved.state.get("replay", {}))
         self.optimizer.scaler.load_state_dict(saved.state["scaler"])
         self.recovery.skipped_in_a_row = operator.index(saved.state["skipped_in_a_row"])
         size = saved.state["microbatch"]

@@ -41,7 +41,7 @@ from stepcredit.training.callbacks import Callback, EpochImages, run_callbacks
 from stepcredit.training.checkpointing import Checkpointer
 from stepcredit.training.parts import Parts, require_compatible
 from stepcredit.training.recovery import Recovery, require_finite
-from stepcredit.training.replay_buffer import Kept
+from stepcredit.training.replay_buffer import Kept, origin_of
 from stepcredit.training.reward_metrics import reward_metrics
 from stepcredit.training.reward_queue import RewardQueue
 from stepcredit.training.self_check import self_check
@@ -153,7 +153,8 @@ class TrainingLoop:
                     experience = self.experience(trajectory, prompts, advantage, step_advantages, partition, epoch)
                     del trajectory  # the update can use the memory of its x0
                     update_metrics = self.update(experience, epoch)
-                    self.state.replay.add(epoch, experience, advantage, step_advantages)
+                    origin = origin_of(prompts, self.config.sample)
+                    self.state.replay.add(epoch, experience, advantage, step_advantages, origin)
                 self.state.finished_epochs += 1
                 self.state.reward_queries += len(prompts)
                 row = self.record(prompts, scores, update_metrics | credit_metrics | clock.metrics())
@@ -417,9 +418,16 @@ class TrainingLoop:
         """The images of each update of the first pass over an epoch."""
         return list(image_groups(images, self.config.train.updates_per_epoch, self._shuffle(epoch)))
 
-    def _remade_experience(self, epoch: int, kept: Kept) -> Experience:
-        """What this process trained on in an earlier epoch, which is sampled again after a resume."""
+    def _remade_experience(self, epoch: int, kept: Kept) -> Experience | None:
+        """What this process trained on in an earlier epoch, which is sampled again after a resume.
+
+        None, with a note, if the run now has other prompts or samples in another way.
+        """
         prompts = self.draw_prompts(epoch)
+        if origin_of(prompts, self.config.sample) != kept.origin:
+            self._note_epoch(f"epoch {epoch + 1} is not trained again: it had other prompts or sample settings")
+            return None
+        self.progress.phase("replay buffer")
         partition = self.partition(epoch, len(prompts))
         seeds = partition.local(self._image_seeds(Stream.TRAINING, epoch, len(prompts)))
         plan = training_plan(self.config, self.algorithm.needs, partition.size, epoch)
